@@ -1,0 +1,1 @@
+"""What is started: the command line, one flow a file, and what they show on the terminal."""

@@ -1,0 +1,420 @@
+"""The command line. Heavy imports live inside the commands, so that help answers at once."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.status import Failure, JobStatus
+
+_FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
+_FAILURES_SHOWN = 20
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="upres")
+def main() -> None:
+    """Upscale whole image archives: tiles, scores, resume, rerun.
+
+    Exit codes: 0 everything done; 1 the command failed; 2 wrong usage; 3 finished, but some items
+    or tiles failed (each listed with its reason); 130 interrupted.
+    """
+
+
+@main.command()
+@click.argument("folder", metavar="[DIR]", default="demo", type=click.Path(path_type=Path))
+@options.cluster_options
+@options.json_option
+@options.reported
+def demo(folder: Path, cluster: str, workers: int | None, as_json: bool) -> None:
+    """Upscale the shipped photographs into DIR, end to end, through the Prefect flow."""
+    from flows.demo import run_demo
+    from pipeline.cluster import ClusterSettings
+
+    result = run_demo(folder, ClusterSettings(address=cluster, workers=workers))
+    if as_json:
+        options.print_json(result.document)
+    else:
+        click.echo(result.text)
+    sys.exit(options.DONE if result.complete else options.INCOMPLETE)
+
+
+@main.command()
+@click.argument("src", metavar="SRC")
+@click.argument("archive", type=click.Path(path_type=Path))
+@options.cluster_options
+@options.json_option
+@options.reported
+def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: bool) -> None:
+    """Bring SRC (a picture, folder, glob, .zip or .tar) into a Zarr ARCHIVE.
+
+    Run again, it reads only what is new or changed. What became of each file is kept beside the
+    archive, in ARCHIVE.ledger.sqlite.
+    """
+    from flows.progress import counted
+    from pipeline.cluster import ClusterSettings, connect
+    from pipeline.ingest import run_ingest
+    from pipeline.status import read_status
+    from pipeline.storage.ledger import Ledger
+
+    settings = ClusterSettings(address=cluster, workers=workers)
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger.open_file(archive.with_name(f"{archive.name}.ledger.sqlite"), job="ingest")
+    with (
+        options.interruptible() as stop,
+        connect(settings) as client,
+        counted("ingest", "files") as report,
+    ):
+        run_ingest(
+            src, archive_dir=archive, ledger=ledger, client=client, stop=stop, report=report
+        )
+    status = read_status(archive, ledger, upscales=False)
+    _finish(status, as_json=as_json, stopped=stop.requested)
+
+
+@main.command()
+@click.argument("src", metavar="SRC")
+@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.option("--model", default="span-x4", show_default=True, metavar="NAME|FILE")
+@options.tile_options
+@options.device_options("auto")
+@options.cluster_options
+@click.option("--reference", metavar="HR", help="Originals to score against.")
+@click.option("--export", "export_dir", type=click.Path(path_type=Path), metavar="DIR",
+              help="Write the finished pictures as files below DIR.")
+@click.option("--format", "file_format", type=_FORMATS, default="same", show_default=True,
+              help="File format of --export.")
+@click.option("--ledger", metavar="URL", help="Database of the ledger.  [default: SQLite in JOB]")
+@options.json_option
+@options.reported
+def upscale(
+    src: str,
+    job_dir: Path,
+    model: str,
+    tile_px: int,
+    halo: str | int,
+    device: str,
+    precision: str,
+    cluster: str,
+    workers: int | None,
+    reference: str | None,
+    export_dir: Path | None,
+    file_format: str,
+    ledger: str | None,
+    as_json: bool,
+) -> None:
+    """Upscale SRC (a picture, folder, glob, .zip, .tar or .zarr archive) into JOB.
+
+    JOB is created, or continued: what is done already is not done again.
+    """
+    from flows.progress import tiles
+    from pipeline.cluster import ClusterSettings, connect
+    from pipeline.job import create_job
+    from pipeline.run import run_on
+    from pipeline.upscale import ModelAddress, make_spec
+
+    if file_format != "same" and export_dir is None:
+        raise click.UsageError(f"--format {file_format} goes with --export DIR")
+    settings = ClusterSettings(address=cluster, workers=workers)
+    spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
+    job = create_job(job_dir, source=src, ledger_url=ledger)
+    with (
+        options.interruptible() as stop,
+        run_on(job, "upres upscale", stop=stop) as run,
+        connect(settings) as client,
+    ):
+        with _counted("ingest", "files") as report:
+            run.ingest(src, client, report)
+        computed = 0
+        if not stop.requested:
+            with tiles() as report_tiles:
+                address = ModelAddress(name_or_file=model, device=device)
+                computed = run.upscale(spec, address, client, report_tiles)
+        failures: list[Failure] = []
+        if reference is not None and not stop.requested:
+            failures += _score(run, reference, client)
+        if export_dir is not None and not stop.requested:
+            failures += _export(run, export_dir, file_format, client)
+        status = run.status()
+    _finish(
+        status, as_json=as_json, stopped=stop.requested, computed=computed, more=failures
+    )
+
+
+@main.command()
+@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.option("--items", "list_items", is_flag=True, help="List every item.")
+@options.json_option
+@options.reported
+def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
+    """Tell how far JOB is: items and tiles done, failed (and why), pending.
+
+    The exit code is 3 where items or tiles failed, and 0 otherwise.
+    """
+    from pipeline.job import open_job
+    from pipeline.status import read_status
+
+    job = open_job(job_dir)
+    ledger = job.open_ledger()
+    found = read_status(job_dir, ledger)
+    if list_items and not as_json:
+        for count in found.counts:
+            click.echo(f"{found.item_state(count):9} {count.done:>6}/{count.units:<6} {count.item}")
+    document = found.to_json()
+    document["runs"] = ledger.runs()
+    if list_items:
+        document["by_item"] = [
+            {"item": c.item, "state": found.item_state(c), "done": c.done, "failed": c.failed,
+             "pending": c.pending}
+            for c in found.counts
+        ]
+    _print_status(found, document, as_json=as_json)
+    failed = found.items["failed"] or found.items["rejected"]
+    sys.exit(options.INCOMPLETE if failed else options.DONE)
+
+
+@main.command()
+@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.option("--reference", metavar="HR", help="Originals: a folder, glob, .zip or .tar.")
+@options.cluster_options
+@options.json_option
+@options.reported
+def score(
+    job_dir: Path, reference: str | None, cluster: str, workers: int | None, as_json: bool
+) -> None:
+    """Score every tile of JOB: PSNR and SSIM of the Y channel.
+
+    With --reference, SR and bicubic are compared with the originals; without, SR is reduced again
+    and compared with the LR input (consistency).
+    """
+    from pipeline.cluster import ClusterSettings, connect
+    from pipeline.job import open_job
+    from pipeline.run import run_on
+    from pipeline.score import read_scores, scores_to_json
+
+    job = open_job(job_dir)
+    with (
+        options.interruptible() as stop,
+        run_on(job, "upres score", stop=stop) as run,
+        connect(ClusterSettings(address=cluster, workers=workers)) as client,
+    ):
+        failures = _score(run, reference, client)
+        document = scores_to_json(read_scores(run.ledger))
+    document["failures"] = _as_json(failures)
+    if as_json:
+        options.print_json(document)
+    else:
+        click.echo(_score_table(document))
+        _print_failures(failures)
+    sys.exit(_exit_code(bool(failures), stop.requested))
+
+
+@main.command()
+@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@options.json_option
+@options.reported
+def report(job_dir: Path, as_json: bool) -> None:
+    """Write JOB/report.html: pictures, figures, and a map of every tile's score."""
+    from pipeline.job import open_job
+    from pipeline.report import write_report
+
+    path = write_report(open_job(job_dir))
+    if as_json:
+        options.print_json({"job": str(job_dir), "report": str(path)})
+    else:
+        click.echo(path)
+
+
+@main.command()
+@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.argument("out_dir", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--format", "file_format", type=_FORMATS, default="same", show_default=True)
+@options.cluster_options
+@options.json_option
+@options.reported
+def export(
+    job_dir: Path,
+    out_dir: Path,
+    file_format: str,
+    cluster: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Write the finished pictures of JOB as files below DIR: tree mirrored, metadata kept.
+
+    An item with a tile that failed or is pending is not written, but listed.
+    """
+    from pipeline.cluster import ClusterSettings, connect
+    from pipeline.job import open_job
+    from pipeline.run import run_on
+
+    job = open_job(job_dir)
+    with (
+        options.interruptible() as stop,
+        run_on(job, "upres export", stop=stop) as run,
+        connect(ClusterSettings(address=cluster, workers=workers)) as client,
+    ):
+        failures = _export(run, out_dir, file_format, client)
+        done = run.status().items["done"] - sum(f.error != "NotDone" for f in failures)
+    if as_json:
+        options.print_json(
+            {"job": str(job_dir), "dir": str(out_dir), "written": done,
+             "failures": _as_json(failures)}
+        )
+    else:
+        click.echo(f"{done} pictures written below {out_dir}")
+        _print_failures(failures)
+    sys.exit(_exit_code(bool(failures), stop.requested))
+
+
+@main.command()
+@click.argument("model", metavar="MODEL")
+@click.argument(
+    "hr_dirs", metavar="HR_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@options.device_options("fp32")
+@options.json_option
+@options.reported
+def evaluate(
+    model: str, hr_dirs: tuple[Path, ...], device: str, precision: str, as_json: bool
+) -> None:
+    """Measure MODEL (a name or a file) on folders of HR pictures, by the published protocol.
+
+    LR is made by antialiased bicubic reduction; PSNR and SSIM are of the Y channel, a border of
+    `scale` pixels left out. The default precision is fp32, so that figures do not depend on the
+    machine.
+    """
+    from pipeline.evaluate import evaluate_model
+
+    document = evaluate_model(model, hr_dirs, device=device, precision=precision)
+    if as_json:
+        options.print_json(document)
+        return
+    click.echo(f"{document['model']}, x{document['scale']}, {document['precision']}")
+    for found in document["sets"]:
+        click.echo(
+            f"{found['name']:16} {found['images']:>4} pictures  "
+            f"PSNR-Y {found['psnr_y']:.3f} dB  SSIM-Y {found['ssim_y']:.4f}"
+        )
+
+
+@main.command()
+@click.argument("name", required=False)
+@options.json_option
+@options.reported
+def models(name: str | None, as_json: bool) -> None:
+    """List the models, or all that is known of one."""
+    from flows.models import describe, table
+
+    if name is not None:
+        document: Any = describe(name)
+        text = "\n".join(f"{key:14} {value}" for key, value in document.items())
+    else:
+        document, text = table()
+    if as_json:
+        options.print_json(document)
+    else:
+        click.echo(text)
+
+
+def _counted(label: str, unit: str) -> Any:
+    from flows.progress import counted
+
+    return counted(label, unit)
+
+
+def _score(run: Any, reference: str | None, client: Any) -> list[Failure]:
+    from pipeline.score import run_score
+
+    with _counted("score", "items") as report_items:
+        return run_score(
+            run.job,
+            reference=reference,
+            ledger=run.ledger,
+            client=client,
+            stop=run.stop,
+            report=report_items,
+        )
+
+
+def _export(run: Any, out_dir: Path, file_format: str, client: Any) -> list[Failure]:
+    from pipeline.export import run_export
+
+    with _counted("export", "items") as report_items:
+        _, failures = run_export(
+            run.job,
+            run.status(),
+            out_dir=out_dir,
+            format=file_format,
+            client=client,
+            stop=run.stop,
+            report=report_items,
+        )
+    return failures
+
+
+def _finish(
+    status: JobStatus,
+    *,
+    as_json: bool,
+    stopped: bool,
+    computed: int = 0,
+    more: Sequence[Failure] = (),
+) -> None:
+    """Print how a run ended, and exit with the code that says it."""
+    document = status.to_json(computed_units=computed)
+    extra = [f for f in more if f.error != "NotDone"]
+    document["failures"] += _as_json(extra)
+    _print_status(status, document, as_json=as_json, more=extra)
+    sys.exit(_exit_code(not status.complete or bool(extra), stopped))
+
+
+def _exit_code(failed: bool, stopped: bool) -> int:
+    if stopped:
+        return options.INTERRUPTED
+    return options.INCOMPLETE if failed else options.DONE
+
+
+def _print_status(
+    status: JobStatus, document: dict[str, Any], *, as_json: bool, more: Sequence[Failure] = ()
+) -> None:
+    if as_json:
+        options.print_json(document)
+        return
+    for kind in ("items", "units"):
+        counts = ", ".join(f"{n} {state}" for state, n in document[kind].items() if n)
+        name = "tiles" if kind == "units" else kind
+        if counts:
+            click.echo(f"{name:6} {counts}")
+    if document["computed_units"]:
+        click.echo(f"{document['computed_units']} tiles computed in this run")
+    _print_failures([*status.failures, *more])
+
+
+def _print_failures(failures: Sequence[Failure]) -> None:
+    for failure in failures[:_FAILURES_SHOWN]:
+        tile = "" if failure.tile is None else f" tile {failure.tile}"
+        click.echo(f"  {failure.item}{tile}: {failure.error}: {failure.message}", err=True)
+    if len(failures) > _FAILURES_SHOWN:
+        rest = len(failures) - _FAILURES_SHOWN
+        click.echo(f"  and {rest} more; --json lists them all", err=True)
+
+
+def _as_json(failures: Sequence[Failure]) -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    return [asdict(failure) for failure in failures]
+
+
+def _score_table(document: dict[str, Any]) -> str:
+    from flows.tables import score_table
+
+    return score_table(document)

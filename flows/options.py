@@ -1,0 +1,163 @@
+"""Options that several commands share, and the exit codes they all keep."""
+
+from __future__ import annotations
+
+import functools
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pipeline.cluster import Stop
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
+
+
+class HaloType(click.ParamType):
+    """``auto``, or a number of pixels."""
+
+    name = "PX|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
+        """Return "auto" or the number."""
+        if value == "auto" or isinstance(value, int):
+            return str(value) if value == "auto" else int(value)
+        if str(value).isdecimal():
+            return int(value)
+        self.fail(f"halo is {value!r}, expected auto or a number of pixels", param, ctx)
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else."
+    )(function)
+
+
+def cluster_options(function: F) -> F:
+    """Add where the work runs."""
+    for option in (
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Worker processes of a local cluster.  [default: one a core, at most 8]",
+        ),
+        click.option(
+            "--cluster",
+            default="local",
+            show_default=True,
+            metavar="local|ADDRESS",
+            help="Where to run: workers on this machine, or a Dask scheduler's address.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def device_options(precision: str) -> Callable[[F], F]:
+    """Return a decorator that adds the device and the precision, whose default is given."""
+
+    def add(function: F) -> F:
+        for option in (
+            click.option(
+                "--precision",
+                type=click.Choice(["auto", "fp32", "bf16"]),
+                default=precision,
+                show_default=True,
+                help="Arithmetic of the network; auto takes bf16 where the hardware has it.",
+            ),
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                metavar="auto|cpu|cuda[:N]",
+                help="What the network runs on.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def tile_options(function: F) -> F:
+    """Add how pictures are cut."""
+    for option in (
+        click.option(
+            "--halo",
+            type=HaloType(),
+            default="auto",
+            show_default=True,
+            help="LR pixels read around a tile; auto is the model's reach: no seams.",
+        ),
+        click.option(
+            "--tile",
+            "tile_px",
+            type=click.IntRange(min=16, max=8192),
+            default=512,
+            show_default=True,
+            metavar="PX",
+            help="Side of a tile in LR pixels.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def reported(command: F) -> F:
+    """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from pipeline.errors import UpresError, UsageError
+
+        try:
+            return command(*args, **kwargs)
+        except UpresError as error:
+            line = " ".join(str(error).split())
+            click.echo(f"upres: {line}", err=True)
+            sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+        except KeyboardInterrupt:
+            click.echo("upres: interrupted; the same command continues", err=True)
+            sys.exit(INTERRUPTED)
+
+    return run  # type: ignore[return-value]
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Yield a stop that the first Ctrl-C (or SIGTERM) requests; the second interrupts at once."""
+    from pipeline.cluster import Stop
+
+    stop = Stop()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.request()
+        name = signal.Signals(number).name
+        click.echo(f"upres: {name}: finishing what is in flight; once more to stop now", err=True)
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))

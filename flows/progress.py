@@ -1,0 +1,111 @@
+"""Progress on stderr: a bar on a terminal, a line every few seconds elsewhere.
+
+The one home of rich's progress bars.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.upscale import UpscaleProgress
+
+_LINE_EVERY_S = 10.0
+
+
+class _Rate(ProgressColumn):
+    """Megapixels a second since the first tile was planned."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, or nothing before the first tile."""
+        megapixels = task.fields.get("megapixels", 0.0)
+        elapsed = task.finished_time or task.elapsed
+        return Text(f"{megapixels / elapsed:.1f} MP/s" if elapsed and megapixels else "")
+
+
+class _Steps:
+    """One line of progress that stages write to, whatever stderr is."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self._console = Console(stderr=True)
+        self._label, self._unit = label, unit
+        self._began = time.monotonic()
+        self._said = self._began
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            _Rate(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(label, total=None)
+
+    def start(self) -> None:
+        self._progress.start()
+
+    def stop(self) -> None:
+        self._progress.stop()
+
+    def tell(self, done: int, total: int, megapixels: float = 0.0) -> None:
+        self._progress.update(self._task, completed=done, total=total, megapixels=megapixels)
+        now = time.monotonic()
+        # A night's log wants the pace, not a bar: one line now and then, and the last one.
+        if not self._console.is_terminal and (
+            now - self._said > _LINE_EVERY_S or (done == total and total)
+        ):
+            self._said = now
+            sys.stderr.write(self._line(done, total, megapixels, now - self._began) + "\n")
+
+    def _line(self, done: int, total: int, megapixels: float, elapsed: float) -> str:
+        rate = f", {megapixels / elapsed:.1f} MP/s" if megapixels else ""
+        left = f", {elapsed / done * (total - done):.0f} s left" if done else ""
+        return f"{self._label}: {done} of {total} {self._unit}{rate}{left}"
+
+
+@contextmanager
+def counted(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function ``(done, total)`` that shows how far a stage is."""
+    steps = _Steps(label, unit)
+    steps.start()
+    try:
+        yield steps.tell
+    finally:
+        steps.stop()
+
+
+@contextmanager
+def tiles() -> Iterator[Callable[[UpscaleProgress], None]]:
+    """Yield a function that shows tiles done, megapixels a second, and the time left."""
+    steps = _Steps("upscale", "tiles")
+
+    def tell(progress: UpscaleProgress) -> None:
+        finished = progress.units_done + progress.units_failed
+        steps.tell(finished, progress.units_planned, progress.megapixels)
+
+    steps.start()
+    try:
+        yield tell
+    finally:
+        steps.stop()

@@ -1,0 +1,99 @@
+"""Reading and writing models: one safetensors file holds the weights and the `ModelSpec`.
+
+Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from models import registry
+from models.spec import ModelSpec
+
+SPEC_KEY = "upres_model_spec"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A network in memory, what is known of it, and the sha256 of the bytes it came from."""
+
+    spec: ModelSpec
+    network: nn.Module
+    sha256: str
+
+
+def to_bytes(spec: ModelSpec, weights: dict[str, Tensor]) -> bytes:
+    """Return the checkpoint file's content."""
+    return save(
+        {name: t.detach().contiguous() for name, t in weights.items()},
+        metadata={SPEC_KEY: spec.to_json(), "format": "pt"},
+    )
+
+
+def load_file(path: Path) -> Model:
+    """Load a checkpoint that upres wrote; the network is in eval mode, on the CPU, in fp32.
+
+    Raises:
+        ValueError: if the file is missing, is no checkpoint of upres, or is damaged.
+    """
+    try:
+        content = path.read_bytes()
+        with safe_open(path, framework="pt") as file:
+            spec_json = (file.metadata() or {}).get(SPEC_KEY)
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{path} is no readable safetensors checkpoint ({error}); give a file that "
+            "`upres train` wrote or a name that `upres models` lists"
+        ) from error
+    if spec_json is None:
+        raise ValueError(
+            f"{path} carries no {SPEC_KEY} in its header; expected a file that upres wrote"
+        )
+    spec = ModelSpec.from_json(spec_json)
+    network = registry.build(spec)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path} does not fit its own spec: {error}") from error
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"{path}: weights {name} hold NaN or infinity; train it again")
+    return Model(spec, network.eval(), hashlib.sha256(content).hexdigest())
+
+
+def load(name_or_file: str) -> Model:
+    """Return the model of a name of `registry.names()`, ``NAME-x2``, or of a checkpoint file.
+
+    A bare baseline name means its first scale in `registry.BASELINE_SCALES`.
+
+    Raises:
+        ValueError: if there is no such model; the message names the nearest one.
+    """
+    shipped = registry.shipped()
+    if name_or_file in shipped:
+        return load_file(shipped[name_or_file])
+    baseline = re.fullmatch(r"(.+?)(?:-x([1-9]))?", name_or_file)
+    if baseline and baseline[1] in registry.BASELINES:
+        spec = registry.baseline_spec(
+            baseline[1], int(baseline[2] or registry.BASELINE_SCALES[0])
+        )
+        sha256 = hashlib.sha256(spec.to_json().encode()).hexdigest()
+        return Model(spec, registry.build(spec).eval(), sha256)
+    if name_or_file.endswith(".safetensors") or Path(name_or_file).is_file():
+        return load_file(Path(name_or_file))
+    near = difflib.get_close_matches(name_or_file, registry.names(), n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"no model is called {name_or_file!r} and no such file exists; {hint}"
+        "`upres models` lists them"
+    )

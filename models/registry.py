@@ -1,0 +1,89 @@
+"""Which models there are: an explicit table of architectures, and where a name leads.
+
+To add a network: write its file, add its builder to `BUILDERS`, ship its weights (safetensors
+with a `ModelSpec`) in `weights/`. A model without weights is one entry of `BASELINES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from models.interpolation import KernelInterpolation, Nearest, NeighbourAverage
+from models.span import Span
+from models.spec import ModelSpec
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "span": Span,
+    "nearest": Nearest,
+    "bicubic": partial(KernelInterpolation, method="bicubic"),
+    "lanczos": partial(KernelInterpolation, method="lanczos"),
+    "neighbour-average": NeighbourAverage,
+}
+"""Architecture name to ``builder(scale=..., channels=..., **arguments)``."""
+
+BASELINES: dict[str, str] = {
+    "nearest": "every pixel becomes a square of equal pixels",
+    "bicubic": "Keys' cubic convolution, a = -0.5, as MATLAB's imresize",
+    "lanczos": "windowed sinc of width 3",
+    "neighbour-average": "doubling by inserting the mean of the neighbours, repeated",
+}
+
+BASELINE_SCALES: tuple[int, ...] = (4, 2, 3)
+"""Scales that `upres models` lists for a baseline, the default first."""
+
+DEFAULT_MODEL = "span-x4"
+
+WEIGHTS_DIR = Path(__file__).parent / "weights"
+
+
+def build(spec: ModelSpec) -> nn.Module:
+    """Return the untrained network that `spec` describes.
+
+    Raises:
+        ValueError: if the architecture is unknown or refuses the arguments.
+    """
+    builder = BUILDERS.get(spec.architecture)
+    if builder is None:
+        raise ValueError(
+            f"architecture is {spec.architecture!r}, expected one of {sorted(BUILDERS)}; "
+            "was the checkpoint written by a newer upres?"
+        )
+    try:
+        return builder(scale=spec.scale, channels=spec.channels, **spec.arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"architecture {spec.architecture} refuses arguments {spec.arguments}: {error}"
+        ) from error
+
+
+def baseline_spec(name: str, scale: int) -> ModelSpec:
+    """Return the spec of one interpolation method at `scale`."""
+    if name == "neighbour-average" and scale & (scale - 1):
+        raise ValueError(f"scale is {scale}, expected 2 or 4: {name} only doubles")
+    return ModelSpec(
+        name=f"{name}-x{scale}",
+        architecture=name,
+        scale=scale,
+        channels=3,
+        summary=BASELINES[name],
+    )
+
+
+def shipped() -> dict[str, Path]:
+    """Return name -> checkpoint of every model whose weights come with upres."""
+    return {p.stem: p for p in sorted(WEIGHTS_DIR.glob("*.safetensors"))}
+
+
+def names() -> list[str]:
+    """Return every name that `resolve` knows: shipped models first, then the baselines."""
+    baselines = [
+        f"{name}-x{scale}"
+        for name in BASELINES
+        for scale in sorted(BASELINE_SCALES)
+        if not (name == "neighbour-average" and scale == 3)
+    ]
+    return [*shipped(), *baselines]

@@ -1,0 +1,254 @@
+"""Dask: connect to workers, submit within a window, survive the death of workers.
+
+The one home of `distributed`. Workers get a model once (`ModelPlugin`), never with a task, and
+tasks return small values, never arrays.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import dask
+from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed.client import Future
+
+from pipeline.errors import UsageError, WorkerError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+MAX_DEATHS = 2
+"""How often a task that was alone on a worker may kill it before it is given up."""
+
+_IN_FLIGHT_PER_WORKER = 3
+_THREADS_VARIABLE = "UPRES_WORKER_THREADS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """Where work runs. `address` is ``local`` or that of a Dask scheduler."""
+
+    address: str = "local"
+    workers: int | None = None
+    """Worker processes of a local cluster; None means one for each core, up to eight."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UsageError(f"--workers is {self.workers}, expected at least 1")
+        if self.address != "local" and self.workers is not None:
+            raise UsageError(
+                f"--workers {self.workers} goes with a local cluster; {self.address} has its own"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[Task, Result]):
+    """What became of one task: its result, or the error that no retry mended."""
+
+    task: Task
+    result: Result | None
+    error: BaseException | None
+
+
+class Stop:
+    """A request to finish what is in flight and submit nothing more; set by the first Ctrl-C."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def request(self) -> None:
+        """Ask for the stop."""
+        self._event.set()
+
+    @property
+    def requested(self) -> bool:
+        """Return whether a stop was asked for."""
+        return self._event.is_set()
+
+
+@contextmanager
+def connect(settings: ClusterSettings) -> Iterator[Client]:
+    """Yield a client of the workers that `settings` names; local ones end with the block.
+
+    Raises:
+        UsageError: if no scheduler answers at the address, or it has no workers.
+    """
+    # The first death reports every task that the worker held: `submit_windowed` tells the deadly
+    # one from its innocent neighbours by running each alone.
+    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
+        if settings.address != "local":
+            with _remote(settings.address) as client:
+                yield client
+        else:
+            with _local(settings.workers) as client:
+                yield client
+
+
+def workers_of(client: Client) -> int:
+    """Return how many worker processes there are now, at least 1."""
+    return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+
+
+def submit_windowed(
+    client: Client,
+    function: Callable[[Task], Result],
+    tasks: Iterator[Task] | Sequence[Task],
+    *,
+    stop: Stop | None = None,
+) -> Iterator[Outcome[Task, Result]]:
+    """Run ``function(task)`` on the workers and yield every outcome as it comes.
+
+    Only a few tasks a worker are in flight, so that memory does not grow with their number. A
+    task whose worker died under it is run again alone, `MAX_DEATHS` times at most; one that the
+    cluster lost is submitted anew. Every task given is yielded exactly once, unless `stop` is
+    requested: then those not yet submitted are left out.
+    """
+    waiting = iter(tasks)
+    window = _IN_FLIGHT_PER_WORKER * workers_of(client)
+    held: dict[Future, Task] = {}
+    suspects: deque[Task] = deque()
+    finished = as_completed()
+
+    def submit_more() -> None:
+        while len(held) < window and not (stop and stop.requested):
+            task = next(waiting, None)
+            if task is None:
+                return
+            future = client.submit(function, task, pure=False, retries=0)
+            held[future] = task
+            finished.add(future)
+
+    submit_more()
+    while held:
+        future = next(finished)
+        task = held.pop(future)
+        if future.status == "finished":
+            yield Outcome(task, future.result(), None)
+        elif future.status == "error":
+            error = future.exception()
+            if isinstance(error, KilledWorker):
+                suspects.append(task)
+            else:
+                yield Outcome(task, None, error)
+        else:
+            # Seen: a finished future whose worker dies before it is read comes out as "lost".
+            suspects.append(task)
+        future.release()
+        submit_more()
+    for task in suspects:
+        yield _run_alone(client, function, task)
+
+
+def _run_alone(
+    client: Client, function: Callable[[Task], Result], task: Task
+) -> Outcome[Task, Result]:
+    """Run a task that a worker died under, with nothing else in flight."""
+    for _ in range(MAX_DEATHS):
+        future = client.submit(function, task, pure=False, retries=0)
+        with suppress(KilledWorker):
+            error = future.exception()
+            if error is None:
+                return Outcome(task, future.result(), None)
+            if not isinstance(error, KilledWorker):
+                return Outcome(task, None, error)
+    died = WorkerError(
+        f"the worker died each time it ran this alone ({MAX_DEATHS} tries); "
+        "look for lack of memory or a crash in a library in the worker's log"
+    )
+    return Outcome(task, None, died)
+
+
+@contextmanager
+def _local(workers: int | None) -> Iterator[Client]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    count = workers or min(cores, 8)
+    threads = max(1, cores // count)
+    # The nanny presets one BLAS thread; torch's are set by the model plugin, once, on purpose.
+    environment = {"OMP_NUM_THREADS": str(threads), _THREADS_VARIABLE: str(threads)}
+    with (
+        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+        _interrupts_ignored_by_children(),
+    ):
+        cluster = LocalCluster(
+            n_workers=count,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            host="127.0.0.1",
+            silence_logs=logging.ERROR,
+        )
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+@contextmanager
+def _interrupts_ignored_by_children() -> Iterator[None]:
+    """Let worker processes inherit a deaf ear for Ctrl-C, which the terminal sends to all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _remote(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, TimeoutError, ValueError) as error:
+        raise UsageError(
+            f"no Dask scheduler answers at {address!r} ({error}); start one with "
+            "`dask scheduler`, or leave --cluster out"
+        ) from error
+    with client:
+        if not client.scheduler_info(n_workers=-1)["workers"]:
+            raise UsageError(f"the scheduler at {address} has no workers; start `dask worker {address}`")
+        yield client
+
+
+class StatePlugin(WorkerPlugin):
+    """Build a value once on every worker, also on those that come later."""
+
+    def __init__(self, key: str, build: Callable[[], Any]) -> None:
+        self.name = f"upres-{key}"
+        self._key = key
+        self._build = build
+
+    def setup(self, worker: Any) -> None:
+        """Build the value where the worker's tasks find it."""
+        if not hasattr(worker, "upres_state"):
+            worker.upres_state = {}
+        worker.upres_state[self._key] = self._build()
+
+
+def on_every_worker(client: Client, key: str, build: Callable[[], Any]) -> None:
+    """Call ``build()`` once on every worker; tasks there find the value under `key`."""
+    client.register_plugin(StatePlugin(key, build))
+
+
+def worker_state(key: str) -> Any:
+    """Return what `on_every_worker` built on the worker that runs this task."""
+    return get_worker().upres_state[key]
+
+
+def torch_threads() -> int | None:
+    """Return how many threads the local cluster grants a worker, None outside of one."""
+    granted = os.environ.get(_THREADS_VARIABLE)
+    return int(granted) if granted else None
+
+
+def worker_name() -> str:
+    """Return the address of the worker that runs this task."""
+    return str(get_worker().address)

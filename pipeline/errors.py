@@ -1,0 +1,56 @@
+"""Every error that upres raises on purpose: value met, value wanted, next step.
+
+One base class, and each error also is the builtin that fits, so that callers who know nothing of
+upres catch it too. The command line turns these into one line and exit code 1; anything else is
+a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class UpresError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UsageError(UpresError, ValueError):
+    """The words of a command contradict each other or the job."""
+
+
+class SourceError(UpresError, OSError):
+    """A source (folder, glob, archive file) is missing or holds nothing to read."""
+
+
+class PictureError(UpresError, ValueError):
+    """One file is no picture, is broken, or is of a kind that upres does not read."""
+
+
+class ArchiveError(UpresError, ValueError):
+    """A Zarr store is not an archive that upres wrote, or an item of it is damaged."""
+
+
+class LedgerError(UpresError, RuntimeError):
+    """The ledger cannot be read or written."""
+
+
+class JobBusyError(UpresError, RuntimeError):
+    """Another run holds the job."""
+
+
+class ModelError(UpresError, ValueError):
+    """A model is unknown, its file is damaged, or it does not fit the job."""
+
+
+class TileShapeError(UpresError, ValueError):
+    """A network returned a tile of another shape than its scale promises."""
+
+
+class NotFiniteError(UpresError, ArithmeticError):
+    """A network returned NaN or infinity, even in fp32."""
+
+
+class WorkerError(UpresError, RuntimeError):
+    """A worker died or hung while it held a unit."""
+
+
+class RecipeError(UpresError, ValueError):
+    """A recipe names an unknown key, or a value that cannot be."""

@@ -1,0 +1,133 @@
+"""The published benchmark protocol, for any model or baseline that enlarges pictures.
+
+Here belongs what makes figures comparable with those in papers. Running networks does not: a
+model comes in as a function from small picture to large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+
+from pipeline.degrade import crop_to_multiple, degrade_bicubic
+from pipeline.errors import ModelError, PictureError, TileShapeError
+from pipeline.images import read_picture
+from pipeline.metrics import SSIM_REACH_PX, score_picture, without_alpha
+from pipeline.sources import list_source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.sources import SourceFile
+
+    Picture8: TypeAlias = NDArray[np.uint8]
+    Enlarge: TypeAlias = Callable[[Picture8], Picture8]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageScores:
+    """The scores of one picture of a set."""
+
+    name: str
+    psnr_y: float
+    ssim_y: float
+    lpips: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SetScores:
+    """The scores of one set: the means of its pictures' scores.
+
+    `lpips` is None where it was not measured.
+    """
+
+    name: str
+    images: int
+    psnr_y: float
+    ssim_y: float
+    lpips: float | None
+    per_image: tuple[ImageScores, ...]
+
+
+def evaluate_set(directory: Path, *, enlarge: Enlarge, scale: int) -> SetScores:
+    """Score `enlarge` on every picture in a folder by the published protocol.
+
+    Each picture is cropped to a multiple of `scale`, reduced bicubically to uint8, enlarged, and
+    compared on the luma plane without a border of `scale` px: PSNR at peak 255, SSIM over 11x11
+    Gaussian windows. Grey pictures are scored as they are; alpha is dropped before all else, only
+    the colours are enlarged and scored. `enlarge` maps uint8 ``(c, h, w)``, c of 1 or 3, to uint8
+    ``(c, scale * h, scale * w)``. The set bears the folder's name. No file is left out in
+    silence: one that cannot be scored ends the evaluation, as a mean over the rest would be
+    another benchmark's figure.
+
+    Raises:
+        SourceError: if the folder is missing or empty, or a file of it cannot be read.
+        PictureError: if a file is no 8-bit grey or RGB picture, or is too small to be scored.
+        TileShapeError: if `enlarge` returns another shape.
+        ModelError: if `enlarge` returns another dtype.
+    """
+    files = list_source(str(directory))
+    scores = tuple(_score_file(file, enlarge=enlarge, scale=scale) for file in files)
+    return SetScores(
+        name=directory.resolve().name,
+        images=len(scores),
+        psnr_y=fmean(score.psnr_y for score in scores),
+        ssim_y=fmean(score.ssim_y for score in scores),
+        lpips=None,
+        per_image=scores,
+    )
+
+
+def _score_file(file: SourceFile, *, enlarge: Enlarge, scale: int) -> ImageScores:
+    hr = _read_reference(file, scale=scale)
+    sr = enlarge(degrade_bicubic(hr, scale))
+    _require_like(sr, hr, name=file.item, scale=scale)
+    scores = score_picture(sr, hr, border_px=scale, data_range=255)
+    if scores.psnr_y is None or scores.ssim_y is None:
+        raise _too_small(file.item, hr, scale=scale)
+    return ImageScores(name=file.item, psnr_y=scores.psnr_y, ssim_y=scores.ssim_y, lpips=None)
+
+
+def _read_reference(file: SourceFile, *, scale: int) -> Picture8:
+    """Return the colours of a picture, cropped to a multiple of `scale`, as ``(c, h, w)``."""
+    pixels = read_picture(file.read(), name=file.item).pixels
+    if pixels.dtype != np.uint8:
+        raise PictureError(
+            f"{file.item} is {pixels.dtype}, expected uint8: the protocol is defined for 8-bit "
+            f"pictures; convert it first"
+        )
+    hr: Picture8 = without_alpha(pixels)
+    # Checked before the crop and the network, which both may fail on such a picture first.
+    if min(hr.shape[1:]) // scale * scale < _least_side(scale):
+        raise _too_small(file.item, hr, scale=scale)
+    return crop_to_multiple(hr, scale)
+
+
+def _least_side(scale: int) -> int:
+    return 2 * scale + 2 * SSIM_REACH_PX + 1
+
+
+def _too_small(name: str, hr: Picture8, *, scale: int) -> PictureError:
+    least = -(-_least_side(scale) // scale) * scale
+    return PictureError(
+        f"{name} is {hr.shape[1]}x{hr.shape[2]} px, expected at least {least}x{least} px at scale "
+        f"{scale}: without a border of {scale} px no SSIM window fits; take it out of the set"
+    )
+
+
+def _require_like(sr: Picture8, hr: Picture8, *, name: str, scale: int) -> None:
+    if sr.shape != hr.shape:
+        raise TileShapeError(
+            f"model returned {sr.shape} for {name}, expected {hr.shape} at scale {scale}; "
+            f"is the checkpoint another scale?"
+        )
+    if sr.dtype != np.uint8:
+        raise ModelError(
+            f"model returned {sr.dtype} for {name}, expected uint8; clamp and round its output"
+        )

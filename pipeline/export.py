@@ -1,0 +1,131 @@
+"""Export: from finished items of an SR archive to picture files, tree and metadata kept."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from pipeline.cluster import Stop, submit_windowed
+from pipeline.errors import UsageError
+from pipeline.geometry import Rect, Span
+from pipeline.images import EXTENSIONS, Picture, write_picture
+from pipeline.ingest import metadata_of
+from pipeline.status import Failure, JobStatus
+from pipeline.storage.archive import Archive
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from pipeline.job import Job
+
+SAME = "same"
+FORMATS = ("png", "tiff", "jpeg", "webp")
+_SUFFIX = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
+
+
+@dataclass(frozen=True, slots=True)
+class ExportTask:
+    """One item to write as a file."""
+
+    item: str
+    sr_dir: Path
+    path: Path
+    format: str
+
+
+def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:  # noqa: A002
+    """Return item -> relative file name in `format`; no two items share a name.
+
+    The extension is replaced, unless that would make two names one: then those whose extension
+    changes keep theirs in front of the new one (``a.png`` and ``a.jpg`` become ``a.png`` and
+    ``a.jpg.png``).
+    """
+    items = list(items)
+    wanted = {item: _renamed(item, format) for item in items}
+    shared = Counter(wanted.values())
+    return {
+        item: name if shared[name] == 1 or name == item else item + _SUFFIX[format]
+        for item, name in wanted.items()
+    }
+
+
+def plan_export(
+    job: Job, status: JobStatus, *, out_dir: Path, format: str  # noqa: A002
+) -> tuple[list[ExportTask], list[Failure]]:
+    """Return a task for each finished item, and a failure for each that is not.
+
+    Raises:
+        UsageError: if the format is unknown.
+    """
+    if format not in (SAME, *FORMATS):
+        raise UsageError(f"format is {format!r}, expected {SAME}, {', '.join(FORMATS)}")
+    sr = job.open_sr()
+    ready = [c.item for c in status.counts if status.item_state(c) == "done"]
+    formats = {i: sr.image(i).provenance["format"] if format == SAME else format for i in ready}
+    names = {}
+    for one in set(formats.values()):
+        names |= file_names((i for i in ready if formats[i] == one), format=one)
+    tasks = [ExportTask(i, job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in ready]
+    unready = [
+        Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
+        for c in status.counts
+        if status.item_state(c) in ("failed", "pending")
+    ]
+    return tasks, unready
+
+
+def export_item(task: ExportTask) -> str:
+    """Write one item as a file, in one piece; return the path.
+
+    Raises:
+        PictureError: if the format cannot hold the picture.
+        ArchiveError: if a chunk of it is damaged.
+    """
+    image = Archive.open(task.sr_dir).image(task.item)
+    whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
+    task.path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Picture(pixels=image.read(whole), metadata=metadata_of(image.provenance))
+    write_picture(task.path, picture, format=task.format)
+    return str(task.path)
+
+
+def run_export(
+    job: Job,
+    status: JobStatus,
+    *,
+    out_dir: Path,
+    format: str,  # noqa: A002
+    client: Client,
+    stop: Stop | None = None,
+    report: Callable[[int, int], None] = lambda _done, _of: None,
+) -> tuple[int, list[Failure]]:
+    """Write every finished item below `out_dir`; return how many, and what was not written."""
+    tasks, failures = plan_export(job, status, out_dir=out_dir, format=format)
+    written = 0
+    for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
+        if outcome.error is None:
+            written += 1
+        else:
+            error = outcome.error
+            failures.append(Failure(outcome.task.item, None, type(error).__name__, str(error)))
+        report(n, len(tasks))
+    return written, sorted(failures, key=lambda failure: failure.item)
+
+
+def _renamed(item: str, format: str) -> str:  # noqa: A002
+    path = PurePosixPath(item)
+    if EXTENSIONS.get(path.suffix.lower()) == format:
+        return item
+    known = path.suffix.lower() in EXTENSIONS
+    return str(path.with_suffix(_SUFFIX[format])) if known else item + _SUFFIX[format]
+
+
+def _inside(out_dir: Path, name: str) -> Path:
+    """Return the path of `name` below `out_dir`; refuse one that leads out of it."""
+    parts = PurePosixPath(name).parts
+    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
+        raise UsageError(f"item {name!r} leads out of {out_dir}; its archive was made by other means")
+    return out_dir.joinpath(*parts)

@@ -1,0 +1,913 @@
+"""Picture files and their pixels: the one home of Pillow, tifffile and imagecodecs.
+
+What belongs here: bytes of a JPEG, PNG, TIFF or WebP file to a `Picture` and back, with the
+metadata that travels along. Not: where the bytes come from (`sources`), nor archives.
+
+Reading never guesses and never repairs: a file that is damaged, of another kind, or larger than the
+bound is a `PictureError`. JPEG and lossy WebP hold no checksum, so damage inside their compressed
+data is noticed only where it breaks the stream.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+import re
+import struct
+import threading
+import warnings
+import zlib
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import imagecodecs
+import numpy as np
+import tifffile
+from PIL import Image, JpegImagePlugin
+
+from pipeline.errors import PictureError
+from pipeline.storage.atomic import replace_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+# tifffile logs what it tolerates; what upres does not tolerate is raised here instead.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+MAX_PIXELS = 1_000_000_000
+"""Rows times columns that a file may declare; above it is taken for a decompression bomb."""
+
+EXTENSIONS: dict[str, str] = {
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".jpe": "jpeg",
+    ".jfif": "jpeg",
+    ".png": "png",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+    ".webp": "webp",
+}
+"""File name extension, in lower case, to format."""
+
+SUFFIXES: dict[str, str] = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp"}
+"""Format to the extension that upres writes."""
+
+_READ = "JPEG, PNG, TIFF and WebP"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metadata:
+    """What a picture file says besides its pixels.
+
+    `mode` is the file's own ("1", "L", "P", "LA", "RGB", "RGBA", "I;16", "RGB;16", "F", ...), which
+    the pixels may have left: palettes are resolved, 1-bit becomes 8-bit. `exif` is a TIFF structure
+    without the "Exif" prefix; its orientation is already applied to the pixels and reset to 1.
+    `dpi` is (horizontal, vertical).
+    """
+
+    format: str
+    mode: str
+    icc: bytes | None = None
+    exif: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """Pixels (c, y, x) of dtype uint8, uint16 or float32, and the metadata of their file.
+
+    c is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha; alpha is never
+    premultiplied.
+    """
+
+    pixels: NDArray[Any]
+    metadata: Metadata
+
+    def __post_init__(self) -> None:
+        """Refuse pixels that no file could have held."""
+        shape, dtype = self.pixels.shape, self.pixels.dtype
+        if len(shape) != 3 or not 1 <= shape[0] <= 4 or 0 in shape:
+            raise PictureError(f"pixels have shape {shape}, wanted (c, y, x) with c from 1 to 4")
+        if dtype not in (np.uint8, np.uint16, np.float32):
+            raise PictureError(f"pixels are {dtype}, wanted uint8, uint16 or float32")
+
+
+# Reading
+
+
+def read_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Return the one picture in a file's bytes, upright, at the file's own depth.
+
+    The pixels are C-contiguous and writable. `name` is the file's name: it stands in every error,
+    and a name that promises another format than the bytes hold is an error. Size is checked before
+    anything is decoded. CMYK, several frames and every other kind that is not listed at `Picture`
+    are refused.
+
+    Raises:
+        PictureError: In one line, whatever the bytes are.
+    """
+    # Names may hold line breaks, errors must not.
+    name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", name)
+    format = _sniff(data, name=name)
+    try:
+        pixels, metadata = _READERS[format](data, max_pixels)
+        return _upright(Picture(pixels=pixels, metadata=metadata))
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
+    except Exception as error:  # Decoders raise anything on damaged bytes, MemoryError included.
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise PictureError(
+            f"{name}: damaged or truncated {format.upper()} of {len(data)} bytes ({words}), "
+            f"wanted a whole file; restore it from its origin"
+        ) from error
+
+
+def _sniff(data: bytes, *, name: str) -> str:
+    """Return the format that the bytes declare; `name` must not promise another one."""
+    format = _signature(data)
+    if format is None:
+        raise PictureError(f"{name}: {_describe(data)}, wanted {_READ}")
+    dot = name.rfind(".")
+    promised = EXTENSIONS.get(name[dot:].lower(), format) if dot >= 0 else format
+    if promised != format:
+        raise PictureError(
+            f"{name}: the name says {promised.upper()}, the bytes are {format.upper()}; "
+            f"rename it to {name[:dot]}{SUFFIXES[format]}"
+        )
+    return format
+
+
+def _signature(data: bytes) -> str | None:
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if data.startswith(_PNG_SIGNATURE):
+        return "png"
+    if data.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "tiff"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "webp"
+    return None
+
+
+def _describe(data: bytes) -> str:
+    """Say in words what bytes are that are none of the formats."""
+    if not data:
+        return "the file is empty (0 bytes)"
+    for start, words in _STRANGERS.items():
+        if data.startswith(start):
+            return f"the file is {words}"
+    if data[4:8] == b"ftyp":
+        return "the file is HEIF, AVIF or a film"
+    head = data[:512]
+    if head.isascii() and all(byte >= 32 or byte in b"\t\n\f\r" for byte in head):
+        return "the file is text"
+    return f"the file starts with the unknown bytes {data[:8].hex(' ')}"
+
+
+_STRANGERS = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"%PDF": "a PDF",
+    b"8BPS": "a Photoshop document",
+    b"PK\3\4": "a zip archive (give it as the source itself)",
+    b"\x1f\x8b": "gzip data (give a .tar.gz as the source itself)",
+    b"\0\0\0\x0cjP": "a JPEG 2000",
+    b"\0\0\0\x0cJXL": "a JPEG XL",
+    b"\xff\x0a": "a JPEG XL",
+    b"v/1\x01": "an OpenEXR",
+}
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise PictureError(f"declares {width} x {height} pixels, wanted at least 1 x 1")
+    if width * height > max_pixels:
+        raise PictureError(
+            f"declares {width} x {height} pixels, wanted at most {max_pixels} in all; "
+            f"cut the picture, or raise the bound if the file is trusted"
+        )
+
+
+def _channels_first(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return (y, x) or (y, x, c) as (c, y, x)."""
+    return np.moveaxis(np.atleast_3d(pixels), 2, 0)
+
+
+def _mode(channels: int, dtype: np.dtype[Any]) -> str:
+    if channels == 1:
+        return {"uint8": "L", "uint16": "I;16", "float32": "F"}[dtype.name]
+    base = ("LA", "RGB", "RGBA")[channels - 2]
+    return base + {"uint8": "", "uint16": ";16", "float32": ";32F"}[dtype.name]
+
+
+def _dpi(pair: Any) -> tuple[float, float] | None:
+    """Return two usable numbers, or None: resolution is often 0, infinite or nonsense."""
+    try:
+        x, y = (float(value) for value in pair)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return (x, y) if all(math.isfinite(v) and v > 0 for v in (x, y)) else None
+
+
+def _filled(value: Any) -> bytes | None:
+    return bytes(value) if isinstance(value, (bytes, bytearray)) and value else None
+
+
+# Reading: JPEG
+
+
+def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
+    """Read the first picture; a phone's previews and gain maps behind it are not frames."""
+    # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
+    with _silent():
+        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+    with image:
+        _check_size(*image.size, max_pixels)
+        if image.mode not in ("L", "RGB"):
+            raise PictureError(f"colours are {image.mode}, wanted grey or RGB; convert to RGB")
+        pixels = _channels_first(np.asarray(image))
+        info = image.info
+    exif = _filled(info.get("exif"))
+    metadata = Metadata(
+        format="jpeg",
+        mode=image.mode,
+        icc=_filled(info.get("icc_profile")),
+        exif=_filled(exif.removeprefix(_EXIF_PREFIX)) if exif else None,
+        xmp=_filled(info.get("xmp")),
+        dpi=_dpi(info.get("dpi")),
+    )
+    return pixels, metadata
+
+
+_SILENCE = threading.Lock()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Pillow's warnings on odd EXIF inside; the lock as warning filters are process-wide."""
+    with _SILENCE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) from the frame header of a JPEG stream."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
+    raise PictureError("a JPEG stream has no frame header, wanted one; the file is damaged")
+
+
+# Reading: PNG
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_PNG_XMP = b"XML:com.adobe.xmp\0"
+_MAX_METADATA_BYTES = 64 << 20
+
+
+def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
+    """Read by libpng at full depth: Pillow cuts 16-bit RGB to 8 bits, and fills missing rows."""
+    chunks, bare = _png_chunks(data)
+    width, height, depth, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
+    _check_size(width, height, max_pixels)
+    if b"acTL" in chunks and (frames := int.from_bytes(chunks[b"acTL"][:4], "big")) > 1:
+        raise PictureError(f"holds {frames} frames, wanted one; export the frames as files")
+    pixels = _channels_first(imagecodecs.png_decode(bare))
+    if pixels.shape[1:] != (height, width):
+        raise PictureError(f"decodes to {pixels.shape}, wanted {height} rows {width} columns")
+    mode = _PNG_MODES[colour]
+    if depth == 16:
+        mode = "I;16" if colour == 0 else f"{mode};16"
+    metadata = Metadata(
+        format="png",
+        mode="1" if (depth, colour) == (1, 0) else mode,
+        icc=_png_icc(chunks.get(b"iCCP")),
+        exif=_filled(chunks.get(b"eXIf")),
+        xmp=_png_xmp(chunks.get(b"iTXt")),
+        dpi=_png_dpi(chunks.get(b"pHYs")),
+    )
+    return pixels, metadata
+
+
+def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
+    """Return (chunks by type, IDAT left empty; the file with nothing but its pixels).
+
+    Every checksum is verified, up to IEND. Of several iTXt chunks the one with XMP is kept.
+    """
+    chunks: dict[bytes, bytes] = {}
+    # libpng prints complaints about other chunks, such as odd colour profiles, on stderr.
+    bare = [_PNG_SIGNATURE]
+    at = len(_PNG_SIGNATURE)
+    kind = b""
+    while kind != b"IEND":
+        size, kind = struct.unpack_from(">I4s", data, at)
+        end = at + 8 + size
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(memoryview(data)[at + 4 : end]) != checksum:
+            raise PictureError(
+                f"chunk {kind!r} at byte {at} fails its checksum; the file is damaged"
+            )
+        if not chunks and kind != b"IHDR":
+            raise PictureError(f"the first chunk is {kind!r}, wanted IHDR; the file is damaged")
+        body = data[at + 8 : end] if kind != b"IDAT" else b""
+        if kind != b"iTXt" or body.startswith(_PNG_XMP):
+            chunks.setdefault(kind, body)
+        if kind[:1].isupper() or kind == b"tRNS":
+            bare.append(data[at : end + 4])
+        at = end + 4
+    return chunks, b"".join(bare)
+
+
+def _png_icc(chunk: bytes | None) -> bytes | None:
+    return _inflate(chunk[chunk.index(b"\0") + 2 :]) if chunk and b"\0" in chunk else None
+
+
+def _png_xmp(chunk: bytes | None) -> bytes | None:
+    if chunk is None:
+        return None
+    packed = chunk[len(_PNG_XMP)]
+    text = chunk[len(_PNG_XMP) + 2 :].split(b"\0", 2)[2]
+    return _inflate(text) if packed else _filled(text)
+
+
+def _inflate(packed: bytes) -> bytes | None:
+    """Return what zlib data holds; None where it is broken, as metadata never costs a picture."""
+    try:
+        return _filled(zlib.decompressobj().decompress(packed, _MAX_METADATA_BYTES))
+    except zlib.error:
+        return None
+
+
+def _png_dpi(chunk: bytes | None) -> tuple[float, float] | None:
+    if chunk is None or len(chunk) != 9:
+        return None
+    x, y, unit = struct.unpack(">IIB", chunk)
+    return _dpi((x * 0.0254, y * 0.0254)) if unit == 1 else None
+
+
+# Reading: WebP
+
+
+def _read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
+    chunks = _webp_chunks(data)
+    if b"ANMF" in chunks or b"ANIM" in chunks:
+        raise PictureError("is an animation, wanted one frame; export the frames as files")
+    width, height = _webp_size(chunks)
+    _check_size(width, height, max_pixels)
+    pixels = _channels_first(imagecodecs.webp_decode(data))
+    if pixels.shape[1:] != (height, width):
+        raise PictureError(f"decodes to {pixels.shape}, wanted {height} rows {width} columns")
+    exif = _filled(chunks.get(b"EXIF"))
+    metadata = Metadata(
+        format="webp",
+        mode=_mode(pixels.shape[0], pixels.dtype),
+        icc=_filled(chunks.get(b"ICCP")),
+        exif=_filled(exif.removeprefix(_EXIF_PREFIX)) if exif else None,
+        xmp=_filled(chunks.get(b"XMP ")),
+    )
+    return pixels, metadata
+
+
+def _webp_chunks(data: bytes) -> dict[bytes, bytes]:
+    """Return the chunks of a RIFF file by type, the first of each."""
+    end = 8 + int(struct.unpack_from("<I", data, 4)[0])
+    if end > len(data):
+        raise PictureError(f"declares {end} bytes, holds {len(data)}; the file is truncated")
+    chunks: dict[bytes, bytes] = {}
+    at = 12
+    while at + 8 <= end:
+        kind, size = struct.unpack_from("<4sI", data, at)
+        if at + 8 + size > end:
+            raise PictureError(f"chunk {kind!r} at byte {at} ends behind the file; it is damaged")
+        chunks.setdefault(kind, data[at + 8 : at + 8 + size])
+        at += 8 + size + size % 2
+    return chunks
+
+
+def _webp_size(chunks: dict[bytes, bytes]) -> tuple[int, int]:
+    """Return (width, height) of the bitstream itself, which is what the decoder allocates."""
+    if b"VP8L" in chunks:
+        (bits,) = struct.unpack_from("<I", chunks[b"VP8L"], 1)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if b"VP8 " in chunks:
+        width, height = struct.unpack_from("<HH", chunks[b"VP8 "], 6)
+        return width & 0x3FFF, height & 0x3FFF
+    raise PictureError("holds no VP8 or VP8L chunk, wanted one; the file is damaged")
+
+
+# Reading: TIFF
+
+_GREY_INVERTED, _GREY, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_COLOURS = {4: "a mask", 5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 32803: "raw sensor data"}
+_JPEG_IN_TIFF = 7
+# None, CCITT 2-4, LZW, JPEG, Deflate, PackBits, old Deflate, LZMA, Zstandard.
+_TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, _JPEG_IN_TIFF, 8, 32773, 32946, 34925, 50000)
+_PREMULTIPLIED, _STRAIGHT = 1, 2
+
+
+def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = _only_page(file)
+        _check_size(page.imagewidth, page.imagelength, max_pixels)
+        _check_kind(page)
+        _check_segments(page, data, max_pixels)
+        samples = page.asarray(maxworkers=1)
+        mode, pixels = _tiff_pixels(page, samples)
+        layout = _Layout.of(data)
+        metadata = Metadata(
+            format="tiff",
+            mode=mode,
+            icc=_filled(page.tags.valueof(34675)),
+            exif=_tiff_exif(data, page.offset, layout),
+            xmp=_filled(page.tags.valueof(700)),
+            dpi=_tiff_dpi(page),
+        )
+    return pixels, metadata
+
+
+def _only_page(file: tifffile.TiffFile) -> tifffile.TiffPage:
+    """Return the file's one full-size page; reduced copies of it may stand by."""
+    pages = [file.pages[index].aspage() for index in range(len(file.pages))]
+    full = [page for page in pages if not page.is_reduced] or pages
+    count = len(full)
+    if file.is_imagej:
+        count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
+    if count != 1:
+        raise PictureError(f"holds {count} pages, wanted one; save the pages as files")
+    return full[0]
+
+
+def _check_kind(page: tifffile.TiffPage) -> None:
+    """Refuse what `_tiff_pixels` could only guess at."""
+    colour, bits = int(page.photometric), page.bitspersample
+    if colour not in (_GREY_INVERTED, _GREY, _RGB, _PALETTE, _YCBCR):
+        met = _COLOURS.get(colour, f"photometric {colour}")
+        raise PictureError(f"colours are {met}, wanted grey, RGB or palette; convert to RGB")
+    if page.compression not in _TIFF_COMPRESSIONS:
+        raise PictureError(f"compression is {page.compression!r}, wanted LZW, Deflate or the like")
+    if colour == _YCBCR and page.compression != _JPEG_IN_TIFF:
+        raise PictureError("colours are YCbCr without JPEG compression; convert to RGB")
+    if page.imagedepth != 1:
+        raise PictureError(f"is a volume of {page.imagedepth} slices, wanted one picture")
+    kind = (bits, int(page.sampleformat))
+    small = bits == 1 or (bits in (2, 4) and colour == _PALETTE)
+    if not (kind in ((8, 1), (16, 1), (32, 3)) or (small and kind[1] == 1)):
+        names = {1: "unsigned", 2: "signed", 3: "floating point"}
+        raise PictureError(
+            f"samples are {bits}-bit {names.get(kind[1], 'of an unknown kind')}, wanted 1, 8 or "
+            f"16-bit unsigned or 32-bit floating point"
+        )
+
+
+def _check_segments(page: tifffile.TiffPage, data: bytes, max_pixels: int) -> None:
+    """Require every strip or tile to lie in the file: tifffile fills missing ones with zeros."""
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    if page.is_tiled:
+        height, width = page.tilelength, page.tilewidth
+        _check_size(width, height, max_pixels)
+        wanted = math.ceil(page.imagelength / height) * math.ceil(page.imagewidth / width) * planes
+    else:
+        height, width = min(page.rowsperstrip, page.imagelength), page.imagewidth
+        wanted = math.ceil(page.imagelength / max(1, height)) * planes
+    met = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if not len(page.dataoffsets) == len(page.databytecounts) == wanted and not page.is_contiguous:
+        raise PictureError(f"lists {len(met)} strips or tiles, wanted {wanted}; it is damaged")
+    for offset, size in met:
+        if offset < 8 or size < 1 or offset + size > len(data):
+            raise PictureError(
+                f"a strip or tile lies at bytes {offset} to {offset + size}, "
+                f"the file has {len(data)}; it is truncated or damaged"
+            )
+        if page.compression == _JPEG_IN_TIFF:
+            columns, rows = _jpeg_size(data[offset : offset + size])
+            if columns > width or rows > height:
+                raise PictureError(f"a JPEG tile is {columns} x {rows}, wanted {width} x {height}")
+
+
+def _tiff_pixels(page: tifffile.TiffPage, samples: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return (mode as in the file, pixels (c, y, x))."""
+    colour = int(page.photometric)
+    pixels = samples if page.axes == "SYX" else _channels_first(samples)
+    if colour == _PALETTE:
+        return "P", _resolve(pixels, page.colormap)
+    if page.bitspersample == 1:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if colour == _GREY_INVERTED:
+        if pixels.dtype == np.float32:
+            raise PictureError("floating point grey counts from white, wanted from black")
+        pixels = np.iinfo(pixels.dtype).max - pixels
+    base = 1 if colour in (_GREY_INVERTED, _GREY) else 3
+    alpha = [int(kind) for kind in page.extrasamples]
+    if len(pixels) - base != len(alpha) or alpha not in ([], [_PREMULTIPLIED], [_STRAIGHT]):
+        raise PictureError(
+            f"has {len(pixels)} channels whose meaning is not stated (extra samples {alpha}), "
+            f"wanted {base}, or {base + 1} with alpha; drop the others"
+        )
+    if alpha == [_PREMULTIPLIED]:
+        pixels = _straighten(pixels)
+    mode = "1" if page.bitspersample == 1 else _mode(len(pixels), pixels.dtype)
+    return mode, pixels
+
+
+def _resolve(indices: NDArray[Any], colormap: NDArray[Any] | None) -> NDArray[Any]:
+    """Return RGB (3, y, x) uint8 of palette indices (1, y, x)."""
+    if colormap is None or len(indices) != 1 or indices.max() >= colormap.shape[1]:
+        raise PictureError("pixels point outside the palette; the file is damaged")
+    resolved: NDArray[Any] = (colormap >> 8).astype(np.uint8)[:, indices[0]]
+    return resolved
+
+
+def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels with the colours divided by alpha, rounded; colour 0 where alpha is 0."""
+    alpha = pixels[-1:].astype(np.float64)
+    top = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
+    share = np.divide(top, alpha, out=np.zeros_like(alpha), where=alpha > 0)
+    colours = pixels[:-1] * share
+    if pixels.dtype != np.float32:
+        colours = np.minimum(np.rint(colours), top)
+    return np.concatenate([colours.astype(pixels.dtype), pixels[-1:]])
+
+
+def _tiff_dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    per_inch = {2: 1.0, 3: 2.54}.get(int(page.tags.valueof(296, default=2)))
+    pair = [page.tags.valueof(code) for code in (282, 283)]
+    if per_inch is None or not all(isinstance(v, tuple) and len(v) == 2 and v[1] for v in pair):
+        return None
+    return _dpi([per_inch * top / bottom for top, bottom in pair])
+
+
+_READERS: dict[str, Callable[[bytes, int], tuple[NDArray[Any], Metadata]]] = {
+    "jpeg": _read_jpeg,
+    "png": _read_png,
+    "tiff": _read_tiff,
+    "webp": _read_webp,
+}
+
+
+# EXIF: a tree of TIFF directories, kept byte for byte
+
+_EXIF_PREFIX = b"Exif\0\0"
+_ORIENTATION = 274
+_SUBDIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, Interoperability
+_TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
+# What of a TIFF's first directory tells about the picture instead of the file's layout: names,
+# makers, orientation, dates, owners, rating, Windows's titles, and the two directories below.
+_TELLING = (269, 270, 271, 272, _ORIENTATION, 305, 306, 315, 316, 18246, 33432)
+_TELLING += (*range(40091, 40096), 34665, 34853)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How numbers lie in a TIFF structure: byte order "<" or ">", classic or BigTIFF."""
+
+    order: Literal["<", ">"]
+    big: bool
+
+    @classmethod
+    def of(cls, data: bytes) -> _Layout:
+        if data[:2] not in (b"II", b"MM") or len(data) < 8:
+            raise ValueError(f"a TIFF structure starts with II or MM, met {data[:4]!r}")
+        return cls("<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+"))
+
+    def pack(self, classic: str, big: str, *values: int) -> bytes:
+        return struct.pack(self.order + (big if self.big else classic), *values)
+
+    def unpack(self, classic: str, big: str, data: bytes, at: int) -> tuple[int, ...]:
+        return struct.unpack_from(self.order + (big if self.big else classic), data, at)
+
+    def root(self, data: bytes) -> int:
+        return self.unpack("I", "Q", data, 8 if self.big else 4)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tag:
+    """One entry: its value as bytes in the file's order, or the directory that it points to."""
+
+    code: int
+    kind: int
+    count: int
+    value: bytes | tuple[_Tag, ...]
+
+
+def _entries(data: bytes, at: int, layout: _Layout) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (code, type, count, position of the value slot) of one directory."""
+    (number,) = layout.unpack("H", "Q", data, at)
+    first, size = (at + 8, 20) if layout.big else (at + 2, 12)
+    if first + number * size > len(data):
+        raise ValueError(f"a directory of {number} entries at byte {at} ends behind the data")
+    for entry in range(first, first + number * size, size):
+        code, kind, count = layout.unpack("HHI", "HHQ", data, entry)
+        yield code, kind, count, entry + (12 if layout.big else 8)
+
+
+def _directory(data: bytes, at: int, layout: _Layout, depth: int = 0) -> tuple[_Tag, ...]:
+    """Return one directory with those below it; entries that point outside are left out.
+
+    Of entries with the same code the first is kept. Values that overlap so often that they hold
+    more than the file are a ValueError: small files must not grow in memory.
+    """
+    tags: dict[int, _Tag] = {}
+    left_bytes = len(data)
+    for code, kind, count, slot in _entries(data, at, layout):
+        size = count * (_TYPE_BYTES[kind] if kind < len(_TYPE_BYTES) else 0)
+        (place,) = layout.unpack("I", "Q", data, slot)
+        start = slot if size <= (8 if layout.big else 4) else place
+        if code in tags or size < 1 or start + size > len(data):
+            continue
+        if code not in _SUBDIRECTORIES:
+            tags[code] = _Tag(code, kind, count, data[start : start + size])
+            left_bytes -= size
+        elif depth < 2 and (below := _directory_below(data, place, layout, depth)):
+            tags[code] = _Tag(code, 4, 1, below)
+        if left_bytes < 0:
+            raise ValueError(f"the values of the directory at byte {at} overlap")
+    return tuple(tags.values())
+
+
+def _directory_below(data: bytes, at: int, layout: _Layout, depth: int) -> tuple[_Tag, ...]:
+    """Return a directory below another; a broken one is empty, and costs not the one above."""
+    try:
+        return _directory(data, at, layout, depth + 1)
+    except (ValueError, struct.error):
+        return ()
+
+
+def _pack_directory(tags: tuple[_Tag, ...], at: int, layout: _Layout) -> bytes:
+    """Return the bytes of a directory that will lie at offset `at` (even), values behind it."""
+    slot = 8 if layout.big else 4
+    head = layout.pack("H", "Q", len(tags))
+    behind_at = at + len(head) + len(tags) * (12 + 2 * (slot - 4)) + slot
+    behind = b""
+    for tag in sorted(tags, key=lambda tag: tag.code):
+        value = tag.value
+        place = behind_at + len(behind)
+        if isinstance(value, tuple):
+            behind += _pack_directory(value, place, layout)
+            value = layout.pack("I", "Q", place)
+            kind = 16 if layout.big else 4
+        else:
+            kind = tag.kind
+            if len(value) > slot:
+                behind += value + b"\0" * (len(value) % 2)
+                value = layout.pack("I", "Q", place)
+        head += layout.pack("HHI", "HHQ", tag.code, kind, tag.count) + value.ljust(slot, b"\0")
+    return head + b"\0" * slot + behind
+
+
+def _tiff_exif(data: bytes, at: int, layout: _Layout) -> bytes | None:
+    """Return as EXIF what a TIFF's directory at byte `at` tells about the picture."""
+    tags = tuple(tag for tag in _directory(data, at, layout) if _tells(tag))
+    if not tags:
+        return None
+    flat = _Layout(layout.order, big=False)
+    magic = b"II*\0" if flat.order == "<" else b"MM\0*"
+    return magic + flat.pack("I", "I", 8) + _pack_directory(tags, 8, flat)
+
+
+def _tells(tag: _Tag) -> bool:
+    """Tell whether to keep an entry; descriptions that hold the file's layout would lie later."""
+    layouts = (b"<?xml", b"ImageJ=", b'{"shape"')
+    described = tag.code == 270 and isinstance(tag.value, bytes) and tag.value.startswith(layouts)
+    return tag.code in _TELLING and not described
+
+
+# Orientation
+
+
+def _upright(picture: Picture) -> Picture:
+    """Return the picture as its EXIF orientation shows it, the orientation reset to 1."""
+    metadata, pixels = picture.metadata, picture.pixels
+    if metadata.exif is not None and (found := _find_orientation(metadata.exif)):
+        turn, at = found
+        pixels = _turn(pixels, turn)
+        order = _Layout.of(metadata.exif).order
+        exif = metadata.exif[:at] + struct.pack(f"{order}H", 1) + metadata.exif[at + 2 :]
+        xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", metadata.xmp)
+        metadata = replace(metadata, exif=exif, xmp=xmp)
+    return Picture(pixels=np.require(pixels, requirements=["C", "W"]), metadata=metadata)
+
+
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[1-8](\s*[\"'<])")
+
+
+def _find_orientation(exif: bytes) -> tuple[int, int] | None:
+    """Return (orientation, its position), or None without one; broken EXIF has none."""
+    try:
+        layout = _Layout.of(exif)
+        for code, kind, count, at in _entries(exif, layout.root(exif), layout):
+            if (code, kind, count) == (_ORIENTATION, 3, 1):
+                (turn,) = struct.unpack_from(f"{layout.order}H", exif, at)
+                return turn, at
+    except (ValueError, struct.error):
+        pass
+    return None
+
+
+def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Return (c, y, x) pixels upright; orientation as in EXIF, 1 to 8, others mean 1."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(1, 2)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[:, ::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, :, ::-1]
+    return pixels
+
+
+# Writing
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What a format can hold; the most pixels on a side are those of its encoder."""
+
+    channels: tuple[int, ...]
+    dtypes: tuple[str, ...]
+    side_px: int
+
+
+_LIMITS = {
+    "jpeg": _Limits((1, 3), ("uint8",), 65_500),
+    "png": _Limits((1, 2, 3, 4), ("uint8", "uint16"), 1_000_000),
+    "tiff": _Limits((1, 2, 3, 4), ("uint8", "uint16", "float32"), 2**31 - 1),
+    "webp": _Limits((1, 2, 3, 4), ("uint8",), 16_383),
+}
+
+
+def write_picture(path: Path, picture: Picture, *, format: str, quality: int = 95) -> None:
+    """Write the picture as `format` at `path`, whole or not at all; folders are created.
+
+    PNG, TIFF and WebP are lossless: reading them back gives the same values (WebP has no grey, so
+    grey comes back as equal RGB). JPEG is 4:4:4 at `quality` (1 to 100, for JPEG alone). ICC, EXIF,
+    XMP and dpi are kept, dpi not in WebP, which has no place for it.
+
+    Raises:
+        PictureError: The format cannot hold the picture; the message names formats that can.
+        OSError: The file system refuses; what stood at `path` is untouched.
+    """
+    _check_format(picture, format)
+    if not 1 <= quality <= 100:
+        raise PictureError(f"quality is {quality}, wanted 1 to 100")
+    try:
+        data = _WRITERS[format](picture, quality)
+    except Exception as error:  # Encoders raise anything, such as on metadata above a limit.
+        raise PictureError(
+            f"{path.name}: cannot be written as {format.upper()} ({error}); write TIFF instead"
+        ) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_atomically(path) as file:
+        file.write(data)
+
+
+def _check_format(picture: Picture, format: str) -> None:
+    if format not in _LIMITS:
+        raise PictureError(f"format is {format!r}, wanted one of {', '.join(_LIMITS)}")
+    if not _fits(picture, format):
+        channels, height, width = picture.pixels.shape
+        fitting = [name.upper() for name in _LIMITS if _fits(picture, name)]
+        raise PictureError(
+            f"{format.upper()} cannot hold {width} x {height} pixels of {channels} channels "
+            f"{picture.pixels.dtype}; write {' or '.join(fitting) or 'smaller pictures'} instead"
+        )
+
+
+def _fits(picture: Picture, format: str) -> bool:
+    limits = _LIMITS[format]
+    channels, *sides = picture.pixels.shape
+    dtype = picture.pixels.dtype.name
+    return channels in limits.channels and dtype in limits.dtypes and max(sides) <= limits.side_px
+
+
+def _channels_last(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return (c, y, x) as (y, x), or (y, x, c) with more than one channel."""
+    return np.ascontiguousarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2))
+
+
+def _write_jpeg(picture: Picture, quality: int) -> bytes:
+    options: dict[str, Any] = {"quality": quality, "subsampling": 0}
+    if dpi := picture.metadata.dpi:
+        options["dpi"] = tuple(min(65535, max(1, round(value))) for value in dpi)
+    return _save(_channels_last(picture.pixels), "JPEG", picture.metadata, options)
+
+
+def _write_webp(picture: Picture, quality: int) -> bytes:
+    pixels, metadata = picture.pixels, picture.metadata
+    if len(pixels) <= 2:
+        pixels = np.concatenate([pixels[:1], pixels[:1], pixels])
+        if metadata.icc and metadata.icc[16:20] == b"GRAY":
+            metadata = replace(metadata, icc=None)  # It cannot describe RGB.
+    # "exact" keeps the colours below full transparency.
+    options = {"lossless": True, "exact": True}
+    return _save(_channels_last(pixels), "WEBP", metadata, options)
+
+
+def _save(pixels: NDArray[Any], format: str, metadata: Metadata, options: dict[str, Any]) -> bytes:
+    kept = {"icc_profile": metadata.icc, "xmp": metadata.xmp}
+    kept["exif"] = _EXIF_PREFIX + metadata.exif if metadata.exif else None
+    file = io.BytesIO()
+    present = {key: value for key, value in kept.items() if value}
+    Image.fromarray(pixels).save(file, format, **options, **present)
+    return file.getvalue()
+
+
+def _write_png(picture: Picture, quality: int) -> bytes:
+    """Write by libpng, which knows 16 bits, with the metadata put in behind the header."""
+    data = imagecodecs.png_encode(_channels_last(picture.pixels))
+    metadata, chunks = picture.metadata, []
+    if metadata.icc:
+        chunks.append(_png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.icc)))
+    if metadata.dpi:
+        x, y = (min(2**31 - 1, max(1, round(value / 0.0254))) for value in metadata.dpi)
+        chunks.append(_png_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
+    if metadata.exif:
+        chunks.append(_png_chunk(b"eXIf", metadata.exif))
+    if metadata.xmp:
+        chunks.append(_png_chunk(b"iTXt", _PNG_XMP + b"\0\0\0\0" + metadata.xmp))
+    header = len(_PNG_SIGNATURE) + 25
+    return b"".join([data[:header], *chunks, data[header:]])
+
+
+def _png_chunk(kind: bytes, body: bytes) -> bytes:
+    checksum = zlib.crc32(kind + body)
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def _write_tiff(picture: Picture, quality: int) -> bytes:
+    """Write Deflate strips, then a second directory that adds EXIF and XMP to tifffile's."""
+    pixels, metadata = picture.pixels, picture.metadata
+    added = _tiff_additions(metadata)
+    order = _exif_order(metadata)
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        _channels_last(pixels),
+        byteorder=order,
+        photometric="rgb" if len(pixels) >= 3 else "minisblack",
+        planarconfig="contig" if len(pixels) > 1 else None,
+        extrasamples=["unassalpha"] if len(pixels) in (2, 4) else None,
+        compression="zlib",
+        predictor=True,
+        iccprofile=metadata.icc,
+        resolution=metadata.dpi,
+        resolutionunit="inch" if metadata.dpi else None,
+        metadata=None,
+        software=False,
+    )
+    return _graft(file.getvalue(), added) if added else file.getvalue()
+
+
+def _exif_order(metadata: Metadata) -> Literal["<", ">"]:
+    """Return the byte order to write a TIFF in: that of its EXIF, whose values are not parsed."""
+    return ">" if metadata.exif and metadata.exif.startswith(b"MM") else "<"
+
+
+def _tiff_additions(metadata: Metadata) -> tuple[_Tag, ...]:
+    """Return EXIF and XMP as TIFF entries; EXIF that is broken has none."""
+    tags: tuple[_Tag, ...] = ()
+    if metadata.exif:
+        try:
+            layout = _Layout.of(metadata.exif)
+            found = _directory(metadata.exif, layout.root(metadata.exif), layout)
+            tags = tuple(tag for tag in found if _tells(tag))
+        except (ValueError, struct.error):
+            tags = ()
+    if metadata.xmp:
+        tags += (_Tag(700, 1, len(metadata.xmp), metadata.xmp),)
+    return tags
+
+
+def _graft(tiff: bytes, added: tuple[_Tag, ...]) -> bytes:
+    """Return the file with entries added to its directory, which moves to the end of the file."""
+    layout = _Layout.of(tiff)
+    codes = {tag.code for tag in added}
+    kept = tuple(
+        tag for tag in _directory(tiff, layout.root(tiff), layout) if tag.code not in codes
+    )
+    tiff += b"\0" * (-len(tiff) % 16)
+    root = layout.pack("I", "Q", len(tiff))
+    start = 8 if layout.big else 4
+    directory = _pack_directory(kept + added, len(tiff), layout)
+    return b"".join([tiff[:start], root, tiff[start + len(root) :], directory])
+
+
+_WRITERS: dict[str, Callable[[Picture, int], bytes]] = {
+    "jpeg": _write_jpeg,
+    "png": _write_png,
+    "tiff": _write_tiff,
+    "webp": _write_webp,
+}

@@ -1,0 +1,177 @@
+"""Running a network on pixels: integers in, integers of the same type out, never a stand-in.
+
+A network sees float values in 0..1. Channels that it does not have are run as pictures of their
+own: grey through a colour network (the mean of its three equal-input outputs), alpha beside the
+colours as one more grey picture.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.errors import NotFiniteError, TileShapeError, UsageError
+from pipeline.geometry import TileGrid
+
+PRECISIONS = ("fp32", "bf16")
+_PEAK = {"uint8": 255, "uint16": 65535}
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A network made ready on a device."""
+
+    network: nn.Module
+    scale: int
+    channels: int
+    device: torch.device
+    precision: str
+
+    @classmethod
+    def of(
+        cls,
+        network: nn.Module,
+        *,
+        scale: int,
+        channels: int,
+        precision: str,
+        device: str = "cpu",
+    ) -> Inference:
+        """Move `network` to `device`, in the memory layout that runs fastest there."""
+        if precision not in PRECISIONS:
+            raise UsageError(f"precision is {precision!r}, expected one of {PRECISIONS}")
+        ready = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return cls(ready.eval(), scale, channels, torch.device(device), precision)
+
+    def enlarge(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Return ``(c, scale * h, scale * w)`` of the dtype of `pixels` ``(c, h, w)``."""
+        return self.enlarge_batch(pixels[np.newaxis])[0]
+
+    def enlarge_batch(self, windows: NDArray[Any]) -> NDArray[Any]:
+        """Return ``(n, c, scale * h, scale * w)`` of the dtype of `windows` ``(n, c, h, w)``.
+
+        Integers are rounded and clamped to their range; float32 is in 0..1 and is not clamped.
+
+        Raises:
+            NotFiniteError: if the network returns NaN or infinity, in fp32 too.
+            TileShapeError: if it returns another shape than its scale promises.
+        """
+        outputs = [self._run(group) for group in _channel_groups(windows, self.channels)]
+        sr = np.concatenate(outputs, axis=1)
+        n, c, h, w = windows.shape
+        if sr.shape != (n, c, h * self.scale, w * self.scale):
+            raise TileShapeError(
+                f"model returned {sr.shape} for {windows.shape}, expected scale {self.scale}; "
+                "is the checkpoint of another scale?"
+            )
+        return sr
+
+    def enlarge_tiled(self, pixels: NDArray[Any], *, tile_px: int, halo_px: int) -> NDArray[Any]:
+        """Return the same as `enlarge`, one tile at a time, so that memory stays bounded."""
+        c, h, w = pixels.shape
+        grid = TileGrid(h, w, tile_px, halo_px)
+        sr = np.empty((c, h * self.scale, w * self.scale), dtype=pixels.dtype)
+        for tile in grid:
+            core, window = grid.core(tile), grid.window(tile)
+            out = self.enlarge(pixels[window.index])
+            inside = core.scaled(self.scale).within(window.scaled(self.scale))
+            sr[core.scaled(self.scale).index] = out[inside]
+        return sr
+
+    def _run(self, group: NDArray[Any]) -> NDArray[Any]:
+        """Run one group of channels ``(n, g, h, w)``, g being 1 or the network's own number."""
+        x = to_unit_range(group, self.device)
+        if x.shape[1] != self.channels:
+            x = x.expand(-1, self.channels, -1, -1)
+        x = x.contiguous(memory_format=torch.channels_last)
+        y = self._forward(x, self.precision)
+        if not bool(torch.isfinite(y).all()) and self.precision != "fp32":
+            y = self._forward(x, "fp32")
+        if not bool(torch.isfinite(y).all()):
+            raise NotFiniteError(
+                "the network returned NaN or infinity in fp32; check the checkpoint's weights"
+            )
+        if group.shape[1] != self.channels:
+            y = y.mean(dim=1, keepdim=True)
+        return from_unit_range(y, group.dtype)
+
+    @torch.inference_mode()
+    def _forward(self, x: Tensor, precision: str) -> Tensor:
+        enabled = precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+            y: Tensor = self.network(x)
+        return y.float()
+
+
+def resolve_device(wanted: str) -> str:
+    """Return the device that ``auto|cpu|cuda[:N]`` means on this machine.
+
+    Raises:
+        UsageError: if it is none of these, or the machine has no such device.
+    """
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = wanted.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UsageError(f"device is {wanted!r}, expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        found = torch.cuda.device_count()
+        if int(number or 0) >= found:
+            raise UsageError(f"device is {wanted!r}, this machine has {found} CUDA devices; use cpu")
+    return wanted
+
+
+def resolve_precision(wanted: str, *, device: str) -> str:
+    """Return the precision that ``auto|fp32|bf16`` means: bf16 where the hardware computes in it."""
+    if wanted == "auto":
+        return "bf16" if _computes_bf16(device) else "fp32"
+    if wanted not in PRECISIONS:
+        raise UsageError(f"precision is {wanted!r}, expected auto, {' or '.join(PRECISIONS)}")
+    return wanted
+
+
+def _computes_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.system() != "Linux" or not cpuinfo.exists():
+        return False
+    flags = cpuinfo.read_text()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _channel_groups(windows: NDArray[Any], channels: int) -> list[NDArray[Any]]:
+    """Split ``(n, c, h, w)`` into one group of the network's channels and single channels."""
+    c = windows.shape[1]
+    joined = channels if channels > 1 and c >= channels else 0
+    groups = [windows[:, :joined]] if joined else []
+    return groups + [windows[:, k : k + 1] for k in range(joined, c)]
+
+
+def to_unit_range(pixels: NDArray[Any], device: torch.device = _CPU) -> Tensor:
+    """Return pixels of any dtype as floats in 0..1; float32 as it is."""
+    if pixels.dtype == np.uint16:
+        # torch computes little in uint16, and float32 holds every value of it.
+        pixels = pixels.astype(np.float32)
+        return torch.from_numpy(pixels).to(device) / _PEAK["uint16"]
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    return x if pixels.dtype == np.float32 else x.float() / _PEAK[str(pixels.dtype)]
+
+
+def from_unit_range(y: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return floats in 0..1 as pixels: rounded and clamped, or as they are for float32."""
+    if dtype == np.float32:
+        return np.ascontiguousarray(y.cpu().numpy())
+    peak = _PEAK[str(dtype)]
+    rounded = (y * peak).round_().clamp_(0, peak)
+    if dtype == np.uint8:
+        return np.ascontiguousarray(rounded.to(torch.uint8).cpu().numpy())
+    return np.ascontiguousarray(rounded.cpu().numpy().astype(dtype))

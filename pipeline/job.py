@@ -1,0 +1,162 @@
+"""A job: the folder that is upscaled into, night after night, and the lock that guards it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pipeline.errors import ArchiveError, JobBusyError, UsageError
+from pipeline.storage.archive import Archive, is_archive
+from pipeline.storage.atomic import write_atomic
+from pipeline.storage.ledger import FILE_NAME, Ledger
+
+DESCRIPTION = "job.json"
+LOCK = "lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Where everything of one job lies."""
+
+    folder: Path
+    id: str
+    source_dir: Path
+    """The LR archive: ``source.zarr`` of the job, or an archive that lies elsewhere."""
+    ledger_url: str
+
+    @property
+    def sr_dir(self) -> Path:
+        """Return where the SR archive lies."""
+        return self.folder / "sr.zarr"
+
+    @property
+    def report_path(self) -> Path:
+        """Return where the report lies."""
+        return self.folder / "report.html"
+
+    def open_source(self) -> Archive:
+        """Open the LR archive.
+
+        Raises:
+            ArchiveError: if it is gone.
+        """
+        return Archive.open(self.source_dir)
+
+    def open_sr(self) -> Archive:
+        """Open the SR archive.
+
+        Raises:
+            ArchiveError: if nothing was upscaled yet.
+        """
+        try:
+            return Archive.open(self.sr_dir)
+        except ArchiveError as error:
+            raise ArchiveError(
+                f"{self.folder} holds no upscaled pictures yet; run `upres upscale SRC {self.folder}`"
+            ) from error
+
+    def open_ledger(self) -> Ledger:
+        """Open the ledger of this job."""
+        return Ledger.open(self.ledger_url, job=self.id)
+
+
+def open_job(folder: Path) -> Job:
+    """Return the job in `folder`.
+
+    Raises:
+        UsageError: if there is none, or its description is damaged.
+    """
+    path = folder / DESCRIPTION
+    try:
+        values = json.loads(path.read_text())
+        return Job(
+            folder=folder,
+            id=values["id"],
+            source_dir=folder / values["source"],
+            ledger_url=values["ledger"] or _file_url(folder),
+        )
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{folder} is no job (it has no {DESCRIPTION}); start one with "
+            f"`upres upscale SRC {folder}`"
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read ({error}); restore it or use another folder") from error
+
+
+def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Job:
+    """Return the job in `folder`, made where there is none.
+
+    A Zarr archive as `source` is read where it lies; anything else is ingested into the job.
+
+    Raises:
+        UsageError: if the job exists with another source archive or ledger, or the folder holds
+            other things.
+    """
+    archive = Path(source).resolve() if is_archive(Path(source)) else None
+    if (folder / DESCRIPTION).exists():
+        job = open_job(folder)
+        _check_same(job, archive=archive, ledger_url=ledger_url)
+        return job
+    if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
+        raise UsageError(f"{folder} exists and is no job; name a new or empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {
+        "id": uuid.uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": str(archive or "source.zarr"),
+        "ledger": ledger_url or "",
+    }
+    write_atomic(folder / DESCRIPTION, json.dumps(values, indent=2).encode())
+    return open_job(folder)
+
+
+@contextmanager
+def held(job: Job, command: str) -> Iterator[None]:
+    """Hold the job for one run: the lock goes with the process, however it ends.
+
+    Raises:
+        JobBusyError: if another process holds it; the message names that process and its start.
+    """
+    handle = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 4096, 0).decode(errors="replace").strip() or "another run"
+            raise JobBusyError(f"{job.folder} is held by {holder}; wait for it or stop it") from error
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        os.ftruncate(handle, 0)
+        host = os.uname().nodename
+        os.pwrite(handle, f"{command} (pid {os.getpid()} on {host}, since {started})".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _file_url(folder: Path) -> str:
+    return f"sqlite:///{(folder / FILE_NAME).resolve()}"
+
+
+def _holds_other_things(folder: Path) -> bool:
+    return any(path.name not in (LOCK, FILE_NAME) for path in folder.iterdir())
+
+
+def _check_same(job: Job, *, archive: Path | None, ledger_url: str | None) -> None:
+    if archive is not None and archive != job.source_dir.resolve():
+        raise UsageError(
+            f"{job.folder} upscales {job.source_dir}, not {archive}; use another job folder"
+        )
+    if archive is None and job.source_dir.parent != job.folder:
+        raise UsageError(
+            f"{job.folder} upscales the archive {job.source_dir}; give that, or use another folder"
+        )
+    if ledger_url is not None and ledger_url != job.ledger_url:
+        raise UsageError(f"{job.folder} has its ledger elsewhere; leave --ledger out")

@@ -1,0 +1,1 @@
+"""What upres keeps on disk: archives (Zarr), ledgers (SQLAlchemy), files written in one piece."""

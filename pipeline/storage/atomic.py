@@ -1,0 +1,53 @@
+"""Files that appear whole or not at all.
+
+What belongs here: replacing one local file. Not: Zarr stores, which replace shards on their own.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextmanager
+def replace_atomically(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write; on a clean exit it becomes `path`, durable on the disk.
+
+    Any other exit leaves what stood at `path` untouched and removes the partial file. A reader of
+    `path` sees the old bytes or the new ones, never a mixture. The folder must exist.
+    """
+    # The name does not hold the final one: that may already be as long as a name can be.
+    partial = path.with_name(f".{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Make `content` all of `path`, under the promises of `replace_atomically`."""
+    with replace_atomically(path) as file:
+        file.write(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut, where folders can be synced (POSIX)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
