@@ -92,6 +92,11 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
                 yield client
 
 
+def address_of(client: Client) -> str:
+    """Return the scheduler's address, for others to connect to."""
+    return str(client.scheduler_info()["address"])
+
+
 def workers_of(client: Client) -> int:
     """Return how many worker processes there are now, at least 1."""
     return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))

@@ -6,21 +6,24 @@ model comes in as a function from small picture to large.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
+from models.reach import reach_px
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
 from pipeline.errors import ModelError, PictureError, TileShapeError
 from pipeline.images import read_picture
+from pipeline.inference import Inference, load_model, resolve_device, resolve_precision
 from pipeline.metrics import SSIM_REACH_PX, score_picture, without_alpha
 from pipeline.sources import list_source
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import Any
 
     from numpy.typing import NDArray
 
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
     Picture8: TypeAlias = NDArray[np.uint8]
     Enlarge: TypeAlias = Callable[[Picture8], Picture8]
+
+
+_TILE_PX = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,3 +137,42 @@ def _require_like(sr: Picture8, hr: Picture8, *, name: str, scale: int) -> None:
         raise ModelError(
             f"model returned {sr.dtype} for {name}, expected uint8; clamp and round its output"
         )
+
+
+def evaluate_model(
+    name_or_file: str, directories: Sequence[Path], *, device: str, precision: str
+) -> dict[str, Any]:
+    """Return the document that ``upres evaluate`` prints: the scores of a model on each set.
+
+    Pictures are tiled with the model's own reach, which changes no pixel and bounds memory; a
+    model that cannot be tiled gets whole pictures.
+
+    Raises:
+        ModelError: if there is no such model.
+        SourceError, PictureError: if a set is missing, or one of its pictures cannot be scored.
+    """
+    model = load_model(name_or_file)
+    spec, reach = model.spec, reach_px(model.network, channels=model.spec.channels)
+    device = resolve_device(device)
+    inference = Inference.of(
+        model.network,
+        scale=spec.scale,
+        channels=spec.channels,
+        precision=resolve_precision(precision, device=device),
+        device=device,
+    )
+
+    def enlarge(lr: Picture8) -> Picture8:
+        if reach is None:
+            return inference.enlarge(lr)
+        return inference.enlarge_tiled(lr, tile_px=_TILE_PX, halo_px=reach)
+
+    sets = [evaluate_set(d, enlarge=enlarge, scale=spec.scale) for d in directories]
+    return {
+        "model": spec.name,
+        "scale": spec.scale,
+        "weights_sha256": model.sha256,
+        "precision": inference.precision,
+        "device": str(inference.device),
+        "sets": [asdict(found) for found in sets],
+    }

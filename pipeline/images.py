@@ -129,17 +129,10 @@ def read_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Pic
 
 
 def _sniff(data: bytes, *, name: str) -> str:
-    """Return the format that the bytes declare; `name` must not promise another one."""
+    """Return the format that the bytes declare, whatever the name promises."""
     format = _signature(data)
     if format is None:
         raise PictureError(f"{name}: {_describe(data)}, wanted {_READ}")
-    dot = name.rfind(".")
-    promised = EXTENSIONS.get(name[dot:].lower(), format) if dot >= 0 else format
-    if promised != format:
-        raise PictureError(
-            f"{name}: the name says {promised.upper()}, the bytes are {format.upper()}; "
-            f"rename it to {name[:dot]}{SUFFIXES[format]}"
-        )
     return format
 
 

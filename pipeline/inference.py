@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.errors import NotFiniteError, TileShapeError, UsageError
+from models import checkpoint
+from pipeline.errors import ModelError, NotFiniteError, TileShapeError, UsageError
 from pipeline.geometry import TileGrid
 
 PRECISIONS = ("fp32", "bf16")
@@ -109,6 +110,18 @@ class Inference:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
             y: Tensor = self.network(x)
         return y.float()
+
+
+def load_model(name_or_file: str) -> checkpoint.Model:
+    """Return a model by name or checkpoint file.
+
+    Raises:
+        ModelError: if there is no such model, or its file is damaged.
+    """
+    try:
+        return checkpoint.load(name_or_file)
+    except (TypeError, ValueError) as error:
+        raise ModelError(str(error)) from error
 
 
 def resolve_device(wanted: str) -> str:

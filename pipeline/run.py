@@ -73,6 +73,16 @@ class Run:
 
 
 @contextmanager
+def part_of(job: Job, run_id: str) -> Iterator[Run]:
+    """Join a run that holds `job` already: for a stage that is started apart from the others."""
+    ledger = job.open_ledger()
+    try:
+        yield Run(job, ledger, run_id)
+    finally:
+        ledger.close()
+
+
+@contextmanager
 def run_on(job: Job, command: str, *, stop: Stop | None = None) -> Iterator[Run]:
     """Hold `job` for one run and record how it ended.
 

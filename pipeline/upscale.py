@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from models import checkpoint
 from models.reach import reach_px
 from pipeline.cluster import (
     Outcome,
@@ -32,7 +31,7 @@ from pipeline.cluster import (
 )
 from pipeline.errors import ModelError, UpresError, UsageError
 from pipeline.geometry import TileGrid
-from pipeline.inference import Inference, resolve_device, resolve_precision
+from pipeline.inference import Inference, load_model, resolve_device, resolve_precision
 from pipeline.storage.archive import Archive, Layout, StoredImage
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, ItemRow, Ledger, UnitRow
 
@@ -134,7 +133,7 @@ def make_spec(
         ModelError: if the model is unknown or damaged, or cannot be tiled (then give a halo).
         UsageError: if an option is outside its range.
     """
-    model = _load(name_or_file)
+    model = load_model(name_or_file)
     if halo == "auto":
         reach = reach_px(model.network, channels=model.spec.channels)
         if reach is None:
@@ -216,7 +215,7 @@ def load_inference(address: ModelAddress, spec: UpscaleSpec) -> Inference:
     threads = torch_threads()
     if threads is not None:
         torch.set_num_threads(threads)
-    model = _load(address.name_or_file)
+    model = load_model(address.name_or_file)
     if model.sha256 != spec.weights_sha256:
         raise ModelError(
             f"weights of {address.name_or_file} on {socket.gethostname()} have sha256 "
@@ -370,13 +369,6 @@ def _rows_of(outcome: Outcome[UpscaleTask, list[UnitRow]]) -> list[UnitRow]:
         )
         for tile in task.tiles
     ]
-
-
-def _load(name_or_file: str) -> checkpoint.Model:
-    try:
-        return checkpoint.load(name_or_file)
-    except ValueError as error:
-        raise ModelError(str(error)) from error
 
 
 def _reason(error: BaseException) -> str:

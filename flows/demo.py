@@ -1,0 +1,101 @@
+"""The demonstration: the main job on photographs that come with upres, end to end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flows.quiet import prepare_prefect
+from flows.tables import score_table
+from pipeline.cluster import ClusterSettings
+from pipeline.degrade import degrade_bicubic
+from pipeline.images import EXTENSIONS, Picture, read_picture, write_picture
+from pipeline.sources import list_source
+
+PHOTOS_DIR = Path(__file__).parent / "photos"
+MODEL = "span-x4"
+SCALE = 4
+TILE_PX = 128
+"""Smaller than the default, so that small photographs too have a map of several tiles."""
+
+
+@dataclass(frozen=True, slots=True)
+class DemoResult:
+    """What the demonstration found, as JSON and as text."""
+
+    document: dict[str, Any]
+    text: str
+
+    @property
+    def complete(self) -> bool:
+        """Return whether every photograph was upscaled, scored and exported."""
+        items = self.document["items"]
+        failed = items["failed"] or items["pending"] or items["rejected"]
+        scored, exported = self.document["scores"], self.document["export"]
+        return not (failed or scored["failures"] or exported["failures"])
+
+
+def run_demo(folder: Path, cluster: ClusterSettings) -> DemoResult:
+    """Reduce the shipped photographs by four, upscale them again, and say how well it went."""
+    began = time.monotonic()
+    folder.mkdir(parents=True, exist_ok=True)
+    small, originals = folder / "small", folder / "originals"
+    make_small(originals, small)
+    prepare_prefect(folder / "prefect")
+    click.echo("starting a temporary Prefect server and the workers", err=True)
+    from flows.upscale import upscale_archive
+
+    document = upscale_archive(
+        src=str(small),
+        job_dir=folder / "job",
+        model=MODEL,
+        tile_px=TILE_PX,
+        reference=str(originals),
+        export_dir=folder / "images",
+        file_format="png",
+        cluster=cluster.address,
+        workers=cluster.workers,
+    )
+    document["seconds"] = round(time.monotonic() - began, 1)
+    return DemoResult(document, _text(document, folder))
+
+
+def make_small(originals: Path, small: Path) -> None:
+    """Copy the shipped photographs to `originals` and write them, reduced by four, to `small`."""
+    for file in list_source(str(PHOTOS_DIR)):
+        if Path(file.item).suffix.lower() not in EXTENSIONS:
+            continue
+        data = file.read()
+        picture = read_picture(data, name=file.item)
+        reduced = Picture(
+            pixels=degrade_bicubic(picture.pixels, SCALE), metadata=picture.metadata
+        )
+        for path in (originals / file.item, (small / file.item).with_suffix(".png")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        (originals / file.item).write_bytes(data)
+        write_picture((small / file.item).with_suffix(".png"), reduced, format="png")
+
+
+def _text(document: dict[str, Any], folder: Path) -> str:
+    scores, items = document["scores"], document["items"]
+    gain = ""
+    if scores["psnr_y"] is not None and scores["bicubic_psnr_y"] is not None:
+        better = scores["psnr_y"] - scores["bicubic_psnr_y"]
+        gain = f"{MODEL} is {better:+.2f} dB against bicubic on these photographs.\n"
+    lines = (
+        ("originals", folder / "originals"),
+        ("small (LR)", folder / "small"),
+        ("upscaled (SR)", folder / "images"),
+        ("job (archives)", folder / "job"),
+        ("report", document["report"]),
+    )
+    places = "\n".join(f"  {name:15} {place}" for name, place in lines)
+    return (
+        f"\n{score_table(scores)}\n\n{gain}"
+        f"{items['done']} photographs, {document['computed_units']} tiles computed, "
+        f"{document['seconds']} s\n\n{places}"
+    )

@@ -1,0 +1,38 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+_ITEM_WIDTH = 44
+
+
+def score_table(document: dict[str, Any]) -> str:
+    """Return the scores of a job as lines: an item each, then the means."""
+    compared = document.get("psnr_y") is not None
+    names = (
+        ("psnr_y", "bicubic_psnr_y", "ssim_y", "bicubic_ssim_y")
+        if compared
+        else ("consistency_psnr_y", "consistency_ssim_y")
+    )
+    header = ("PSNR-Y", "bicubic", "SSIM-Y", "bicubic") if compared else ("PSNR-Y", "SSIM-Y")
+    title = "item" if compared else "item (SR reduced, against LR)"
+    rows = [_row(title, header)]
+    rows += [_row(i["item"], _figures(i, names)) for i in document["items"]]
+    rows.append(_row("mean", _figures(document, names)))
+    return "\n".join(rows)
+
+
+def _row(label: str, cells: Sequence[str]) -> str:
+    if len(label) > _ITEM_WIDTH:
+        label = "..." + label[3 - _ITEM_WIDTH :]
+    return f"{label:{_ITEM_WIDTH}}" + "".join(f"{cell:>10}" for cell in cells)
+
+
+def _figures(values: dict[str, Any], names: Sequence[str]) -> list[str]:
+    return [_figure(values.get(name), 2 if "psnr" in name else 4) for name in names]
+
+
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,124 @@
+"""The flow of the main job: ingest, upscale, score, export, report.
+
+Prefect carries the stages, Dask carries the tiles. Each task joins the run, calls its stage, and
+returns a small result, never pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+
+from flows.progress import counted, tiles
+from pipeline.cluster import ClusterSettings, address_of, connect
+from pipeline.export import run_export
+from pipeline.job import create_job, open_job
+from pipeline.report import write_report
+from pipeline.run import part_of, run_on
+from pipeline.score import read_scores, run_score, scores_to_json
+from pipeline.upscale import ModelAddress, UpscaleSpec, make_spec
+
+
+@task
+def ingest_pictures(job_dir: Path, run_id: str, src: str, scheduler: str) -> dict[str, int]:
+    """Bring the source into the job's LR archive; return how many items are in which state."""
+    with (
+        part_of(open_job(job_dir), run_id) as run,
+        connect(ClusterSettings(address=scheduler)) as client,
+        counted("ingest", "files") as report,
+    ):
+        run.ingest(src, client, report)
+        return dict(run.status().items)
+
+
+@task
+def upscale_tiles(
+    job_dir: Path, run_id: str, spec: UpscaleSpec, model: ModelAddress, scheduler: str
+) -> int:
+    """Compute every unit that is not done; return how many were."""
+    with (
+        part_of(open_job(job_dir), run_id) as run,
+        connect(ClusterSettings(address=scheduler)) as client,
+        tiles() as report,
+    ):
+        return run.upscale(spec, model, client, report)
+
+
+@task
+def score_tiles(
+    job_dir: Path, run_id: str, reference: str | None, scheduler: str
+) -> dict[str, Any]:
+    """Score every tile; return the figures and what could not be scored."""
+    with (
+        part_of(open_job(job_dir), run_id) as run,
+        connect(ClusterSettings(address=scheduler)) as client,
+        counted("score", "items") as report,
+    ):
+        failures = run_score(
+            run.job, reference=reference, ledger=run.ledger, client=client, report=report
+        )
+        scores = scores_to_json(read_scores(run.ledger))
+        return scores | {"failures": [asdict(failure) for failure in failures]}
+
+
+@task
+def export_pictures(
+    job_dir: Path, run_id: str, out_dir: Path, file_format: str, scheduler: str
+) -> dict[str, Any]:
+    """Write the finished pictures as files; return how many, and what was not written."""
+    with (
+        part_of(open_job(job_dir), run_id) as run,
+        connect(ClusterSettings(address=scheduler)) as client,
+        counted("export", "items") as report,
+    ):
+        written, failures = run_export(
+            run.job, run.status(), out_dir=out_dir, format=file_format, client=client, report=report
+        )
+        return {"written": written, "failures": [asdict(failure) for failure in failures]}
+
+
+@task
+def report_job(job_dir: Path) -> str:
+    """Write the job's report; return where it lies."""
+    return str(write_report(open_job(job_dir)))
+
+
+@flow(name="upscale-archive")
+def upscale_archive(
+    src: str,
+    job_dir: Path,
+    model: str = "span-x4",
+    tile_px: int = 512,
+    halo: str = "auto",
+    device: str = "auto",
+    precision: str = "auto",
+    reference: str | None = None,
+    export_dir: Path | None = None,
+    file_format: str = "same",
+    cluster: str = "local",
+    workers: int | None = None,
+) -> dict[str, Any]:
+    """Upscale everything at `src` into the job, score it, export it, and write the report.
+
+    Returns what ``upres upscale --json`` prints, with ``scores``, ``report`` and (where pictures
+    were exported) ``export`` beside it.
+    """
+    spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
+    address = ModelAddress(name_or_file=model, device=device)
+    job = create_job(job_dir, source=src)
+    with (
+        run_on(job, "upscale-archive flow") as run,
+        connect(ClusterSettings(address=cluster, workers=workers)) as client,
+    ):
+        scheduler = address_of(client)
+        ingest_pictures(job_dir, run.id, src, scheduler)
+        computed = upscale_tiles(job_dir, run.id, spec, address, scheduler)
+        result = run.status().to_json(computed_units=computed)
+        result["scores"] = score_tiles(job_dir, run.id, reference, scheduler)
+        if export_dir is not None:
+            result["export"] = export_pictures(job_dir, run.id, export_dir, file_format, scheduler)
+    result["report"] = report_job(job_dir)
+    return result
