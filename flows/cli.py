@@ -73,9 +73,7 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
         connect(settings) as client,
         counted("ingest", "files") as report,
     ):
-        run_ingest(
-            src, archive_dir=archive, ledger=ledger, client=client, stop=stop, report=report
-        )
+        run_ingest(src, archive_dir=archive, ledger=ledger, client=client, stop=stop, report=report)
     status = read_status(archive, ledger, upscales=False)
     _finish(status, as_json=as_json, stopped=stop.requested)
 
@@ -88,10 +86,21 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
 @options.device_options("auto")
 @options.cluster_options
 @click.option("--reference", metavar="HR", help="Originals to score against.")
-@click.option("--export", "export_dir", type=click.Path(path_type=Path), metavar="DIR",
-              help="Write the finished pictures as files below DIR.")
-@click.option("--format", "file_format", type=_FORMATS, default="same", show_default=True,
-              help="File format of --export.")
+@click.option(
+    "--export",
+    "export_dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write the finished pictures as files below DIR.",
+)
+@click.option(
+    "--format",
+    "file_format",
+    type=_FORMATS,
+    default="same",
+    show_default=True,
+    help="File format of --export.",
+)
 @click.option("--ledger", metavar="URL", help="Database of the ledger.  [default: SQLite in JOB]")
 @options.json_option
 @options.reported
@@ -144,9 +153,7 @@ def upscale(
         if export_dir is not None and not stop.requested:
             failures += _export(run, export_dir, file_format, client)
         status = run.status()
-    _finish(
-        status, as_json=as_json, stopped=stop.requested, computed=computed, more=failures
-    )
+    _finish(status, as_json=as_json, stopped=stop.requested, computed=computed, more=failures)
 
 
 @main.command()
@@ -172,8 +179,13 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     document["runs"] = ledger.runs()
     if list_items:
         document["by_item"] = [
-            {"item": c.item, "state": found.item_state(c), "done": c.done, "failed": c.failed,
-             "pending": c.pending}
+            {
+                "item": c.item,
+                "state": found.item_state(c),
+                "done": c.done,
+                "failed": c.failed,
+                "pending": c.pending,
+            }
             for c in found.counts
         ]
     _print_status(found, document, as_json=as_json)
@@ -266,8 +278,12 @@ def export(
         done = run.status().items["done"] - sum(f.error != "NotDone" for f in failures)
     if as_json:
         options.print_json(
-            {"job": str(job_dir), "dir": str(out_dir), "written": done,
-             "failures": _as_json(failures)}
+            {
+                "job": str(job_dir),
+                "dir": str(out_dir),
+                "written": done,
+                "failures": _as_json(failures),
+            }
         )
     else:
         click.echo(f"{done} pictures written below {out_dir}")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.quiet import prepare_prefect
 from flows.tables import score_table
-from pipeline.cluster import ClusterSettings
 from pipeline.degrade import degrade_bicubic
 from pipeline.images import EXTENSIONS, Picture, read_picture, write_picture
 from pipeline.sources import list_source
+
+if TYPE_CHECKING:
+    from pipeline.cluster import ClusterSettings
 
 PHOTOS_DIR = Path(__file__).parent / "photos"
 MODEL = "span-x4"
@@ -71,9 +73,7 @@ def make_small(originals: Path, small: Path) -> None:
             continue
         data = file.read()
         picture = read_picture(data, name=file.item)
-        reduced = Picture(
-            pixels=degrade_bicubic(picture.pixels, SCALE), metadata=picture.metadata
-        )
+        reduced = Picture(pixels=degrade_bicubic(picture.pixels, SCALE), metadata=picture.metadata)
         for path in (originals / file.item, (small / file.item).with_suffix(".png")):
             path.parent.mkdir(parents=True, exist_ok=True)
         (originals / file.item).write_bytes(data)

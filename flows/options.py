@@ -23,7 +23,7 @@ DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
 
 
-class HaloType(click.ParamType):
+class HaloType(click.ParamType[str | int]):
     """``auto``, or a number of pixels."""
 
     name = "PX|auto"
@@ -37,6 +37,7 @@ class HaloType(click.ParamType):
         if str(value).isdecimal():
             return int(value)
         self.fail(f"halo is {value!r}, expected auto or a number of pixels", param, ctx)
+        return None
 
 
 def json_option(function: F) -> F:

@@ -84,9 +84,7 @@ def load(name_or_file: str) -> Model:
         return load_file(shipped[name_or_file])
     baseline = re.fullmatch(r"(.+?)(?:-x([1-9]))?", name_or_file)
     if baseline and baseline[1] in registry.BASELINES:
-        spec = registry.baseline_spec(
-            baseline[1], int(baseline[2] or registry.BASELINE_SCALES[0])
-        )
+        spec = registry.baseline_spec(baseline[1], int(baseline[2] or registry.BASELINE_SCALES[0]))
         sha256 = hashlib.sha256(spec.to_json().encode()).hexdigest()
         return Model(spec, registry.build(spec).eval(), sha256)
     if name_or_file.endswith(".safetensors") or Path(name_or_file).is_file():

@@ -6,15 +6,18 @@ with a `ModelSpec`) in `weights/`. A model without weights is one entry of `BASE
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from models.interpolation import KernelInterpolation, Nearest, NeighbourAverage
 from models.span import Span
 from models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "span": Span,

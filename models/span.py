@@ -56,4 +56,5 @@ class Span(nn.Module):
             out, inside_last = block(out)
         joined = self.join(torch.cat((shallow, self.tail(out), after_first, inside_last), dim=1))
         repeated = x.repeat_interleave(self.scale * self.scale, dim=1)
-        return self.shuffle(self.enlarge(joined) + repeated)
+        enlarged: Tensor = self.shuffle(self.enlarge(joined) + repeated)
+        return enlarged

@@ -11,16 +11,20 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import dask
-from distributed import Client, KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
-from distributed.client import Future
+from distributed import Client as Client  # named so that other modules need no import of theirs
+from distributed import KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
 
 from pipeline.errors import UsageError, WorkerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from distributed.client import Future
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -118,7 +122,7 @@ def submit_windowed(
     """
     waiting = iter(tasks)
     window = _IN_FLIGHT_PER_WORKER * workers_of(client)
-    held: dict[Future, Task] = {}
+    held: dict[Future[Any], Task] = {}
     suspects: deque[Task] = deque()
     finished = as_completed()
 
@@ -219,8 +223,14 @@ def _remote(address: str) -> Iterator[Client]:
         ) from error
     with client:
         if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise UsageError(f"the scheduler at {address} has no workers; start `dask worker {address}`")
+            raise UsageError(
+                f"the scheduler at {address} has no workers; start `dask worker {address}`"
+            )
         yield client
+
+
+_STATE: dict[str, Any] = {}
+"""What plugins built in this process, by key."""
 
 
 class StatePlugin(WorkerPlugin):
@@ -233,9 +243,7 @@ class StatePlugin(WorkerPlugin):
 
     def setup(self, worker: Any) -> None:
         """Build the value where the worker's tasks find it."""
-        if not hasattr(worker, "upres_state"):
-            worker.upres_state = {}
-        worker.upres_state[self._key] = self._build()
+        _STATE[self._key] = self._build()
 
 
 def on_every_worker(client: Client, key: str, build: Callable[[], Any]) -> None:
@@ -245,7 +253,7 @@ def on_every_worker(client: Client, key: str, build: Callable[[], Any]) -> None:
 
 def worker_state(key: str) -> Any:
     """Return what `on_every_worker` built on the worker that runs this task."""
-    return get_worker().upres_state[key]
+    return _STATE[key]
 
 
 def torch_threads() -> int | None:

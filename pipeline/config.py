@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import RecipeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
@@ -39,8 +41,16 @@ class TrainRecipe:
     checkpoint_every: int = 500
 
     def __post_init__(self) -> None:
-        for name in ("scale", "channels", "batch", "candidates", "steps", "validate_every",
-                     "checkpoint_every", "patch_hr_px"):
+        for name in (
+            "scale",
+            "channels",
+            "batch",
+            "candidates",
+            "steps",
+            "validate_every",
+            "checkpoint_every",
+            "patch_hr_px",
+        ):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected at least 1")
         for name in ("warmup_steps", "validation_pictures"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -17,8 +16,9 @@ from pipeline.status import Failure, JobStatus
 from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from collections.abc import Callable, Iterable
 
+    from pipeline.cluster import Client
     from pipeline.job import Job
 
 SAME = "same"
@@ -36,7 +36,7 @@ class ExportTask:
     format: str
 
 
-def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:  # noqa: A002
+def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:
     """Return item -> relative file name in `format`; no two items share a name.
 
     The extension is replaced, unless that would make two names one: then those whose extension
@@ -53,7 +53,11 @@ def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:  # noqa:
 
 
 def plan_export(
-    job: Job, status: JobStatus, *, out_dir: Path, format: str  # noqa: A002
+    job: Job,
+    status: JobStatus,
+    *,
+    out_dir: Path,
+    format: str,
 ) -> tuple[list[ExportTask], list[Failure]]:
     """Return a task for each finished item, and a failure for each that is not.
 
@@ -65,7 +69,7 @@ def plan_export(
     sr = job.open_sr()
     ready = [c.item for c in status.counts if status.item_state(c) == "done"]
     formats = {i: sr.image(i).provenance["format"] if format == SAME else format for i in ready}
-    names = {}
+    names: dict[str, str] = {}
     for one in set(formats.values()):
         names |= file_names((i for i in ready if formats[i] == one), format=one)
     tasks = [ExportTask(i, job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in ready]
@@ -97,7 +101,7 @@ def run_export(
     status: JobStatus,
     *,
     out_dir: Path,
-    format: str,  # noqa: A002
+    format: str,
     client: Client,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
@@ -115,7 +119,7 @@ def run_export(
     return written, sorted(failures, key=lambda failure: failure.item)
 
 
-def _renamed(item: str, format: str) -> str:  # noqa: A002
+def _renamed(item: str, format: str) -> str:
     path = PurePosixPath(item)
     if EXTENSIONS.get(path.suffix.lower()) == format:
         return item
@@ -127,5 +131,7 @@ def _inside(out_dir: Path, name: str) -> Path:
     """Return the path of `name` below `out_dir`; refuse one that leads out of it."""
     parts = PurePosixPath(name).parts
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
-        raise UsageError(f"item {name!r} leads out of {out_dir}; its archive was made by other means")
+        raise UsageError(
+            f"item {name!r} leads out of {out_dir}; its archive was made by other means"
+        )
     return out_dir.joinpath(*parts)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -47,6 +50,13 @@ class Span:
     def grown(self, halo: int, *, limit: int) -> Span:
         """Return the range with `halo` more pixels on both sides, clipped to ``[0, limit)``."""
         return Span(max(0, self.start - halo), min(limit, self.stop + halo))
+
+
+def cuts(length: int, step: int) -> list[Span]:
+    """Return consecutive ranges of `step` pixels that cover ``[0, length)`` exactly once."""
+    if length < 1 or step < 1:
+        raise ValueError(f"need length >= 1 and step >= 1, got length={length} step={step}")
+    return [Span(start, min(start + step, length)) for start in range(0, length, step)]
 
 
 @dataclass(frozen=True, slots=True, order=True)

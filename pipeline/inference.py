@@ -10,16 +10,18 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models import checkpoint
 from pipeline.errors import ModelError, NotFiniteError, TileShapeError, UsageError
 from pipeline.geometry import TileGrid
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PRECISIONS = ("fp32", "bf16")
 _PEAK = {"uint8": 255, "uint16": 65535}
@@ -54,7 +56,8 @@ class Inference:
 
     def enlarge(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return ``(c, scale * h, scale * w)`` of the dtype of `pixels` ``(c, h, w)``."""
-        return self.enlarge_batch(pixels[np.newaxis])[0]
+        enlarged: NDArray[Any] = self.enlarge_batch(pixels[np.newaxis])[0]
+        return enlarged
 
     def enlarge_batch(self, windows: NDArray[Any]) -> NDArray[Any]:
         """Return ``(n, c, scale * h, scale * w)`` of the dtype of `windows` ``(n, c, h, w)``.
@@ -138,12 +141,14 @@ def resolve_device(wanted: str) -> str:
     if kind == "cuda":
         found = torch.cuda.device_count()
         if int(number or 0) >= found:
-            raise UsageError(f"device is {wanted!r}, this machine has {found} CUDA devices; use cpu")
+            raise UsageError(
+                f"device is {wanted!r}, this machine has {found} CUDA devices; use cpu"
+            )
     return wanted
 
 
 def resolve_precision(wanted: str, *, device: str) -> str:
-    """Return the precision that ``auto|fp32|bf16`` means: bf16 where the hardware computes in it."""
+    """Return the precision that ``auto|fp32|bf16`` means: bf16 where `device` computes in it."""
     if wanted == "auto":
         return "bf16" if _computes_bf16(device) else "fp32"
     if wanted not in PRECISIONS:
@@ -153,7 +158,7 @@ def resolve_precision(wanted: str, *, device: str) -> str:
 
 def _computes_bf16(device: str) -> bool:
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     cpuinfo = Path("/proc/cpuinfo")
     if platform.system() != "Linux" or not cpuinfo.exists():
         return False

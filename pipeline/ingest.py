@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import Outcome, Stop, submit_windowed
@@ -21,9 +19,10 @@ from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, Layout
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from distributed import Client
+    from pipeline.cluster import Client
 
 _BATCH = 64
 

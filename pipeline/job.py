@@ -6,16 +6,19 @@ import fcntl
 import json
 import os
 import uuid
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.ledger import FILE_NAME, Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DESCRIPTION = "job.json"
 LOCK = "lock"
@@ -59,7 +62,8 @@ class Job:
             return Archive.open(self.sr_dir)
         except ArchiveError as error:
             raise ArchiveError(
-                f"{self.folder} holds no upscaled pictures yet; run `upres upscale SRC {self.folder}`"
+                f"{self.folder} holds no upscaled pictures yet; "
+                f"run `upres upscale SRC {self.folder}`"
             ) from error
 
     def open_ledger(self) -> Ledger:
@@ -88,7 +92,9 @@ def open_job(folder: Path) -> Job:
             f"`upres upscale SRC {folder}`"
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); restore it or use another folder") from error
+        raise UsageError(
+            f"{path} cannot be read ({error}); restore it or use another folder"
+        ) from error
 
 
 def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Job:
@@ -131,7 +137,9 @@ def held(job: Job, command: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(handle, 4096, 0).decode(errors="replace").strip() or "another run"
-            raise JobBusyError(f"{job.folder} is held by {holder}; wait for it or stop it") from error
+            raise JobBusyError(
+                f"{job.folder} is held by {holder}; wait for it or stop it"
+            ) from error
         started = datetime.now(UTC).isoformat(timespec="seconds")
         os.ftruncate(handle, 0)
         host = os.uname().nodename

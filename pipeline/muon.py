@@ -7,10 +7,13 @@ to Adam's update size follows Liu et al., "Muon is scalable for LLM training", 2
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Quintic Newton-Schulz coefficients of the source: five rounds bring every singular value of the
 # update to about one.
@@ -22,9 +25,7 @@ _ADAM_SIZE = 0.2
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, then an orthogonal update, for parameters of two or more axes."""
 
-    def __init__(
-        self, parameters: Iterable[Tensor], *, lr: float, momentum: float = 0.95
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], *, lr: float, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
@@ -33,15 +34,17 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._move(parameter, lr=group["lr"], momentum=group["momentum"])
+                    self._move(
+                        parameter, parameter.grad, lr=group["lr"], momentum=group["momentum"]
+                    )
 
-    def _move(self, parameter: Tensor, *, lr: float, momentum: float) -> None:
+    def _move(self, parameter: Tensor, gradient: Tensor, *, lr: float, momentum: float) -> None:
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         buffer = state["momentum"]
-        buffer.lerp_(parameter.grad, 1 - momentum)
-        update = parameter.grad.lerp(buffer, momentum)
+        buffer.lerp_(gradient, 1 - momentum)
+        update = gradient.lerp(buffer, momentum)
         matrix = update.reshape(update.shape[0], -1)
         size = _ADAM_SIZE * max(matrix.shape) ** 0.5
         parameter.add_(orthogonal(matrix).reshape(parameter.shape), alpha=-lr * size)
@@ -56,4 +59,5 @@ def orthogonal(matrix: Tensor) -> Tensor:
     for _ in range(_ROUNDS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    result: Tensor = x.T if tall else x
+    return result

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Pixels = NDArray[np.uint8]
 
@@ -85,9 +88,7 @@ class PatchSampler:
             key=lambda place: place[0].texture_of(place[1], place[2], side),
         )
         lr = pair.lr[:, row : row + side, col : col + side]
-        hr = pair.hr[
-            :, row * scale : (row + side) * scale, col * scale : (col + side) * scale
-        ]
+        hr = pair.hr[:, row * scale : (row + side) * scale, col * scale : (col + side) * scale]
         return _vary(lr, hr, int(rng.integers(8)))
 
     def _place(self, rng: np.random.Generator) -> tuple[PicturePair, int, int]:

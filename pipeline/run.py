@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,11 +11,13 @@ from pipeline.cluster import Stop
 from pipeline.ingest import adopt_archive, run_ingest
 from pipeline.job import Job, held
 from pipeline.status import JobStatus, read_status
-from pipeline.storage.ledger import Ledger
 from pipeline.upscale import ModelAddress, UpscaleProgress, UpscaleSpec, run_upscale
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from collections.abc import Callable, Iterator
+
+    from pipeline.cluster import Client
+    from pipeline.storage.ledger import Ledger
 
 
 def _silent(_done: int, _of: int) -> None:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
 from pipeline.cluster import Stop, submit_windowed
-from pipeline.errors import PictureError, SourceError, UsageError
+from pipeline.errors import PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.images import read_picture
 from pipeline.inference import from_unit_range, to_unit_range
@@ -32,8 +30,11 @@ from pipeline.storage.archive import Archive, StoredImage
 from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreRow
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from numpy.typing import NDArray
+
+    from pipeline.cluster import Client
     from pipeline.job import Job
 
 REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"
@@ -91,9 +92,7 @@ def run_score(
             ledger.put_scores(outcome.result)
         else:
             error = outcome.error
-            failures.append(
-                Failure(outcome.task.item, None, type(error).__name__, str(error))
-            )
+            failures.append(Failure(outcome.task.item, None, type(error).__name__, str(error)))
         report(n, len(tasks))
     return sorted(failures, key=lambda failure: failure.item)
 
@@ -127,9 +126,7 @@ def plan_score(
     return tasks, failures
 
 
-def match_originals(
-    files: Iterable[SourceFile], rows: Iterable[ItemRow]
-) -> dict[str, SourceFile]:
+def match_originals(files: Iterable[SourceFile], rows: Iterable[ItemRow]) -> dict[str, SourceFile]:
     """Return item -> original: the file of the same path, else the only one of the same stem."""
     by_path = {file.item: file for file in files}
     by_stem: dict[str, list[SourceFile]] = defaultdict(list)
@@ -264,10 +261,11 @@ def _read_original(file: SourceFile, sr: StoredImage) -> NDArray[Any]:
     return _with_channels_of(pixels[:, :height, :width], sr, file)
 
 
-def _with_channels_of(
-    pixels: NDArray[Any], sr: StoredImage, file: SourceFile
-) -> NDArray[Any]:
-    colours, wanted = pixels.shape[0] - (pixels.shape[0] + 1) % 2, sr.channels - (sr.channels + 1) % 2
+def _with_channels_of(pixels: NDArray[Any], sr: StoredImage, file: SourceFile) -> NDArray[Any]:
+    colours, wanted = (
+        pixels.shape[0] - (pixels.shape[0] + 1) % 2,
+        sr.channels - (sr.channels + 1) % 2,
+    )
     if colours != wanted:
         raise PictureError(
             f"original {file.item} has {colours} colour channels, expected {wanted}; convert it"

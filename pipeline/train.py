@@ -11,23 +11,19 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Queue
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from models import checkpoint, registry
 from models.spec import ModelSpec
-from pipeline.config import TrainRecipe
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
 from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.images import read_picture
@@ -37,6 +33,14 @@ from pipeline.muon import Muon
 from pipeline.patches import PatchSampler, PicturePair
 from pipeline.sources import list_source
 from pipeline.storage.atomic import write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.config import TrainRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +86,8 @@ class TrainState:
     def begin(cls, recipe: TrainRecipe) -> TrainState:
         """Return step 0: weights drawn with the recipe's seed."""
         torch.manual_seed(recipe.seed)
-        network = registry.build(model_spec(recipe)).to(memory_format=torch.channels_last)
+        network = registry.build(model_spec(recipe))
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = registry.build(model_spec(recipe)).requires_grad_(False)
         average.load_state_dict(network.state_dict())
         return cls(network, average, _optimisers(network))
@@ -143,7 +148,7 @@ def load_pictures(
     """
     read, rejected = _read_pairs(source, recipe=recipe)
     if validation_source is None:
-        held = {i for i in np.linspace(0, len(read) - 1, recipe.validation_pictures + 2)[1:-1].astype(int)}
+        held = set(np.linspace(0, len(read) - 1, recipe.validation_pictures + 2)[1:-1].astype(int))
         validation = [r for i, r in enumerate(read) if i in held]
         read = [r for i, r in enumerate(read) if i not in held]
     else:
@@ -328,7 +333,7 @@ def _prefetched(
         try:
             for step in range(first, recipe.steps):
                 queue.put(sampler.batch(step, recipe.batch))
-        except BaseException as error:  # noqa: BLE001 - handed to the thread that trains
+        except BaseException as error:
             queue.put(error)
 
     threading.Thread(target=cut, daemon=True, name="patches").start()
@@ -387,7 +392,9 @@ def _read_pairs(
     return read, rejected
 
 
-def _read_pair(file: Any, *, recipe: TrainRecipe) -> tuple[str, tuple[NDArray[Any], NDArray[Any]] | str]:
+def _read_pair(
+    file: Any, *, recipe: TrainRecipe
+) -> tuple[str, tuple[NDArray[Any], NDArray[Any]] | str]:
     try:
         pixels = read_picture(file.read(), name=file.item).pixels
     except (PictureError, SourceError) as error:

@@ -10,11 +10,9 @@ import hashlib
 import json
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,8 +34,10 @@ from pipeline.storage.archive import Archive, Layout, StoredImage
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, ItemRow, Ledger, UnitRow
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
+    from pipeline.cluster import Client
     from pipeline.job import Job
 
 DEFAULT_TILE_PX = 512
@@ -256,7 +256,7 @@ def upscale_unit(
         scale = inference.scale
         inside = core.scaled(scale).within(window.scaled(scale))
         target.replace(core.scaled(scale), sr[inside])
-    except Exception as error:  # noqa: BLE001 - the unit's border: the reason goes to the ledger
+    except Exception as error:
         row = replace(row, state=FAILED, error=type(error).__name__, message=_reason(error))
     return replace(row, seconds=time.perf_counter() - began)
 
@@ -287,8 +287,19 @@ def _create_target(sr: Archive, source: Archive, plan: ItemPlan, *, spec: Upscal
     described = {
         name: value
         for name, value in source.image(row.item).provenance.items()
-        if name in ("source", "sha256", "size_bytes", "mtime_ns", "format", "mode", "icc", "exif",
-                    "xmp", "dpi")
+        if name
+        in (
+            "source",
+            "sha256",
+            "size_bytes",
+            "mtime_ns",
+            "format",
+            "mode",
+            "icc",
+            "exif",
+            "xmp",
+            "dpi",
+        )
     }
     sr.create(
         row.item,

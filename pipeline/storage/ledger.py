@@ -7,18 +7,20 @@ SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
 
 FILE_NAME = "ledger.sqlite"
 VERSION = 1
@@ -191,7 +193,9 @@ class Ledger:
                 _metadata.create_all(connection)
                 ledger._check_version(connection)
         except (SQLAlchemyError, ImportError) as error:
-            raise LedgerError(f"ledger {_public(url)} cannot be opened: {_first_line(error)}") from error
+            raise LedgerError(
+                f"ledger {_public(url)} cannot be opened: {_first_line(error)}"
+            ) from error
         return ledger
 
     @classmethod
@@ -221,14 +225,14 @@ class Ledger:
         done = sa.func.count().filter(_units.c.state == DONE)
         failed = sa.func.count().filter(_units.c.state == FAILED)
         counts = (
-            sa.select(_units.c.item, _units.c.fingerprint, done.label("done"), failed.label("failed"))
+            sa.select(
+                _units.c.item, _units.c.fingerprint, done.label("done"), failed.label("failed")
+            )
             .where(_units.c.job == self._job)
             .group_by(_units.c.item, _units.c.fingerprint)
             .subquery()
         )
-        same = sa.and_(
-            counts.c.item == _items.c.item, counts.c.fingerprint == _items.c.fingerprint
-        )
+        same = sa.and_(counts.c.item == _items.c.item, counts.c.fingerprint == _items.c.fingerprint)
         query = (
             sa.select(
                 _items.c.item,
@@ -336,7 +340,9 @@ class Ledger:
 
     def runs(self) -> list[dict[str, Any]]:
         """Return all runs, oldest first."""
-        return [_without_job(row) for row in self._rows(self._mine(_runs).order_by(_runs.c.started))]
+        return [
+            _without_job(row) for row in self._rows(self._mine(_runs).order_by(_runs.c.started))
+        ]
 
     # --- the database ------------------------------------------------------------------------
 

@@ -1,0 +1,41 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= demo
+
+.PHONY: demo test test-fast check lint types imports clean
+
+demo: $(VENV)/installed
+	$(BIN)/upres demo $(DEMO_DIR)
+
+# All tests but those that need a GPU.
+test: $(VENV)/installed
+	$(BIN)/pytest -m "not gpu"
+
+# The tests that take seconds.
+test-fast: $(VENV)/installed
+	$(BIN)/pytest -m "not gpu and not slow and not services and not browser"
+
+check: lint types imports test
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed
+	$(BIN)/mypy
+
+imports: $(VENV)/installed
+	$(BIN)/lint-imports
+
+# One pip call: two would let the second move the versions that the first chose.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"upres needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
