@@ -323,6 +323,44 @@ def evaluate(
 
 
 @main.command()
+@click.argument("src", metavar="DATASET")
+@click.option("--recipe", required=True, metavar="NAME|FILE", help="What to train, and how.")
+@click.option(
+    "--out", "out_dir", required=True, type=click.Path(path_type=Path), help="Where it is left."
+)
+@click.option("--validation", metavar="SRC", help="Held-out pictures.  [default: some of DATASET]")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
+)
+@click.option("--resume", is_flag=True, help="Go on exactly where the training in DIR stopped.")
+@options.json_option
+@options.reported
+def train(
+    src: str,
+    recipe: str,
+    out_dir: Path,
+    validation: str | None,
+    settings: tuple[str, ...],
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Train a network on DATASET, a folder of HR pictures, by a recipe.
+
+    Leaves in --out: best.safetensors and last.safetensors (models that --model takes),
+    metrics.csv, recipe.toml as resolved, and state.safetensors for --resume.
+    """
+    from flows.train import run_training
+
+    document = run_training(
+        src, recipe, settings, out_dir=out_dir, validation=validation, resume=resume
+    )
+    if as_json:
+        options.print_json(document)
+    else:
+        click.echo("\n".join(f"{key:18} {value}" for key, value in document.items()))
+
+
+@main.command()
 @click.argument("name", required=False)
 @options.json_option
 @options.reported

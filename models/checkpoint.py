@@ -35,7 +35,9 @@ def to_bytes(spec: ModelSpec, weights: dict[str, Tensor]) -> bytes:
     """Return the checkpoint file's content."""
     return save(
         {name: t.detach().contiguous() for name, t in weights.items()},
-        metadata={SPEC_KEY: spec.to_json(), "format": "pt"},
+        # One key only: safetensors writes several in random order, and then no two files of the
+        # same training would have the same sha256.
+        metadata={SPEC_KEY: spec.to_json()},
     )
 
 

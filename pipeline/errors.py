@@ -52,5 +52,9 @@ class WorkerError(UpresError, RuntimeError):
     """A worker died or hung while it held a unit."""
 
 
+class TrainingError(UpresError, ArithmeticError):
+    """Training diverged."""
+
+
 class RecipeError(UpresError, ValueError):
     """A recipe names an unknown key, or a value that cannot be."""

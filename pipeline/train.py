@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from models import checkpoint, registry
 from models.spec import ModelSpec
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
-from pipeline.errors import PictureError, SourceError, UsageError
+from pipeline.errors import PictureError, SourceError, TrainingError, UsageError
 from pipeline.images import read_picture
 from pipeline.inference import Inference
 from pipeline.metrics import score_picture
@@ -168,16 +168,19 @@ def train(
     recipe: TrainRecipe,
     out_dir: Path,
     resume: bool,
+    tick: Callable[[int, int], None] = lambda _step, _of: None,
     report: Callable[[TrainProgress], None] = lambda _: None,
 ) -> Path:
     """Train to the end of `recipe`; return the checkpoint with the best validation.
+
+    `tick` hears of every step, `report` of every validation.
 
     Leaves in `out_dir`: ``last.safetensors`` and ``best.safetensors`` (the averaged weights),
     ``state.safetensors`` (what resuming needs), ``metrics.csv``, ``recipe.toml``.
 
     Raises:
         UsageError: if `out_dir` holds a training and `resume` is not asked for.
-        FloatingPointError: after ten steps in a row whose loss is not finite.
+        TrainingError: after ten steps in a row whose loss is not finite.
     """
     state = TrainState.begin(recipe)
     if resume:
@@ -193,7 +196,7 @@ def train(
         candidates=recipe.candidates,
         seed=recipe.seed,
     )
-    _run_steps(state, sampler, pictures, recipe=recipe, out_dir=out_dir, report=report)
+    _run_steps(state, sampler, pictures, recipe=recipe, out_dir=out_dir, tick=tick, report=report)
     return out_dir / BEST
 
 
@@ -216,6 +219,7 @@ def _run_steps(
     *,
     recipe: TrainRecipe,
     out_dir: Path,
+    tick: Callable[[int, int], None],
     report: Callable[[TrainProgress], None],
 ) -> None:
     forward: Callable[[Tensor], Tensor] = (
@@ -230,6 +234,7 @@ def _run_steps(
         losses.append(_step(state, forward, lr, hr, recipe=recipe))
         state.step += 1
         state.seconds = time.perf_counter() - began
+        tick(state.step, recipe.steps)
         ended = state.step == recipe.steps
         if state.step % recipe.validate_every == 0 or ended:
             progress = _validate(
@@ -261,7 +266,7 @@ def _step(
     if not bool(torch.isfinite(loss)):
         state.skipped += 1
         if state.skipped >= _NOT_FINITE_IN_A_ROW:
-            raise FloatingPointError(
+            raise TrainingError(
                 f"the loss was not finite for {state.skipped} steps up to {state.step}; "
                 "lower learning_rate and resume"
             )
