@@ -13,13 +13,19 @@ from flows import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pipeline.cluster import Client
+    from pipeline.run import Run, Upscaling
     from pipeline.status import Failure, JobStatus
+    from pipeline.upscale import ItemPlan
 
 _FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
 _FAILURES_SHOWN = 20
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=options.OneLineErrors,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="upres")
 def main() -> None:
     """Upscale whole image archives: tiles, scores, resume, rerun.
@@ -56,7 +62,7 @@ def demo(folder: Path, cluster: str, workers: int | None, as_json: bool) -> None
 def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: bool) -> None:
     """Bring SRC (a picture, folder, glob, .zip or .tar) into a Zarr ARCHIVE.
 
-    Run again, it reads only what is new or changed. What became of each file is kept beside the
+    Run again, it writes only what is new or changed. What became of each file is kept beside the
     archive, in ARCHIVE.ledger.sqlite.
     """
     from flows.progress import counted
@@ -84,6 +90,7 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
 @click.option("--model", default="span-x4", show_default=True, metavar="NAME|FILE")
 @options.tile_options
 @options.device_options("auto")
+@options.limit_option
 @options.cluster_options
 @click.option("--reference", metavar="HR", help="Originals to score against.")
 @click.option(
@@ -112,6 +119,7 @@ def upscale(
     halo: str | int,
     device: str,
     precision: str,
+    limit_s: float,
     cluster: str,
     workers: int | None,
     reference: str | None,
@@ -124,16 +132,18 @@ def upscale(
 
     JOB is created, or continued: what is done already is not done again.
     """
-    from flows.progress import tiles
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.job import create_job
-    from pipeline.run import run_on
-    from pipeline.upscale import ModelAddress, make_spec
+    from pipeline.run import Upscaling, run_on
+    from pipeline.spec import make_spec
+    from pipeline.unit import ModelAddress
 
     if file_format != "same" and export_dir is None:
         raise click.UsageError(f"--format {file_format} goes with --export DIR")
     settings = ClusterSettings(address=cluster, workers=workers)
     spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
+    address = ModelAddress(name_or_file=model, device=device)
+    upscaling = Upscaling(spec=spec, model=address, limit_s=limit_s, halo=halo)
     job = create_job(job_dir, source=src, ledger_url=ledger)
     with (
         options.interruptible() as stop,
@@ -144,14 +154,12 @@ def upscale(
             run.ingest(src, client, report)
         computed = 0
         if not stop.requested:
-            with tiles() as report_tiles:
-                address = ModelAddress(name_or_file=model, device=device)
-                computed = run.upscale(spec, address, client, report_tiles)
+            computed = _upscale(run, upscaling, run.plan(upscaling), client)
         failures: list[Failure] = []
         if reference is not None and not stop.requested:
             failures += _score(run, reference, client)
         if export_dir is not None and not stop.requested:
-            failures += _export(run, export_dir, file_format, client)
+            failures += _export(run, export_dir, file_format, client)[1]
         status = run.status()
     _finish(status, as_json=as_json, stopped=stop.requested, computed=computed, more=failures)
 
@@ -191,6 +199,53 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     _print_status(found, document, as_json=as_json)
     failed = found.items["failed"] or found.items["rejected"]
     sys.exit(options.INCOMPLETE if failed else options.DONE)
+
+
+@main.command()
+@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.option("--item", default="*", metavar="GLOB", help="Only items whose id matches.")
+@click.option("--error", default="", metavar="TEXT", help="Only failures that contain TEXT.")
+@click.option(
+    "--stale", is_flag=True, help="Also all units whose pixels are of another model or spec."
+)
+@click.option(
+    "--model", metavar="NAME|FILE", help="With --stale: upscale with this.  [default: as before]"
+)
+@options.cluster_options
+@options.json_option
+@options.reported
+def rerun(
+    job_dir: Path,
+    item: str,
+    error: str,
+    stale: bool,
+    model: str | None,
+    cluster: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Redo the failed tiles of JOB, and nothing else, as it was upscaled last."""
+    from pipeline.cluster import ClusterSettings, connect
+    from pipeline.job import open_job
+    from pipeline.run import run_on
+
+    if model is not None and not stale:
+        raise click.UsageError(f"--model {model} makes tiles stale; add --stale to redo them")
+    settings = ClusterSettings(address=cluster, workers=workers)
+    job = open_job(job_dir)
+    with options.interruptible() as stop, run_on(job, "upres rerun", stop=stop) as run:
+        upscaling = run.last_upscaling()
+        if stale:
+            upscaling = upscaling.renewed(model)
+        plans = run.plan_rerun(upscaling, item=item, error=error, stale=stale)
+        units = sum(len(plan.tiles) for plan in plans)
+        click.echo(f"{units} tiles of {len(plans)} items to redo", err=True)
+        computed = 0
+        if units:
+            with connect(settings) as client:
+                computed = _upscale(run, upscaling, plans, client)
+        status = run.status()
+    _finish(status, as_json=as_json, stopped=stop.requested, computed=computed)
 
 
 @main.command()
@@ -274,19 +329,18 @@ def export(
         run_on(job, "upres export", stop=stop) as run,
         connect(ClusterSettings(address=cluster, workers=workers)) as client,
     ):
-        failures = _export(run, out_dir, file_format, client)
-        done = run.status().items["done"] - sum(f.error != "NotDone" for f in failures)
+        written, failures = _export(run, out_dir, file_format, client)
     if as_json:
         options.print_json(
             {
                 "job": str(job_dir),
                 "dir": str(out_dir),
-                "written": done,
+                "written": written,
                 "failures": _as_json(failures),
             }
         )
     else:
-        click.echo(f"{done} pictures written below {out_dir}")
+        click.echo(f"{written} pictures written below {out_dir}")
         _print_failures(failures)
     sys.exit(_exit_code(bool(failures), stop.requested))
 
@@ -385,7 +439,14 @@ def _counted(label: str, unit: str) -> Any:
     return counted(label, unit)
 
 
-def _score(run: Any, reference: str | None, client: Any) -> list[Failure]:
+def _upscale(run: Run, upscaling: Upscaling, plans: Sequence[ItemPlan], client: Client) -> int:
+    from flows.progress import tiles
+
+    with tiles() as report_tiles:
+        return run.upscale(upscaling, plans, client, report_tiles)
+
+
+def _score(run: Run, reference: str | None, client: Client) -> list[Failure]:
     from pipeline.score import run_score
 
     with _counted("score", "items") as report_items:
@@ -399,11 +460,11 @@ def _score(run: Any, reference: str | None, client: Any) -> list[Failure]:
         )
 
 
-def _export(run: Any, out_dir: Path, file_format: str, client: Any) -> list[Failure]:
+def _export(run: Run, out_dir: Path, file_format: str, client: Client) -> tuple[int, list[Failure]]:
     from pipeline.export import run_export
 
     with _counted("export", "items") as report_items:
-        _, failures = run_export(
+        return run_export(
             run.job,
             run.status(),
             out_dir=out_dir,
@@ -412,7 +473,6 @@ def _export(run: Any, out_dir: Path, file_format: str, client: Any) -> list[Fail
             stop=run.stop,
             report=report_items,
         )
-    return failures
 
 
 def _finish(

@@ -23,6 +23,29 @@ DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
 
 
+class OneLineErrors(click.Group):
+    """A group that says what is wrong in one line, where click would print its usage first."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run the command line; leave with the exit code of the command."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **extra)
+        try:
+            code = super().main(*args, standalone_mode=False, **extra)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "upres"
+            line = " ".join(error.format_message().split())
+            click.echo(f"upres: {line.rstrip('.')}; see `{path} --help`", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else DONE)
+
+
 class HaloType(click.ParamType[str | int]):
     """``auto``, or a number of pixels."""
 
@@ -117,6 +140,19 @@ def tile_options(function: F) -> F:
     return function
 
 
+def limit_option(function: F) -> F:
+    """Add how long one tile may take."""
+    return click.option(
+        "--time-limit",
+        "limit_s",
+        type=click.FloatRange(min=0.1),
+        default=1800.0,
+        show_default=True,
+        metavar="S",
+        help="Seconds that one tile may take before it counts as hanging.",
+    )(function)
+
+
 def reported(command: F) -> F:
     """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback."""
 
@@ -130,6 +166,12 @@ def reported(command: F) -> F:
             line = " ".join(str(error).split())
             click.echo(f"upres: {line}", err=True)
             sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # A full disk or a folder that may not be written is no bug: one line is enough.
+            click.echo(f"upres: {error}; mend that and run the same command again", err=True)
+            sys.exit(FAILED)
         except KeyboardInterrupt:
             click.echo("upres: interrupted; the same command continues", err=True)
             sys.exit(INTERRUPTED)

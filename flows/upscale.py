@@ -17,9 +17,10 @@ from pipeline.cluster import ClusterSettings, address_of, connect
 from pipeline.export import run_export
 from pipeline.job import create_job, open_job
 from pipeline.report import write_report
-from pipeline.run import part_of, run_on
+from pipeline.run import Upscaling, part_of, run_on
 from pipeline.score import read_scores, run_score, scores_to_json
-from pipeline.upscale import ModelAddress, UpscaleSpec, make_spec
+from pipeline.spec import make_spec
+from pipeline.unit import ModelAddress
 
 
 @task
@@ -35,16 +36,14 @@ def ingest_pictures(job_dir: Path, run_id: str, src: str, scheduler: str) -> dic
 
 
 @task
-def upscale_tiles(
-    job_dir: Path, run_id: str, spec: UpscaleSpec, model: ModelAddress, scheduler: str
-) -> int:
+def upscale_tiles(job_dir: Path, run_id: str, upscaling: Upscaling, scheduler: str) -> int:
     """Compute every unit that is not done; return how many were."""
     with (
         part_of(open_job(job_dir), run_id) as run,
         connect(ClusterSettings(address=scheduler)) as client,
         tiles() as report,
     ):
-        return run.upscale(spec, model, client, report)
+        return run.upscale(upscaling, run.plan(upscaling), client, report)
 
 
 @task
@@ -108,6 +107,7 @@ def upscale_archive(
     """
     spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
     address = ModelAddress(name_or_file=model, device=device)
+    upscaling = Upscaling(spec=spec, model=address, halo=halo)
     job = create_job(job_dir, source=src)
     with (
         run_on(job, "upscale-archive flow") as run,
@@ -115,7 +115,7 @@ def upscale_archive(
     ):
         scheduler = address_of(client)
         ingest_pictures(job_dir, run.id, src, scheduler)
-        computed = upscale_tiles(job_dir, run.id, spec, address, scheduler)
+        computed = upscale_tiles(job_dir, run.id, upscaling, scheduler)
         result = run.status().to_json(computed_units=computed)
         result["scores"] = score_tiles(job_dir, run.id, reference, scheduler)
         if export_dir is not None:

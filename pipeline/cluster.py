@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 MAX_DEATHS = 2
 """How often a task that was alone on a worker may kill it before it is given up."""
 
-_IN_FLIGHT_PER_WORKER = 3
+_IN_FLIGHT_PER_WORKER = 4
 _THREADS_VARIABLE = "UPRES_WORKER_THREADS"
 
 
@@ -189,9 +189,10 @@ def _local(workers: int | None) -> Iterator[Client]:
     ):
         cluster = LocalCluster(
             n_workers=count,
-            threads_per_worker=1,
+            # While one thread runs the network, the other reads or writes.
+            threads_per_worker=2,
             processes=True,
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
             host="127.0.0.1",
             silence_logs=logging.ERROR,
         )

@@ -41,15 +41,20 @@ def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:
 
     The extension is replaced, unless that would make two names one: then those whose extension
     changes keep theirs in front of the new one (``a.png`` and ``a.jpg`` become ``a.png`` and
-    ``a.jpg.png``).
+    ``a.jpg.png``), as often as it takes.
     """
     items = list(items)
     wanted = {item: _renamed(item, format) for item in items}
     shared = Counter(wanted.values())
-    return {
-        item: name if shared[name] == 1 or name == item else item + _SUFFIX[format]
-        for item, name in wanted.items()
-    }
+    names = {item: name for item, name in wanted.items() if shared[name] == 1 or name == item}
+    taken = set(names.values())
+    for item in sorted(set(items) - set(names)):
+        name = item + _SUFFIX[format]
+        while name in taken:
+            name += _SUFFIX[format]
+        names[item] = name
+        taken.add(name)
+    return names
 
 
 def plan_export(

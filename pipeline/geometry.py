@@ -47,9 +47,18 @@ class Span:
         start, stop = max(self.start, other.start), min(self.stop, other.stop)
         return Span(start, stop) if start < stop else None
 
+    def halved(self) -> tuple[Span, Span]:
+        """Return two ranges that make up this one; it must hold two pixels or more."""
+        middle = (self.start + self.stop) // 2
+        return Span(self.start, middle), Span(middle, self.stop)
+
     def grown(self, halo: int, *, limit: int) -> Span:
         """Return the range with `halo` more pixels on both sides, clipped to ``[0, limit)``."""
-        return Span(max(0, self.start - halo), min(limit, self.stop + halo))
+        return self.grown_within(halo, Span(0, limit))
+
+    def grown_within(self, halo: int, outer: Span) -> Span:
+        """Return the range with `halo` more pixels on both sides, clipped to `outer`."""
+        return Span(max(outer.start, self.start - halo), min(outer.stop, self.stop + halo))
 
 
 def cuts(length: int, step: int) -> list[Span]:
@@ -97,6 +106,20 @@ class Rect:
         """Return the pixels in both rectangles, or None where they share none."""
         rows, cols = self.rows.meet(other.rows), self.cols.meet(other.cols)
         return None if rows is None or cols is None else Rect(rows, cols)
+
+    def halved(self) -> tuple[Rect, Rect, int]:
+        """Return the two halves of the longer side, and its axis: 0 for rows, 1 for columns."""
+        axis = 0 if len(self.rows) >= len(self.cols) else 1
+        first, second = (self.rows if axis == 0 else self.cols).halved()
+        if axis == 0:
+            return Rect(first, self.cols), Rect(second, self.cols), axis
+        return Rect(self.rows, first), Rect(self.rows, second), axis
+
+    def grown_within(self, halo: int, outer: Rect) -> Rect:
+        """Return the rectangle with `halo` more pixels on all sides, clipped to `outer`."""
+        return Rect(
+            self.rows.grown_within(halo, outer.rows), self.cols.grown_within(halo, outer.cols)
+        )
 
     def grown(self, halo: int, *, limit: tuple[int, int]) -> Rect:
         """Return the rectangle with `halo` more pixels on all sides, clipped to the picture."""

@@ -767,6 +767,18 @@ def write_picture(path: Path, picture: Picture, *, format: str, quality: int = 9
         file.write(data)
 
 
+def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> bytes:
+    """Return grey or RGB ``(c, y, x)`` of uint8 as the bytes of a small file, for showing.
+
+    Raises:
+        PictureError: If JPEG or PNG cannot hold the pixels.
+    """
+    picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
+    _check_format(picture, format)
+    options = {"quality": 90, "subsampling": 0} if format == "jpeg" else {"optimize": True}
+    return _save(_channels_last(pixels), format.upper(), picture.metadata, options)
+
+
 def _check_format(picture: Picture, format: str) -> None:
     if format not in _LIMITS:
         raise PictureError(f"format is {format!r}, wanted one of {', '.join(_LIMITS)}")

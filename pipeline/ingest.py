@@ -91,8 +91,8 @@ def run_ingest(
         SourceError: if there is nothing at `source`.
     """
     known = {row.item: row for row in ledger.items()}
-    Archive.open_or_create(archive_dir)
     tasks = plan_ingest(source, archive_dir=archive_dir, known=list(known.values()))
+    Archive.open_or_create(archive_dir)
     rows: list[ItemRow] = []
     batch: list[ItemRow] = []
     for outcome in submit_windowed(client, ingest_file, tasks, stop=stop):

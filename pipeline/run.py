@@ -2,26 +2,61 @@
 
 from __future__ import annotations
 
+import fnmatch
 import uuid
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.cluster import Stop
+from pipeline.errors import UsageError
 from pipeline.ingest import adopt_archive, run_ingest
-from pipeline.job import Job, held
-from pipeline.status import JobStatus, read_status
-from pipeline.upscale import ModelAddress, UpscaleProgress, UpscaleSpec, run_upscale
+from pipeline.job import held
+from pipeline.spec import UpscaleSpec, make_spec
+from pipeline.status import read_status
+from pipeline.storage.archive import is_archive
+from pipeline.unit import ModelAddress
+from pipeline.upscale import DEFAULT_LIMIT_S, adopt_shards, plan_job, run_upscale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.cluster import Client
+    from pipeline.job import Job
+    from pipeline.status import JobStatus
     from pipeline.storage.ledger import Ledger
+    from pipeline.upscale import ItemPlan, UpscaleProgress
 
 
 def _silent(_done: int, _of: int) -> None:
     """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upscaling:
+    """How a job is upscaled: the spec, and what it runs with. The ledger keeps it for reruns."""
+
+    spec: UpscaleSpec
+    model: ModelAddress
+    limit_s: float = DEFAULT_LIMIT_S
+    halo: str | int = "auto"
+    """As it was asked for: another model has another reach."""
+
+    def renewed(self, name_or_file: str | None = None) -> Upscaling:
+        """Return the same with another model, or with the present weights of its own.
+
+        Raises:
+            ModelError: if there is no such model.
+        """
+        model = replace(self.model, name_or_file=name_or_file or self.model.name_or_file)
+        spec = make_spec(
+            model.name_or_file,
+            tile_px=self.spec.tile_px,
+            halo=self.halo,
+            precision=self.spec.precision,
+            device=model.device,
+        )
+        return replace(self, spec=spec, model=model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +88,83 @@ class Run:
             report=report,
         )
 
+    def plan(self, upscaling: Upscaling) -> list[ItemPlan]:
+        """Return what upscaling the whole job would compute now: all that is not done.
+
+        A ledger that knows no unit, beside an SR archive, was lost: it is rebuilt from the
+        archive first.
+        """
+        if is_archive(self.job.sr_dir) and not self.ledger.knows_units():
+            adopt_shards(self.job, spec=upscaling.spec, ledger=self.ledger)
+        return plan_job(self.job, spec=upscaling.spec, ledger=self.ledger)
+
+    def plan_rerun(
+        self, upscaling: Upscaling, *, item: str = "*", error: str = "", stale: bool = False
+    ) -> list[ItemPlan]:
+        """Return the units that failed, narrowed to items that match and errors that contain.
+
+        With `stale`, all units of items whose pixels are of another spec (or gone) as well.
+        """
+        failed: dict[str, set[int]] = {}
+        for row in self.ledger.failures():
+            if error.lower() in f"{row.error}: {row.message}".lower():
+                failed.setdefault(row.item, set()).add(row.tile)
+        plans = []
+        for plan in self.plan(upscaling):
+            if not fnmatch.fnmatchcase(plan.row.item, item):
+                continue
+            tiles = tuple(t for t in plan.tiles if t in failed.get(plan.row.item, ()))
+            if plan.fresh and stale:
+                plans.append(plan)
+            elif tiles and not plan.fresh:
+                plans.append(replace(plan, tiles=tiles))
+        return plans
+
     def upscale(
         self,
-        spec: UpscaleSpec,
-        model: ModelAddress,
+        upscaling: Upscaling,
+        plans: Sequence[ItemPlan],
         client: Client,
         report: Callable[[UpscaleProgress], None] = lambda _: None,
     ) -> int:
-        """Compute every unit that is not done; return how many were."""
+        """Compute every unit of `plans`; return how many were."""
+        self.ledger.keep_upscaling(
+            {
+                "spec": asdict(upscaling.spec),
+                "model": asdict(upscaling.model),
+                "limit_s": upscaling.limit_s,
+                "halo": upscaling.halo,
+            }
+        )
         return run_upscale(
             self.job,
-            spec=spec,
-            model=model,
+            plans,
+            spec=upscaling.spec,
+            model=upscaling.model,
             ledger=self.ledger,
             client=client,
             run=self.id,
+            limit_s=upscaling.limit_s,
             stop=self.stop,
             report=report,
+        )
+
+    def last_upscaling(self) -> Upscaling:
+        """Return how the job was upscaled last.
+
+        Raises:
+            UsageError: if it never was.
+        """
+        values = self.ledger.upscaling()
+        if values is None:
+            raise UsageError(
+                f"{self.job.folder} was never upscaled; run `upres upscale SRC {self.job.folder}`"
+            )
+        return Upscaling(
+            spec=UpscaleSpec.from_json(values["spec"]),
+            model=ModelAddress(**values["model"]),
+            limit_s=values["limit_s"],
+            halo=values["halo"],
         )
 
 

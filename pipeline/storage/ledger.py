@@ -7,6 +7,7 @@ SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 
 from __future__ import annotations
 
+import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -32,6 +33,8 @@ _jobs = sa.Table(
     _metadata,
     sa.Column("job", sa.String, primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
+    # How the job was last upscaled, as JSON: what a rerun repeats.
+    sa.Column("upscaling", sa.String, nullable=False, default=""),
 )
 
 _items = sa.Table(
@@ -274,13 +277,20 @@ class Ledger:
         """Return the done units of the upscaling wanted now, in order."""
         return self._current_units(DONE)
 
-    def forget_units(self, item: str) -> None:
-        """Drop all outcomes and scores of an item: its pixels are about to go."""
+    def forget_units(self, items: Iterable[str]) -> None:
+        """Drop all outcomes and scores of `items`: their pixels are about to go."""
+        names = [{"gone": item} for item in items]
+        if not names:
+            return
         with self._transaction() as connection:
             for table in (_units, _scores):
-                connection.execute(
-                    sa.delete(table).where(table.c.job == self._job, table.c.item == item)
-                )
+                mine = sa.and_(table.c.job == self._job, table.c.item == sa.bindparam("gone"))
+                connection.execute(sa.delete(table).where(mine), names)
+
+    def knows_units(self) -> bool:
+        """Return whether any outcome of any unit is recorded."""
+        query = sa.select(_units.c.tile).where(_units.c.job == self._job).limit(1)
+        return bool(list(self._rows(query)))
 
     def _current_units(self, state: str) -> list[UnitRow]:
         same = sa.and_(
@@ -321,6 +331,19 @@ class Ledger:
         """Drop all scores: they are about to be measured again, perhaps against other pictures."""
         with self._transaction() as connection:
             connection.execute(sa.delete(_scores).where(_scores.c.job == self._job))
+
+    # --- how the job was last upscaled -----------------------------------------------------
+
+    def keep_upscaling(self, values: dict[str, Any]) -> None:
+        """Keep how the job is upscaled, for a rerun to repeat."""
+        mine = _jobs.c.job == self._job
+        with self._transaction() as connection:
+            connection.execute(sa.update(_jobs).where(mine).values(upscaling=json.dumps(values)))
+
+    def upscaling(self) -> dict[str, Any] | None:
+        """Return what `keep_upscaling` kept, None where the job was never upscaled."""
+        text = next(self._rows(sa.select(_jobs.c.upscaling).where(_jobs.c.job == self._job)))
+        return json.loads(text["upscaling"]) if text["upscaling"] else None
 
     # --- runs --------------------------------------------------------------------------------
 

@@ -1,0 +1,88 @@
+"""What decides pixels: the spec of an upscaling, its fingerprint, and its grid."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from models.reach import reach_px
+from pipeline.errors import LedgerError, ModelError, UsageError
+from pipeline.geometry import TileGrid
+from pipeline.inference import load_model, resolve_device, resolve_precision
+
+DEFAULT_TILE_PX = 512
+LEAST_TILE_PX = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscaleSpec:
+    """Everything that decides pixels, and how they are cut into shards."""
+
+    model: str
+    weights_sha256: str
+    scale: int
+    tile_px: int
+    halo_px: int
+    precision: str
+    format: int = 1
+    """Raised when the engine itself changes what it writes."""
+
+    def __post_init__(self) -> None:
+        if self.tile_px < LEAST_TILE_PX:
+            raise UsageError(f"tile is {self.tile_px} px, expected at least {LEAST_TILE_PX}")
+        if self.halo_px < 0:
+            raise UsageError(f"halo is {self.halo_px} px, expected at least 0")
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> UpscaleSpec:
+        """Read what ``asdict`` gave.
+
+        Raises:
+            LedgerError: if fields are missing or unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        if set(values) != known:
+            raise LedgerError(f"spec has fields {sorted(values)}, expected {sorted(known)}")
+        return cls(**values)
+
+    def fingerprint(self) -> str:
+        """Return a hash of every field."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def item_fingerprint(self, source_sha256: str) -> str:
+        """Return the fingerprint of upscaling the picture with this content by this spec."""
+        return hashlib.sha256(f"{self.fingerprint()} {source_sha256}".encode()).hexdigest()
+
+    def grid(self, height: int, width: int) -> TileGrid:
+        """Return the tiles of an LR picture."""
+        return TileGrid(height, width, self.tile_px, self.halo_px)
+
+
+def make_spec(
+    name_or_file: str, *, tile_px: int, halo: str | int, precision: str, device: str
+) -> UpscaleSpec:
+    """Return the spec of upscaling with a model; halo ``auto`` is the network's own reach.
+
+    Raises:
+        ModelError: if the model is unknown or damaged, or cannot be tiled (then give a halo).
+        UsageError: if an option is outside its range.
+    """
+    model = load_model(name_or_file)
+    if halo == "auto":
+        reach = reach_px(model.network, channels=model.spec.channels)
+        if reach is None:
+            raise ModelError(
+                f"{model.spec.name} looks at the whole picture, so no halo is wide enough to tile "
+                "it exactly; give --halo PX to accept seams"
+            )
+        halo = reach
+    return UpscaleSpec(
+        model=model.spec.name,
+        weights_sha256=model.sha256,
+        scale=model.spec.scale,
+        tile_px=tile_px,
+        halo_px=int(halo),
+        precision=resolve_precision(precision, device=resolve_device(device)),
+    )

@@ -1,0 +1,171 @@
+"""What the tests of stages and commands share: workers, pictures, jobs, and the command line."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pytest
+from skimage import data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.cluster import Client
+    from pipeline.job import Job
+    from pipeline.status import JobStatus
+
+
+class TakePhoto(Protocol):
+    def __call__(
+        self, height: int, width: int, channels: int = 3, dtype: str = "uint8", at: int = 0
+    ) -> NDArray[Any]: ...
+
+
+class SavePicture(Protocol):
+    def __call__(self, path: Path, pixels: NDArray[Any], **metadata: Any) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Upscaled:
+    """A job after one run on it."""
+
+    job: Job
+    computed: int
+    status: JobStatus
+
+
+class Upscale(Protocol):
+    def __call__(
+        self,
+        source: Path,
+        folder: Path,
+        *,
+        model: str = "bicubic-x2",
+        tile_px: int = 32,
+        precision: str = "fp32",
+    ) -> Upscaled: ...
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left behind: its exit code, and what it wrote where."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> Any:
+        """Return stdout, all of which must be one JSON document."""
+        return json.loads(self.out)
+
+
+class Command(Protocol):
+    def __call__(self, *words: object) -> Said: ...
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[Client]:
+    """Two worker processes for the whole session."""
+    from pipeline.cluster import ClusterSettings, connect
+
+    with connect(ClusterSettings(workers=2)) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def cluster(client: Client) -> tuple[str, str]:
+    """The words that make a command use the session's workers."""
+    from pipeline.cluster import address_of
+
+    return "--cluster", address_of(client)
+
+
+@pytest.fixture(scope="session")
+def photo() -> TakePhoto:
+    """Return pixels ``(c, h, w)`` of a real photograph, other ones for another `at`."""
+
+    def take(
+        height: int, width: int, channels: int = 3, dtype: str = "uint8", at: int = 0
+    ) -> NDArray[Any]:
+        colours = np.moveaxis(data.astronaut(), 2, 0)[:, at : at + height, 100 : 100 + width]
+        grey = colours[1:2]
+        # A ramp beside the photograph: alpha must differ from the colours to be told apart.
+        alpha = np.broadcast_to(np.linspace(0, 255, width), (1, height, width)).astype(np.uint8)
+        planes = {
+            1: [grey],
+            2: [grey, alpha],
+            3: [colours],
+            4: [colours, alpha],
+        }[channels]
+        pixels = np.concatenate(planes)
+        if dtype == "uint16":
+            return pixels.astype(np.uint16) * 257 - (pixels > 0) * 100
+        if dtype == "float32":
+            return pixels.astype(np.float32) / 255
+        return np.ascontiguousarray(pixels)
+
+    return take
+
+
+@pytest.fixture(scope="session")
+def save() -> SavePicture:
+    """Write pixels as a picture file in the format of its name."""
+    from pipeline.images import EXTENSIONS, Metadata, Picture, write_picture
+
+    def save_picture(path: Path, pixels: NDArray[Any], **metadata: Any) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        format = EXTENSIONS[path.suffix.lower()]
+        known = Metadata(**{"format": format, "mode": "RGB", **metadata})
+        write_picture(path, Picture(pixels=pixels, metadata=known), format=format)
+        return path
+
+    return save_picture
+
+
+@pytest.fixture(scope="session")
+def upscale(client: Client) -> Upscale:
+    """Create or continue a job: ingest and upscale, on the session's workers."""
+    from pipeline.job import create_job
+    from pipeline.run import run_on
+    from pipeline.upscale import ModelAddress, make_spec
+
+    def run(
+        source: Path,
+        folder: Path,
+        *,
+        model: str = "bicubic-x2",
+        tile_px: int = 32,
+        precision: str = "fp32",
+    ) -> Upscaled:
+        spec = make_spec(model, tile_px=tile_px, halo="auto", precision=precision, device="cpu")
+        job = create_job(folder, source=str(source))
+        with run_on(job, "test") as running:
+            running.ingest(str(source), client)
+            address = ModelAddress(name_or_file=model, device="cpu")
+            computed = running.upscale(spec, address, client)
+            return Upscaled(job, computed, running.status())
+
+    return run
+
+
+@pytest.fixture
+def upres() -> Command:
+    """Run a command of the command line in this process; a bug's exception comes through."""
+    from click.testing import CliRunner
+
+    from flows.cli import main
+
+    def run(*words: object) -> Said:
+        result = CliRunner().invoke(main, [str(word) for word in words])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Said(result.exit_code, result.stdout, result.stderr)
+
+    return run
