@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -48,29 +50,42 @@ def load_file(path: Path) -> Model:
         ValueError: if the file is missing, is no checkpoint of upres, or is damaged.
     """
     try:
+        # Read once: a file that a training replaces meanwhile must not mix with its successor.
         content = path.read_bytes()
-        with safe_open(path, framework="pt") as file:
-            spec_json = (file.metadata() or {}).get(SPEC_KEY)
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        weights = load_tensors(content)
+        spec_json = _metadata(content).get(SPEC_KEY)
+    except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(
             f"{path} is no readable safetensors checkpoint ({error}); give a file that "
-            "`upres train` wrote or a name that `upres models` lists"
+            "`upres train` wrote or a name that `upres models` lists (pickled .pth files are "
+            "never opened)"
         ) from error
     if spec_json is None:
         raise ValueError(
             f"{path} carries no {SPEC_KEY} in its header; expected a file that upres wrote"
         )
-    spec = ModelSpec.from_json(spec_json)
-    network = registry.build(spec)
+    try:
+        spec = ModelSpec.from_json(spec_json)
+        network = registry.build(spec)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{path} does not fit its own spec: {error}") from error
-    for name, tensor in weights.items():
+    # As the network holds them: a float64 may be finite in the file and infinite in fp32.
+    for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise ValueError(f"{path}: weights {name} hold NaN or infinity; train it again")
     return Model(spec, network.eval(), hashlib.sha256(content).hexdigest())
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Return the metadata of a safetensors file that was found valid."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    metadata: dict[str, str] = header.get("__metadata__") or {}
+    return metadata
 
 
 def load(name_or_file: str) -> Model:

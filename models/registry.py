@@ -57,7 +57,7 @@ def build(spec: ModelSpec) -> nn.Module:
         )
     try:
         return builder(scale=spec.scale, channels=spec.channels, **spec.arguments)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise ValueError(
             f"architecture {spec.architecture} refuses arguments {spec.arguments}: {error}"
         ) from error

@@ -29,6 +29,10 @@ class ModelSpec:
     """Measured figures, for example ``{"Set14": {"psnr_y": 26.0, "ssim_y": 0.703}}``."""
 
     def __post_init__(self) -> None:
+        for name, kind in _TYPES.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
         if self.scale < 1:
             raise ValueError(f"scale is {self.scale}, expected an integer of at least 1")
         if self.channels < 1:
@@ -48,4 +52,20 @@ class ModelSpec:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"model spec has unknown keys {unknown}, known are {sorted(known)}")
+        missing = sorted({"name", "architecture", "scale", "channels"} - set(values))
+        if missing:
+            raise ValueError(f"model spec lacks {missing}")
         return cls(**values)
+
+
+_TYPES: dict[str, type] = {
+    "name": str,
+    "architecture": str,
+    "scale": int,
+    "channels": int,
+    "arguments": dict,
+    "licence": str,
+    "training_data": str,
+    "summary": str,
+    "scores": dict,
+}

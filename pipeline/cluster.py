@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from distributed import KilledWorker, LocalCluster, WorkerPlugin, as_completed, 
 from pipeline.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from distributed.client import Future
 
@@ -112,13 +113,14 @@ def submit_windowed(
     tasks: Iterator[Task] | Sequence[Task],
     *,
     stop: Stop | None = None,
+    split: Callable[[Task], Iterable[Task]] = lambda task: (task,),
 ) -> Iterator[Outcome[Task, Result]]:
     """Run ``function(task)`` on the workers and yield every outcome as it comes.
 
     Only a few tasks a worker are in flight, so that memory does not grow with their number. A
-    task whose worker died under it is run again alone, `MAX_DEATHS` times at most; one that the
-    cluster lost is submitted anew. Every task given is yielded exactly once, unless `stop` is
-    requested: then those not yet submitted are left out.
+    task whose worker died under it is cut by `split`, and each part is run again alone,
+    `MAX_DEATHS` times at most. Every task given is yielded exactly once (or each of its parts
+    is), unless `stop` is requested: then those not yet submitted are left out.
     """
     waiting = iter(tasks)
     window = _IN_FLIGHT_PER_WORKER * workers_of(client)
@@ -153,14 +155,17 @@ def submit_windowed(
         future.release()
         submit_more()
     for task in suspects:
-        yield _run_alone(client, function, task)
+        for part in split(task):
+            yield _run_alone(client, function, part)
 
 
 def _run_alone(
     client: Client, function: Callable[[Task], Result], task: Task
 ) -> Outcome[Task, Result]:
     """Run a task that a worker died under, with nothing else in flight."""
+    lasted = []
     for _ in range(MAX_DEATHS):
+        began = time.monotonic()
         future = client.submit(function, task, pure=False, retries=0)
         with suppress(KilledWorker):
             error = future.exception()
@@ -168,9 +173,10 @@ def _run_alone(
                 return Outcome(task, future.result(), None)
             if not isinstance(error, KilledWorker):
                 return Outcome(task, None, error)
+        lasted.append(f"{time.monotonic() - began:.1f} s")
     died = WorkerError(
-        f"the worker died each time it ran this alone ({MAX_DEATHS} tries); "
-        "look for lack of memory or a crash in a library in the worker's log"
+        f"the worker died each time it ran this alone (after {' and '.join(lasted)}): it ran out "
+        "of memory, crashed, or was past the time limit; the worker's log says which"
     )
     return Outcome(task, None, died)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
+import math
+import re
 import tomllib
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -53,13 +56,13 @@ class TrainRecipe:
         ):
             if getattr(self, name) < 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected at least 1")
-        for name in ("warmup_steps", "validation_pictures"):
+        for name in ("warmup_steps", "validation_pictures", "seed"):
             if getattr(self, name) < 0:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected at least 0")
         for name in ("decay_share", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise RecipeError(f"learning_rate is {self.learning_rate}, expected more than 0")
         if self.precision not in ("fp32", "bf16"):
             raise RecipeError(f"precision is {self.precision!r}, expected 'fp32' or 'bf16'")
@@ -100,7 +103,7 @@ def load_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> TrainReci
             f"recipes are {', '.join(recipe_names())}"
         )
     try:
-        values = tomllib.loads(path.read_text())
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is no TOML file: {error}") from error
     return _checked(values, settings)
@@ -118,7 +121,7 @@ def _checked(values: Mapping[str, Any], settings: Iterable[str]) -> TrainRecipe:
         name, sign, text = setting.partition("=")
         if not sign:
             raise RecipeError(f"setting is {setting!r}, expected KEY=VALUE")
-        values[name] = _value(name, text)
+        values[name] = _value(text, str(types.get(name, "")))
     for name, value in values.items():
         if name not in types:
             near = difflib.get_close_matches(name, types, n=1)
@@ -131,12 +134,15 @@ def _checked(values: Mapping[str, Any], settings: Iterable[str]) -> TrainRecipe:
     return TrainRecipe(**values)
 
 
-def _value(name: str, text: str) -> Any:
-    """Read the right side of KEY=VALUE as TOML, or as plain text where it is none."""
+def _value(text: str, wanted: str) -> Any:
+    """Read the right side of KEY=VALUE as TOML, or as plain text where that is wanted or found."""
     try:
-        return tomllib.loads(f"x = {text}")["x"]
+        values = tomllib.loads(f"x = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    # A second key would come from a line break in the text.
+    plain = len(values) > 1 or (wanted == "str" and not isinstance(values["x"], str))
+    return text if plain else values["x"]
 
 
 def _typed(name: str, value: Any, wanted: str) -> Any:
@@ -152,7 +158,14 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {_toml(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # JSON's escapes are TOML's too; but TOML wants DEL escaped, which JSON leaves.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)

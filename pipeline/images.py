@@ -800,7 +800,8 @@ def _fits(picture: Picture, format: str) -> bool:
 
 def _channels_last(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return (c, y, x) as (y, x), or (y, x, c) with more than one channel."""
-    return np.ascontiguousarray(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2))
+    # A copy: of a one-pixel picture, ascontiguousarray keeps strides that encoders refuse.
+    return np.array(pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2), order="C")
 
 
 def _write_jpeg(picture: Picture, quality: int) -> bytes:

@@ -68,6 +68,8 @@ class Job:
 
     def open_ledger(self) -> Ledger:
         """Open the ledger of this job."""
+        if self.ledger_url == _file_url(self.folder):
+            return Ledger.open_file((self.folder / FILE_NAME).resolve(), job=self.id)
         return Ledger.open(self.ledger_url, job=self.id)
 
 
@@ -105,12 +107,16 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     Raises:
         UsageError: if the job exists with another source archive or ledger, or the folder holds
             other things.
+        ArchiveError: if `source` is a Zarr store that upres did not write.
     """
     archive = Path(source).resolve() if is_archive(Path(source)) else None
+    ledger_url = ledger_url and _absolute(ledger_url)
     if (folder / DESCRIPTION).exists():
         job = open_job(folder)
         _check_same(job, archive=archive, ledger_url=ledger_url)
         return job
+    if archive is not None:
+        Archive.open(archive)
     if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
         raise UsageError(f"{folder} exists and is no job; name a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -151,6 +157,14 @@ def held(job: Job, command: str) -> Iterator[None]:
 
 def _file_url(folder: Path) -> str:
     return f"sqlite:///{(folder / FILE_NAME).resolve()}"
+
+
+def _absolute(url: str) -> str:
+    """Return a SQLite URL that means the same file wherever the next command is given."""
+    start, found, path = url.partition("sqlite:///")
+    if start or not found or not path or path.startswith(("/", ":", "file:")):
+        return url
+    return f"sqlite:///{Path(path).resolve()}"
 
 
 def _holds_other_things(folder: Path) -> bool:

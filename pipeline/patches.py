@@ -62,6 +62,12 @@ class PatchSampler:
     ) -> None:
         if patch_hr_px % scale:
             raise ValueError(f"patch is {patch_hr_px} px, expected a multiple of the scale {scale}")
+        for pair in pairs:
+            wanted = (pair.lr.shape[0], pair.lr.shape[1] * scale, pair.lr.shape[2] * scale)
+            if pair.hr.shape != wanted:
+                raise ValueError(
+                    f"HR is {pair.hr.shape} beside LR {pair.lr.shape}, expected {wanted}"
+                )
         self._side_lr = patch_hr_px // scale
         self._pairs = [p for p in pairs if min(p.lr.shape[1:]) >= self._side_lr]
         if not self._pairs:

@@ -38,7 +38,7 @@ MAX_FAILURES = 500
 
 _TEMPLATES_DIR = Path(__file__).parent / "templates"
 _BOXES = ((190.0, 440.0), (400.0, 210.0))
-"""Rows and columns, in CSS pixels, for overview and tile map each: one below the other, or beside."""
+"""Rows and columns, in CSS pixels, for overview and tile map each: stacked, or side by side."""
 
 
 @dataclass(frozen=True, slots=True)

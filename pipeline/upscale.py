@@ -120,7 +120,8 @@ def run_upscale(
     key = spec.fingerprint()
     on_every_worker(client, key, partial(open_workbench, model, spec))
     tasks = _tasks(plans, job, spec=spec, limit_s=limit_s)
-    outcomes = submit_windowed(client, partial(upscale_units, key=key), tasks, stop=stop)
+    work = partial(upscale_units, key=key)
+    outcomes = submit_windowed(client, work, tasks, stop=stop, split=_unit_by_unit)
     return _record(outcomes, ledger, spec=spec, run=run, planned=planned, report=report)
 
 
@@ -179,6 +180,12 @@ def _tasks(
                 sr_dir=job.sr_dir,
                 limit_s=limit_s,
             )
+
+
+def _unit_by_unit(task: UpscaleTask) -> Iterator[UpscaleTask]:
+    """Yield a task for each unit: one that kills its worker must not take others with it."""
+    for tile in task.tiles:
+        yield replace(task, tiles=(tile,))
 
 
 def _create_target(sr: Archive, source: Archive, plan: ItemPlan, *, spec: UpscaleSpec) -> None:

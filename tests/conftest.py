@@ -49,6 +49,7 @@ class Upscale(Protocol):
         model: str = "bicubic-x2",
         tile_px: int = 32,
         precision: str = "fp32",
+        limit_s: float = 60.0,
     ) -> Upscaled: ...
 
 
@@ -133,8 +134,9 @@ def save() -> SavePicture:
 def upscale(client: Client) -> Upscale:
     """Create or continue a job: ingest and upscale, on the session's workers."""
     from pipeline.job import create_job
-    from pipeline.run import run_on
-    from pipeline.upscale import ModelAddress, make_spec
+    from pipeline.run import Upscaling, run_on
+    from pipeline.spec import make_spec
+    from pipeline.unit import ModelAddress
 
     def run(
         source: Path,
@@ -143,13 +145,15 @@ def upscale(client: Client) -> Upscale:
         model: str = "bicubic-x2",
         tile_px: int = 32,
         precision: str = "fp32",
+        limit_s: float = 60.0,
     ) -> Upscaled:
         spec = make_spec(model, tile_px=tile_px, halo="auto", precision=precision, device="cpu")
         job = create_job(folder, source=str(source))
         with run_on(job, "test") as running:
             running.ingest(str(source), client)
             address = ModelAddress(name_or_file=model, device="cpu")
-            computed = running.upscale(spec, address, client)
+            upscaling = Upscaling(spec=spec, model=address, limit_s=limit_s)
+            computed = running.upscale(upscaling, running.plan(upscaling), client)
             return Upscaled(job, computed, running.status())
 
     return run

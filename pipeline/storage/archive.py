@@ -9,6 +9,7 @@ Sources: Zarr v3 core and sharding specifications; OME-Zarr (NGFF) 0.5.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,8 +34,13 @@ LEVEL = "0"
 """Name of the full-size array of an item."""
 
 PROVENANCE_KEY = "upres"
+ARCHIVE_KEY = "upres_archive"
+"""Attribute of an archive's own group: the version of how its items are laid out."""
+
 INNER_CHUNK_PX = 512
 SOURCE_SHARD_PX = 4096
+_NAME_BYTES = 240
+"""Of the 255 that file systems allow; the rest is for escaping the first characters."""
 DTYPES = ("uint8", "uint16", "float32")
 
 # The checksum turns a flipped bit into an error.
@@ -50,7 +56,15 @@ class Layout:
 
     @classmethod
     def of(cls, *, height: int, width: int, shard_px: int) -> Layout:
-        """Return shards of `shard_px` squares (less for a smaller picture) of whole chunks."""
+        """Return shards of `shard_px` squares (less for a smaller picture) of whole chunks.
+
+        Raises:
+            ValueError: if a number is below 1.
+        """
+        if min(height, width, shard_px) < 1:
+            raise ValueError(
+                f"picture is {height}x{width} and its shards {shard_px} px, expected at least 1"
+            )
         chunk = next((c for c in (INNER_CHUNK_PX, 256) if shard_px % c == 0), shard_px)
         shards = tuple(min(shard_px, -(-side // chunk) * chunk) for side in (height, width))
         return cls(shard_px=(shards[0], shards[1]), chunk_px=(chunk, chunk))
@@ -109,8 +123,14 @@ class StoredImage:
         it. When this returns, the pixels survive a power cut.
 
         Raises:
-            ArchiveError: if `rect` is not one whole shard.
+            ArchiveError: if `rect` is not one whole shard, or `pixels` do not fit it.
         """
+        wanted = (self.channels, *rect.shape)
+        if pixels.shape != wanted or pixels.dtype != self.dtype:
+            raise ArchiveError(
+                f"{self.item}: pixels are {pixels.dtype} {pixels.shape}, expected {self.dtype} "
+                f"{wanted}"
+            )
         keys = self._shard_keys(rect)
         if len(keys) != 1 or rect != self._shard_at(rect):
             raise ArchiveError(f"{self.item}: {rect} is not one shard of {self._shard_px} px")
@@ -171,15 +191,20 @@ class Archive:
         """Open an existing archive.
 
         Raises:
-            ArchiveError: if there is none at `path`.
+            ArchiveError: if there is none at `path`, or one that upres did not write.
         """
         try:
             group = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ArchiveError(
                 f"{path} is no Zarr v3 archive ({type(error).__name__}); make one with "
                 "`upres ingest SRC ARCHIVE`"
             ) from error
+        if ARCHIVE_KEY not in group.attrs:
+            raise ArchiveError(
+                f"{path} is a Zarr group, but no archive that upres wrote; give its pictures as "
+                "files and make one with `upres ingest SRC ARCHIVE`"
+            )
         return cls(path, group)
 
     @classmethod
@@ -187,11 +212,11 @@ class Archive:
         """Open the archive at `path`, or make an empty one where there is none."""
         if is_archive(path):
             return cls.open(path)
-        if path.exists() and any(path.iterdir()):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ArchiveError(
                 f"{path} exists and is no archive; name an empty folder or one that upres wrote"
             )
-        group = zarr.create_group(LocalStore(path), zarr_format=3)
+        group = zarr.create_group(LocalStore(path), zarr_format=3, attributes={ARCHIVE_KEY: 1})
         return cls(path, group)
 
     def items(self) -> Iterator[str]:
@@ -208,7 +233,7 @@ class Archive:
         try:
             group = self._group[path]
             array = group[LEVEL] if isinstance(group, zarr.Group) else None
-        except (KeyError, OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError, TypeError) as error:
             raise ArchiveError(f"{self.path} holds no item {item!r}; ingest it again") from error
         if not isinstance(group, zarr.Group) or not isinstance(array, zarr.Array):
             raise ArchiveError(f"{self.path}: {item!r} is no image group")
@@ -240,7 +265,17 @@ class Archive:
         provenance: Mapping[str, Any],
         pixels: NDArray[Any] | None = None,
     ) -> StoredImage:
-        """Make an item anew, deleting what was there, with `pixels` or for tiles to come."""
+        """Make an item anew, deleting what was there, with `pixels` or for tiles to come.
+
+        Raises:
+            ArchiveError: if the item would lie inside another one, or another one inside it.
+        """
+        parts = item.split("/")
+        for outer in ("/".join(parts[:n]) for n in range(1, len(parts))):
+            if outer and self.provenance(outer) is not None:
+                raise ArchiveError(
+                    f"{self.path}: {item!r} would lie inside the item {outer!r}; rename one of them"
+                )
         self.delete(item)
         group = self._group.create_group(item_path(item))
         array = group.create_array(
@@ -260,8 +295,20 @@ class Archive:
         return StoredImage(item, array, provenance)
 
     def delete(self, item: str) -> None:
-        """Remove an item and its pixels, if it is there."""
-        folder = self.path / item_path(item)
+        """Remove an item and its pixels, if it is there.
+
+        Raises:
+            ArchiveError: if it is no item but a folder of items.
+        """
+        path = item_path(item)
+        folder = self.path / path
+        held = self._group.get(path) if (folder / "zarr.json").exists() else None
+        if isinstance(held, zarr.Group) and PROVENANCE_KEY not in held.attrs:
+            inner = next(_complete_items(held, f"{path}/"), None)
+            if inner is not None:
+                raise ArchiveError(
+                    f"{self.path}: the item {inner!r} lies inside {item!r}; rename one of them"
+                )
         if folder.exists():
             # Without its group file the item is gone for every reader before pixels vanish.
             (folder / "zarr.json").unlink(missing_ok=True)
@@ -276,16 +323,35 @@ def is_archive(path: Path) -> bool:
 def item_path(item: str) -> str:
     """Return the Zarr path of an item id: the id itself, unsafe parts percent-encoded.
 
-    Distinct ids give distinct paths, and no id leads out of the archive.
+    Distinct ids give distinct paths, and no id leads out of the archive. A part that is too long
+    for the name of a folder becomes several, all but the last ending with a bare "%".
     """
     if not item:
         raise ArchiveError("item id is empty, expected a relative path")
-    return "/".join(_encode(part) for part in item.split("/"))
+    try:
+        item.encode()
+    except UnicodeEncodeError as error:
+        raise ArchiveError(f"item id {item!r} is no valid Unicode text") from error
+    return "/".join("%/".join(map(_encode, _pieces(part))) for part in item.split("/"))
 
 
 def item_of(path: str) -> str:
     """Return the id whose `item_path` is `path`."""
+    path = re.sub("(?<=[^/])%/", "", path)
     return "/".join("" if part == "%" else unquote(part) for part in path.split("/"))
+
+
+def _pieces(part: str) -> list[str]:
+    """Cut `part` where its encoding would be too long for the name of a folder."""
+    pieces = [""]
+    size = 0
+    for c in part:
+        size += len(_percent(c).encode())
+        if size > _NAME_BYTES:
+            pieces.append("")
+            size = len(_percent(c).encode())
+        pieces[-1] += c
+    return pieces
 
 
 def _encode(part: str) -> str:
@@ -325,7 +391,7 @@ def _ome(item: str) -> dict[str, Any]:
 
 
 def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
+    for path in (folder, *folder.rglob("*")):
         _fsync(path)
 
 

@@ -183,6 +183,16 @@ class Ledger:
         Raises:
             LedgerError: if the database cannot be reached or was written by a newer upres.
         """
+        return cls._of(_parsed(url), job=job)
+
+    @classmethod
+    def open_file(cls, path: Path, *, job: str) -> Ledger:
+        """Open the SQLite ledger at `path`."""
+        # Not by a URL in text: a folder may be called "what?".
+        return cls._of(sa.URL.create("sqlite", database=str(path)), job=job)
+
+    @classmethod
+    def _of(cls, url: sa.URL, *, job: str) -> Ledger:
         try:
             engine = sa.create_engine(url)
             if engine.dialect.name == "sqlite":
@@ -200,11 +210,6 @@ class Ledger:
                 f"ledger {_public(url)} cannot be opened: {_first_line(error)}"
             ) from error
         return ledger
-
-    @classmethod
-    def open_file(cls, path: Path, *, job: str) -> Ledger:
-        """Open the SQLite ledger at `path`."""
-        return cls.open(f"sqlite:///{path}", job=job)
 
     def close(self) -> None:
         """Release the database."""
@@ -342,7 +347,7 @@ class Ledger:
 
     def upscaling(self) -> dict[str, Any] | None:
         """Return what `keep_upscaling` kept, None where the job was never upscaled."""
-        text = next(self._rows(sa.select(_jobs.c.upscaling).where(_jobs.c.job == self._job)))
+        (text,) = self._rows(sa.select(_jobs.c.upscaling).where(_jobs.c.job == self._job))
         return json.loads(text["upscaling"]) if text["upscaling"] else None
 
     # --- runs --------------------------------------------------------------------------------
@@ -373,7 +378,10 @@ class Ledger:
         return sa.select(table).where(table.c.job == self._job)
 
     def _put(self, table: sa.Table, rows: Iterable[Any], *, key: Sequence[str]) -> None:
-        values = [{"job": self._job, **asdict(row)} for row in rows]
+        values = [
+            {"job": self._job, **{name: _storable(v) for name, v in asdict(row).items()}}
+            for row in rows
+        ]
         if not values:
             return
         insert = _INSERT[self._engine.dialect.name](table)
@@ -383,10 +391,10 @@ class Ledger:
                 insert.on_conflict_do_update(index_elements=list(key), set_=fresh), values
             )
 
-    def _rows(self, query: sa.Select[Any]) -> Iterator[dict[str, Any]]:
+    def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self._transaction() as connection:
-            for row in connection.execute(query).mappings():
-                yield dict(row)
+            # All at once: a generator would hold the transaction as long as its reader likes.
+            return [dict(row) for row in connection.execute(query).mappings()]
 
     @contextmanager
     def _transaction(self) -> Iterator[sa.Connection]:
@@ -394,7 +402,7 @@ class Ledger:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as error:
-            url = _public(self._engine.url.render_as_string(hide_password=True))
+            url = _public(self._engine.url)
             raise LedgerError(f"ledger {url} failed: {_first_line(error)}") from error
 
     def _check_version(self, connection: sa.Connection) -> None:
@@ -421,12 +429,30 @@ def _without_job(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def _public(url: str) -> str:
-    """Return the URL without its password."""
-    return sa.make_url(url).render_as_string(hide_password=True)
+def _parsed(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except (SQLAlchemyError, ValueError) as error:
+        # The text stays out of the message: it may hold a password.
+        raise LedgerError(
+            "the ledger's URL cannot be read; expected postgresql://USER:PASSWORD@HOST/DATABASE "
+            "or sqlite:////PATH"
+        ) from error
+
+
+def _public(url: sa.URL) -> str:
+    """Return the URL without its secrets: the password, and whatever follows the "?"."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _storable(value: Any) -> Any:
+    """Return text that every database takes: file names may hold bytes that are no UTF-8."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
 
 
 def _first_line(error: BaseException) -> str:

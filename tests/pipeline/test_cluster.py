@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import cloudpickle
 import pytest
 
 from pipeline.cluster import (
@@ -25,30 +23,38 @@ from pipeline.cluster import (
 from pipeline.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from pipeline.cluster import Client
-
-# Workers cannot import a test module by its name.
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+F = TypeVar("F", bound="Callable[..., object]")
 
 
+def by_value(function: F) -> F:
+    """Send a function whole, as workers cannot import a test module by its name."""
+    function.__module__ = "__main__"
+    return function
+
+
+@by_value
 def square(number: int) -> int:
     return number * number
 
 
+@by_value
 def square_but_seven(number: int) -> int:
     if number == 7:
         raise ArithmeticError("seven is not squared here")
     return number * number
 
 
+@by_value
 def slow_if_even(number: int) -> int:
     time.sleep(0.05 * (number % 2 == 0))
     return number
 
 
+@by_value
 def die_on_four(number: int, *, log: Path) -> int:
     with log.open("a") as file:
         file.write(f"{number}\n")
@@ -57,6 +63,7 @@ def die_on_four(number: int, *, log: Path) -> int:
     return number
 
 
+@by_value
 def die_once(number: int, *, log: Path) -> int:
     if number == 1 and not log.exists():
         log.touch()

@@ -298,7 +298,6 @@ REFUSED = {
     "a.gif": (b"GIF89a" + b"\0" * 20, "GIF"),
     "zip.jpg": (b"PK\3\4" + b"\0" * 20, "zip"),
     "heic.jpg": (b"\0\0\0\x18ftypheic", "HEIF"),
-    "really-a-png.jpg": (SAMPLES["a.png"], "rename it to really-a-png.png"),
     "cmyk.jpg": (pillow(Image.new("CMYK", (4, 4)), "JPEG"), "CMYK"),
     "cmyk.tif": (pillow(Image.new("CMYK", (4, 4)), "TIFF"), "CMYK"),
     "lab.tif": (pillow(Image.new("LAB", (4, 4)), "TIFF"), "Lab"),
@@ -334,6 +333,21 @@ def test_what_is_no_single_rgb_or_grey_picture_is_refused_with_its_reason(name: 
     with pytest.raises(PictureError, match=reason) as caught:
         read_picture(data, name=name)
     assert str(caught.value).startswith(f"{name}: ")
+
+
+def test_a_png_called_jpg_is_read_as_the_png_that_it_is() -> None:
+    picture = read_picture(SAMPLES["a.png"], name="really-a-png.jpg")
+    assert picture.metadata.format == "png"
+    assert np.array_equal(picture.pixels, read_picture(SAMPLES["a.png"], name="a.png").pixels)
+
+
+def test_a_picture_of_one_pixel_is_written_in_every_format(tmp_path: Path) -> None:
+    pixels = np.full((3, 1, 1), 200, np.uint8)
+    for format in ("png", "tiff", "jpeg", "webp"):
+        picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
+        write_picture(tmp_path / f"one.{format}", picture, format=format)
+        again = read_picture((tmp_path / f"one.{format}").read_bytes(), name=f"one.{format}")
+        assert again.pixels.shape == (3, 1, 1)
 
 
 def bombs() -> dict[str, bytes]:
