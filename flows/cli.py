@@ -72,8 +72,10 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
     from pipeline.storage.ledger import Ledger
 
     settings = ClusterSettings(address=cluster, workers=workers)
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger.open_file(archive.with_name(f"{archive.name}.ledger.sqlite"), job="ingest")
+    # Resolved, as "." has no name that another one could stand beside.
+    beside = archive.resolve()
+    beside.parent.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger.open_file(beside.with_name(f"{beside.name}.ledger.sqlite"), job="ingest")
     with (
         options.interruptible() as stop,
         connect(settings) as client,

@@ -8,10 +8,13 @@ shuffle, so that the network only learns what nearest-neighbour enlargement lack
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # Measured on torch 2.13: below this many values a single picture is convolved in fp32 by another
 # algorithm, which rounds otherwise; a batch of two never is.

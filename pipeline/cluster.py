@@ -14,13 +14,14 @@ import time
 from collections import deque
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import dask
 from distributed import Client as Client  # named so that other modules need no import of theirs
-from distributed import KilledWorker, LocalCluster, WorkerPlugin, as_completed, get_worker
+from distributed import KilledWorker, LocalCluster, WorkerPlugin, get_worker
 
-from pipeline.errors import UsageError, WorkerError
+from pipeline.errors import ClusterError, UpresError, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,6 +35,10 @@ MAX_DEATHS = 2
 """How often a task that was alone on a worker may kill it before it is given up."""
 
 _IN_FLIGHT_PER_WORKER = 4
+_TURN_S = 1.0
+_GONE = (
+    "the Dask scheduler is gone; start it and its workers again, then the same command continues"
+)
 _THREADS_VARIABLE = "UPRES_WORKER_THREADS"
 
 
@@ -123,56 +128,84 @@ def submit_windowed(
     is), unless `stop` is requested: then those not yet submitted are left out.
     """
     waiting = iter(tasks)
-    window = _IN_FLIGHT_PER_WORKER * workers_of(client)
-    held: dict[Future[Any], Task] = {}
+    flight = _Flight(client, function)
+    room = _IN_FLIGHT_PER_WORKER * workers_of(client)
     suspects: deque[Task] = deque()
-    finished = as_completed()
-
-    def submit_more() -> None:
-        while len(held) < window and not (stop and stop.requested):
+    while True:
+        while len(flight) < room and not (stop and stop.requested):
             task = next(waiting, None)
             if task is None:
-                return
-            future = client.submit(function, task, pure=False, retries=0)
-            held[future] = task
-            finished.add(future)
-
-    submit_more()
-    while held:
-        future = next(finished)
-        task = held.pop(future)
-        if future.status == "finished":
-            yield Outcome(task, future.result(), None)
-        elif future.status == "error":
-            error = future.exception()
-            if isinstance(error, KilledWorker):
-                suspects.append(task)
-            else:
-                yield Outcome(task, None, error)
+                break
+            flight.submit(task)
+        if not len(flight):
+            break
+        outcome = flight.land()
+        if isinstance(outcome.error, WorkerError):
+            suspects.append(outcome.task)
         else:
-            # Seen: a finished future whose worker dies before it is read comes out as "lost".
-            suspects.append(task)
-        future.release()
-        submit_more()
+            yield outcome
     for task in suspects:
         for part in split(task):
-            yield _run_alone(client, function, part)
+            yield _alone(flight, part)
 
 
-def _run_alone(
-    client: Client, function: Callable[[Task], Result], task: Task
-) -> Outcome[Task, Result]:
+class _Flight(Generic[Task, Result]):
+    """The tasks that were submitted and have not come back."""
+
+    def __init__(self, client: Client, function: Callable[[Task], Result]) -> None:
+        self._client = client
+        self._function = function
+        self._tasks: dict[Future[Any], Task] = {}
+        self._landed: SimpleQueue[Future[Any]] = SimpleQueue()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def submit(self, task: Task) -> None:
+        """Send a task to the workers."""
+        # Retries belong to the ledger; and a task that ran twice gives two outcomes, not one.
+        future = self._client.submit(self._function, task, pure=False, retries=0)
+        self._tasks[future] = task
+        future.add_done_callback(self._landed.put)
+
+    def land(self) -> Outcome[Task, Result]:
+        """Wait for the next task that comes back; its error is a WorkerError if a worker died.
+
+        Raises:
+            ClusterError: if the scheduler is gone, and with it all that was in flight.
+        """
+        future = self._next()
+        task = self._tasks.pop(future)
+        try:
+            if future.status == "finished":
+                return Outcome(task, future.result(), None)
+            if future.status == "error":
+                error = future.exception()
+                died = isinstance(error, KilledWorker)
+                return Outcome(task, None, WorkerError("the worker died") if died else error)
+            # Seen: a finished future whose worker dies before it is read comes out as "lost".
+            return Outcome(task, None, WorkerError(f"the task came back {future.status}"))
+        finally:
+            future.release()
+
+    def _next(self) -> Future[Any]:
+        while True:
+            # Waiting in short turns: nobody tells the futures when the scheduler goes.
+            with suppress(Empty):
+                return self._landed.get(timeout=_TURN_S)
+            if self._client.status != "running":
+                raise ClusterError(_GONE)
+
+
+def _alone(flight: _Flight[Task, Result], task: Task) -> Outcome[Task, Result]:
     """Run a task that a worker died under, with nothing else in flight."""
     lasted = []
     for _ in range(MAX_DEATHS):
         began = time.monotonic()
-        future = client.submit(function, task, pure=False, retries=0)
-        with suppress(KilledWorker):
-            error = future.exception()
-            if error is None:
-                return Outcome(task, future.result(), None)
-            if not isinstance(error, KilledWorker):
-                return Outcome(task, None, error)
+        flight.submit(task)
+        outcome = flight.land()
+        if not isinstance(outcome.error, WorkerError):
+            return outcome
         lasted.append(f"{time.monotonic() - began:.1f} s")
     died = WorkerError(
         f"the worker died each time it ran this alone (after {' and '.join(lasted)}): it ran out "
@@ -233,7 +266,13 @@ def _remote(address: str) -> Iterator[Client]:
             raise UsageError(
                 f"the scheduler at {address} has no workers; start `dask worker {address}`"
             )
-        yield client
+        try:
+            yield client
+        except Exception as error:
+            # Whatever a call to the client raised: without a scheduler this is the reason.
+            if client.status == "running" or isinstance(error, UpresError):
+                raise
+            raise ClusterError(_GONE) from error
 
 
 _STATE: dict[str, Any] = {}

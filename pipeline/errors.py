@@ -56,5 +56,9 @@ class TrainingError(UpresError, ArithmeticError):
     """Training diverged."""
 
 
+class ClusterError(UpresError, ConnectionError):
+    """The scheduler that work was submitted to is gone."""
+
+
 class RecipeError(UpresError, ValueError):
     """A recipe names an unknown key, or a value that cannot be."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
 from pipeline.storage.archive import Archive, is_archive
-from pipeline.storage.atomic import write_atomic
+from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.ledger import FILE_NAME, Ledger
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def open_job(folder: Path) -> Job:
     """
     path = folder / DESCRIPTION
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text(encoding="utf-8"))
+        _check_description(values)
         return Job(
             folder=folder,
             id=values["id"],
@@ -97,6 +98,12 @@ def open_job(folder: Path) -> Job:
         raise UsageError(
             f"{path} cannot be read ({error}); restore it or use another folder"
         ) from error
+
+
+def _check_description(values: dict[str, object]) -> None:
+    wrong = [k for k in ("id", "source", "ledger") if not isinstance(values[k], str)]
+    if wrong or not values["id"]:
+        raise ValueError(f"expected text for {' and '.join(wrong or ['id'])}")
 
 
 def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Job:
@@ -126,7 +133,11 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
         "source": str(archive or "source.zarr"),
         "ledger": ledger_url or "",
     }
-    write_atomic(folder / DESCRIPTION, json.dumps(values, indent=2).encode())
+    with replace_atomically(folder / DESCRIPTION) as file:
+        if ledger_url:
+            # It may hold a password.
+            os.fchmod(file.fileno(), 0o600)
+        file.write(json.dumps(values, indent=2).encode())
     return open_job(folder)
 
 

@@ -107,7 +107,7 @@ def photo() -> TakePhoto:
         }[channels]
         pixels = np.concatenate(planes)
         if dtype == "uint16":
-            return pixels.astype(np.uint16) * 257 - (pixels > 0) * 100
+            return pixels.astype(np.uint16) * np.uint16(257) - (pixels > 0).astype(np.uint16)
         if dtype == "float32":
             return pixels.astype(np.float32) / 255
         return np.ascontiguousarray(pixels)

@@ -99,14 +99,17 @@ class StoredImage:
         Raises:
             ArchiveError: if a shard is missing (Zarr itself would return black) or damaged.
         """
-        missing = [key for key in self._shard_keys(rect) if not self._file(key).is_file()]
+        missing = [key for key in self._shard_keys(rect) if not _holds_bytes(self._file(key))]
         if missing:
             raise ArchiveError(self._unreadable(rect, f"{missing[0]} is missing"))
         try:
-            return np.asarray(self.array[rect.index])
+            pixels = np.asarray(self.array[rect.index])
         except (RuntimeError, ValueError, OSError, KeyError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise ArchiveError(self._unreadable(rect, reason)) from error
+        if pixels.shape[1:] != rect.shape:
+            raise ArchiveError(self._unreadable(rect, f"the picture is {self.size}"))
+        return pixels
 
     def is_whole(self, rect: Rect) -> bool:
         """Return whether every pixel of `rect` was written and can be read back."""
@@ -132,7 +135,9 @@ class StoredImage:
                 f"{wanted}"
             )
         keys = self._shard_keys(rect)
-        if len(keys) != 1 or rect != self._shard_at(rect):
+        height, width = self.size
+        inside = rect.rows.stop <= height and rect.cols.stop <= width
+        if len(keys) != 1 or not inside or rect != self._shard_at(rect):
             raise ArchiveError(f"{self.item}: {rect} is not one shard of {self._shard_px} px")
         file = self._file(keys[0])
         # A writer that was killed leaves its partial file behind, beside the shard.
@@ -194,8 +199,10 @@ class Archive:
             ArchiveError: if there is none at `path`, or one that upres did not write.
         """
         try:
+            if not is_archive(path):  # Opening would make the folder.
+                raise FileNotFoundError(path)
             group = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ArchiveError(
                 f"{path} is no Zarr v3 archive ({type(error).__name__}); make one with "
                 "`upres ingest SRC ARCHIVE`"
@@ -233,7 +240,7 @@ class Archive:
         try:
             group = self._group[path]
             array = group[LEVEL] if isinstance(group, zarr.Group) else None
-        except (KeyError, OSError, ValueError, TypeError) as error:
+        except (KeyError, OSError, ValueError, TypeError, AttributeError) as error:
             raise ArchiveError(f"{self.path} holds no item {item!r}; ingest it again") from error
         if not isinstance(group, zarr.Group) or not isinstance(array, zarr.Array):
             raise ArchiveError(f"{self.path}: {item!r} is no image group")
@@ -388,6 +395,11 @@ def _ome(item: str) -> dict[str, Any]:
         "coordinateTransformations": [{"type": "scale", "scale": [1.0, 1.0, 1.0]}],
     }
     return {"version": "0.5", "multiscales": [{"name": item, "axes": axes, "datasets": [level]}]}
+
+
+def _holds_bytes(file: Path) -> bool:
+    """Return whether `file` is there and not empty: Zarr reads both other cases as black."""
+    return file.is_file() and file.stat().st_size > 0
 
 
 def _sync_tree(folder: Path) -> None:

@@ -1,0 +1,92 @@
+"""A scheduler that is killed in mid-run."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import SavePicture
+
+pytestmark = pytest.mark.slow
+
+UPRES = [sys.executable, "-c", "from flows.cli import main; main()"]
+
+
+@pytest.fixture
+def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and one worker as processes of their own, on the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    port = address.rpartition(":")[2]
+    dask = [sys.executable, "-m", "dask"]
+    with (tmp_path / "dask.log").open("wb") as log:
+        parts = [
+            subprocess.Popen(words, stdout=log, stderr=log)
+            for words in (
+                [*dask, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"],
+                [*dask, "worker", address, "--no-dashboard", "--death-timeout", "60"],
+            )
+        ]
+        try:
+            yield address, parts[0]
+        finally:
+            for part in parts:
+                part.send_signal(signal.SIGTERM)
+            for part in parts:
+                part.wait(timeout=60)
+
+
+def test_a_killed_scheduler_ends_the_command_in_one_line_and_loses_nothing(
+    scheduler: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, save: SavePicture
+) -> None:
+    address, process = scheduler
+    noise = np.random.default_rng(0)
+    for n in range(6):
+        pixels = noise.integers(0, 256, (3, 512, 512), dtype=np.uint8)
+        save(tmp_path / "in" / f"{n}.png", pixels)
+    job = tmp_path / "job"
+    words = ["upscale", str(tmp_path / "in"), str(job), "--model", "lanczos", "--tile", "32"]
+    run = subprocess.Popen(
+        [*UPRES, *words, "--cluster", address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    _wait_for_shards(job / "sr.zarr", run)
+    process.kill()
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "Traceback" not in err.rpartition("upres:")[2]
+    assert "is gone" in err.rpartition("upres:")[2]
+    status = subprocess.run([*UPRES, "status", str(job), "--json"], capture_output=True, check=True)
+    units = json.loads(status.stdout)["units"]
+    assert units["failed"] == 0
+    again = subprocess.run(
+        [*UPRES, *words, "--workers", "1", "--json"], capture_output=True, check=True
+    )
+    told = json.loads(again.stdout)
+    assert told["units"] == {"done": 6 * 256, "failed": 0, "pending": 0}
+    assert told["computed_units"] == units["pending"]
+
+
+def _wait_for_shards(archive: Path, run: subprocess.Popen[str]) -> None:
+    """Wait until a few tiles were written, so that the run is in its midst."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        if len(list(archive.glob("*/0/c/0/*/*"))) > 40:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"no tile was written (exit code {run.poll()})")

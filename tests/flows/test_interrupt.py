@@ -1,0 +1,230 @@
+"""Ctrl-C, kill -9 and dying workers: the status stays true and the same command finishes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.job import open_job
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.conftest import Command, SavePicture, TakePhoto
+
+pytestmark = pytest.mark.slow
+
+UPRES = Path(sys.executable).with_name("upres")
+UNITS = 36
+PATIENCE_S = 180
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: SavePicture) -> Path:
+    """Pictures that keep two workers busy for many seconds."""
+    folder = tmp_path_factory.mktemp("interrupt") / "source"
+    for n in range(3):
+        tall = np.concatenate([photo(256, 384, at=at) for at in (n, 64 + n, 128 + n, 192 + n)], 1)
+        save(folder / f"{n}.png", np.concatenate([tall, tall[:, :, ::-1]], 2))
+    return folder
+
+
+def words(source: Path, job: Path) -> list[str]:
+    tiles = ["--tile", "256", "--precision", "fp32", "--device", "cpu"]
+    return ["upscale", str(source), str(job), "--model", "span-x4", *tiles]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """An `upres upscale` that runs in a process group of its own."""
+
+    process: subprocess.Popen[str]
+    job: Path
+    log: Path
+
+    def done(self) -> dict[tuple[str, int], float]:
+        """Return when each shard was written whose unit the ledger holds as done."""
+        if not (self.job / "ledger.sqlite").exists():
+            return {}
+        ledger = open_job(self.job).open_ledger()
+        rows = ledger.done_units()
+        ledger.close()
+        return {(row.item, row.tile): self._written_at(row.item, row.tile) for row in rows}
+
+    def _written_at(self, item: str, tile: int) -> float:
+        row, col = divmod(tile, 3)
+        return (self.job / "sr.zarr" / item / "0/c/0" / str(row) / str(col)).stat().st_mtime
+
+    def wait_until(self, true: Callable[[], object]) -> None:
+        until = time.monotonic() + PATIENCE_S
+        while not true():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.2)
+
+    def workers(self) -> list[psutil.Process]:
+        family = psutil.Process(self.process.pid).children(recursive=True)
+        return [child for child in family if "spawn_main" in " ".join(child.cmdline())]
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C: a terminal sends it to the whole group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def finish(self, timeout_s: float = PATIENCE_S) -> tuple[int, Any]:
+        """Wait for the end; return the exit code and the document that was printed."""
+        out, _ = self.process.communicate(timeout=timeout_s)
+        assert "Traceback" not in self.log.read_text()
+        return self.process.returncode, json.loads(out) if out else None
+
+
+@contextmanager
+def started(source: Path, job: Path) -> Iterator[Driver]:
+    log = job.with_suffix(".log")
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [UPRES, *words(source, job), "--workers", "2", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
+        driver = Driver(process, job, log)
+        try:
+            yield driver
+        finally:
+            if process.poll() is None:
+                for child in driver.workers():
+                    child.kill()
+                process.kill()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The SR archive of a run that nothing disturbed."""
+    job = tmp_path_factory.mktemp("undisturbed") / "job"
+    with started(source, job) as driver:
+        code, document = driver.finish()
+    assert (code, document["computed_units"]) == (0, UNITS)
+    return content(job)
+
+
+def content(job: Path) -> dict[str, str]:
+    """Return path -> hash of every file of the SR archive."""
+    archive = job / "sr.zarr"
+    return {
+        path.relative_to(archive).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in archive.rglob("*")
+        if path.is_file()
+    }
+
+
+def gone(processes: list[psutil.Process], within_s: float) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
+    return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+
+
+def assert_continues(source: Path, job: Path, done: int, undisturbed: dict[str, str]) -> None:
+    """The same command computes exactly what was pending, and the bytes are those of one run."""
+    with started(source, job) as driver:
+        code, document = driver.finish()
+    assert (code, document["computed_units"]) == (0, UNITS - done)
+    assert document["units"] == {"done": UNITS, "failed": 0, "pending": 0}
+    assert content(job) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_interrupt_finishes_what_is_in_flight_and_the_same_command_the_rest(
+    number: signal.Signals,
+    source: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, str],
+    upres: Command,
+) -> None:
+    job = tmp_path / "job"
+    with started(source, job) as driver:
+        driver.wait_until(driver.done)
+        if number == signal.SIGINT:
+            driver.interrupt()
+        else:
+            driver.process.send_signal(number)
+        code, document = driver.finish()
+    assert code == 130
+    assert f"{number.name}: finishing what is in flight" in driver.log.read_text()
+    units = document["units"]
+    assert units["failed"] == 0
+    assert 0 < units["done"] < UNITS
+    assert document["computed_units"] == units["done"] == len(driver.done())
+    status = upres("status", job, "--json")
+    assert status.code == 0
+    assert status.document["runs"][-1]["outcome"] == "stopped"
+    assert status.document["units"]["done"] == units["done"]
+    assert_continues(source, job, units["done"], undisturbed)
+
+
+def test_a_second_interrupt_ends_at_once(
+    source: Path, tmp_path: Path, undisturbed: dict[str, str], upres: Command
+) -> None:
+    job = tmp_path / "job"
+    with started(source, job) as driver:
+        driver.wait_until(driver.done)
+        workers = driver.workers()
+        driver.interrupt()
+        driver.wait_until(lambda: "finishing what is in flight" in driver.log.read_text())
+        driver.interrupt()
+        code, document = driver.finish(timeout_s=20)
+    assert code == 130
+    assert document is None
+    assert driver.log.read_text().splitlines()[-1].startswith("upres: interrupted")
+    assert gone(workers, within_s=10)
+    assert upres("status", job, "--json").document["runs"][-1]["outcome"] == "stopped"
+    assert_continues(source, job, len(driver.done()), undisturbed)
+
+
+def test_a_killed_driver_takes_its_workers_along_and_no_recorded_tile_is_done_twice(
+    source: Path, tmp_path: Path, undisturbed: dict[str, str], upres: Command
+) -> None:
+    job = tmp_path / "job"
+    with started(source, job) as driver:
+        driver.wait_until(driver.done)
+        workers = driver.workers()
+        assert len(workers) == 2
+        driver.process.kill()
+        driver.process.wait(timeout=30)
+        assert gone(workers, within_s=30)
+    recorded = driver.done()
+    assert 0 < len(recorded) < UNITS
+    status = upres("status", job, "--json").document["units"]
+    assert status["done"] == len(recorded)
+    assert status["failed"] == 0
+    assert_continues(source, job, len(recorded), undisturbed)
+    again = driver.done()
+    assert {unit: again[unit] for unit in recorded} == recorded
+
+
+def test_a_killed_worker_costs_no_tile(
+    source: Path, tmp_path: Path, undisturbed: dict[str, str]
+) -> None:
+    job = tmp_path / "job"
+    with started(source, job) as driver:
+        driver.wait_until(driver.done)
+        driver.workers()[0].kill()
+        code, document = driver.finish()
+    assert code == 0, driver.log.read_text()
+    assert document["units"] == {"done": UNITS, "failed": 0, "pending": 0}
+    assert document["failures"] == []
+    assert content(job) == undisturbed

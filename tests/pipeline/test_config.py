@@ -1,0 +1,205 @@
+"""Recipes: what is written is read back, what is wrong is named, settings go over the file."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from dataclasses import asdict, fields, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import TrainRecipe, load_recipe, recipe_names, with_steps
+from pipeline.errors import RecipeError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLAIN = TrainRecipe(name="n", architecture="span", scale=4)
+SMALLEST = 'name = "n"\narchitecture = "span"\nscale = 4\n'
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=10)
+values = st.recursive(
+    text | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def written(path: Path, content: str) -> str:
+    path.write_text(content, encoding="utf-8")
+    return str(path)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_shipped_recipe_loads_and_is_named_after_its_file(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+@settings(deadline=None)
+@given(text, text, st.dictionaries(text, values, max_size=3), st.floats(1e-12, 1e3))
+def test_a_recipe_is_read_back_as_it_was_written(
+    name: str, architecture: str, arguments: dict[str, Any], rate: float
+) -> None:
+    recipe = replace(
+        PLAIN, name=name, architecture=architecture, arguments=arguments, learning_rate=rate
+    )
+    assert TrainRecipe(**tomllib.loads(recipe.to_toml())) == recipe
+
+
+@pytest.mark.parametrize(
+    "odd", ['"', "\\", "\n", "\t\r", "\x7f", "\0", "é", "'''", "# no", "\u2028"]
+)
+def test_an_odd_name_survives_a_file(tmp_path: Path, odd: str) -> None:
+    recipe = replace(PLAIN, name=odd, arguments={odd: [odd, {"a b": True}], "x": {}})
+    assert load_recipe(written(tmp_path / "r.toml", recipe.to_toml())) == recipe
+
+
+def test_a_file_holds_every_key(tmp_path: Path) -> None:
+    assert set(tomllib.loads(PLAIN.to_toml())) == {f.name for f in fields(TrainRecipe)}
+    assert load_recipe(written(tmp_path / "r.toml", SMALLEST)) == PLAIN
+
+
+@pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe", b"name = 'n"])
+def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"r\.toml is no TOML"):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize("name", ["", "no-such", "pipeline/recipes"])
+def test_an_unknown_recipe_is_refused_with_those_that_are_known(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"recipes are .*span-x4"):
+        load_recipe(name)
+
+
+def test_a_recipe_that_lacks_what_has_no_default_says_what(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="lacks architecture, scale"):
+        load_recipe(written(tmp_path / "r.toml", 'name = "n"'))
+
+
+# --- keys and values -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("step", "steps"), ("learningrate", "learning_rate"), ("patch_px", "patch_hr_px")],
+)
+def test_an_unknown_key_is_answered_with_the_nearest_right_one(wrong: str, right: str) -> None:
+    with pytest.raises(RecipeError, match=f"no key '{wrong}'; did you mean {right}"):
+        load_recipe("span-x4", settings=[f"{wrong}=5"])
+
+
+def test_a_key_like_none_is_answered_with_all_of_them() -> None:
+    with pytest.raises(RecipeError, match="known are name, architecture, scale"):
+        load_recipe("span-x4", settings=["qqqq=5"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("steps=2_000", 2000),
+        ("batch=8", 8),
+        ("learning_rate=1", 1.0),
+        ("learning_rate=1e-4", 1e-4),
+        ("compile=true", True),
+        ("precision=fp32", "fp32"),
+        ('precision="fp32"', "fp32"),
+        ("name=my recipe", "my recipe"),
+        ("name=2024", "2024"),
+        ("name=true", "true"),
+        ("name=2024-11-20", "2024-11-20"),
+        ("name=a=b", "a=b"),
+        ("name=a\nseed = 5", "a\nseed = 5"),
+        ("name=1\nseed = 5", "1\nseed = 5"),
+        ("name=", ""),
+        ("arguments={features = 32}", {"features": 32}),
+        ("arguments={}", {}),
+    ],
+)
+def test_a_setting_is_read_as_the_type_of_its_key(setting: str, value: object) -> None:
+    recipe = load_recipe("span-x4", settings=[setting])
+    found = getattr(recipe, setting.partition("=")[0])
+    assert found == value
+    assert type(found) is type(value)
+    assert recipe.seed == 1
+
+
+def test_of_two_settings_of_one_key_the_last_holds_and_the_rest_stays() -> None:
+    recipe = load_recipe("span-x4", settings=["steps=5", "steps=7"])
+    assert recipe == replace(load_recipe("span-x4"), steps=7) == with_steps(recipe, 7)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("steps", "expected KEY=VALUE"),
+        ("steps=many", r"steps is 'many' \(str\), expected int"),
+        ("steps=1.5", r"steps is 1.5 \(float\), expected int"),
+        ("steps=true", r"steps is True \(bool\), expected int"),
+        ("steps=", r"steps is '' \(str\), expected int"),
+        ("compile=1", r"compile is 1 \(int\), expected bool"),
+        ("arguments=5", r"arguments is 5 \(int\), expected dict"),
+        ("learning_rate='1'", r"expected float"),
+        ("steps=0", "steps is 0, expected at least 1"),
+        ("batch=-3", "batch is -3, expected at least 1"),
+        ("seed=-1", "seed is -1, expected at least 0"),
+        ("warmup_steps=-1", "warmup_steps is -1"),
+        ("ema=1.5", "ema is 1.5, expected 0 to 1"),
+        ("ema=nan", "ema is nan"),
+        ("decay_share=-0.1", "decay_share is -0.1"),
+        ("learning_rate=0", "learning_rate is 0.0"),
+        ("learning_rate=nan", "learning_rate is nan"),
+        ("learning_rate=inf", "learning_rate is inf"),
+        ("precision=fp8", "precision is 'fp8'"),
+        ("patch_hr_px=97", "patch_hr_px is 97, expected a multiple of the scale 4"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_the_value_and_what_is_wanted(
+    setting: str, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("span-x4", settings=[setting])
+
+
+def test_a_recipe_is_never_changed_by_loading_it_with_settings() -> None:
+    before = asdict(load_recipe("span-x4"))
+    load_recipe("span-x4", settings=["arguments={features=3}", "steps=1"])
+    assert asdict(load_recipe("span-x4")) == before
+
+
+# --- the learning rate ---------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000), st.integers(0, 200), st.floats(0, 1), st.floats(1e-6, 1))
+def test_the_rate_is_above_zero_at_every_step_and_never_above_its_peak(
+    steps: int, warmup: int, share: float, rate: float
+) -> None:
+    recipe = replace(PLAIN, steps=steps, warmup_steps=warmup, decay_share=share, learning_rate=rate)
+    for step in range(0, steps, max(1, steps // 50)):
+        assert 0 < recipe.rate(step) <= rate
+    assert 0 < recipe.rate(steps - 1) <= rate
+
+
+def test_the_rate_rises_stays_and_falls_to_zero() -> None:
+    recipe = replace(PLAIN, steps=1000, warmup_steps=100, decay_share=0.4, learning_rate=2.0)
+    rates = [recipe.rate(step) for step in range(1001)]
+    assert math.isclose(rates[0], 0.02)
+    assert all(math.isclose(b - a, 0.02) for a, b in pairwise(rates[:100]))
+    assert set(rates[99:601]) == {2.0}
+    assert all(b < a for a, b in pairwise(rates[600:]))
+    assert rates[1000] == 0
+    assert math.isclose(rates[800], 1.0)
+
+
+def test_without_warm_up_and_decay_the_rate_is_constant() -> None:
+    recipe = replace(PLAIN, steps=50, warmup_steps=0, decay_share=0.0, learning_rate=2.0)
+    assert {recipe.rate(step) for step in range(50)} == {2.0}
