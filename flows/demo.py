@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PHOTOS_DIR = Path(__file__).parent / "photos"
 MODEL = "span-x4"
 SCALE = 4
-TILE_PX = 128
+TILE_PX = 64
 """Smaller than the default, so that small photographs too have a map of several tiles."""
 
 

@@ -67,7 +67,7 @@ def plan_export(
     """Return a task for each finished item, and a failure for each that is not.
 
     Raises:
-        UsageError: if the format is unknown.
+        UsageError: if the format is unknown, or a file would take the place of its own source.
     """
     if format not in (SAME, *FORMATS):
         raise UsageError(f"format is {format!r}, expected {SAME}, {', '.join(FORMATS)}")
@@ -78,6 +78,8 @@ def plan_export(
     for one in set(formats.values()):
         names |= file_names((i for i in ready if formats[i] == one), format=one)
     tasks = [ExportTask(i, job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in ready]
+    for task in tasks:
+        _check_spares_source(task, str(sr.image(task.item).provenance.get("source", "")))
     unready = [
         Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
         for c in status.counts
@@ -130,6 +132,13 @@ def _renamed(item: str, format: str) -> str:
         return item
     known = path.suffix.lower() in EXTENSIONS
     return str(path.with_suffix(_SUFFIX[format])) if known else item + _SUFFIX[format]
+
+
+def _check_spares_source(task: ExportTask, source: str) -> None:
+    if source and task.path.resolve() == Path(source).resolve():
+        raise UsageError(
+            f"export would put {task.path} in the place of its own source; name another folder"
+        )
 
 
 def _inside(out_dir: Path, name: str) -> Path:

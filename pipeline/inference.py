@@ -90,6 +90,11 @@ class Inference:
             sr[core.scaled(self.scale).index] = out[inside]
         return sr
 
+    def forward_only(self, pixels: NDArray[Any]) -> Tensor:
+        """Return what the network itself makes of ``(c, h, w)``: the bare work, for benchmarks."""
+        x = to_unit_range(pixels[np.newaxis], self.device)
+        return self._forward(x.contiguous(memory_format=torch.channels_last), self.precision)
+
     def _run(self, group: NDArray[Any]) -> NDArray[Any]:
         """Run one group of channels ``(n, g, h, w)``, g being 1 or the network's own number."""
         x = to_unit_range(group, self.device)

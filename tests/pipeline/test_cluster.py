@@ -183,9 +183,10 @@ def test_a_state_that_cannot_be_built_is_an_error_at_once(client: Client) -> Non
         on_every_worker(client, "broken", fail)
 
 
+@pytest.mark.slow
 def test_an_address_without_a_scheduler_is_a_usage_error() -> None:
     with (
-        pytest.raises(UsageError, match="no Dask scheduler answers at 'tcp://127.0.0.1:1'"),
+        pytest.raises(UsageError, match=r"no Dask scheduler answers at 'tcp://127\.0\.0\.1:1'"),
         connect(ClusterSettings(address="tcp://127.0.0.1:1")),
     ):
         pass

@@ -251,3 +251,15 @@ def test_an_unknown_format_is_wrong_usage(
     job = upscale(source, out.parent / "job").job
     with pytest.raises(UsageError, match="gif"):
         export(job, "gif")
+
+
+def test_an_export_never_takes_the_place_of_its_source(
+    source: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale, client: Client
+) -> None:
+    path = save(source / "a.png", photo(20, 20))
+    before = path.read_bytes()
+    job = upscale(source, source.parent / "job").job
+    status = read_status(job.folder, job.open_ledger())
+    with pytest.raises(UsageError, match="in the place of its own source"):
+        run_export(job, status, out_dir=source, format="same", client=client)
+    assert path.read_bytes() == before

@@ -1,0 +1,136 @@
+"""What the benchmarks share: pictures, jobs, and timings of the engine and of the bare network."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from flows.demo import PHOTOS_DIR
+from pipeline.cluster import ClusterSettings, connect
+from pipeline.degrade import degrade_bicubic
+from pipeline.images import EXTENSIONS, Metadata, Picture, read_picture, write_picture
+from pipeline.inference import Inference, load_model
+from pipeline.job import create_job
+from pipeline.run import Upscaling, run_on
+from pipeline.sources import list_source
+from pipeline.spec import UpscaleSpec, make_spec
+from pipeline.unit import ModelAddress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: str
+    tile: int
+    pictures: int
+    side: int
+    precision: str
+
+    @property
+    def spec(self) -> UpscaleSpec:
+        return make_spec(
+            self.model, tile_px=self.tile, halo="auto", precision=self.precision, device="cpu"
+        )
+
+
+def parse(description: str, **defaults: object) -> Settings:
+    """Read the options that all benchmarks have."""
+    parser = argparse.ArgumentParser(description=description)
+    values = {"model": "span-x4", "tile": 256, "pictures": 16, "side": 512, "precision": "auto"}
+    for name, value in (values | defaults).items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    return Settings(**vars(parser.parse_args()))
+
+
+def make_pictures(folder: Path, settings: Settings) -> None:
+    """Write LR pictures cut from the shipped photographs, repeated by mirroring where short."""
+    files = [f for f in list_source(str(PHOTOS_DIR)) if f.item.lower().endswith(tuple(EXTENSIONS))]
+    folder.mkdir(parents=True)
+    for n in range(settings.pictures):
+        file = files[n % len(files)]
+        pixels = degrade_bicubic(read_picture(file.read(), name=file.item).pixels, 2)
+        pixels = np.repeat(pixels, 3, axis=0) if pixels.shape[0] == 1 else pixels
+        pad = [(0, 0)] + [(0, max(0, settings.side - s)) for s in pixels.shape[1:]]
+        pixels = np.pad(pixels, pad, mode="symmetric")[:, : settings.side, : settings.side]
+        picture = Picture(
+            pixels=np.ascontiguousarray(pixels), metadata=Metadata(format="png", mode="RGB")
+        )
+        write_picture(folder / f"{n:04}.png", picture, format="png")
+
+
+def read_pictures(folder: Path) -> list[NDArray[np.uint8]]:
+    return [read_picture(f.read(), name=f.item).pixels for f in list_source(str(folder))]
+
+
+def engine_seconds(pictures: Path, job_dir: Path, settings: Settings, *, workers: int) -> float:
+    """Return how long the upscale stage takes: plan, read, compute, write, record."""
+    spec = settings.spec
+    upscaling = Upscaling(spec=spec, model=ModelAddress(name_or_file=settings.model, device="cpu"))
+    job = create_job(job_dir, source=str(pictures))
+    with run_on(job, "benchmark") as run, connect(ClusterSettings(workers=workers)) as client:
+        run.ingest(str(pictures), client)
+        began = time.perf_counter()
+        computed = run.upscale(upscaling, run.plan(upscaling), client)
+        seconds = time.perf_counter() - began
+        if not run.status().complete or not computed:
+            raise SystemExit(f"the run failed: {run.status().failures[:3]}")
+    return seconds
+
+
+def network_seconds(
+    pictures: list[NDArray[np.uint8]], settings: Settings, *, processes: int, threads: int
+) -> float:
+    """Return how long the bare network takes on the same windows, read and ready in memory."""
+    spec = settings.spec
+    windows = []
+    for pixels in pictures:
+        grid = spec.grid(*pixels.shape[1:])
+        windows += [np.ascontiguousarray(pixels[grid.window(t).index]) for t in grid]
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Barrier(processes + 1), context.Barrier(processes + 1)
+    shares = [windows[n::processes] for n in range(processes)]
+    workers = [
+        context.Process(target=_compute, args=(settings.model, spec, share, threads, ready, go))
+        for share in shares
+    ]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    began = time.perf_counter()
+    go.wait()
+    for worker in workers:
+        worker.join()
+    return time.perf_counter() - began
+
+
+def _compute(
+    model: str,
+    spec: UpscaleSpec,
+    windows: list[NDArray[np.uint8]],
+    threads: int,
+    ready: object,
+    go: object,
+) -> None:
+    torch.set_num_threads(threads)
+    loaded = load_model(model)
+    inference = Inference.of(
+        loaded.network,
+        scale=spec.scale,
+        channels=loaded.spec.channels,
+        precision=spec.precision,
+    )
+    inference.forward_only(windows[0])
+    ready.wait()  # type: ignore[attr-defined]
+    go.wait()  # type: ignore[attr-defined]
+    for window in windows:
+        inference.forward_only(window)

@@ -1,0 +1,62 @@
+"""The documents are true: what they tell to type is typed here, in order, as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import SavePicture, TakePhoto
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def commands(document: Path) -> list[str]:
+    """Return the lines of all blocks marked as commands, without those for make and git."""
+    blocks = COMMANDS.findall(document.read_text())
+    lines = [line for block in blocks for line in block.splitlines() if line.strip()]
+    return [line for line in lines if not re.match(r"(make|git|cd) ", line)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_every_command_of_the_document_does_what_it_says(
+    document: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture
+) -> None:
+    for n, name in enumerate(("first.png", "trips/second.jpg", "trips/far/third.webp")):
+        save(tmp_path / "photos" / name, photo(120, 132, at=n * 60))
+    script = "\n".join(["set -euo pipefail", *commands(document)])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    told = subprocess.run(
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr[-2000:]
+    assert "Traceback" not in told.stderr
+
+
+def test_every_command_of_the_command_line_stands_in_the_documents() -> None:
+    from flows.cli import main
+
+    typed = "\n".join(line for document in DOCUMENTS for line in commands(document))
+    missing = [name for name in main.commands if f"upres {name}" not in typed]
+    assert missing == []
+
+
+def test_no_document_links_to_a_file_that_is_not_there() -> None:
+    for document in DOCUMENTS:
+        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+            if "://" not in target:
+                assert (document.parent / target).exists(), f"{document.name}: {target}"
