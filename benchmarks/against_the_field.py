@@ -10,8 +10,8 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from benchmarks.rig import Settings, engine_seconds, make_pictures, parse
@@ -21,6 +21,9 @@ from pipeline.images import Metadata, Picture, read_picture, write_picture
 from pipeline.inference import load_model
 from pipeline.job import open_job
 from pipeline.run import run_on
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PAD_PX = 10
 

@@ -28,6 +28,9 @@ class TrainRecipe:
     scale: int
     channels: int = 3
     arguments: dict[str, Any] = field(default_factory=dict)
+    summary: str = ""
+    licence: str = "unknown: say it in the recipe, or with --set licence=..."
+    """Of the weights; whoever trains decides, within what the pictures' licences allow."""
     patch_hr_px: int = 96
     batch: int = 64
     candidates: int = 4

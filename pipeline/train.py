@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from models import checkpoint, registry
 from models.spec import ModelSpec
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
-from pipeline.errors import PictureError, SourceError, TrainingError, UsageError
+from pipeline.errors import PictureError, RecipeError, SourceError, TrainingError, UsageError
 from pipeline.images import read_picture
 from pipeline.inference import Inference
 from pipeline.metrics import score_picture
@@ -86,7 +86,10 @@ class TrainState:
     def begin(cls, recipe: TrainRecipe) -> TrainState:
         """Return step 0: weights drawn with the recipe's seed."""
         torch.manual_seed(recipe.seed)
-        network = registry.build(model_spec(recipe))
+        try:
+            network = registry.build(model_spec(recipe))
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = registry.build(model_spec(recipe)).requires_grad_(False)
         average.load_state_dict(network.state_dict())
@@ -200,15 +203,17 @@ def train(
     return out_dir / BEST
 
 
-def model_spec(recipe: TrainRecipe) -> ModelSpec:
-    """Return the spec of the model that `recipe` trains."""
+def model_spec(recipe: TrainRecipe, *, pictures: int = 0) -> ModelSpec:
+    """Return the spec of the model that `recipe` trains on so many pictures."""
     return ModelSpec(
         name=recipe.name,
         architecture=recipe.architecture,
         scale=recipe.scale,
         channels=recipe.channels,
         arguments=recipe.arguments,
-        training_data="see the recipe's folder of pictures",
+        summary=recipe.summary,
+        licence=recipe.licence,
+        training_data=f"{pictures} pictures, {recipe.steps} steps, seed {recipe.seed}",
     )
 
 
@@ -240,7 +245,8 @@ def _run_steps(
             progress = _validate(
                 state, pictures, recipe=recipe, loss=float(np.mean(losses)), waited=waited
             )
-            _record(out_dir, state, progress, recipe=recipe, waited=waited)
+            trained_on = len(pictures.pairs)
+            _record(out_dir, state, progress, recipe=recipe, pictures=trained_on, waited=waited)
             report(progress)
             losses = []
         if state.step % recipe.checkpoint_every == 0 or ended:
@@ -302,10 +308,17 @@ def _validate(
 
 
 def _record(
-    out_dir: Path, state: TrainState, progress: TrainProgress, *, recipe: TrainRecipe, waited: float
+    out_dir: Path,
+    state: TrainState,
+    progress: TrainProgress,
+    *,
+    recipe: TrainRecipe,
+    pictures: int,
+    waited: float,
 ) -> None:
     """Append to the metrics, and write the checkpoints: always the last, and the best so far."""
-    content = checkpoint.to_bytes(model_spec(recipe), state.average.state_dict())
+    spec = model_spec(recipe, pictures=pictures)
+    content = checkpoint.to_bytes(spec, state.average.state_dict())
     write_atomic(out_dir / LAST, content)
     if math.isnan(progress.psnr_y) or progress.psnr_y > state.best_psnr:
         state.best_psnr = progress.psnr_y

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-PASSWORD = "a secret of this test"  # noqa: S105 - of a server that lives as long as the test
+PASSWORD = "a secret of this test"
 
 
 def _binaries() -> Path | None:
