@@ -209,7 +209,7 @@ def _alone(flight: _Flight[Task, Result], task: Task) -> Outcome[Task, Result]:
         lasted.append(f"{time.monotonic() - began:.1f} s")
     died = WorkerError(
         f"the worker died each time it ran this alone (after {' and '.join(lasted)}): it ran out "
-        "of memory, crashed, or was past the time limit; the worker's log says which"
+        "of memory, crashed, or was past the time limit"
     )
     return Outcome(task, None, died)
 
@@ -221,7 +221,13 @@ def _local(workers: int | None) -> Iterator[Client]:
     count = workers or min(cores, 8)
     threads = max(1, cores // count)
     # The nanny presets one BLAS thread; torch's are set by the model plugin, once, on purpose.
-    environment = {"OMP_NUM_THREADS": str(threads), _THREADS_VARIABLE: str(threads)}
+    environment = {
+        "OMP_NUM_THREADS": str(threads),
+        _THREADS_VARIABLE: str(threads),
+        # What goes wrong with a unit is in its outcome; Dask's own words beside it, such as a
+        # worker's lost heartbeat when the run ends, are noise to who reads the terminal.
+        "DASK_LOGGING__DISTRIBUTED": "critical",
+    }
     with (
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
         _interrupts_ignored_by_children(),
@@ -233,7 +239,7 @@ def _local(workers: int | None) -> Iterator[Client]:
             processes=True,
             dashboard_address="127.0.0.1:0",
             host="127.0.0.1",
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
         )
     with cluster, Client(cluster) as client:
         yield client
