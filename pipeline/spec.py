@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -11,6 +12,8 @@ from models.reach import reach_px
 from pipeline.errors import LedgerError, ModelError, UsageError
 from pipeline.geometry import TileGrid
 from pipeline.inference import load_model, resolve_device, resolve_precision
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_TILE_PX = 512
 LEAST_TILE_PX = 16
@@ -60,6 +63,17 @@ class UpscaleSpec:
         return TileGrid(height, width, self.tile_px, self.halo_px)
 
 
+def seam_warning(spec: UpscaleSpec, reach: int | None) -> str | None:
+    """Return what a halo given by hand costs, None where it costs nothing."""
+    if reach is not None and spec.halo_px >= reach:
+        return None
+    looks = "at the whole picture" if reach is None else f"{reach} LR px far"
+    return (
+        f"{spec.model} looks {looks} and the halo is {spec.halo_px} px: tiles will differ from the "
+        "whole picture near their borders, as seams; --halo auto avoids them"
+    )
+
+
 def make_spec(
     name_or_file: str, *, tile_px: int, halo: str | int, precision: str, device: str
 ) -> UpscaleSpec:
@@ -70,19 +84,21 @@ def make_spec(
         UsageError: if an option is outside its range.
     """
     model = load_model(name_or_file)
-    if halo == "auto":
-        reach = reach_px(model.network, channels=model.spec.channels)
-        if reach is None:
-            raise ModelError(
-                f"{model.spec.name} looks at the whole picture, so no halo is wide enough to tile "
-                "it exactly; give --halo PX to accept seams"
-            )
-        halo = reach
-    return UpscaleSpec(
+    reach = reach_px(model.network, channels=model.spec.channels)
+    if halo == "auto" and reach is None:
+        raise ModelError(
+            f"{model.spec.name} looks at the whole picture, so no halo is wide enough to tile "
+            "it exactly; give --halo PX to accept seams"
+        )
+    spec = UpscaleSpec(
         model=model.spec.name,
         weights_sha256=model.sha256,
         scale=model.spec.scale,
         tile_px=tile_px,
-        halo_px=int(halo),
+        halo_px=int(reach or 0) if halo == "auto" else int(halo),
         precision=resolve_precision(precision, device=resolve_device(device)),
     )
+    cost = seam_warning(spec, reach)
+    if cost is not None:
+        logger.warning(cost)
+    return spec

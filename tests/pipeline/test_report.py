@@ -246,7 +246,7 @@ def test_failures_are_listed_to_500_and_the_rest_counted(bench: Bench) -> None:
     page = bench.page()
     assert "the file is text" in page
     assert "4 more are not shown" in page
-    assert "Run the same <code>upres upscale</code> again" in page
+    assert "<code>upres rerun " in page
 
 
 def test_rejected_and_vanished_items_are_counted_and_have_no_pictures(bench: Bench) -> None:
