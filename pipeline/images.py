@@ -28,6 +28,9 @@ import tifffile
 from PIL import Image, JpegImagePlugin
 
 from pipeline.errors import PictureError
+from pipeline.exif import PREFIX as EXIF_PREFIX
+from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
+from pipeline.exif import of_tiff as exif_of_tiff
 from pipeline.storage.atomic import replace_atomically
 
 if TYPE_CHECKING:
@@ -231,7 +234,7 @@ def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         format="jpeg",
         mode=image.mode,
         icc=_filled(info.get("icc_profile")),
-        exif=_filled(exif.removeprefix(_EXIF_PREFIX)) if exif else None,
+        exif=_filled(exif.removeprefix(EXIF_PREFIX)) if exif else None,
         xmp=_filled(info.get("xmp")),
         dpi=_dpi(info.get("dpi")),
     )
@@ -369,7 +372,7 @@ def _read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         format="webp",
         mode=_mode(pixels.shape[0], pixels.dtype),
         icc=_filled(chunks.get(b"ICCP")),
-        exif=_filled(exif.removeprefix(_EXIF_PREFIX)) if exif else None,
+        exif=_filled(exif.removeprefix(EXIF_PREFIX)) if exif else None,
         xmp=_filled(chunks.get(b"XMP ")),
     )
     return pixels, metadata
@@ -420,12 +423,12 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         _check_segments(page, data, max_pixels)
         samples = page.asarray(maxworkers=1)
         mode, pixels = _tiff_pixels(page, samples)
-        layout = _Layout.of(data)
+        layout = Layout.of(data)
         metadata = Metadata(
             format="tiff",
             mode=mode,
             icc=_filled(page.tags.valueof(34675)),
-            exif=_tiff_exif(data, page.offset, layout),
+            exif=exif_of_tiff(data, page.offset, layout),
             xmp=_filled(page.tags.valueof(700)),
             dpi=_tiff_dpi(page),
         )
@@ -552,163 +555,22 @@ _READERS: dict[str, Callable[[bytes, int], tuple[NDArray[Any], Metadata]]] = {
 }
 
 
-# EXIF: a tree of TIFF directories, kept byte for byte
-
-_EXIF_PREFIX = b"Exif\0\0"
-_ORIENTATION = 274
-_SUBDIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, Interoperability
-_TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
-# What of a TIFF's first directory tells about the picture instead of the file's layout: names,
-# makers, orientation, dates, owners, rating, Windows's titles, and the two directories below.
-_TELLING = (269, 270, 271, 272, _ORIENTATION, 305, 306, 315, 316, 18246, 33432)
-_TELLING += (*range(40091, 40096), 34665, 34853)
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How numbers lie in a TIFF structure: byte order "<" or ">", classic or BigTIFF."""
-
-    order: Literal["<", ">"]
-    big: bool
-
-    @classmethod
-    def of(cls, data: bytes) -> _Layout:
-        if data[:2] not in (b"II", b"MM") or len(data) < 8:
-            raise ValueError(f"a TIFF structure starts with II or MM, met {data[:4]!r}")
-        return cls("<" if data[:2] == b"II" else ">", data[2:4] in (b"+\0", b"\0+"))
-
-    def pack(self, classic: str, big: str, *values: int) -> bytes:
-        return struct.pack(self.order + (big if self.big else classic), *values)
-
-    def unpack(self, classic: str, big: str, data: bytes, at: int) -> tuple[int, ...]:
-        return struct.unpack_from(self.order + (big if self.big else classic), data, at)
-
-    def root(self, data: bytes) -> int:
-        return self.unpack("I", "Q", data, 8 if self.big else 4)[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _Tag:
-    """One entry: its value as bytes in the file's order, or the directory that it points to."""
-
-    code: int
-    kind: int
-    count: int
-    value: bytes | tuple[_Tag, ...]
-
-
-def _entries(data: bytes, at: int, layout: _Layout) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (code, type, count, position of the value slot) of one directory."""
-    (number,) = layout.unpack("H", "Q", data, at)
-    first, size = (at + 8, 20) if layout.big else (at + 2, 12)
-    if first + number * size > len(data):
-        raise ValueError(f"a directory of {number} entries at byte {at} ends behind the data")
-    for entry in range(first, first + number * size, size):
-        code, kind, count = layout.unpack("HHI", "HHQ", data, entry)
-        yield code, kind, count, entry + (12 if layout.big else 8)
-
-
-def _directory(data: bytes, at: int, layout: _Layout, depth: int = 0) -> tuple[_Tag, ...]:
-    """Return one directory with those below it; entries that point outside are left out.
-
-    Of entries with the same code the first is kept. Values that overlap so often that they hold
-    more than the file are a ValueError: small files must not grow in memory.
-    """
-    tags: dict[int, _Tag] = {}
-    left_bytes = len(data)
-    for code, kind, count, slot in _entries(data, at, layout):
-        size = count * (_TYPE_BYTES[kind] if kind < len(_TYPE_BYTES) else 0)
-        (place,) = layout.unpack("I", "Q", data, slot)
-        start = slot if size <= (8 if layout.big else 4) else place
-        if code in tags or size < 1 or start + size > len(data):
-            continue
-        if code not in _SUBDIRECTORIES:
-            tags[code] = _Tag(code, kind, count, data[start : start + size])
-            left_bytes -= size
-        elif depth < 2 and (below := _directory_below(data, place, layout, depth)):
-            tags[code] = _Tag(code, 4, 1, below)
-        if left_bytes < 0:
-            raise ValueError(f"the values of the directory at byte {at} overlap")
-    return tuple(tags.values())
-
-
-def _directory_below(data: bytes, at: int, layout: _Layout, depth: int) -> tuple[_Tag, ...]:
-    """Return a directory below another; a broken one is empty, and costs not the one above."""
-    try:
-        return _directory(data, at, layout, depth + 1)
-    except (ValueError, struct.error):
-        return ()
-
-
-def _pack_directory(tags: tuple[_Tag, ...], at: int, layout: _Layout) -> bytes:
-    """Return the bytes of a directory that will lie at offset `at` (even), values behind it."""
-    slot = 8 if layout.big else 4
-    head = layout.pack("H", "Q", len(tags))
-    behind_at = at + len(head) + len(tags) * (12 + 2 * (slot - 4)) + slot
-    behind = b""
-    for tag in sorted(tags, key=lambda tag: tag.code):
-        value = tag.value
-        place = behind_at + len(behind)
-        if isinstance(value, tuple):
-            behind += _pack_directory(value, place, layout)
-            value = layout.pack("I", "Q", place)
-            kind = 16 if layout.big else 4
-        else:
-            kind = tag.kind
-            if len(value) > slot:
-                behind += value + b"\0" * (len(value) % 2)
-                value = layout.pack("I", "Q", place)
-        head += layout.pack("HHI", "HHQ", tag.code, kind, tag.count) + value.ljust(slot, b"\0")
-    return head + b"\0" * slot + behind
-
-
-def _tiff_exif(data: bytes, at: int, layout: _Layout) -> bytes | None:
-    """Return as EXIF what a TIFF's directory at byte `at` tells about the picture."""
-    tags = tuple(tag for tag in _directory(data, at, layout) if _tells(tag))
-    if not tags:
-        return None
-    flat = _Layout(layout.order, big=False)
-    magic = b"II*\0" if flat.order == "<" else b"MM\0*"
-    return magic + flat.pack("I", "I", 8) + _pack_directory(tags, 8, flat)
-
-
-def _tells(tag: _Tag) -> bool:
-    """Tell whether to keep an entry; descriptions that hold the file's layout would lie later."""
-    layouts = (b"<?xml", b"ImageJ=", b'{"shape"')
-    described = tag.code == 270 and isinstance(tag.value, bytes) and tag.value.startswith(layouts)
-    return tag.code in _TELLING and not described
-
-
 # Orientation
 
 
 def _upright(picture: Picture) -> Picture:
     """Return the picture as its EXIF orientation shows it, the orientation reset to 1."""
     metadata, pixels = picture.metadata, picture.pixels
-    if metadata.exif is not None and (found := _find_orientation(metadata.exif)):
+    if metadata.exif is not None and (found := find_orientation(metadata.exif)):
         turn, at = found
         pixels = _turn(pixels, turn)
-        order = _Layout.of(metadata.exif).order
-        exif = metadata.exif[:at] + struct.pack(f"{order}H", 1) + metadata.exif[at + 2 :]
+        exif = reset_orientation(metadata.exif, at)
         xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", metadata.xmp)
         metadata = replace(metadata, exif=exif, xmp=xmp)
     return Picture(pixels=np.require(pixels, requirements=["C", "W"]), metadata=metadata)
 
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[1-8](\s*[\"'<])")
-
-
-def _find_orientation(exif: bytes) -> tuple[int, int] | None:
-    """Return (orientation, its position), or None without one; broken EXIF has none."""
-    try:
-        layout = _Layout.of(exif)
-        for code, kind, count, at in _entries(exif, layout.root(exif), layout):
-            if (code, kind, count) == (_ORIENTATION, 3, 1):
-                (turn,) = struct.unpack_from(f"{layout.order}H", exif, at)
-                return turn, at
-    except (ValueError, struct.error):
-        pass
-    return None
 
 
 def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -824,7 +686,7 @@ def _write_webp(picture: Picture, quality: int) -> bytes:
 
 def _save(pixels: NDArray[Any], format: str, metadata: Metadata, options: dict[str, Any]) -> bytes:
     kept = {"icc_profile": metadata.icc, "xmp": metadata.xmp}
-    kept["exif"] = _EXIF_PREFIX + metadata.exif if metadata.exif else None
+    kept["exif"] = EXIF_PREFIX + metadata.exif if metadata.exif else None
     file = io.BytesIO()
     present = {key: value for key, value in kept.items() if value}
     Image.fromarray(pixels).save(file, format, **options, **present)
@@ -856,8 +718,8 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 def _write_tiff(picture: Picture, quality: int) -> bytes:
     """Write Deflate strips, then a second directory that adds EXIF and XMP to tifffile's."""
     pixels, metadata = picture.pixels, picture.metadata
-    added = _tiff_additions(metadata)
-    order = _exif_order(metadata)
+    added = additions(metadata.exif, metadata.xmp)
+    order = byte_order(metadata.exif)
     file = io.BytesIO()
     tifffile.imwrite(
         file,
@@ -874,41 +736,7 @@ def _write_tiff(picture: Picture, quality: int) -> bytes:
         metadata=None,
         software=False,
     )
-    return _graft(file.getvalue(), added) if added else file.getvalue()
-
-
-def _exif_order(metadata: Metadata) -> Literal["<", ">"]:
-    """Return the byte order to write a TIFF in: that of its EXIF, whose values are not parsed."""
-    return ">" if metadata.exif and metadata.exif.startswith(b"MM") else "<"
-
-
-def _tiff_additions(metadata: Metadata) -> tuple[_Tag, ...]:
-    """Return EXIF and XMP as TIFF entries; EXIF that is broken has none."""
-    tags: tuple[_Tag, ...] = ()
-    if metadata.exif:
-        try:
-            layout = _Layout.of(metadata.exif)
-            found = _directory(metadata.exif, layout.root(metadata.exif), layout)
-            tags = tuple(tag for tag in found if _tells(tag))
-        except (ValueError, struct.error):
-            tags = ()
-    if metadata.xmp:
-        tags += (_Tag(700, 1, len(metadata.xmp), metadata.xmp),)
-    return tags
-
-
-def _graft(tiff: bytes, added: tuple[_Tag, ...]) -> bytes:
-    """Return the file with entries added to its directory, which moves to the end of the file."""
-    layout = _Layout.of(tiff)
-    codes = {tag.code for tag in added}
-    kept = tuple(
-        tag for tag in _directory(tiff, layout.root(tiff), layout) if tag.code not in codes
-    )
-    tiff += b"\0" * (-len(tiff) % 16)
-    root = layout.pack("I", "Q", len(tiff))
-    start = 8 if layout.big else 4
-    directory = _pack_directory(kept + added, len(tiff), layout)
-    return b"".join([tiff[:start], root, tiff[start + len(root) :], directory])
+    return graft(file.getvalue(), added) if added else file.getvalue()
 
 
 _WRITERS: dict[str, Callable[[Picture, int], bytes]] = {

@@ -100,8 +100,9 @@ def run_score(
 def plan_score(
     job: Job, *, reference: str | None, ledger: Ledger
 ) -> tuple[list[ScoreTask], list[Failure]]:
-    """Return a task for each item that can be scored, and a failure for each that lacks HR."""
-    ready = {c.item for c in ledger.count_items() if _is_done(c)}
+    """Return a task for each item that can be scored, and a failure for each that cannot."""
+    counts = [c for c in ledger.count_items() if c.state == INGESTED]
+    ready = {c.item for c in counts if _is_done(c)}
     rows = [row for row in ledger.items(INGESTED) if row.item in ready]
     originals = None if reference is None else match_originals(list_source(reference), rows)
     if originals is not None and rows and not originals:
@@ -110,7 +111,12 @@ def plan_score(
             f"path, for example {PurePosixPath(rows[0].item).with_suffix('.*')}"
         )
     sr = job.open_sr()
-    tasks, failures = [], []
+    tasks = []
+    failures = [
+        Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not scored")
+        for c in counts
+        if not _is_done(c)
+    ]
     for row in rows:
         if originals is not None and row.item not in originals:
             failures.append(Failure(row.item, None, "SourceError", f"no original in {reference}"))
@@ -287,7 +293,7 @@ def _row(task: ScoreTask, tile: int, kind: str, scores: Scores) -> ScoreRow:
 
 
 def _is_done(count: ItemCount) -> bool:
-    return count.state == INGESTED and count.units > 0 and count.done == count.units
+    return count.units > 0 and count.done == count.units
 
 
 def _stem(item: str) -> str:

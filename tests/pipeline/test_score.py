@@ -288,6 +288,26 @@ def test_no_original_at_all_is_wrong_usage(
         score(job, originals)
 
 
+def test_an_item_that_is_not_done_is_listed_and_not_scored(
+    small: Path,
+    tmp_path: Path,
+    photo: TakePhoto,
+    save: SavePicture,
+    upscale: Upscale,
+    score: Score,
+) -> None:
+    save(small / "a.png", photo(32, 32))
+    save(small / "b.png", photo(40, 40))
+    job = upscale(small, tmp_path / "job").job
+    ledger = job.open_ledger()
+    ledger.forget_units(["b.png"])
+    ledger.close()
+    found, (failure,) = score(job)
+    assert set(found) == {"a.png"}
+    assert (failure.item, failure.error) == ("b.png", "NotDone")
+    assert "0 of 4 tiles" in failure.message
+
+
 def test_a_missing_reference_leaves_earlier_scores_alone(
     small: Path,
     tmp_path: Path,
