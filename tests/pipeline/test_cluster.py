@@ -6,7 +6,7 @@ import os
 import time
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -23,38 +23,27 @@ from pipeline.cluster import (
 from pipeline.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pipeline.cluster import Client
-F = TypeVar("F", bound="Callable[..., object]")
 
 
-def by_value(function: F) -> F:
-    """Send a function whole, as workers cannot import a test module by its name."""
-    function.__module__ = "__main__"
-    return function
-
-
-@by_value
 def square(number: int) -> int:
     return number * number
 
 
-@by_value
 def square_but_seven(number: int) -> int:
     if number == 7:
         raise ArithmeticError("seven is not squared here")
     return number * number
 
 
-@by_value
 def slow_if_even(number: int) -> int:
     time.sleep(0.05 * (number % 2 == 0))
     return number
 
 
-@by_value
 def die_on_four(number: int, *, log: Path) -> int:
     with log.open("a") as file:
         file.write(f"{number}\n")
@@ -63,7 +52,6 @@ def die_on_four(number: int, *, log: Path) -> int:
     return number
 
 
-@by_value
 def die_once(number: int, *, log: Path) -> int:
     if number == 1 and not log.exists():
         log.touch()
