@@ -4,19 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
+MARKS ?= not gpu and not slow and not services and not browser
 
-.PHONY: demo test test-fast check lint types imports clean
+.PHONY: demo test check lint types imports clean
 
 demo: $(VENV)/installed
 	$(BIN)/upres demo $(DEMO_DIR)
 
-# All tests but those that need a GPU.
+# The tests that take seconds; `make test MARKS="not gpu"` is all of them, as .ci/run does it.
 test: $(VENV)/installed
-	$(BIN)/pytest -m "not gpu"
-
-# The tests that take seconds.
-test-fast: $(VENV)/installed
-	$(BIN)/pytest -m "not gpu and not slow and not services and not browser"
+	$(BIN)/pytest -m "$(MARKS)"
 
 check: lint types imports test
 

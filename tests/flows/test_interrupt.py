@@ -57,7 +57,7 @@ class Driver:
 
     def done(self) -> dict[tuple[str, int], float]:
         """Return when each shard was written whose unit the ledger holds as done."""
-        if not (self.job / "ledger.sqlite").exists():
+        if not (self.job / "sr.zarr").exists():
             return {}
         ledger = open_job(self.job).open_ledger()
         rows = ledger.done_units()
