@@ -66,7 +66,8 @@ class AttentionBlock(nn.Module):
         """Return the block's output and its first convolution's output, both like `x`."""
         first = self.conv1(x)
         f = self.conv3(evenly(nn.functional.silu, self.conv2(evenly(nn.functional.silu, first))))
-        return (f + x) * (evenly(torch.sigmoid, f) - 0.5), first
+        # sigmoid(f) - 0.5, without the cancellation that costs bf16 most of its digits.
+        return (f + x) * (0.5 * evenly(torch.tanh, 0.5 * f)), first
 
 
 class Span(nn.Module):
