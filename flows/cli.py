@@ -68,6 +68,7 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
     from flows.progress import counted
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.ingest import run_ingest
+    from pipeline.job import locked
     from pipeline.status import read_status
     from pipeline.storage.ledger import Ledger
 
@@ -78,6 +79,7 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
     ledger = Ledger.open_file(beside.with_name(f"{beside.name}.ledger.sqlite"), job="ingest")
     with (
         options.interruptible() as stop,
+        locked(beside.with_name(f"{beside.name}.lock"), beside, "upres ingest"),
         connect(settings) as client,
         counted("ingest", "files") as report,
     ):
@@ -135,6 +137,7 @@ def upscale(
     JOB is created, or continued: what is done already is not done again.
     """
     from pipeline.cluster import ClusterSettings, connect
+    from pipeline.export import check_apart
     from pipeline.job import create_job
     from pipeline.run import Upscaling, run_on
     from pipeline.spec import make_spec
@@ -142,6 +145,8 @@ def upscale(
 
     if file_format != "same" and export_dir is None:
         raise click.UsageError(f"--format {file_format} goes with --export DIR")
+    if export_dir is not None:
+        check_apart(export_dir, src=src, job_dir=job_dir)
     settings = ClusterSettings(address=cluster, workers=workers)
     spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
     address = ModelAddress(name_or_file=model, device=device)
@@ -452,7 +457,7 @@ def _score(run: Run, reference: str | None, client: Client) -> list[Failure]:
     from pipeline.score import run_score
 
     with _counted("score", "items") as report_items:
-        return run_score(
+        failures = run_score(
             run.job,
             reference=reference,
             ledger=run.ledger,
@@ -460,21 +465,26 @@ def _score(run: Run, reference: str | None, client: Client) -> list[Failure]:
             stop=run.stop,
             report=report_items,
         )
+    run.recheck(failures)
+    return failures
 
 
 def _export(run: Run, out_dir: Path, file_format: str, client: Client) -> tuple[int, list[Failure]]:
     from pipeline.export import run_export
 
     with _counted("export", "items") as report_items:
-        return run_export(
+        written, failures = run_export(
             run.job,
             run.status(),
+            sources=run.sources(),
             out_dir=out_dir,
             format=file_format,
             client=client,
             stop=run.stop,
             report=report_items,
         )
+    run.recheck(failures)
+    return written, failures
 
 
 def _finish(

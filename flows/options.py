@@ -23,6 +23,9 @@ DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
 
 
+_INTERRUPTED = "upres: interrupted; the same command continues"
+
+
 class OneLineErrors(click.Group):
     """A group that says what is wrong in one line, where click would print its usage first."""
 
@@ -174,6 +177,12 @@ def reported(command: F) -> F:
             line = " ".join(str(error).split())
             click.echo(f"upres: {line}", err=True)
             sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+        except RuntimeError as error:
+            # Python wraps a Ctrl-C that comes while a module defines its classes.
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            click.echo(_INTERRUPTED, err=True)
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
             raise
         except OSError as error:
@@ -181,7 +190,7 @@ def reported(command: F) -> F:
             click.echo(f"upres: {error}; mend that and run the same command again", err=True)
             sys.exit(FAILED)
         except KeyboardInterrupt:
-            click.echo("upres: interrupted; the same command continues", err=True)
+            click.echo(_INTERRUPTED, err=True)
             sys.exit(INTERRUPTED)
 
     return run  # type: ignore[return-value]

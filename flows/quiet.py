@@ -20,11 +20,11 @@ _QUIET = {
 
 
 def prepare_prefect(home: Path) -> None:
-    """Set what Prefect reads when it is first imported; what the user has set stays.
+    """Let Prefect start a temporary server whose database is in `home`.
 
-    Unless the user names a server or a home, a temporary server keeps its database in `home`.
+    What the user has set for a server of their own is left aside: the demonstration needs none,
+    and leaves nothing in one. To be called before Prefect is first imported.
     """
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    if "PREFECT_API_URL" not in os.environ:
-        os.environ.setdefault("PREFECT_HOME", str(home.resolve()))
+    for name in [n for n in os.environ if n.startswith("PREFECT_")]:
+        del os.environ[name]
+    os.environ.update(_QUIET, PREFECT_HOME=str(home.resolve()))

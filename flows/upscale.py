@@ -74,7 +74,13 @@ def export_pictures(
         counted("export", "items") as report,
     ):
         written, failures = run_export(
-            run.job, run.status(), out_dir=out_dir, format=file_format, client=client, report=report
+            run.job,
+            run.status(),
+            sources=run.sources(),
+            out_dir=out_dir,
+            format=file_format,
+            client=client,
+            report=report,
         )
         return {"written": written, "failures": [asdict(failure) for failure in failures]}
 

@@ -36,6 +36,7 @@ MAX_DEATHS = 2
 
 _IN_FLIGHT_PER_WORKER = 4
 _TURN_S = 1.0
+_NO_WORKERS_S = 60.0
 _GONE = (
     "the Dask scheduler is gone; start it and its workers again, then the same command continues"
 )
@@ -133,10 +134,10 @@ def submit_windowed(
     suspects: deque[Task] = deque()
     while True:
         while len(flight) < room and not (stop and stop.requested):
-            task = next(waiting, None)
-            if task is None:
+            try:
+                flight.submit(next(waiting))
+            except StopIteration:
                 break
-            flight.submit(task)
         if not len(flight):
             break
         outcome = flight.land()
@@ -189,12 +190,22 @@ class _Flight(Generic[Task, Result]):
             future.release()
 
     def _next(self) -> Future[Any]:
+        alone_since: float | None = None
         while True:
             # Waiting in short turns: nobody tells the futures when the scheduler goes.
             with suppress(Empty):
                 return self._landed.get(timeout=_TURN_S)
             if self._client.status != "running":
                 raise ClusterError(_GONE)
+            if self._client.scheduler_info(n_workers=-1)["workers"]:
+                alone_since = None
+                continue
+            alone_since = alone_since or time.monotonic()
+            if time.monotonic() - alone_since > _NO_WORKERS_S:
+                raise ClusterError(
+                    f"there has been no worker for {_NO_WORKERS_S:.0f} s; start workers that have "
+                    "the same upres installed, then the same command continues"
+                )
 
 
 def _alone(flight: _Flight[Task, Result], task: Task) -> Outcome[Task, Result]:

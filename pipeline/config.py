@@ -65,6 +65,8 @@ class TrainRecipe:
         for name in ("decay_share", "ema"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected 0 to 1")
+        if self.seed >= 2**63:
+            raise RecipeError(f"seed is {self.seed}, expected less than 2**63")
         if not 0 < self.learning_rate < math.inf:
             raise RecipeError(f"learning_rate is {self.learning_rate}, expected more than 0")
         if self.precision not in ("fp32", "bf16"):

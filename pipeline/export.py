@@ -61,13 +61,15 @@ def plan_export(
     job: Job,
     status: JobStatus,
     *,
+    sources: Iterable[str],
     out_dir: Path,
     format: str,
 ) -> tuple[list[ExportTask], list[Failure]]:
     """Return a task for each finished item, and a failure for each that is not.
 
     Raises:
-        UsageError: if the format is unknown, or a file would take the place of its own source.
+        UsageError: if the format is unknown, or a file would take the place of one of `sources`,
+            the files that the job's items came from.
     """
     if format not in (SAME, *FORMATS):
         raise UsageError(f"format is {format!r}, expected {SAME}, {', '.join(FORMATS)}")
@@ -78,14 +80,30 @@ def plan_export(
     for one in set(formats.values()):
         names |= file_names((i for i in ready if formats[i] == one), format=one)
     tasks = [ExportTask(i, job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in ready]
-    for task in tasks:
-        _check_spares_source(task, str(sr.image(task.item).provenance.get("source", "")))
+    _check_spares(tasks, sources)
     unready = [
         Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
         for c in status.counts
         if status.item_state(c) in ("failed", "pending")
     ]
     return tasks, unready
+
+
+def check_apart(out_dir: Path, *, src: str, job_dir: Path) -> None:
+    """Refuse to export into the source: the next run would upscale what this one wrote.
+
+    Inside the job is right, as jobs are never read as sources.
+
+    Raises:
+        UsageError: if `out_dir` is the folder `src` or lies in it, and not in the job.
+    """
+    out, source, job = out_dir.resolve(), Path(src).resolve(), job_dir.resolve()
+    inside_source = source.is_dir() and out.is_relative_to(source)
+    if inside_source and not out.is_relative_to(job):
+        raise UsageError(
+            f"--export {out_dir} lies in the source {src}, so the next run would upscale what this "
+            "one writes; name a folder outside of it"
+        )
 
 
 def export_item(task: ExportTask) -> str:
@@ -107,6 +125,7 @@ def run_export(
     job: Job,
     status: JobStatus,
     *,
+    sources: Iterable[str],
     out_dir: Path,
     format: str,
     client: Client,
@@ -114,7 +133,9 @@ def run_export(
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> tuple[int, list[Failure]]:
     """Write every finished item below `out_dir`; return how many, and what was not written."""
-    tasks, failures = plan_export(job, status, out_dir=out_dir, format=format)
+    tasks, failures = plan_export(
+        job, status, sources=sources, out_dir=out_dir.absolute(), format=format
+    )
     written = 0
     for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
         if outcome.error is None:
@@ -134,11 +155,14 @@ def _renamed(item: str, format: str) -> str:
     return str(path.with_suffix(_SUFFIX[format])) if known else item + _SUFFIX[format]
 
 
-def _check_spares_source(task: ExportTask, source: str) -> None:
-    if source and task.path.resolve() == Path(source).resolve():
-        raise UsageError(
-            f"export would put {task.path} in the place of its own source; name another folder"
-        )
+def _check_spares(tasks: Iterable[ExportTask], sources: Iterable[str]) -> None:
+    """Refuse to write over an original, whichever item's it is and whatever became of it."""
+    originals = {Path(source).resolve() for source in sources if source}
+    for task in tasks:
+        if task.path.resolve() in originals:
+            raise UsageError(
+                f"export would put {task.path} in the place of an original; name another folder"
+            )
 
 
 def _inside(out_dir: Path, name: str) -> Path:

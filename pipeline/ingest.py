@@ -90,6 +90,7 @@ def run_ingest(
     Raises:
         SourceError: if there is nothing at `source`.
     """
+    archive_dir = archive_dir.absolute()
     known = {row.item: row for row in ledger.items()}
     tasks = plan_ingest(source, archive_dir=archive_dir, known=list(known.values()))
     Archive.open_or_create(archive_dir)

@@ -6,13 +6,14 @@ import fcntl
 import json
 import os
 import uuid
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
+from pipeline.sources import check_source
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.ledger import FILE_NAME, Ledger
@@ -79,6 +80,7 @@ def open_job(folder: Path) -> Job:
     Raises:
         UsageError: if there is none, or its description is damaged.
     """
+    folder = folder.absolute()
     path = folder / DESCRIPTION
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -116,6 +118,8 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
             other things.
         ArchiveError: if `source` is a Zarr store that upres did not write.
     """
+    folder = folder.absolute()
+    check_source(source)
     archive = Path(source).resolve() if is_archive(Path(source)) else None
     ledger_url = ledger_url and _absolute(ledger_url)
     if (folder / DESCRIPTION).exists():
@@ -126,9 +130,13 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
         Archive.open(archive)
     if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
         raise UsageError(f"{folder} exists and is no job; name a new or empty folder")
+    job_id = uuid.uuid4().hex
+    if ledger_url:
+        # Before anything is written: a mistyped URL must not spoil the job.
+        Ledger.open(ledger_url, job=job_id).close()
     folder.mkdir(parents=True, exist_ok=True)
     values = {
-        "id": uuid.uuid4().hex,
+        "id": job_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": str(archive or "source.zarr"),
         "ledger": ledger_url or "",
@@ -141,22 +149,25 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     return open_job(folder)
 
 
+def held(job: Job, command: str) -> AbstractContextManager[None]:
+    """Hold the job for one run, as `locked` says."""
+    return locked(job.folder / LOCK, job.folder, command)
+
+
 @contextmanager
-def held(job: Job, command: str) -> Iterator[None]:
-    """Hold the job for one run: the lock goes with the process, however it ends.
+def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
+    """Hold `what` by the file `lock`: the lock goes with the process, however it ends.
 
     Raises:
         JobBusyError: if another process holds it; the message names that process and its start.
     """
-    handle = os.open(job.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(handle, 4096, 0).decode(errors="replace").strip() or "another run"
-            raise JobBusyError(
-                f"{job.folder} is held by {holder}; wait for it or stop it"
-            ) from error
+            raise JobBusyError(f"{what} is held by {holder}; wait for it or stop it") from error
         started = datetime.now(UTC).isoformat(timespec="seconds")
         os.ftruncate(handle, 0)
         host = os.uname().nodename
@@ -172,6 +183,10 @@ def _file_url(folder: Path) -> str:
 
 def _absolute(url: str) -> str:
     """Return a SQLite URL that means the same file wherever the next command is given."""
+    if url in ("sqlite://", "sqlite:///") or ":memory:" in url:
+        raise UsageError(
+            f"--ledger {url} is in memory and would be lost with the process; name a file"
+        )
     start, found, path = url.partition("sqlite:///")
     if start or not found or not path or path.startswith(("/", ":", "file:")):
         return url
@@ -183,6 +198,11 @@ def _holds_other_things(folder: Path) -> bool:
 
 
 def _check_same(job: Job, *, archive: Path | None, ledger_url: str | None) -> None:
+    if archive is not None and archive == (job.folder / "source.zarr").resolve():
+        raise UsageError(
+            f"{archive} is the job's own copy of its pictures; give the pictures themselves, or "
+            "use `upres rerun`"
+        )
     if archive is not None and archive != job.source_dir.resolve():
         raise UsageError(
             f"{job.folder} upscales {job.source_dir}, not {archive}; use another job folder"

@@ -16,14 +16,14 @@ from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.status import read_status
 from pipeline.storage.archive import is_archive
 from pipeline.unit import ModelAddress
-from pipeline.upscale import DEFAULT_LIMIT_S, adopt_shards, plan_job, run_upscale
+from pipeline.upscale import DEFAULT_LIMIT_S, adopt_shards, mark_damaged, plan_job, run_upscale
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.cluster import Client
     from pipeline.job import Job
-    from pipeline.status import JobStatus
+    from pipeline.status import Failure, JobStatus
     from pipeline.storage.ledger import Ledger
     from pipeline.upscale import ItemPlan, UpscaleProgress
 
@@ -72,6 +72,18 @@ class Run:
         """Return how far the job is now."""
         return read_status(self.job.folder, self.ledger)
 
+    def sources(self) -> list[str]:
+        """Return where the job's items came from, whatever became of them."""
+        return [row.source for row in self.ledger.items()]
+
+    def recheck(self, failures: Sequence[Failure]) -> int:
+        """Mark damaged shards of items that could not be read as failed; return how many.
+
+        So that a rerun computes them again.
+        """
+        damaged = {f.item for f in failures if f.error == "ArchiveError"}
+        return sum(mark_damaged(self.job, item, self.ledger) for item in sorted(damaged))
+
     def ingest(
         self, source: str, client: Client, report: Callable[[int, int], None] = _silent
     ) -> None:
@@ -105,6 +117,8 @@ class Run:
 
         With `stale`, all units of items whose pixels are of another spec (or gone) as well.
         """
+        if self.job.source_dir.parent != self.job.folder:
+            adopt_archive(self.job.open_source(), self.ledger)
         failed: dict[str, set[int]] = {}
         for row in self.ledger.failures():
             if error.lower() in f"{row.error}: {row.message}".lower():

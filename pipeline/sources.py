@@ -128,6 +128,7 @@ def list_source(src: str) -> list[SourceFile]:
     `src` is a file (its item is its name), a folder of any depth, a glob with ``**`` (items are
     relative to the part before the first wildcard; folders that match are listed whole), or a
     .zip, .tar, .tar.gz, .tar.bz2, .tar.xz file. A path that exists is never taken for a glob.
+    Zarr stores and jobs of upres below `src` are left out: a job may lie beside its pictures.
     Symbolic links to files are followed, wherever they lead; links to folders below `src` are not,
     so that there are no loops.
 
@@ -141,7 +142,9 @@ def list_source(src: str) -> list[SourceFile]:
             f"{_shown(src)} is a {scheme[0]} address, wanted a path; copy it into a local folder"
         )
     try:
-        found = _list(src)
+        # An address must mean the same file in every working directory, a worker's too.
+        # Not resolve(): the name of a link is the name that the user chose.
+        found = _list(os.path.abspath(src))  # noqa: PTH100
     except SourceError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte.
@@ -149,6 +152,16 @@ def list_source(src: str) -> list[SourceFile]:
     if not found:
         raise SourceError(f"{_shown(src)} holds no files, wanted at least one; is the path right?")
     return _unique(found)
+
+
+def check_source(src: str) -> None:
+    """Make sure that something lies at `src`, without listing it.
+
+    Raises:
+        SourceError: There is nothing, and it is no glob.
+    """
+    if not os.path.lexists(src) and not glob.has_magic(src):
+        list_source(src)
 
 
 def _list(src: str) -> Iterable[SourceFile]:
@@ -251,9 +264,19 @@ def _walk(folder: str, relative: str) -> Iterator[SourceFile]:
             continue
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
+                if _is_ours(entry.path):
+                    continue
                 waiting.append((entry.path, f"{relative}{entry.name}/"))
             elif _is_file(entry):
                 yield _listed(entry.path, relative + entry.name)
+
+
+def _is_ours(folder: str) -> bool:
+    """Tell whether a folder is a Zarr store or a job: what lies in these is no source picture."""
+    names = ("zarr.json", ".zgroup", ".zarray")
+    if any(os.path.isfile(os.path.join(folder, name)) for name in names):  # noqa: PTH113, PTH118
+        return True
+    return all(os.path.isfile(os.path.join(folder, name)) for name in ("job.json", "lock"))  # noqa: PTH113, PTH118
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

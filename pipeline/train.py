@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from models import checkpoint, registry
 from models.spec import ModelSpec
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
-from pipeline.errors import PictureError, RecipeError, SourceError, TrainingError, UsageError
+from pipeline.errors import (
+    NotFiniteError,
+    PictureError,
+    RecipeError,
+    SourceError,
+    TrainingError,
+    UsageError,
+)
 from pipeline.images import read_picture
 from pipeline.inference import Inference
 from pipeline.metrics import score_picture
@@ -293,10 +300,16 @@ def _validate(
     engine = Inference.of(
         state.average, scale=recipe.scale, channels=recipe.channels, precision="fp32"
     )
-    scores = [
-        score_picture(engine.enlarge(lr), hr, border_px=recipe.scale, data_range=255)
-        for _, hr, lr in pictures.validation
-    ]
+    try:
+        scores = [
+            score_picture(engine.enlarge(lr), hr, border_px=recipe.scale, data_range=255)
+            for _, hr, lr in pictures.validation
+        ]
+    except NotFiniteError as error:
+        raise TrainingError(
+            f"training diverged before step {state.step}: the network returns NaN or infinity; "
+            "lower learning_rate and train again"
+        ) from error
     return TrainProgress(
         step=state.step,
         steps=recipe.steps,

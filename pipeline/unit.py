@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pipeline.cluster import torch_threads, worker_name, worker_state
-from pipeline.errors import ModelError, UpresError
+from pipeline.errors import ArchiveError, ModelError, UpresError
 from pipeline.inference import Inference, load_model, resolve_device
 from pipeline.storage.archive import Archive, StoredImage
 from pipeline.storage.ledger import DONE, FAILED, UnitRow
@@ -58,6 +58,8 @@ class UpscaleTask:
     grid: TileGrid
     source_dir: Path
     sr_dir: Path
+    source_sha256: str
+    """Content that the LR item must have; "" where the job's lock guards the source anyway."""
     limit_s: float
     """How long one unit may take before its worker is ended: a unit that hangs never returns."""
 
@@ -191,12 +193,32 @@ def upscale_unit(task: UpscaleTask, tile: int, bench: Workbench) -> UnitRow:
             core, window = task.grid.core(tile), task.grid.window(tile)
             source = _image(task.source_dir, task.item, task.fingerprint)
             target = _image(task.sr_dir, task.item, task.fingerprint)
-            sr = bench.enlarge_core(source.read(window), core, window)
+            pixels = source.read(window)
+            _check_unchanged(task)
+            sr = bench.enlarge_core(pixels, core, window)
             target.replace(core.scaled(bench.inference.scale), sr)
     except Exception as error:
         # The unit's border: whatever went wrong is its outcome, and the others go on.
         row = replace(row, state=FAILED, error=type(error).__name__, message=reason_of(error))
     return replace(row, seconds=time.perf_counter() - began)
+
+
+def _check_unchanged(task: UpscaleTask) -> None:
+    """Make sure that what was just read is of the picture that the unit was planned for.
+
+    An item is replaced by removing its provenance first and writing the new one last, so pixels
+    read before this holds are the old ones.
+
+    Raises:
+        ArchiveError: if the item was replaced or removed meanwhile.
+    """
+    if not task.source_sha256:
+        return
+    found = (Archive.open(task.source_dir).provenance(task.item) or {}).get("sha256")
+    if found != task.source_sha256:
+        raise ArchiveError(
+            f"{task.item} was changed in {task.source_dir} during the run; upscale it again"
+        )
 
 
 def reason_of(error: BaseException) -> str:

@@ -12,6 +12,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from pipeline.cluster import on_every_worker, submit_windowed
+from pipeline.errors import ArchiveError
+from pipeline.spec import UpscaleSpec
 from pipeline.storage.archive import Archive, Layout
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, ItemRow, UnitRow
 from pipeline.unit import ModelAddress, UpscaleTask, open_workbench, reason_of, upscale_units
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
     from pipeline.cluster import Client, Outcome, Stop
     from pipeline.geometry import TileGrid
     from pipeline.job import Job
-    from pipeline.spec import UpscaleSpec
     from pipeline.storage.ledger import Ledger
 
 DEFAULT_LIMIT_S = 1800.0
@@ -119,7 +120,7 @@ def run_upscale(
         return 0
     key = spec.fingerprint()
     on_every_worker(client, key, partial(open_workbench, model, spec))
-    tasks = _tasks(plans, job, spec=spec, limit_s=limit_s)
+    tasks = _tasks(plans, job, spec=spec, ledger=ledger, limit_s=limit_s)
     work = partial(upscale_units, key=key)
     outcomes = submit_windowed(client, work, tasks, stop=stop, split=_unit_by_unit)
     return _record(outcomes, ledger, spec=spec, run=run, planned=planned, report=report)
@@ -148,6 +149,19 @@ def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
     return adopted
 
 
+def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
+    """Record as failed every done tile of `item` that cannot be read back; return how many."""
+    image = job.open_sr().image(item)
+    (row,) = (row for row in ledger.items(INGESTED) if row.item == item)
+    grid = UpscaleSpec.from_json(image.provenance["spec"]).grid(row.height, row.width)
+    scale = image.size[0] // row.height
+    done = ledger.tiles(item, fingerprint=row.fingerprint, state=DONE)
+    damaged = [t for t in sorted(done) if not image.is_whole(grid.core(t).scaled(scale))]
+    error = ArchiveError(f"{item}: the shard is damaged or missing; rerun computes it again")
+    ledger.put_units(_failed(row, damaged, error))
+    return len(damaged)
+
+
 def _declare(plans: Sequence[ItemPlan], ledger: Ledger) -> None:
     """Make the ledger agree with the plan: what is to be made anew has no outcome any more.
 
@@ -158,16 +172,22 @@ def _declare(plans: Sequence[ItemPlan], ledger: Ledger) -> None:
 
 
 def _tasks(
-    plans: Sequence[ItemPlan], job: Job, *, spec: UpscaleSpec, limit_s: float
+    plans: Sequence[ItemPlan], job: Job, *, spec: UpscaleSpec, ledger: Ledger, limit_s: float
 ) -> Iterator[UpscaleTask]:
     """Yield the tasks of all plans, few pixels or few units in each.
 
     SR arrays are made when their first unit is due, so that a large job starts at once.
     """
     sr, source = job.open_sr(), job.open_source()
+    own = job.source_dir.parent == job.folder
     for plan in plans:
-        if plan.fresh:
-            _create_target(sr, source, plan, spec=spec)
+        try:
+            if plan.fresh:
+                _create_target(sr, source, plan, spec=spec)
+        except (ArchiveError, OSError) as error:
+            # One item that cannot be made must not stop the others.
+            ledger.put_units(_failed(plan.row, plan.tiles, error))
+            continue
         side = plan.grid.tile_px + 2 * plan.grid.halo_px
         many = max(1, min(_UNITS_A_TASK, _PIXELS_A_TASK // (side * side)))
         for start in range(0, len(plan.tiles), many):
@@ -178,6 +198,7 @@ def _tasks(
                 grid=plan.grid,
                 source_dir=job.source_dir,
                 sr_dir=job.sr_dir,
+                source_sha256="" if own else plan.row.sha256,
                 limit_s=limit_s,
             )
 
@@ -241,16 +262,22 @@ def _rows_of(outcome: Outcome[UpscaleTask, list[UnitRow]]) -> list[UnitRow]:
     """Return the rows of a task; where it failed whole, each of its units failed so."""
     if outcome.result is not None:
         return outcome.result
-    task = outcome.task
     error: Any = outcome.error
+    return _failed(outcome.task, outcome.task.tiles, error)
+
+
+def _failed(
+    where: ItemRow | UpscaleTask, tiles: Iterable[int], error: BaseException
+) -> list[UnitRow]:
+    """Return the rows of tiles of one item that failed for one reason."""
     return [
         UnitRow(
-            item=task.item,
+            item=where.item,
             tile=tile,
-            fingerprint=task.fingerprint,
+            fingerprint=where.fingerprint,
             state=FAILED,
             error=type(error).__name__,
             message=reason_of(error),
         )
-        for tile in task.tiles
+        for tile in tiles
     ]
