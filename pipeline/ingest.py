@@ -15,7 +15,7 @@ from pipeline.cluster import Outcome, Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, SourceError
 from pipeline.images import Metadata, Picture, read_picture
 from pipeline.sources import SourceFile, list_source
-from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, Layout
+from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, Layout, clashing
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
 
 if TYPE_CHECKING:
@@ -94,7 +94,11 @@ def run_ingest(
     known = {row.item: row for row in ledger.items()}
     tasks = plan_ingest(source, archive_dir=archive_dir, known=list(known.values()))
     Archive.open_or_create(archive_dir)
-    rows: list[ItemRow] = []
+    others = clashing(task.file.item for task in tasks)
+    rows = [_clashed(task, others[task.file.item]) for task in tasks if task.file.item in others]
+    ledger.put_items(rows)
+    tasks = [task for task in tasks if task.file.item not in others]
+    listed = {task.file.item for task in tasks} | set(others)
     batch: list[ItemRow] = []
     for outcome in submit_windowed(client, ingest_file, tasks, stop=stop):
         batch.append(_kept(_row_of(outcome), known))
@@ -103,13 +107,15 @@ def run_ingest(
             rows, batch = rows + batch, []
         report(len(rows) + len(batch), len(tasks))
     ledger.put_items(batch)
-    listed = {task.file.item for task in tasks}
     ledger.put_items(_vanished(known, listed))
     return rows + batch
 
 
 def adopt_archive(archive: Archive, ledger: Ledger) -> None:
-    """Record the items of an archive that lies outside the job as ingested, changed or not."""
+    """Record the items of an archive that lies outside the job as ingested, changed or not.
+
+    A damaged item is rejected with the reason, and does not stop the others.
+    """
     known = {row.item: row for row in ledger.items()}
     rows = list(_archived(archive, known))
     ledger.put_items(rows)
@@ -165,6 +171,18 @@ def _decoded(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
 
 
+def _clashed(task: IngestTask, other: str) -> ItemRow:
+    """Return the row of a file whose item would lie inside another one."""
+    return ItemRow(
+        item=task.file.item,
+        state=REJECTED,
+        error="ArchiveError",
+        message=f"would lie inside the item {other!r}; rename one of the two",
+        source=task.file.address,
+        size_bytes=task.file.size_bytes,
+    )
+
+
 def _row_of(outcome: Outcome[IngestTask, ItemRow]) -> ItemRow:
     """Return the row of an outcome; a dead worker or a full disk rejects the item."""
     if outcome.result is not None:
@@ -196,14 +214,17 @@ def _vanished(known: Mapping[str, ItemRow], listed: set[str]) -> list[ItemRow]:
 
 
 def _archived(archive: Archive, known: Mapping[str, ItemRow]) -> Iterator[ItemRow]:
-    for item in archive.items():
-        image = archive.image(item)
+    for item, image in archive.survey():
+        if isinstance(image, ArchiveError):
+            yield ItemRow(item=item, state=REJECTED, error=type(image).__name__, message=str(image))
+            continue
+        size_bytes = image.provenance.get("size_bytes", 0)
         row = ItemRow(
             item=item,
             state=INGESTED,
             source=str(image.provenance.get("source", "")),
             sha256=str(image.provenance.get("sha256", "")),
-            size_bytes=int(image.provenance.get("size_bytes", 0)),
+            size_bytes=size_bytes if isinstance(size_bytes, int) else 0,
         )
         yield _kept(_with_facts(row, (image.channels, *image.size), str(image.dtype)), known)
 

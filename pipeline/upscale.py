@@ -86,11 +86,18 @@ def plan_upscale(
 def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> list[ItemPlan]:
     """Return what upscaling the whole job by `spec` would compute now."""
     sr = Archive.open_or_create(job.sr_dir)
+
+    def done(row: ItemRow) -> set[int]:
+        # What the ledger knows done and a person has deleted since is to be done again.
+        columns = spec.grid(row.height, row.width).shape[1]
+        present = {r * columns + c for r, c in sr.image(row.item).shards_present()}
+        return present & ledger.tiles(row.item, fingerprint=row.fingerprint, state=DONE)
+
     return list(
         plan_upscale(
             ledger.items(INGESTED),
             spec=spec,
-            done=lambda row: ledger.tiles(row.item, fingerprint=row.fingerprint, state=DONE),
+            done=done,
             holds=lambda row: (sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint,
         )
     )

@@ -1,16 +1,19 @@
 """Archives: Zarr v3 groups in which every item is an OME-Zarr 0.5 image ``(c, y, x)``.
 
 The one home of the zarr library. An item is complete once its group carries provenance, which is
-written last: whatever was interrupted has none, and is written again.
+written last: whatever was interrupted has none, and is written again. Items are found by walking
+the folders, not by asking Zarr: it passes over every folder whose metadata is gone.
 
 Sources: Zarr v3 core and sharding specifications; OME-Zarr (NGFF) 0.5.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
@@ -18,13 +21,13 @@ from urllib.parse import quote, unquote
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore
+from zarr.storage import LocalStore, StorePath
 
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,6 +39,8 @@ LEVEL = "0"
 PROVENANCE_KEY = "upres"
 ARCHIVE_KEY = "upres_archive"
 """Attribute of an archive's own group: the version of how its items are laid out."""
+
+_METADATA = "zarr.json"
 
 INNER_CHUNK_PX = 512
 SOURCE_SHARD_PX = 4096
@@ -118,6 +123,25 @@ class StoredImage:
         except ArchiveError:
             return False
         return True
+
+    def has_shard(self, rect: Rect) -> bool:
+        """Return whether the file of every shard of `rect` is there and not empty.
+
+        Nothing is read: a shard that is there may still be damaged, which `is_whole` tells.
+        """
+        return all(_holds_bytes(self._file(key)) for key in self._shard_keys(rect))
+
+    def shards_present(self) -> set[tuple[int, int]]:
+        """Return (row, col) of each shard whose file is there and not empty, by one walk.
+
+        ``(r, c) in shards_present() == has_shard(Rect(rows of shard r, cols of shard c))``
+        """
+        return {
+            (row, int(entry.name))
+            for row, folder in _numbered(self._file(f"{self.array.path}/c/0"))
+            for entry in _scanned(folder)
+            if _is_number(entry.name) and entry.is_file() and entry.stat().st_size
+        }
 
     def replace(self, rect: Rect, pixels: NDArray[Any]) -> None:
         """Write `rect`, which is exactly one shard, and make it durable.
@@ -228,32 +252,57 @@ class Archive:
 
     def items(self) -> Iterator[str]:
         """Yield the ids of all complete items, sorted."""
-        yield from sorted(_complete_items(self._group))
+        for item, found in self.survey():
+            if isinstance(found, StoredImage):
+                yield item
+
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """Yield (item, reason) of whatever looks like an item and is no complete one, sorted.
+
+        That is a folder with a full-size array or a ``zarr.json`` that `image` refuses. A group
+        that only holds items is none, not even where its own metadata is gone.
+        """
+        for item, found in self.survey():
+            if isinstance(found, ArchiveError):
+                yield item, str(found)
+
+    def survey(self) -> Iterator[tuple[str, StoredImage | ArchiveError]]:
+        """Yield each item, sorted by id: opened, or the error that says what is wrong with it.
+
+        ``items()`` and ``damaged()`` are its two halves.
+        """
+        paths = (path for path in _item_folders(self.path) if path)
+        for item, path in sorted((_name_of(path), path) for path in paths):
+            try:
+                yield item, self._opened(item, path)
+            except ArchiveError as error:
+                yield item, error
 
     def image(self, item: str) -> StoredImage:
         """Open one item.
 
         Raises:
-            ArchiveError: if it is not there, is incomplete, or is no (c, y, x) image.
+            ArchiveError: if it is not there, is incomplete or damaged, or is no (c, y, x) image.
         """
-        path = item_path(item)
+        return self._opened(item, item_path(item))
+
+    def _opened(self, item: str, path: str) -> StoredImage:
+        folder = self.path / path
+        if not folder.is_dir():
+            raise ArchiveError(f"{self.path} holds no item {item!r}; ingest it again")
         try:
-            group = self._group[path]
-            array = group[LEVEL] if isinstance(group, zarr.Group) else None
-        except (KeyError, OSError, ValueError, TypeError, AttributeError) as error:
-            raise ArchiveError(f"{self.path} holds no item {item!r}; ingest it again") from error
-        if not isinstance(group, zarr.Group) or not isinstance(array, zarr.Array):
-            raise ArchiveError(f"{self.path}: {item!r} is no image group")
-        provenance = group.attrs.asdict().get(PROVENANCE_KEY)
-        if not isinstance(provenance, dict):
-            raise ArchiveError(f"{self.path}: item {item!r} is incomplete; ingest it again")
-        if array.ndim != 3 or str(array.dtype) not in DTYPES:
+            provenance = _provenance(folder)
+            array = _array(StorePath(self._group.store, f"{path}/{LEVEL}"), folder / LEVEL)
+        except ArchiveError as error:
             raise ArchiveError(
-                f"{self.path}: {item!r} is {array.ndim}-dimensional {array.dtype}, expected "
-                f"(c, y, x) of {' | '.join(DTYPES)}"
+                f"{self.path}: item {item!r} {error}; ingest it again, or delete its folder"
+            ) from error
+        if item_path(item) != path:
+            raise ArchiveError(
+                f"{folder} is not named as upres names the folder of an item, expected "
+                f"{item_path(item)!r}; ingest it again, or delete the folder"
             )
-        # An all-black tile is written too: then a shard's existence is proof of its tile.
-        return StoredImage(item, array.with_config({"write_empty_chunks": True}), provenance)
+        return StoredImage(item, array, provenance)
 
     def provenance(self, item: str) -> Mapping[str, Any] | None:
         """Return the provenance of a complete item, None where there is no such item."""
@@ -274,12 +323,14 @@ class Archive:
     ) -> StoredImage:
         """Make an item anew, deleting what was there, with `pixels` or for tiles to come.
 
+        When this returns, the item and its metadata survive a power cut. Of two writers that make
+        an item and another one inside it at once, neither sees the other: see `clashing`.
+
         Raises:
             ArchiveError: if the item would lie inside another one, or another one inside it.
         """
-        parts = item.split("/")
-        for outer in ("/".join(parts[:n]) for n in range(1, len(parts))):
-            if outer and self.provenance(outer) is not None:
+        for outer in _outer(item):
+            if self.provenance(outer) is not None:
                 raise ArchiveError(
                     f"{self.path}: {item!r} would lie inside the item {outer!r}; rename one of them"
                 )
@@ -299,32 +350,55 @@ class Archive:
             array[...] = pixels
             _sync_tree(self.path / item_path(item))
         group.update_attributes({"ome": _ome(item), PROVENANCE_KEY: dict(provenance)})
+        self._sync_metadata(item_path(item))
         return StoredImage(item, array, provenance)
 
     def delete(self, item: str) -> None:
-        """Remove an item and its pixels, if it is there.
+        """Remove an item and its pixels, if it is there, however damaged it is.
 
         Raises:
             ArchiveError: if it is no item but a folder of items.
         """
         path = item_path(item)
         folder = self.path / path
-        held = self._group.get(path) if (folder / "zarr.json").exists() else None
-        if isinstance(held, zarr.Group) and PROVENANCE_KEY not in held.attrs:
-            inner = next(_complete_items(held, f"{path}/"), None)
+        if not folder.is_dir():
+            folder.unlink(missing_ok=True)
+            return
+        if not _is_claimed(folder):
+            below = (p for p in _item_folders(self.path, path) if p != path)
+            inner = next((p for p in sorted(below) if not _is_unfinished(self.path / p)), None)
             if inner is not None:
                 raise ArchiveError(
-                    f"{self.path}: the item {inner!r} lies inside {item!r}; rename one of them"
+                    f"{self.path}: the item {_name_of(inner)!r} lies inside {item!r}; "
+                    "rename one of them"
                 )
-        if folder.exists():
-            # Without its group file the item is gone for every reader before pixels vanish.
-            (folder / "zarr.json").unlink(missing_ok=True)
-            shutil.rmtree(folder)
+        # Without its group file the item is gone for every reader before pixels vanish.
+        (folder / _METADATA).unlink(missing_ok=True)
+        shutil.rmtree(folder)
+
+    def _sync_metadata(self, path: str) -> None:
+        """Make the metadata of one item durable, and the folders that lead to it."""
+        folder = self.path / path
+        outer = list(folder.parents)[: path.count("/") + 1]
+        level = folder / LEVEL
+        for synced in (level / _METADATA, level, folder / _METADATA, folder, *outer):
+            _fsync(synced)
+
+
+def clashing(items: Iterable[str]) -> dict[str, str]:
+    """Return each item that would lie inside another one of `items`, and that other one.
+
+    The outermost wins: it is no key, and every other item inside it names it. The result does not
+    depend on the order of `items`.
+    """
+    known = set(items)
+    outer_of = {item: next((o for o in _outer(item) if o in known), None) for item in known}
+    return {item: outer for item, outer in sorted(outer_of.items()) if outer is not None}
 
 
 def is_archive(path: Path) -> bool:
     """Return whether a Zarr v3 group or array lies at `path`."""
-    return (path / "zarr.json").is_file()
+    return (path / _METADATA).is_file()
 
 
 def item_path(item: str) -> str:
@@ -364,7 +438,7 @@ def _pieces(part: str) -> list[str]:
 def _encode(part: str) -> str:
     if not part:
         return "%"
-    if part == "zarr.json" or part.startswith("__") or not part.strip("."):
+    if part == _METADATA or part.startswith("__") or not part.strip("."):
         return "".join(f"%{byte:02X}" for byte in part[:2].encode()) + _percent(part[2:])
     return _percent(part)
 
@@ -374,13 +448,155 @@ def _percent(part: str) -> str:
     return "".join(quote(c, safe="") if c in "%\\" or ord(c) < 32 else c for c in part)
 
 
-def _complete_items(group: zarr.Group, prefix: str = "") -> Iterator[str]:
-    for name, child in group.groups():
-        path = f"{prefix}{name}"
-        if PROVENANCE_KEY in child.attrs:
-            yield item_of(path)
-        elif "ome" not in child.attrs:
-            yield from _complete_items(child, f"{path}/")
+def _outer(item: str) -> Iterator[str]:
+    """Yield the ids in which `item` would lie, outermost first."""
+    for slash in re.finditer("/", item):
+        if slash.start():
+            yield item[: slash.start()]
+
+
+def _name_of(path: str) -> str:
+    """Return the id of the item at `path`, or the path itself where no id leads there."""
+    item = item_of(path)
+    try:
+        return item if item_path(item) == path else path
+    except ArchiveError:
+        return path
+
+
+def _item_folders(root: Path, start: str = "") -> Iterator[str]:
+    """Yield the path of every folder from `start` on that is an item, complete or not.
+
+    Complete items are not entered: their files are pixels.
+    """
+    waiting = [start]
+    while waiting:
+        path = waiting.pop()
+        try:
+            is_item = bool(path) and _is_item(root / path)
+            inner = _inner_folders(root / path, top=not path)
+        except PermissionError:
+            # Nobody can tell what it holds: not to be passed over.
+            is_item, inner = True, []
+        if is_item:
+            yield path
+        if not (is_item and _is_claimed(root / path)):
+            waiting.extend(f"{path}/{name}" if path else name for name in inner)
+
+
+def _inner_folders(folder: Path, *, top: bool) -> list[str]:
+    """Return the folders in `folder` that may be or hold items: not the array of an item."""
+    names = [entry.name for entry in _scanned(folder) if entry.is_dir()]
+    if not top and LEVEL in names and _is_level(folder / LEVEL):
+        names.remove(LEVEL)
+    return names
+
+
+def _is_item(folder: Path) -> bool:
+    """Return whether a folder is, was or was to become an item, and no mere folder of items."""
+    try:
+        metadata = _metadata(folder)
+    except ArchiveError:
+        if _is_level(folder / LEVEL):
+            return True
+        return (folder / _METADATA).exists() and not _holds_metadata(folder)
+    if metadata.get("node_type") != "group":
+        return True
+    attributes = metadata.get("attributes", {})
+    if not isinstance(attributes, dict):
+        return True
+    return bool({PROVENANCE_KEY, "ome"} & attributes.keys()) or _is_level(folder / LEVEL)
+
+
+def _is_claimed(folder: Path) -> bool:
+    """Return whether a folder is an item for certain: it carries provenance."""
+    try:
+        _provenance(folder)
+    except ArchiveError:
+        return False
+    return True
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Return whether a writer was interrupted here: sound metadata, but no provenance yet."""
+    try:
+        metadata = _metadata(folder)
+    except ArchiveError:
+        return False
+    attributes = metadata.get("attributes", {})
+    return isinstance(attributes, dict) and PROVENANCE_KEY not in attributes
+
+
+def _is_level(folder: Path) -> bool:
+    """Return whether a folder called "0" is an array, rather than an item of that name."""
+    if not folder.is_dir():
+        return False
+    try:
+        return _metadata(folder).get("node_type") == "array"
+    except ArchiveError:
+        # Where all metadata is gone: pixels lie in "c", and the array of an item in "0".
+        return not _holds_metadata(folder) and not (folder / LEVEL).is_dir()
+
+
+def _holds_metadata(folder: Path) -> bool:
+    """Return whether any folder inside `folder` has Zarr metadata."""
+    return any(_METADATA in names for at, _, names in os.walk(folder) if at != str(folder))
+
+
+def _metadata(folder: Path) -> dict[str, Any]:
+    """Return what the ``zarr.json`` of a folder says.
+
+    Raises:
+        ArchiveError: if it is missing or damaged; the message completes "the item ...".
+    """
+    path = folder / _METADATA
+    name = f"{folder.name}/{_METADATA}"
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise ArchiveError(f"is damaged: {name} {reason} ({type(error).__name__})") from error
+    if not isinstance(found, dict):
+        raise ArchiveError(f"is damaged: {name} holds {type(found).__name__}, expected an object")
+    return found
+
+
+def _provenance(folder: Path) -> Mapping[str, Any]:
+    """Return the provenance in the metadata of an item's folder.
+
+    Raises:
+        ArchiveError: if there is none; the message completes "the item ...".
+    """
+    metadata = _metadata(folder)
+    if metadata.get("node_type") != "group":
+        raise ArchiveError(f"is damaged: it is {metadata.get('node_type')!r}, expected a group")
+    attributes = metadata.get("attributes", {})
+    if not isinstance(attributes, dict):
+        raise ArchiveError(f"is damaged: attributes are {type(attributes).__name__}, not an object")
+    provenance = attributes.get(PROVENANCE_KEY)
+    if not isinstance(provenance, dict):
+        raise ArchiveError("is incomplete: it has no provenance")
+    return provenance
+
+
+def _array(place: StorePath, folder: Path) -> zarr.Array[Any]:
+    """Open the full-size array of an item.
+
+    Raises:
+        ArchiveError: if it is no (c, y, x) array; the message completes "the item ...".
+    """
+    metadata = _metadata(folder)
+    try:
+        array = zarr.Array.from_dict(place, metadata)
+        shape, dtype, side = array.shape, str(array.dtype), array.shards or array.chunks
+    except Exception as error:  # Zarr fails on damaged metadata in as many ways as it has fields.
+        raise ArchiveError(
+            f"is damaged: {folder.name}/{_METADATA} describes no array ({type(error).__name__})"
+        ) from error
+    if len(shape) != 3 or dtype not in DTYPES or min(*shape, *side) < 1:
+        raise ArchiveError(f"is {dtype} {shape}, expected (c, y, x) of {' | '.join(DTYPES)}")
+    # An all-black tile is written too: then a shard's existence is proof of its tile.
+    return array.with_config({"write_empty_chunks": True})
 
 
 def _ome(item: str) -> dict[str, Any]:
@@ -399,7 +615,32 @@ def _ome(item: str) -> dict[str, Any]:
 
 def _holds_bytes(file: Path) -> bool:
     """Return whether `file` is there and not empty: Zarr reads both other cases as black."""
-    return file.is_file() and file.stat().st_size > 0
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def _scanned(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, nothing where there is none."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _numbered(folder: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, path) of what lies in `folder` and is named by a number."""
+    for entry in _scanned(folder):
+        if _is_number(entry.name):
+            yield int(entry.name), entry.path
+
+
+def _is_number(name: str) -> bool:
+    """Return whether `name` is how Zarr writes a number: not "07", nor another script's digit."""
+    return name.isdecimal() and name.isascii() and (name[0] != "0" or name == "0")
 
 
 def _sync_tree(folder: Path) -> None:

@@ -8,10 +8,15 @@ SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -20,11 +25,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.errors import LedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 FILE_NAME = "ledger.sqlite"
 VERSION = 1
+_BUSY_S = 30.0
+_CREATING = 0x75707265
+"""Key of the lock under which PostgreSQL makes the tables."""
 
 _metadata = sa.MetaData()
 
@@ -177,37 +184,40 @@ class Ledger:
         self._job = job
 
     @classmethod
-    def open(cls, url: str, *, job: str) -> Ledger:
+    def open(cls, url: str, *, job: str, read_only: bool = False) -> Ledger:
         """Open the ledger of `job` at a database URL, creating the tables where they lack.
 
+        Any number of processes may open a new one at once. With `read_only` nothing is created
+        nor written, and the file may lie where nothing can be.
+
         Raises:
-            LedgerError: if the database cannot be reached or was written by a newer upres.
+            LedgerError: if the database cannot be reached or was written by a newer upres; with
+                `read_only` also if there is none, or it knows nothing of `job`.
         """
-        return cls._of(_parsed(url), job=job)
+        return cls._of(_parsed(url), job=job, read_only=read_only)
 
     @classmethod
-    def open_file(cls, path: Path, *, job: str) -> Ledger:
+    def open_file(cls, path: Path, *, job: str, read_only: bool = False) -> Ledger:
         """Open the SQLite ledger at `path`."""
         # Not by a URL in text: a folder may be called "what?".
-        return cls._of(sa.URL.create("sqlite", database=str(path)), job=job)
+        url = sa.URL.create("sqlite", database=str(path))
+        return cls._of(url, job=job, read_only=read_only)
 
     @classmethod
-    def _of(cls, url: sa.URL, *, job: str) -> Ledger:
+    def _of(cls, url: sa.URL, *, job: str, read_only: bool) -> Ledger:
         try:
-            engine = sa.create_engine(url)
-            if engine.dialect.name == "sqlite":
-                sa.event.listen(engine, "connect", _set_sqlite_pragmas)
-            if engine.dialect.name not in _INSERT:
+            ledger = cls(_reading_engine(url) if read_only else _writing_engine(url), job)
+            if ledger._engine.dialect.name not in _INSERT:
                 raise LedgerError(
-                    f"ledger is in {engine.dialect.name}, expected sqlite or postgresql"
+                    f"ledger is in {ledger._engine.dialect.name}, expected sqlite or postgresql"
                 )
-            ledger = cls(engine, job)
             with ledger._transaction() as connection:
-                _metadata.create_all(connection)
-                ledger._check_version(connection)
-        except (SQLAlchemyError, ImportError) as error:
+                if not read_only:
+                    _create_tables(connection)
+                ledger._check_version(connection, read_only=read_only)
+        except (SQLAlchemyError, sqlite3.Error, ImportError) as error:
             raise LedgerError(
-                f"ledger {_public(url)} cannot be opened: {_first_line(error)}"
+                f"ledger {_public(url)} cannot be opened: {_first_line(error)}{_remedy(error)}"
             ) from error
         return ledger
 
@@ -403,25 +413,121 @@ class Ledger:
                 yield connection
         except SQLAlchemyError as error:
             url = _public(self._engine.url)
-            raise LedgerError(f"ledger {url} failed: {_first_line(error)}") from error
+            raise LedgerError(
+                f"ledger {url} failed: {_first_line(error)}{_remedy(error)}"
+            ) from error
 
-    def _check_version(self, connection: sa.Connection) -> None:
+    def _check_version(self, connection: sa.Connection, *, read_only: bool) -> None:
+        if read_only and not sa.inspect(connection).has_table(_jobs.name):
+            raise self._unknown_job()
         query = sa.select(_jobs.c.version).where(_jobs.c.job == self._job)
         version = connection.execute(query).scalar()
+        if version is None and read_only:
+            raise self._unknown_job()
         if version is None:
             connection.execute(sa.insert(_jobs).values(job=self._job, version=VERSION))
         elif version != VERSION:
             raise LedgerError(f"ledger has version {version}, expected {VERSION}; update upres")
 
+    def _unknown_job(self) -> LedgerError:
+        return LedgerError(
+            f"ledger {_public(self._engine.url)} knows no job {self._job}, expected one that was "
+            "run on; run `upres upscale SRC JOB`"
+        )
+
 
 _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
+def _writing_engine(url: sa.URL) -> sa.Engine:
+    engine = sa.create_engine(url)
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _set_sqlite_pragmas)
+    return engine
+
+
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=30000"):
-        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait where two connections change the mode of a new file at once.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()
+
+
+def _create_tables(connection: sa.Connection) -> None:
+    """Create the tables where they lack, and keep others out until the transaction ends."""
+    if connection.dialect.name == "sqlite":
+        # Python's sqlite3 begins no transaction before CREATE: two openers would both create.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
+    _metadata.create_all(connection)
+
+
+def _reading_engine(url: sa.URL) -> sa.Engine:
+    """Return an engine that writes nothing, not even what SQLite keeps beside its file."""
+    if url.get_backend_name() != "sqlite":
+        return sa.create_engine(url, execution_options={"postgresql_readonly": True})
+    if not url.database or url.database.startswith(("file:", ":memory:")):
+        engine = sa.create_engine(url)
+    else:
+        engine = sa.create_engine(url, creator=_reader_of(Path(url.database).absolute()))
+    sa.event.listen(engine, "connect", _forbid_writing)
+    return engine
+
+
+def _forbid_writing(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
+    cursor.execute("PRAGMA query_only=ON")
+    cursor.close()
+
+
+def _reader_of(path: Path) -> Callable[[], sqlite3.Connection]:
+    """Return what connects to the SQLite file at `path` for reading.
+
+    Raises:
+        LedgerError: if there is no file, or what was written last is out of reach.
+    """
+    if not path.exists():
+        raise LedgerError(f"there is no ledger at {path}; make one with `upres upscale SRC JOB`")
+    address = f"file:{quote(os.fsencode(path))}?mode=ro"
+    if not _readable(address) and not os.access(path.parent, os.W_OK):
+        # In write-ahead mode SQLite makes files beside the ledger even to read it, unless it is
+        # promised that nobody writes. Then it overlooks what was not yet copied into the ledger.
+        log = path.with_name(f"{path.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise LedgerError(
+                f"ledger {path} cannot be read where nothing can be written, as {log.name} holds "
+                "more of it; copy both files to a folder that you can write"
+            )
+        address += "&immutable=1"
+    return lambda: sqlite3.connect(address, uri=True, check_same_thread=False)
+
+
+def _readable(address: str) -> bool:
+    try:
+        connection = sqlite3.connect(address, uri=True)
+    except sqlite3.Error:
+        return False
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:
+        return False
+    except sqlite3.DatabaseError:
+        pass  # Damaged: no other way of opening will help, and the first query will say so.
+    finally:
+        connection.close()
+    return True
 
 
 def _without_job(row: dict[str, Any]) -> dict[str, Any]:
@@ -457,3 +563,11 @@ def _storable(value: Any) -> Any:
 
 def _first_line(error: BaseException) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _remedy(error: BaseException) -> str:
+    """Return the next step, where a damaged SQLite file is the trouble."""
+    text = str(error)
+    if "file is not a database" not in text and "malformed" not in text:
+        return ""
+    return "; move the file away, and the next `upres upscale` rebuilds it from the archive"

@@ -45,7 +45,8 @@ def export(client: Client, out: Path) -> Export:
     def run(job: Job, format: str = "same") -> tuple[int, list[Failure]]:
         ledger = job.open_ledger()
         status = read_status(job.folder, ledger)
-        return run_export(job, status, out_dir=out, format=format, client=client)
+        sources = [row.source for row in ledger.items()]
+        return run_export(job, status, sources=sources, out_dir=out, format=format, client=client)
 
     return run
 
@@ -260,6 +261,6 @@ def test_an_export_never_takes_the_place_of_its_source(
     before = path.read_bytes()
     job = upscale(source, source.parent / "job").job
     status = read_status(job.folder, job.open_ledger())
-    with pytest.raises(UsageError, match="in the place of its own source"):
-        run_export(job, status, out_dir=source, format="same", client=client)
+    with pytest.raises(UsageError, match="in the place of an original"):
+        run_export(job, status, sources=[str(path)], out_dir=source, format="same", client=client)
     assert path.read_bytes() == before

@@ -23,6 +23,7 @@ from pipeline.storage.archive import (
     Archive,
     Layout,
     StoredImage,
+    clashing,
     is_archive,
     item_of,
     item_path,
@@ -154,6 +155,33 @@ def test_an_item_inside_another_item_is_refused_and_destroys_neither(archive: Ar
     assert list(archive.items()) == ["a", "d/e"]
 
 
+@settings(deadline=None)
+@given(
+    st.sets(
+        st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=4)
+        .map("/".join)
+        .filter(bool),
+        max_size=8,
+    )
+)
+def test_without_the_clashing_items_no_item_lies_inside_another(wanted: set[str]) -> None:
+    found = clashing(wanted)
+    kept = wanted - found.keys()
+    assert not any(b.startswith(f"{a}/") for a in kept for b in kept)
+    for item, other in found.items():
+        assert item.startswith(f"{other}/")
+        assert other in kept
+    assert clashing(sorted(wanted, reverse=True)) == found
+
+
+def test_of_clashing_items_the_outermost_is_the_one_that_stays() -> None:
+    assert clashing(["a/b/c", "a", "ab", "a/b", "d/e", "/f", "/f/g"]) == {
+        "a/b": "a",
+        "a/b/c": "a",
+        "/f/g": "/f",
+    }
+
+
 # --- pixels ------------------------------------------------------------------------------------
 
 
@@ -277,6 +305,29 @@ def test_a_tile_that_was_never_written_is_an_error_and_not_black(archive: Archiv
     assert not image.is_whole(across)
     with pytest.raises(ArchiveError, match="c/0/1/0 is missing"):
         image.read(across)
+
+
+def test_the_shards_that_are_there_are_told_without_reading_them(archive: Archive) -> None:
+    image = tiled(archive)
+    assert image.shards_present() == set()
+    grid = TileGrid(40, 40, 16, 0)
+    for tile in grid:
+        image.replace(grid.core(tile), np.zeros((1, *grid.core(tile).shape), np.uint8))
+    assert image.shards_present() == {(row, col) for row in range(3) for col in range(3)}
+    level = archive.path / "t/0/c/0"
+    (level / "0/1").unlink()
+    (level / "1/2").write_bytes(b"")
+    (level / "2/2").write_bytes(b"damaged, but there")
+    (level / "0/1.5eed.partial").write_bytes(b"of a writer that was killed")
+    (level / "1/2.5eed.partial").write_bytes(b"of a writer that was killed")
+    (level / "note.txt").write_bytes(b"of somebody")
+    present = image.shards_present()
+    assert present == {(0, 0), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
+    for tile in grid:
+        core = grid.core(tile)
+        place = (core.rows.start // 16, core.cols.start // 16)
+        assert image.has_shard(core) == (place in present)
+    assert not image.has_shard(whole(image))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "flipped", "gone", "a folder's worth"])

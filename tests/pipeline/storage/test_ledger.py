@@ -351,8 +351,9 @@ def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int) ->
 def test_a_damaged_file_is_a_ledger_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / FILE_NAME
     path.write_bytes(content)
-    with pytest.raises(LedgerError, match="ledger"):
-        Ledger.open_file(path, job="j")
+    for read_only in (False, True):
+        with pytest.raises(LedgerError, match="move the file away, and the next `upres upscale`"):
+            Ledger.open_file(path, job="j", read_only=read_only)
     assert path.read_bytes() == content
 
 
@@ -376,6 +377,35 @@ def test_a_ledger_that_may_only_be_read_is_a_ledger_error_when_written(tmp_path:
     with pytest.raises(LedgerError, match="readonly"):
         reading.put_items([replace(A, item="b")])
     reading.close()
+
+
+def test_a_ledger_opened_for_reading_shows_what_a_writer_puts_and_takes_nothing(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "what?%20#" / FILE_NAME
+    path.parent.mkdir()
+    writer = Ledger.open_file(path, job="j")
+    reader = Ledger.open_file(path, job="j", read_only=True)
+    writer.put_items([A])
+    assert reader.items() == [A]
+    with pytest.raises(LedgerError, match="readonly"):
+        reader.put_items([replace(A, item="b")])
+    reader.close()
+    writer.close()
+    by_url = Ledger.open(f"sqlite:///{tmp_path}/other.sqlite", job="j")
+    with pytest.raises(LedgerError, match="knows no job k"):
+        Ledger.open(f"sqlite:///{tmp_path}/other.sqlite", job="k", read_only=True)
+    by_url.close()
+
+
+def test_reading_a_ledger_that_is_not_there_makes_none(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match=r"no ledger at .*; make one with"):
+        Ledger.open_file(tmp_path / FILE_NAME, job="j", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / FILE_NAME).touch()
+    with pytest.raises(LedgerError, match="knows no job j"):
+        Ledger.open_file(tmp_path / FILE_NAME, job="j", read_only=True)
+    assert (tmp_path / FILE_NAME).read_bytes() == b""
 
 
 def test_a_folder_in_the_ledgers_place_is_a_ledger_error(tmp_path: Path) -> None:
