@@ -335,6 +335,7 @@ class Archive:
                     f"{self.path}: {item!r} would lie inside the item {outer!r}; rename one of them"
                 )
         self.delete(item)
+        self._mend_outer(item_path(item))
         group = self._group.create_group(item_path(item))
         array = group.create_array(
             LEVEL,
@@ -375,6 +376,21 @@ class Archive:
         # Without its group file the item is gone for every reader before pixels vanish.
         (folder / _METADATA).unlink(missing_ok=True)
         shutil.rmtree(folder)
+
+    def _mend_outer(self, path: str) -> None:
+        """Remove unreadable metadata of the folders around an item: Zarr writes them anew."""
+        for outer in _outer(path):
+            file = self.path / outer / _METADATA
+            try:
+                kind = _metadata(file.parent).get("node_type")
+            except ArchiveError:
+                file.unlink(missing_ok=True)
+                continue
+            if kind != "group":
+                raise ArchiveError(
+                    f"{self.path}: {item_of(path)!r} would lie inside {outer!r}, which is "
+                    f"{kind!r}, expected a group; delete the folder {outer!r}"
+                )
 
     def _sync_metadata(self, path: str) -> None:
         """Make the metadata of one item durable, and the folders that lead to it."""
@@ -554,8 +570,9 @@ def _metadata(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise ArchiveError(f"is damaged: {name} {reason} ({type(error).__name__})") from error
+        missing = isinstance(error, FileNotFoundError)
+        reason = "is missing" if missing else f"cannot be read ({type(error).__name__})"
+        raise ArchiveError(f"is damaged: {name} {reason}") from error
     if not isinstance(found, dict):
         raise ArchiveError(f"is damaged: {name} holds {type(found).__name__}, expected an object")
     return found

@@ -211,10 +211,7 @@ class Ledger:
                 raise LedgerError(
                     f"ledger is in {ledger._engine.dialect.name}, expected sqlite or postgresql"
                 )
-            with ledger._transaction() as connection:
-                if not read_only:
-                    _create_tables(connection)
-                ledger._check_version(connection, read_only=read_only)
+            ledger._prepare(read_only=read_only)
         except (SQLAlchemyError, sqlite3.Error, ImportError) as error:
             raise LedgerError(
                 f"ledger {_public(url)} cannot be opened: {_first_line(error)}{_remedy(error)}"
@@ -416,6 +413,16 @@ class Ledger:
             raise LedgerError(
                 f"ledger {url} failed: {_first_line(error)}{_remedy(error)}"
             ) from error
+
+    def _prepare(self, *, read_only: bool) -> None:
+        try:
+            with self._transaction() as connection:
+                if not read_only:
+                    _create_tables(connection)
+                self._check_version(connection, read_only=read_only)
+        except BaseException:
+            self.close()
+            raise
 
     def _check_version(self, connection: sa.Connection, *, read_only: bool) -> None:
         if read_only and not sa.inspect(connection).has_table(_jobs.name):

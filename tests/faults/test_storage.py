@@ -146,6 +146,9 @@ def test_a_folder_of_items_without_its_own_metadata_hides_none_of_them(
         again.delete("sub")
     put(again, "sub/deep/c")
     assert list(again.items()) == ["sub/0", "sub/a", "sub/deep/b", "sub/deep/c"]
+    (archive.path / "sub/zarr.json").write_text('{"node_type": "array"}')
+    with pytest.raises(ArchiveError, match="inside 'sub', which is 'array'"):
+        put(again, "sub/d")
 
 
 def test_a_damaged_item_does_not_hide_an_item_that_was_put_inside_it(archive: Archive) -> None:
