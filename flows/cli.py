@@ -140,6 +140,7 @@ def upscale(
     from pipeline.export import check_apart
     from pipeline.job import create_job
     from pipeline.run import Upscaling, run_on
+    from pipeline.sources import check_source
     from pipeline.spec import make_spec
     from pipeline.unit import ModelAddress
 
@@ -151,6 +152,7 @@ def upscale(
     spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
     address = ModelAddress(name_or_file=model, device=device)
     upscaling = Upscaling(spec=spec, model=address, limit_s=limit_s, halo=halo)
+    check_source(src)
     job = create_job(job_dir, source=src, ledger_url=ledger)
     with (
         options.interruptible() as stop,
@@ -185,8 +187,8 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     from pipeline.status import read_status
 
     job = open_job(job_dir)
-    ledger = job.open_ledger()
-    found = read_status(job_dir, ledger)
+    ledger = job.open_ledger_to_read()
+    found = read_status(job.folder, ledger)
     if list_items and not as_json:
         for count in found.counts:
             click.echo(f"{found.item_state(count):9} {count.done:>6}/{count.units:<6} {count.item}")
@@ -247,6 +249,11 @@ def rerun(
         plans = run.plan_rerun(upscaling, item=item, error=error, stale=stale)
         units = sum(len(plan.tiles) for plan in plans)
         click.echo(f"{units} tiles of {len(plans)} items to redo", err=True)
+        if not units and run.status().items["rejected"]:
+            click.echo(
+                "rejected files are no failed tiles: mend them, then run `upres upscale` again",
+                err=True,
+            )
         computed = 0
         if units:
             with connect(settings) as client:
@@ -269,6 +276,7 @@ def score(
     With --reference, SR and bicubic are compared with the originals; without, SR is reduced again
     and compared with the LR input (consistency).
     """
+    from flows.tables import score_table
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.job import open_job
     from pipeline.run import run_on
@@ -286,7 +294,7 @@ def score(
     if as_json:
         options.print_json(document)
     else:
-        click.echo(_score_table(document))
+        click.echo(score_table(document, compared=reference is not None))
         _print_failures(failures)
     sys.exit(_exit_code(bool(failures), stop.requested))
 
@@ -449,6 +457,11 @@ def _counted(label: str, unit: str) -> Any:
 def _upscale(run: Run, upscaling: Upscaling, plans: Sequence[ItemPlan], client: Client) -> int:
     from flows.progress import tiles
 
+    replaced = run.replaced(plans)
+    if replaced:
+        click.echo(
+            f"{replaced} pictures are of another model, spec or content and are made anew", err=True
+        )
     with tiles() as report_tiles:
         return run.upscale(upscaling, plans, client, report_tiles)
 
@@ -512,9 +525,16 @@ def _exit_code(failed: bool, stopped: bool) -> int:
 def _print_status(
     status: JobStatus, document: dict[str, Any], *, as_json: bool, more: Sequence[Failure] = ()
 ) -> None:
+    from pipeline.status import vanished
+
     if as_json:
         options.print_json(document)
         return
+    gone = vanished(status)
+    for item in gone[:_FAILURES_SHOWN]:
+        click.echo(f"  {item}: gone from the source; what was made of it is kept", err=True)
+    if len(gone) > _FAILURES_SHOWN:
+        click.echo(f"  and {len(gone) - _FAILURES_SHOWN} more are gone from the source", err=True)
     for kind in ("items", "units"):
         counts = ", ".join(f"{n} {state}" for state, n in document[kind].items() if n)
         name = "tiles" if kind == "units" else kind
@@ -528,7 +548,8 @@ def _print_status(
 def _print_failures(failures: Sequence[Failure]) -> None:
     for failure in failures[:_FAILURES_SHOWN]:
         tile = "" if failure.tile is None else f" tile {failure.tile}"
-        click.echo(f"  {failure.item}{tile}: {failure.error}: {failure.message}", err=True)
+        message = failure.message.removeprefix(f"{failure.item}: ")
+        click.echo(f"  {failure.item}{tile}: {failure.error}: {message}", err=True)
     if len(failures) > _FAILURES_SHOWN:
         rest = len(failures) - _FAILURES_SHOWN
         click.echo(f"  and {rest} more; --json lists them all", err=True)
@@ -538,9 +559,3 @@ def _as_json(failures: Sequence[Failure]) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
     return [asdict(failure) for failure in failures]
-
-
-def _score_table(document: dict[str, Any]) -> str:
-    from flows.tables import score_table
-
-    return score_table(document)

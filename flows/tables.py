@@ -8,11 +8,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _ITEM_WIDTH = 44
+_CONSISTENCY = (
+    "These tell how well SR agrees with its own input, and nothing about detail that was invented;"
+    "\nfor that, compare with originals: --reference HR."
+)
 
 
-def score_table(document: dict[str, Any]) -> str:
-    """Return the scores of a job as lines: an item each, then the means."""
-    compared = document.get("psnr_y") is not None
+def score_table(document: dict[str, Any], *, compared: bool = True) -> str:
+    """Return the scores of a job as lines: an item each, then the means.
+
+    `compared` tells whether there were originals; without, the figures are of consistency.
+    """
     names = (
         ("psnr_y", "bicubic_psnr_y", "ssim_y", "bicubic_ssim_y")
         if compared
@@ -23,6 +29,8 @@ def score_table(document: dict[str, Any]) -> str:
     rows = [_row(title, header)]
     rows += [_row(i["item"], _figures(i, names)) for i in document["items"]]
     rows.append(_row("mean", _figures(document, names)))
+    if not compared:
+        rows.append(_CONSISTENCY)
     return "\n".join(rows)
 
 

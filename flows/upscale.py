@@ -19,6 +19,7 @@ from pipeline.job import create_job, open_job
 from pipeline.report import write_report
 from pipeline.run import Upscaling, part_of, run_on
 from pipeline.score import read_scores, run_score, scores_to_json
+from pipeline.sources import check_source
 from pipeline.spec import make_spec
 from pipeline.unit import ModelAddress
 
@@ -114,6 +115,7 @@ def upscale_archive(
     spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
     address = ModelAddress(name_or_file=model, device=device)
     upscaling = Upscaling(spec=spec, model=address, halo=halo)
+    check_source(src)
     job = create_job(job_dir, source=src)
     with (
         run_on(job, "upscale-archive flow") as run,

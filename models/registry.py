@@ -6,6 +6,7 @@ with a `ModelSpec`) in `weights/`. A model without weights is one entry of `BASE
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,6 +75,11 @@ def baseline_spec(name: str, scale: int) -> ModelSpec:
         channels=3,
         summary=BASELINES[name],
     )
+
+
+def is_interpolation(name: str) -> bool:
+    """Return whether `name` is one of the baselines, which learned nothing and invent nothing."""
+    return re.sub(r"-x[0-9]+$", "", name) in BASELINES
 
 
 def shipped() -> dict[str, Path]:

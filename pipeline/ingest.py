@@ -88,11 +88,12 @@ def run_ingest(
     of an earlier listing that are gone from `source` become vanished; their pixels stay.
 
     Raises:
-        SourceError: if there is nothing at `source`.
+        SourceError: if there is nothing at `source`, or nothing of what was there before.
     """
     archive_dir = archive_dir.absolute()
     known = {row.item: row for row in ledger.items()}
     tasks = plan_ingest(source, archive_dir=archive_dir, known=list(known.values()))
+    _check_same_source(source, tasks, known)
     Archive.open_or_create(archive_dir)
     others = clashing(task.file.item for task in tasks)
     rows = [_clashed(task, others[task.file.item]) for task in tasks if task.file.item in others]
@@ -169,6 +170,19 @@ def _encoded(metadata: Metadata) -> dict[str, Any]:
 
 def _decoded(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
+
+
+def _check_same_source(
+    source: str, tasks: Sequence[IngestTask], known: Mapping[str, ItemRow]
+) -> None:
+    """Refuse a source that holds none of the items: an unmounted disk must not retire them all."""
+    before = {item for item, row in known.items() if row.state == INGESTED}
+    if before and before.isdisjoint(task.file.item for task in tasks):
+        raise SourceError(
+            f"{source} holds none of the {len(before)} pictures that came from it before, such as "
+            f"{min(before)}; is it the right folder, and mounted? for other pictures use another "
+            "job or archive"
+        )
 
 
 def _clashed(task: IngestTask, other: str) -> ItemRow:

@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ArchiveError, JobBusyError, UsageError
-from pipeline.sources import check_source
+from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.ledger import FILE_NAME, Ledger
@@ -73,6 +72,16 @@ class Job:
             return Ledger.open_file((self.folder / FILE_NAME).resolve(), job=self.id)
         return Ledger.open(self.ledger_url, job=self.id)
 
+    def open_ledger_to_read(self) -> Ledger:
+        """Open the ledger of this job, also where nothing may be written."""
+        try:
+            return self.open_ledger()
+        except LedgerError:
+            if self.ledger_url != _file_url(self.folder):
+                raise
+            path = (self.folder / FILE_NAME).resolve()
+            return Ledger.open_file(path, job=self.id, read_only=True)
+
 
 def open_job(folder: Path) -> Job:
     """Return the job in `folder`.
@@ -119,7 +128,6 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
         ArchiveError: if `source` is a Zarr store that upres did not write.
     """
     folder = folder.absolute()
-    check_source(source)
     archive = Path(source).resolve() if is_archive(Path(source)) else None
     ledger_url = ledger_url and _absolute(ledger_url)
     if (folder / DESCRIPTION).exists():

@@ -110,6 +110,13 @@ class Run:
             adopt_shards(self.job, spec=upscaling.spec, ledger=self.ledger)
         return plan_job(self.job, spec=upscaling.spec, ledger=self.ledger)
 
+    def replaced(self, plans: Sequence[ItemPlan]) -> int:
+        """Return how many items of `plans` have pixels that will be deleted and made anew."""
+        if not is_archive(self.job.sr_dir):
+            return 0
+        sr = self.job.open_sr()
+        return sum(p.fresh and sr.provenance(p.row.item) is not None for p in plans)
+
     def plan_rerun(
         self, upscaling: Upscaling, *, item: str = "*", error: str = "", stale: bool = False
     ) -> list[ItemPlan]:

@@ -86,9 +86,13 @@ def run_score(
         UsageError: if none of the job's items has an original there.
     """
     tasks, failures = plan_score(job, reference=reference, ledger=ledger)
-    ledger.forget_scores()
+    fresh = True
     for n, outcome in enumerate(submit_windowed(client, score_item, tasks, stop=stop), 1):
         if outcome.result is not None:
+            if fresh:
+                # Only now: scores that stand must not go for a reference that fits nothing.
+                ledger.forget_scores()
+                fresh = False
             ledger.put_scores(outcome.result)
         else:
             error = outcome.error

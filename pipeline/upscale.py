@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from models.registry import is_interpolation
 from pipeline.cluster import on_every_worker, submit_windowed
 from pipeline.errors import ArchiveError
 from pipeline.spec import UpscaleSpec
@@ -34,7 +35,10 @@ _PIXELS_A_TASK = 512 * 512
 _COPIED = (
     "source", "sha256", "size_bytes", "mtime_ns", "format", "mode", "icc", "exif", "xmp", "dpi",
 )  # fmt: skip
-_STATEMENT = (
+_INTERPOLATED = (
+    "Pixels of this image were interpolated from a smaller picture; no detail was added to it."
+)
+_SYNTHESISED = (
     "Pixels of this image were synthesised by a neural network from a smaller picture; detail in "
     "it may never have existed. Do not use it to identify a person."
 )
@@ -230,7 +234,7 @@ def _create_target(sr: Archive, source: Archive, plan: ItemPlan, *, spec: Upscal
             "fingerprint": row.fingerprint,
             "spec": asdict(spec),
             "upres_version": version("upres"),
-            "statement": _STATEMENT,
+            "statement": _INTERPOLATED if is_interpolation(spec.model) else _SYNTHESISED,
         },
     )
 

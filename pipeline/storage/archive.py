@@ -200,11 +200,18 @@ class StoredImage:
             raise ArchiveError(f"{self.item} lies in {store}, expected a local folder")
         return store.root / key
 
+    @property
+    def _mend(self) -> str:
+        """Return what to do about a damaged shard: SR is computed again, LR is read again."""
+        if "fingerprint" in self.provenance:
+            return "`upres rerun JOB` computes it again once it is marked as failed"
+        return "delete the item's folder from the archive and ingest it again"
+
     def _unreadable(self, rect: Rect, reason: str) -> str:
         rows, cols = rect.rows, rect.cols
         return (
             f"{self.item} rows {rows.start}-{rows.stop} cols {cols.start}-{cols.stop} cannot be "
-            f"read ({reason}); delete the item's folder from the archive and ingest it again"
+            f"read ({reason}); {self._mend}"
         )
 
 

@@ -18,7 +18,7 @@ import zarr
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
 from pipeline.job import DESCRIPTION, LOCK, create_job, held, open_job
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import FILE_NAME, INGESTED, ItemRow
+from pipeline.storage.ledger import FILE_NAME, INGESTED, ItemRow, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -189,8 +189,12 @@ def test_a_ledger_elsewhere_is_kept_and_no_other_accepted(
     assert not Path("/l.db").exists()
 
 
-def test_a_password_is_in_no_message_and_for_the_owner_only(tmp_path: Path) -> None:
+def test_a_password_is_in_no_message_and_for_the_owner_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = "postgresql://me:s3cret@127.0.0.1/db"
+    here = Ledger.open_file(tmp_path / FILE_NAME, job="j")  # stands in for a server
+    monkeypatch.setattr(Ledger, "open", lambda _url, *, job: here)
     create_job(tmp_path, source="photos", ledger_url=url)
     with pytest.raises(UsageError) as caught:
         create_job(tmp_path, source="photos", ledger_url=url + "x")

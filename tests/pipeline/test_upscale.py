@@ -151,15 +151,19 @@ def test_black_tiles_are_stored_like_any_other(
     assert len(shards(done.job.sr_dir, "black.png")) == 4
 
 
-def test_each_item_says_that_its_pixels_are_synthesised_and_by_what(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
-) -> None:
+@pytest.mark.parametrize(
+    ("model", "word"), [("bicubic-x2", "interpolated"), ("span-x4", "synthesised")]
+)
+def test_each_item_says_how_its_pixels_came_to_be(
+    model: str, word: str, source: Path, folder: Path, photo: TakePhoto, save: SavePicture,
+    upscale: Upscale,
+) -> None:  # fmt: skip
     save(source / "a.png", photo(40, 40))
-    done = upscale(source, folder)
+    done = upscale(source, folder, model=model)
     told = done.job.open_sr().image("a.png").provenance
-    assert "synthesised" in told["statement"]
-    assert told["spec"]["model"] == "bicubic-x2"
-    assert told["spec"]["weights_sha256"] == load_model("bicubic-x2").sha256
+    assert word in told["statement"]
+    assert told["spec"]["model"] == model
+    assert told["spec"]["weights_sha256"] == load_model(model).sha256
     assert told["sha256"] == done.job.open_source().image("a.png").provenance["sha256"]
     assert told["upres_version"]
 
