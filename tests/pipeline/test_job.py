@@ -195,11 +195,11 @@ def test_a_password_is_in_no_message_and_for_the_owner_only(
     url = "postgresql://me:s3cret@127.0.0.1/db"
     here = Ledger.open_file(tmp_path / FILE_NAME, job="j")  # stands in for a server
     monkeypatch.setattr(Ledger, "open", lambda _url, *, job: here)
-    create_job(tmp_path, source="photos", ledger_url=url)
+    create_job(tmp_path / "job", source="photos", ledger_url=url)
     with pytest.raises(UsageError) as caught:
-        create_job(tmp_path, source="photos", ledger_url=url + "x")
+        create_job(tmp_path / "job", source="photos", ledger_url=url + "x")
     assert "s3cret" not in str(caught.value)
-    assert (tmp_path / DESCRIPTION).stat().st_mode & 0o077 == 0
+    assert (tmp_path / "job" / DESCRIPTION).stat().st_mode & 0o077 == 0
 
 
 # --- the lock --------------------------------------------------------------------------------
