@@ -467,37 +467,13 @@ def _upscale(run: Run, upscaling: Upscaling, plans: Sequence[ItemPlan], client: 
 
 
 def _score(run: Run, reference: str | None, client: Client) -> list[Failure]:
-    from pipeline.score import run_score
-
     with _counted("score", "items") as report_items:
-        failures = run_score(
-            run.job,
-            reference=reference,
-            ledger=run.ledger,
-            client=client,
-            stop=run.stop,
-            report=report_items,
-        )
-    run.recheck(failures)
-    return failures
+        return run.score(reference, client, report_items)
 
 
 def _export(run: Run, out_dir: Path, file_format: str, client: Client) -> tuple[int, list[Failure]]:
-    from pipeline.export import run_export
-
     with _counted("export", "items") as report_items:
-        written, failures = run_export(
-            run.job,
-            run.status(),
-            sources=run.sources(),
-            out_dir=out_dir,
-            format=file_format,
-            client=client,
-            stop=run.stop,
-            report=report_items,
-        )
-    run.recheck(failures)
-    return written, failures
+        return run.export(out_dir, file_format, client, report_items)
 
 
 def _finish(

@@ -14,11 +14,10 @@ from prefect import flow, task
 
 from flows.progress import counted, tiles
 from pipeline.cluster import ClusterSettings, address_of, connect
-from pipeline.export import run_export
 from pipeline.job import create_job, open_job
 from pipeline.report import write_report
 from pipeline.run import Upscaling, part_of, run_on
-from pipeline.score import read_scores, run_score, scores_to_json
+from pipeline.score import read_scores, scores_to_json
 from pipeline.sources import check_source
 from pipeline.spec import make_spec
 from pipeline.unit import ModelAddress
@@ -57,9 +56,7 @@ def score_tiles(
         connect(ClusterSettings(address=scheduler)) as client,
         counted("score", "items") as report,
     ):
-        failures = run_score(
-            run.job, reference=reference, ledger=run.ledger, client=client, report=report
-        )
+        failures = run.score(reference, client, report)
         scores = scores_to_json(read_scores(run.ledger))
         return scores | {"failures": [asdict(failure) for failure in failures]}
 
@@ -74,15 +71,7 @@ def export_pictures(
         connect(ClusterSettings(address=scheduler)) as client,
         counted("export", "items") as report,
     ):
-        written, failures = run_export(
-            run.job,
-            run.status(),
-            sources=run.sources(),
-            out_dir=out_dir,
-            format=file_format,
-            client=client,
-            report=report,
-        )
+        written, failures = run.export(out_dir, file_format, client, report)
         return {"written": written, "failures": [asdict(failure) for failure in failures]}
 
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
+from pipeline.export import run_export
 from pipeline.ingest import adopt_archive, run_ingest
 from pipeline.job import held
+from pipeline.score import run_score
 from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.status import read_status
 from pipeline.storage.archive import is_archive
@@ -20,6 +22,7 @@ from pipeline.upscale import DEFAULT_LIMIT_S, adopt_shards, mark_damaged, plan_j
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from pipeline.cluster import Client
     from pipeline.job import Job
@@ -72,11 +75,7 @@ class Run:
         """Return how far the job is now."""
         return read_status(self.job.folder, self.ledger)
 
-    def sources(self) -> list[str]:
-        """Return where the job's items came from, whatever became of them."""
-        return [row.source for row in self.ledger.items()]
-
-    def recheck(self, failures: Sequence[Failure]) -> int:
+    def _recheck(self, failures: Sequence[Failure]) -> int:
         """Mark damaged shards of items that could not be read as failed; return how many.
 
         So that a rerun computes them again.
@@ -169,6 +168,42 @@ class Run:
             stop=self.stop,
             report=report,
         )
+
+    def score(
+        self, reference: str | None, client: Client, report: Callable[[int, int], None] = _silent
+    ) -> list[Failure]:
+        """Score every tile, as `run_score`; damaged shards become failed units."""
+        failures = run_score(
+            self.job,
+            reference=reference,
+            ledger=self.ledger,
+            client=client,
+            stop=self.stop,
+            report=report,
+        )
+        self._recheck(failures)
+        return failures
+
+    def export(
+        self,
+        out_dir: Path,
+        file_format: str,
+        client: Client,
+        report: Callable[[int, int], None] = _silent,
+    ) -> tuple[int, list[Failure]]:
+        """Write the finished pictures, as `run_export`; damaged shards become failed units."""
+        written, failures = run_export(
+            self.job,
+            self.status(),
+            sources=[row.source for row in self.ledger.items()],
+            out_dir=out_dir,
+            format=file_format,
+            client=client,
+            stop=self.stop,
+            report=report,
+        )
+        self._recheck(failures)
+        return written, failures
 
     def last_upscaling(self) -> Upscaling:
         """Return how the job was upscaled last.

@@ -162,7 +162,10 @@ def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
 
 def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
     """Record as failed every done tile of `item` that cannot be read back; return how many."""
-    image = job.open_sr().image(item)
+    try:
+        image = job.open_sr().image(item)
+    except ArchiveError:
+        return 0  # Nothing of the item can be read: the next `upscale` makes it anew.
     (row,) = (row for row in ledger.items(INGESTED) if row.item == item)
     grid = UpscaleSpec.from_json(image.provenance["spec"]).grid(row.height, row.width)
     scale = image.size[0] // row.height
