@@ -41,7 +41,11 @@ def main() -> None:
 @options.json_option
 @options.reported
 def demo(folder: Path, cluster: str, workers: int | None, as_json: bool) -> None:
-    """Upscale the shipped photographs into DIR, end to end, through the Prefect flow."""
+    """Show the main job on shipped photographs.
+
+    They are reduced by four into DIR, upscaled again through the Prefect flow on local workers,
+    scored against the originals, exported, and reported.
+    """
     from flows.demo import run_demo
     from pipeline.cluster import ClusterSettings
 
@@ -60,8 +64,9 @@ def demo(folder: Path, cluster: str, workers: int | None, as_json: bool) -> None
 @options.json_option
 @options.reported
 def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: bool) -> None:
-    """Bring SRC (a picture, folder, glob, .zip or .tar) into a Zarr ARCHIVE.
+    """Bring pictures into a Zarr archive.
 
+    SRC is a picture, folder, glob, .zip or .tar; ARCHIVE is created or continued.
     Run again, it writes only what is new or changed. What became of each file is kept beside the
     archive, in ARCHIVE.ledger.sqlite.
     """
@@ -132,8 +137,9 @@ def upscale(
     ledger: str | None,
     as_json: bool,
 ) -> None:
-    """Upscale SRC (a picture, folder, glob, .zip, .tar or .zarr archive) into JOB.
+    """Upscale pictures into a job.
 
+    SRC is a picture, folder, glob, .zip, .tar or an archive that `upres ingest` made.
     JOB is created, or continued: what is done already is not done again.
     """
     from pipeline.cluster import ClusterSettings, connect
@@ -179,7 +185,7 @@ def upscale(
 @options.json_option
 @options.reported
 def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
-    """Tell how far JOB is: items and tiles done, failed (and why), pending.
+    """Tell how far a job is, and what failed.
 
     The exit code is 3 where items or tiles failed, and 0 otherwise.
     """
@@ -233,7 +239,10 @@ def rerun(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Redo the failed tiles of JOB, and nothing else, as it was upscaled last."""
+    """Redo the failed tiles of a job, no others.
+
+    They are computed as the job was upscaled last.
+    """
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.job import open_job
     from pipeline.run import run_on
@@ -271,7 +280,7 @@ def rerun(
 def score(
     job_dir: Path, reference: str | None, cluster: str, workers: int | None, as_json: bool
 ) -> None:
-    """Score every tile of JOB: PSNR and SSIM of the Y channel.
+    """Score every tile: PSNR-Y and SSIM-Y.
 
     With --reference, SR and bicubic are compared with the originals; without, SR is reduced again
     and compared with the LR input (consistency).
@@ -304,7 +313,10 @@ def score(
 @options.json_option
 @options.reported
 def report(job_dir: Path, as_json: bool) -> None:
-    """Write JOB/report.html: pictures, figures, and a map of every tile's score."""
+    """Write the report of a job, one HTML file.
+
+    JOB/report.html: figures, before and after, and a map of every tile's score.
+    """
     from pipeline.job import open_job
     from pipeline.report import write_report
 
@@ -330,7 +342,9 @@ def export(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Write the finished pictures of JOB as files below DIR: tree mirrored, metadata kept.
+    """Write the finished pictures as files.
+
+    They lie below DIR as their sources lay: tree mirrored, metadata kept.
 
     An item with a tile that failed or is pending is not written, but listed.
     """
@@ -371,7 +385,9 @@ def export(
 def evaluate(
     model: str, hr_dirs: tuple[Path, ...], device: str, precision: str, as_json: bool
 ) -> None:
-    """Measure MODEL (a name or a file) on folders of HR pictures, by the published protocol.
+    """Measure a model by the published protocol.
+
+    MODEL is a name or a file, HR_DIR a folder of HR pictures.
 
     LR is made by antialiased bicubic reduction; PSNR and SSIM are of the Y channel, a border of
     `scale` pixels left out. The default precision is fp32, so that figures do not depend on the
@@ -413,7 +429,9 @@ def train(
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Train a network on DATASET, a folder of HR pictures, by a recipe.
+    """Train a network by a recipe.
+
+    DATASET is a folder of HR pictures.
 
     Leaves in --out: best.safetensors and last.safetensors (models that --model takes),
     metrics.csv, recipe.toml as resolved, and state.safetensors for --resume.
@@ -434,7 +452,7 @@ def train(
 @options.json_option
 @options.reported
 def models(name: str | None, as_json: bool) -> None:
-    """List the models, or all that is known of one."""
+    """List the models, or tell all of one."""
     from flows.models import describe, table
 
     if name is not None:
