@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,15 +82,17 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
     # Resolved, as "." has no name that another one could stand beside.
     beside = archive.resolve()
     beside.parent.mkdir(parents=True, exist_ok=True)
-    ledger = Ledger.open_file(beside.with_name(f"{beside.name}.ledger.sqlite"), job="ingest")
+    path = beside.with_name(f"{beside.name}.ledger.sqlite")
     with (
         options.interruptible() as stop,
         locked(beside.with_name(f"{beside.name}.lock"), beside, "upres ingest"),
-        connect(settings) as client,
-        counted("ingest", "files") as report,
+        closing(Ledger.open_file(path, job="ingest")) as ledger,
     ):
-        run_ingest(src, archive_dir=archive, ledger=ledger, client=client, stop=stop, report=report)
-    status = read_status(archive, ledger, upscales=False)
+        with connect(settings) as client, counted("ingest", "files") as report:
+            run_ingest(
+                src, archive_dir=archive, ledger=ledger, client=client, stop=stop, report=report
+            )
+        status = read_status(archive, ledger, upscales=False)
     _finish(status, as_json=as_json, stopped=stop.requested)
 
 
@@ -193,13 +196,13 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     from pipeline.status import read_status
 
     job = open_job(job_dir)
-    ledger = job.open_ledger_to_read()
-    found = read_status(job.folder, ledger)
+    with closing(job.open_ledger_to_read()) as ledger:
+        found, runs = read_status(job.folder, ledger), ledger.runs()
     if list_items and not as_json:
         for count in found.counts:
             click.echo(f"{found.item_state(count):9} {count.done:>6}/{count.units:<6} {count.item}")
     document = found.to_json()
-    document["runs"] = ledger.runs()
+    document["runs"] = runs
     if list_items:
         document["by_item"] = [
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import uuid
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -227,11 +227,8 @@ class Run:
 @contextmanager
 def part_of(job: Job, run_id: str) -> Iterator[Run]:
     """Join a run that holds `job` already: for a stage that is started apart from the others."""
-    ledger = job.open_ledger()
-    try:
+    with closing(job.open_ledger()) as ledger:
         yield Run(job, ledger, run_id)
-    finally:
-        ledger.close()
 
 
 @contextmanager
@@ -241,8 +238,7 @@ def run_on(job: Job, command: str, *, stop: Stop | None = None) -> Iterator[Run]
     Raises:
         JobBusyError: if another run holds it.
     """
-    with held(job, command):
-        ledger = job.open_ledger()
+    with held(job, command), closing(job.open_ledger()) as ledger:
         run = Run(job, ledger, uuid.uuid4().hex[:12], stop or Stop())
         ledger.start_run(run.id, command)
         outcome = "crashed"
@@ -254,4 +250,3 @@ def run_on(job: Job, command: str, *, stop: Stop | None = None) -> Iterator[Run]
             raise
         finally:
             ledger.finish_run(run.id, outcome)
-            ledger.close()

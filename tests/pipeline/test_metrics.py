@@ -227,7 +227,8 @@ def test_a_taller_picture_takes_no_more_memory_to_compare() -> None:
         tracemalloc.stop()
         return peak
 
-    assert peak_bytes(3000) < 1.1 * peak_bytes(300)
+    # The least of a few turns: other threads of the test run allocate, too.
+    assert min(peak_bytes(3000) for _ in range(5)) < 1.1 * min(peak_bytes(300) for _ in range(5))
 
 
 def test_the_region_leaves_out_the_border_on_every_side() -> None:
