@@ -16,7 +16,6 @@ import torch
 
 from benchmarks.rig import Settings, engine_seconds, make_pictures, parse
 from pipeline.cluster import ClusterSettings, connect
-from pipeline.export import run_export
 from pipeline.images import Metadata, Picture, read_picture, write_picture
 from pipeline.inference import load_model
 from pipeline.job import open_job
@@ -65,7 +64,7 @@ def export_seconds(job_dir: Path, out: Path) -> float:
     job = open_job(job_dir)
     with run_on(job, "benchmark") as run, connect(ClusterSettings()) as client:
         began = time.perf_counter()
-        run_export(job, run.status(), out_dir=out, format="png", client=client)
+        run.export(out, "png", client)
         return time.perf_counter() - began
 
 
