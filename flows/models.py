@@ -45,7 +45,7 @@ def _cells(values: dict[str, Any]) -> tuple[str, ...]:
         "all" if reach is None else str(reach),
         f"{values['parameters']:,}",
         values["licence"],
-        "-" if score is None else f"{score:.2f} dB",
+        "-" if score is None else f"{score:.3f} dB",
         values["summary"],
     )
 
