@@ -128,6 +128,7 @@ def _compute(
         scale=spec.scale,
         channels=loaded.spec.channels,
         precision=spec.precision,
+        backend=spec.backend,
     )
     inference.forward_only(windows[0])
     ready.wait()  # type: ignore[attr-defined]

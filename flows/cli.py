@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.cluster import Client
     from pipeline.run import Run, Upscaling
     from pipeline.status import Failure, JobStatus
-    from pipeline.upscale import ItemPlan
+    from pipeline.upscale import Plan
 
 _FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
 _FAILURES_SHOWN = 20
@@ -130,6 +130,7 @@ def upscale(
     tile_px: int,
     halo: str | int,
     device: str,
+    backend: str,
     precision: str,
     limit_s: float,
     cluster: str,
@@ -158,9 +159,11 @@ def upscale(
     if export_dir is not None:
         check_apart(export_dir, src=src, job_dir=job_dir)
     settings = ClusterSettings(address=cluster, workers=workers)
-    spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
+    spec = make_spec(
+        model, tile_px=tile_px, halo=halo, precision=precision, device=device, backend=backend
+    )
     address = ModelAddress(name_or_file=model, device=device)
-    upscaling = Upscaling(spec=spec, model=address, limit_s=limit_s, halo=halo)
+    upscaling = Upscaling(spec=spec, model=address, limit_s=limit_s, halo=halo, backend=backend)
     check_source(src)
     job = create_job(job_dir, source=src, ledger_url=ledger)
     with (
@@ -386,7 +389,12 @@ def export(
 @options.json_option
 @options.reported
 def evaluate(
-    model: str, hr_dirs: tuple[Path, ...], device: str, precision: str, as_json: bool
+    model: str,
+    hr_dirs: tuple[Path, ...],
+    device: str,
+    backend: str,
+    precision: str,
+    as_json: bool,
 ) -> None:
     """Measure a model by the published protocol.
 
@@ -398,11 +406,13 @@ def evaluate(
     """
     from pipeline.evaluate import evaluate_model
 
-    document = evaluate_model(model, hr_dirs, device=device, precision=precision)
+    document = evaluate_model(model, hr_dirs, device=device, precision=precision, backend=backend)
     if as_json:
         options.print_json(document)
         return
-    click.echo(f"{document['model']}, x{document['scale']}, {document['precision']}")
+    click.echo(
+        f"{document['model']}, x{document['scale']}, {document['precision']}, {document['backend']}"
+    )
     for found in document["sets"]:
         click.echo(
             f"{found['name']:16} {found['images']:>4} pictures  "
@@ -475,7 +485,7 @@ def _counted(label: str, unit: str) -> Any:
     return counted(label, unit)
 
 
-def _upscale(run: Run, upscaling: Upscaling, plans: Sequence[ItemPlan], client: Client) -> int:
+def _upscale(run: Run, upscaling: Upscaling, plans: Plan, client: Client) -> int:
     from flows.progress import tiles
 
     replaced = run.replaced(plans)

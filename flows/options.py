@@ -102,7 +102,7 @@ def cluster_options(function: F) -> F:
 
 
 def device_options(precision: str) -> Callable[[F], F]:
-    """Return a decorator that adds the device and the precision, whose default is given."""
+    """Return a decorator that adds device, backend and precision, whose default is given."""
 
     def add(function: F) -> F:
         for option in (
@@ -112,6 +112,14 @@ def device_options(precision: str) -> Callable[[F], F]:
                 default=precision,
                 show_default=True,
                 help="Arithmetic of the network; auto takes bf16 where the hardware has it.",
+            ),
+            click.option(
+                "--backend",
+                type=click.Choice(["auto", "torch", "openvino"]),
+                default="auto",
+                show_default=True,
+                help="What computes the network; auto takes openvino, which is faster, where it "
+                "is installed and the device is an x86 CPU.",
             ),
             click.option(
                 "--device",

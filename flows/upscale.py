@@ -90,6 +90,7 @@ def upscale_archive(
     halo: str = "auto",
     device: str = "auto",
     precision: str = "auto",
+    backend: str = "auto",
     reference: str | None = None,
     export_dir: Path | None = None,
     file_format: str = "same",
@@ -101,9 +102,11 @@ def upscale_archive(
     Returns what ``upres upscale --json`` prints, with ``scores``, ``report`` and (where pictures
     were exported) ``export`` beside it.
     """
-    spec = make_spec(model, tile_px=tile_px, halo=halo, precision=precision, device=device)
+    spec = make_spec(
+        model, tile_px=tile_px, halo=halo, precision=precision, device=device, backend=backend
+    )
     address = ModelAddress(name_or_file=model, device=device)
-    upscaling = Upscaling(spec=spec, model=address, halo=halo)
+    upscaling = Upscaling(spec=spec, model=address, halo=halo, backend=backend)
     check_source(src)
     job = create_job(job_dir, source=src)
     with (

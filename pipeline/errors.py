@@ -28,6 +28,10 @@ class ArchiveError(UpresError, ValueError):
     """A Zarr store is not an archive that upres wrote, or an item of it is damaged."""
 
 
+class UnreadableError(ArchiveError):
+    """A disk failed, or kept its files to itself: what the archive holds there is not known."""
+
+
 class LedgerError(UpresError, RuntimeError):
     """The ledger cannot be read or written."""
 

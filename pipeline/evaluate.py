@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from models.reach import reach_px
+from pipeline.backends import resolve_backend
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
 from pipeline.errors import ModelError, PictureError, TileShapeError
 from pipeline.images import read_picture
@@ -140,7 +141,12 @@ def _require_like(sr: Picture8, hr: Picture8, *, name: str, scale: int) -> None:
 
 
 def evaluate_model(
-    name_or_file: str, directories: Sequence[Path], *, device: str, precision: str
+    name_or_file: str,
+    directories: Sequence[Path],
+    *,
+    device: str,
+    precision: str,
+    backend: str = "auto",
 ) -> dict[str, Any]:
     """Return the document that ``upres evaluate`` prints: the scores of a model on each set.
 
@@ -150,6 +156,7 @@ def evaluate_model(
     Raises:
         ModelError: if there is no such model.
         SourceError, PictureError: if a set is missing, or one of its pictures cannot be scored.
+        UsageError: if the device, precision or backend cannot be had.
     """
     model = load_model(name_or_file)
     spec, reach = model.spec, reach_px(model.network, channels=model.spec.channels)
@@ -160,6 +167,7 @@ def evaluate_model(
         channels=spec.channels,
         precision=resolve_precision(precision, device=device),
         device=device,
+        backend=resolve_backend(backend, device=device, model=spec.name),
     )
 
     def enlarge(lr: Picture8) -> Picture8:
@@ -173,6 +181,7 @@ def evaluate_model(
         "scale": spec.scale,
         "weights_sha256": model.sha256,
         "precision": inference.precision,
+        "backend": inference.backend.name,
         "device": str(inference.device),
         "sets": [asdict(found) for found in sets],
     }

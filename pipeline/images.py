@@ -105,12 +105,18 @@ class Picture:
 
 
 def read_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Return the one picture in a file's bytes, as `decode_picture`, C-contiguous and writable."""
+    picture = decode_picture(data, name=name, max_pixels=max_pixels)
+    return replace(picture, pixels=np.require(picture.pixels, requirements=["C", "W"]))
+
+
+def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Return the one picture in a file's bytes, upright, at the file's own depth.
 
-    The pixels are C-contiguous and writable. `name` is the file's name: it stands in every error,
-    and a name that promises another format than the bytes hold is an error. Size is checked before
-    anything is decoded. CMYK, several frames and every other kind that is not listed at `Picture`
-    are refused.
+    The pixels may be a view in any order of memory, which spares a large picture its second copy.
+    `name` is the file's name, which stands in every error; the bytes decide the format. Size is
+    checked before anything is decoded. CMYK, several frames and every other kind that is not
+    listed at `Picture` are refused.
 
     Raises:
         PictureError: In one line, whatever the bytes are.
@@ -567,7 +573,7 @@ def _upright(picture: Picture) -> Picture:
         exif = reset_orientation(metadata.exif, at)
         xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", metadata.xmp)
         metadata = replace(metadata, exif=exif, xmp=xmp)
-    return Picture(pixels=np.require(pixels, requirements=["C", "W"]), metadata=metadata)
+    return Picture(pixels=pixels, metadata=metadata)
 
 
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[1-8](\s*[\"'<])")

@@ -7,6 +7,7 @@ colours as one more grey picture.
 
 from __future__ import annotations
 
+import math
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models import checkpoint
+from pipeline.backends import TORCH, Backend, open_backend
 from pipeline.errors import ModelError, NotFiniteError, TileShapeError, UsageError
 from pipeline.geometry import TileGrid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import nn
 
 PRECISIONS = ("fp32", "bf16")
 _PEAK = {"uint8": 255, "uint16": 65535}
@@ -32,7 +35,7 @@ _CPU = torch.device("cpu")
 class Inference:
     """A network made ready on a device."""
 
-    network: nn.Module
+    backend: Backend
     scale: int
     channels: int
     device: torch.device
@@ -47,12 +50,18 @@ class Inference:
         channels: int,
         precision: str,
         device: str = "cpu",
+        backend: str = TORCH,
     ) -> Inference:
-        """Move `network` to `device`, in the memory layout that runs fastest there."""
+        """Move `network` to `device`, and make it ready to be run by `backend`.
+
+        Raises:
+            ModelError: if this machine does not have the backend.
+        """
         if precision not in PRECISIONS:
             raise UsageError(f"precision is {precision!r}, expected one of {PRECISIONS}")
-        ready = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(ready.eval(), scale, channels, torch.device(device), precision)
+        where = torch.device(device)
+        ready = open_backend(backend, network, channels=channels, scale=scale, device=where)
+        return cls(ready, scale, channels, where, precision)
 
     def enlarge(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Return ``(c, scale * h, scale * w)`` of the dtype of `pixels` ``(c, h, w)``."""
@@ -69,7 +78,7 @@ class Inference:
             TileShapeError: if it returns another shape than its scale promises.
         """
         outputs = [self._run(group) for group in _channel_groups(windows, self.channels)]
-        sr = np.concatenate(outputs, axis=1)
+        sr = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
         n, c, h, w = windows.shape
         if sr.shape != (n, c, h * self.scale, w * self.scale):
             raise TileShapeError(
@@ -92,32 +101,35 @@ class Inference:
 
     def forward_only(self, pixels: NDArray[Any]) -> Tensor:
         """Return what the network itself makes of ``(c, h, w)``: the bare work, for benchmarks."""
-        x = to_unit_range(pixels[np.newaxis], self.device)
-        return self._forward(x.contiguous(memory_format=torch.channels_last), self.precision)
+        return self.backend.run(to_unit_range(pixels[np.newaxis], self.device), self.precision)
 
+    @torch.inference_mode()
     def _run(self, group: NDArray[Any]) -> NDArray[Any]:
         """Run one group of channels ``(n, g, h, w)``, g being 1 or the network's own number."""
         x = to_unit_range(group, self.device)
         if x.shape[1] != self.channels:
             x = x.expand(-1, self.channels, -1, -1)
-        x = x.contiguous(memory_format=torch.channels_last)
-        y = self._forward(x, self.precision)
-        if not bool(torch.isfinite(y).all()) and self.precision != "fp32":
-            y = self._forward(x, "fp32")
-        if not bool(torch.isfinite(y).all()):
-            raise NotFiniteError(
-                "the network returned NaN or infinity in fp32; check the checkpoint's weights"
-            )
+        y = self.backend.run(x, self.precision)
+        if not _is_finite(y):
+            y = self._mended(y, x)
         if group.shape[1] != self.channels:
             y = y.mean(dim=1, keepdim=True)
         return from_unit_range(y, group.dtype)
 
-    @torch.inference_mode()
-    def _forward(self, x: Tensor, precision: str) -> Tensor:
-        enabled = precision == "bf16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
-            y: Tensor = self.network(x)
-        return y.float()
+    def _mended(self, y: Tensor, x: Tensor) -> Tensor:
+        """Return `y` with those windows of `x` that are not finite in it done again in fp32.
+
+        Those alone, as the pixels of a window must not depend on its batch.
+        """
+        bad = _not_finite(y)
+        if self.precision != "fp32":
+            y[bad] = self.backend.run(x[bad], "fp32")
+            bad = _not_finite(y)
+        if bool(bad.any()):
+            raise NotFiniteError(
+                "the network returned NaN or infinity in fp32; check the checkpoint's weights"
+            )
+        return y
 
 
 def load_model(name_or_file: str) -> checkpoint.Model:
@@ -179,22 +191,34 @@ def _channel_groups(windows: NDArray[Any], channels: int) -> list[NDArray[Any]]:
     return groups + [windows[:, k : k + 1] for k in range(joined, c)]
 
 
+def _is_finite(y: Tensor) -> bool:
+    """Return whether no value is NaN or infinite: where the sum is finite, none is."""
+    return math.isfinite(y.sum().item()) or not bool(_not_finite(y).any())
+
+
+def _not_finite(y: Tensor) -> Tensor:
+    """Return which pictures ``(n,)`` of a batch hold NaN or infinity."""
+    return ~torch.isfinite(y).flatten(1).all(dim=1)
+
+
 def to_unit_range(pixels: NDArray[Any], device: torch.device = _CPU) -> Tensor:
     """Return pixels of any dtype as floats in 0..1; float32 as it is."""
     if pixels.dtype == np.uint16:
         # torch computes little in uint16, and float32 holds every value of it.
-        pixels = pixels.astype(np.float32)
-        return torch.from_numpy(pixels).to(device) / _PEAK["uint16"]
+        return torch.from_numpy(pixels.astype(np.float32)).to(device).div_(_PEAK["uint16"])
     x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-    return x if pixels.dtype == np.float32 else x.float() / _PEAK[str(pixels.dtype)]
+    return x if pixels.dtype == np.float32 else x.float().div_(_PEAK[str(pixels.dtype)])
 
 
 def from_unit_range(y: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return floats in 0..1 as pixels: rounded and clamped, or as they are for float32."""
+    """Return floats in 0..1 as pixels: rounded and clamped, or as they are for float32.
+
+    `y` is used up.
+    """
     if dtype == np.float32:
         return np.ascontiguousarray(y.cpu().numpy())
     peak = _PEAK[str(dtype)]
-    rounded = (y * peak).round_().clamp_(0, peak)
+    rounded = y.mul_(peak).round_().clamp_(0, peak)
     if dtype == np.uint8:
         return np.ascontiguousarray(rounded.to(torch.uint8).cpu().numpy())
     return np.ascontiguousarray(rounded.cpu().numpy().astype(dtype))

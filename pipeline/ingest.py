@@ -1,6 +1,6 @@
 """Ingest: from picture files to items of an LR archive.
 
-The file's bytes are read once; the hash, the pixels and the metadata all come from those bytes,
+A file's bytes are read once; the hash, the pixels and the metadata all come from those bytes,
 so a file that is replaced meanwhile is seen either before or after, never mixed.
 """
 
@@ -8,69 +8,140 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from pipeline.cluster import Outcome, Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, SourceError
-from pipeline.images import Metadata, Picture, read_picture
+from pipeline.geometry import cuts
+from pipeline.images import Metadata, Picture, decode_picture
 from pipeline.sources import SourceFile, list_source
-from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, Layout, clashing
+from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, clashing
+from pipeline.storage.image import Layout
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
+from pipeline.storage.stack import LEAST_MEMBERS, Kind, Member, StackedImage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.cluster import Client
 
 _BATCH = 64
+_FILES_A_TASK = 32
+_BYTES_A_TASK = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class IngestTask:
-    """One file to bring into an archive, and the content hash that the archive should hold."""
+    """Some files to bring into an archive as images of their own, unless they fit a stack."""
+
+    files: tuple[SourceFile, ...]
+    archive_dir: Path
+    known: Mapping[str, str]
+    """Content hashes, by item, that the archive should hold."""
+    stacked: Mapping[str, Member]
+    """Where those of them lie that are in a stack."""
+    alone: bool = False
+    """Whether small pictures are stored too, and not left for a stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackTask:
+    """The files that make up one chunk of a stack, by their places."""
+
+    stack: str
+    chunk: int
+    files: tuple[SourceFile, ...]
+    archive_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of a file; one that waits for a stack is not stored yet."""
 
     file: SourceFile
-    archive_dir: Path
-    known_sha256: str
+    row: ItemRow
+    waits: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """Return the kind of its picture."""
+        row = self.row
+        return Kind(row.channels, row.height, row.width, row.dtype)
 
 
-def plan_ingest(source: str, *, archive_dir: Path, known: Sequence[ItemRow]) -> list[IngestTask]:
-    """Return one task for each file of `source`, in the order of their ids.
+def plan_ingest(
+    files: Iterable[SourceFile],
+    *,
+    archive_dir: Path,
+    known: Mapping[str, str],
+    stacked: Mapping[str, Member],
+    alone: bool = False,
+) -> Iterator[IngestTask]:
+    """Yield tasks of few files or few bytes that hold each of `files` once, in their order."""
+    group: list[SourceFile] = []
 
-    Raises:
-        SourceError: if there is nothing at `source`.
-    """
-    hashes = {row.item: row.sha256 for row in known if row.state == INGESTED}
-    return [
-        IngestTask(file, archive_dir, hashes.get(file.item, "")) for file in list_source(source)
-    ]
+    def task() -> IngestTask:
+        items = [file.item for file in group]
+        return IngestTask(
+            tuple(group),
+            archive_dir,
+            {item: known[item] for item in items if item in known},
+            {item: stacked[item] for item in items if item in stacked},
+            alone,
+        )
+
+    for file in files:
+        size = sum(f.size_bytes for f in group) + file.size_bytes
+        if group and (len(group) == _FILES_A_TASK or size > _BYTES_A_TASK):
+            yield task()
+            group = []
+        group.append(file)
+    if group:
+        yield task()
 
 
-def ingest_file(task: IngestTask) -> ItemRow:
-    """Bring one file into the archive and return its row; safe to run twice.
+def ingest_files(task: IngestTask) -> list[Ingested]:
+    """Bring the files of a task into the archive; safe to run twice.
 
     A file whose content the archive holds already is only read. One that is no picture gives a
     row in state rejected, with the reason, and leaves the archive as it was.
     """
-    file = task.file
-    row = ItemRow(item=file.item, state=INGESTED, source=file.address, size_bytes=file.size_bytes)
-    try:
-        data = file.read()
-        sha256 = hashlib.sha256(data).hexdigest()
-        row = replace(row, sha256=sha256, size_bytes=len(data))
-        archive = Archive.open(task.archive_dir)
-        if sha256 == task.known_sha256:
-            held = archive.provenance(file.item)
-            if held is not None and held.get("sha256") == sha256:
-                image = archive.image(file.item)
-                return _with_facts(row, (image.channels, *image.size), str(image.dtype))
-        picture = read_picture(data, name=file.item)
-        _store(archive, file, picture, sha256=sha256, size_bytes=len(data))
-        return _with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
-    except (PictureError, SourceError, ArchiveError) as error:
-        return replace(row, state=REJECTED, error=type(error).__name__, message=str(error))
+    archive = Archive.open(task.archive_dir)
+    return [_ingested(file, archive, task) for file in task.files]
+
+
+def pack_chunk(task: PackTask) -> list[Ingested]:
+    """Write the pictures of a task into one chunk; safe to run twice.
+
+    A file that is no picture of the stack's size any more is rejected and leaves a hole.
+    """
+    archive = Archive.open(task.archive_dir)
+    stack = archive.stack(task.stack)
+    done, pixels, members = [], [], {}
+    for place, file in enumerate(task.files):
+        row = _row(file)
+        try:
+            data = file.read()
+            row = replace(row, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+            picture = decode_picture(data, name=file.item)
+            row = _with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
+            _check_kind(Ingested(file, row), stack.kind)
+        except (PictureError, SourceError) as error:
+            done.append(Ingested(file, _rejected(row, error)))
+            continue
+        archive.delete_own(file.item)
+        pixels.append(picture.pixels)
+        members[place] = {"item": file.item, **_provenance(row, file, picture.metadata)}
+        row = replace(row, stack=task.stack, chunk=task.chunk, place=place)
+        done.append(Ingested(file, row))
+    if members:
+        stack.write(task.chunk, np.stack(pixels), members, {})
+    return done
 
 
 def run_ingest(
@@ -84,32 +155,105 @@ def run_ingest(
 ) -> list[ItemRow]:
     """Ingest everything at `source`; return the rows of all its files.
 
-    The ledger keeps the fingerprint and unit count of items whose content did not change. Items
-    of an earlier listing that are gone from `source` become vanished; their pixels stay.
+    Many small pictures of one size go into stacks, all others become images of their own. The
+    ledger keeps the fingerprint and unit count of items whose content did not change. Items of an
+    earlier listing that are gone from `source` become vanished; their pixels stay.
 
     Raises:
         SourceError: if there is nothing at `source`, or nothing of what was there before.
     """
-    archive_dir = archive_dir.absolute()
+    files = list_source(source)
     known = {row.item: row for row in ledger.items()}
-    tasks = plan_ingest(source, archive_dir=archive_dir, known=list(known.values()))
-    _check_same_source(source, tasks, known)
-    Archive.open_or_create(archive_dir)
-    others = clashing(task.file.item for task in tasks)
-    rows = [_clashed(task, others[task.file.item]) for task in tasks if task.file.item in others]
-    ledger.put_items(rows)
-    tasks = [task for task in tasks if task.file.item not in others]
-    listed = {task.file.item for task in tasks} | set(others)
-    batch: list[ItemRow] = []
-    for outcome in submit_windowed(client, ingest_file, tasks, stop=stop):
-        batch.append(_kept(_row_of(outcome), known))
-        if len(batch) == _BATCH:
-            ledger.put_items(batch)
-            rows, batch = rows + batch, []
-        report(len(rows) + len(batch), len(tasks))
-    ledger.put_items(batch)
-    ledger.put_items(_vanished(known, listed))
-    return rows + batch
+    _check_same_source(source, files, known)
+    archive = Archive.open_or_create(archive_dir.absolute())
+    others = clashing(file.item for file in files)
+    clashed = [_clashed(file, others[file.item]) for file in files if file.item in others]
+    ledger.put_items(clashed)
+    todo = [file for file in files if file.item not in others]
+    into = _Ingest(archive, ledger, client, stop or Stop(), known, len(todo), report)
+    waiting = into.store(todo)
+    alone, chunks = _shared_out(waiting, archive)
+    into.pack(chunks)
+    into.store(alone, alone=True)
+    ledger.put_items(_vanished(known, {file.item for file in files}))
+    return [*clashed, *into.rows]
+
+
+class _Ingest:
+    """One ingestion on its way: tasks go out, rows come back and are recorded in batches."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        ledger: Ledger,
+        client: Client,
+        stop: Stop,
+        known: Mapping[str, ItemRow],
+        total: int,
+        report: Callable[[int, int], None],
+    ) -> None:
+        self.rows: list[ItemRow] = []
+        self._archive = archive
+        self._ledger = ledger
+        self._client = client
+        self._stop = stop
+        self._known = known
+        self._total = total
+        self._report = report
+
+    def store(self, files: Iterable[SourceFile], *, alone: bool = False) -> list[Ingested]:
+        """Store files as images of their own; return those that wait for a stack instead."""
+        stacked = self._archive.members()
+        tasks = plan_ingest(
+            files,
+            archive_dir=self._archive.path,
+            known={i: r.sha256 for i, r in self._known.items() if r.state == INGESTED},
+            stacked=stacked,
+            alone=alone,
+        )
+        found = self._run(ingest_files, tasks, _file_by_file)
+        self._leave_stacks([one.row for one in found if not one.waits], stacked)
+        self._leave_stacks([one.row for one in found if one.waits], stacked)
+        return [one for one in found if one.waits]
+
+    def pack(self, chunks: Iterable[PackTask]) -> None:
+        """Write new chunks."""
+        self._run(pack_chunk, chunks, lambda task: (task,))
+
+    def _run(
+        self,
+        work: Callable[[Any], list[Ingested]],
+        tasks: Iterable[Any],
+        split: Callable[[Any], Iterable[Any]],
+    ) -> list[Ingested]:
+        found: list[Ingested] = []
+        batch: list[ItemRow] = []
+        for outcome in submit_windowed(
+            self._client, work, iter(tasks), stop=self._stop, split=split
+        ):
+            results = _results(outcome)
+            found += results
+            batch += [_kept(one.row, self._known) for one in results if not one.waits]
+            if len(batch) >= _BATCH:
+                self._record(batch)
+                batch = []
+            self._report(len(self.rows) + len(batch), self._total)
+        self._record(batch)
+        return found
+
+    def _record(self, batch: list[ItemRow]) -> None:
+        self._ledger.put_items(batch)
+        self.rows += batch
+
+    def _leave_stacks(self, rows: Iterable[ItemRow], stacked: Mapping[str, Member]) -> None:
+        """Leave holes where items lay that are others now, or images of their own."""
+        places: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for row in rows:
+            member = stacked.get(row.item)
+            if member is not None and row.state == INGESTED and not row.stack:
+                places[member.stack, member.chunk].append(member.place)
+        for (stack, chunk), gone in places.items():
+            self._archive.stack(stack).drop(chunk, gone)
 
 
 def adopt_archive(archive: Archive, ledger: Ledger) -> None:
@@ -136,24 +280,102 @@ def metadata_of(provenance: Mapping[str, Any]) -> Metadata:
     )
 
 
-def _store(
-    archive: Archive, file: SourceFile, picture: Picture, *, sha256: str, size_bytes: int
-) -> None:
-    channels, height, width = picture.pixels.shape
+def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
+    row = _row(file)
+    try:
+        data = file.read()
+        row = replace(row, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        held = _held(row, archive, task)
+        if held is not None:
+            return Ingested(file, held)
+        picture = decode_picture(data, name=file.item)
+        row = _with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
+        waits = Ingested(file, row).kind.is_small and not task.alone
+        if not waits:
+            _store(archive, file, picture, row)
+        return Ingested(file, row, waits)
+    except Exception as error:
+        # The file's border: whatever went wrong is its outcome, and the others go on.
+        return Ingested(file, _rejected(row, error))
+
+
+def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
+    """Return the row of an item that the archive holds with this very content."""
+    member = task.stacked.get(row.item)
+    if member is not None:
+        if member.sha256 != row.sha256:
+            return None
+        kind = Kind.of(member.stack)
+        row = replace(row, stack=member.stack, chunk=member.chunk, place=member.place)
+        return _with_facts(row, (kind.channels, kind.height, kind.width), kind.dtype)
+    if task.known.get(row.item) != row.sha256:
+        return None
+    held = archive.provenance(row.item)
+    if held is None or held.get("sha256") != row.sha256:
+        return None
+    image = archive.image(row.item)
+    return _with_facts(row, (image.channels, *image.size), str(image.dtype))
+
+
+def _shared_out(
+    waiting: Iterable[Ingested], archive: Archive
+) -> tuple[list[SourceFile], list[PackTask]]:
+    """Return the files that stay alone, and the chunks that the others make up.
+
+    New chunks only: those that are there are not touched.
+    """
+    kinds: dict[Kind, list[SourceFile]] = defaultdict(list)
+    for one in waiting:
+        kinds[one.kind].append(one.file)
+    alone: list[SourceFile] = []
+    chunks: list[PackTask] = []
+    for kind, files in sorted(kinds.items(), key=lambda pair: pair[0]):
+        is_there = archive.has_stack(kind.stack)
+        if len(files) < LEAST_MEMBERS and not is_there:
+            alone += files
+            continue
+        chunks += _chunks(kind, sorted(files, key=lambda file: file.item), archive)
+    return sorted(alone, key=lambda file: file.item), chunks
+
+
+def _chunks(kind: Kind, files: Sequence[SourceFile], archive: Archive) -> Iterator[PackTask]:
+    if archive.has_stack(kind.stack):
+        stack = archive.stack(kind.stack)
+        first = max(stack.numbers(), default=-1) + 1
+    else:
+        size = kind.chunk_members
+        stack = archive.create_stack(kind.stack, kind, chunk_members=size, chunks=0)
+        first = 0
+    groups = cuts(len(files), stack.chunk_members)
+    stack.grow(first + len(groups))
+    for chunk, group in enumerate(groups, first):
+        yield PackTask(kind.stack, chunk, tuple(files[group.index]), archive.path)
+
+
+def _check_kind(found: Ingested, kind: Kind) -> None:
+    if found.kind != kind:
+        raise SourceError(f"{found.file.item} was changed while it was read; ingest it again")
+
+
+def _store(archive: Archive, file: SourceFile, picture: Picture, row: ItemRow) -> None:
     archive.create(
         file.item,
-        shape=(channels, height, width),
-        dtype=str(picture.pixels.dtype),
-        layout=Layout.of(height=height, width=width, shard_px=SOURCE_SHARD_PX),
-        provenance={
-            "source": file.address,
-            "sha256": sha256,
-            "size_bytes": size_bytes,
-            "mtime_ns": file.mtime_ns,
-            **_encoded(picture.metadata),
-        },
+        shape=(row.channels, row.height, row.width),
+        dtype=row.dtype,
+        layout=Layout.of(height=row.height, width=row.width, shard_px=SOURCE_SHARD_PX),
+        provenance=_provenance(row, file, picture.metadata),
         pixels=picture.pixels,
     )
+
+
+def _provenance(row: ItemRow, file: SourceFile, metadata: Metadata) -> dict[str, Any]:
+    return {
+        "source": file.address,
+        "sha256": row.sha256,
+        "size_bytes": row.size_bytes,
+        "mtime_ns": file.mtime_ns,
+        **_encoded(metadata),
+    }
 
 
 def _encoded(metadata: Metadata) -> dict[str, Any]:
@@ -173,11 +395,11 @@ def _decoded(text: str | None) -> bytes | None:
 
 
 def _check_same_source(
-    source: str, tasks: Sequence[IngestTask], known: Mapping[str, ItemRow]
+    source: str, files: Sequence[SourceFile], known: Mapping[str, ItemRow]
 ) -> None:
     """Refuse a source that holds none of the items: an unmounted disk must not retire them all."""
     before = {item for item, row in known.items() if row.state == INGESTED}
-    if before and before.isdisjoint(task.file.item for task in tasks):
+    if before and before.isdisjoint(file.item for file in files):
         raise SourceError(
             f"{source} holds none of the {len(before)} pictures that came from it before, such as "
             f"{min(before)}; is it the right folder, and mounted? for other pictures use another "
@@ -185,31 +407,32 @@ def _check_same_source(
         )
 
 
-def _clashed(task: IngestTask, other: str) -> ItemRow:
+def _row(file: SourceFile) -> ItemRow:
+    return ItemRow(item=file.item, state=INGESTED, source=file.address, size_bytes=file.size_bytes)
+
+
+def _rejected(row: ItemRow, error: BaseException) -> ItemRow:
+    return replace(row, state=REJECTED, error=type(error).__name__, message=str(error))
+
+
+def _clashed(file: SourceFile, other: str) -> ItemRow:
     """Return the row of a file whose item would lie inside another one."""
-    return ItemRow(
-        item=task.file.item,
-        state=REJECTED,
-        error="ArchiveError",
-        message=f"would lie inside the item {other!r}; rename one of the two",
-        source=task.file.address,
-        size_bytes=task.file.size_bytes,
-    )
+    error = ArchiveError(f"would lie inside the item {other!r}; rename one of the two")
+    return _rejected(_row(file), error)
 
 
-def _row_of(outcome: Outcome[IngestTask, ItemRow]) -> ItemRow:
-    """Return the row of an outcome; a dead worker or a full disk rejects the item."""
+def _file_by_file(task: IngestTask) -> Iterator[IngestTask]:
+    """Yield a task for each file: one that kills its worker must not take others with it."""
+    for file in task.files:
+        yield replace(task, files=(file,))
+
+
+def _results(outcome: Outcome[Any, list[Ingested]]) -> list[Ingested]:
+    """Return what became of the files of a task; a dead worker or a full disk rejects them."""
     if outcome.result is not None:
         return outcome.result
-    file, error = outcome.task.file, outcome.error
-    return ItemRow(
-        item=file.item,
-        state=REJECTED,
-        error=type(error).__name__,
-        message=str(error),
-        source=file.address,
-        size_bytes=file.size_bytes,
-    )
+    error: Any = outcome.error
+    return [Ingested(file, _rejected(_row(file), error)) for file in outcome.task.files]
 
 
 def _kept(row: ItemRow, known: Mapping[str, ItemRow]) -> ItemRow:
@@ -228,6 +451,7 @@ def _vanished(known: Mapping[str, ItemRow], listed: set[str]) -> list[ItemRow]:
 
 
 def _archived(archive: Archive, known: Mapping[str, ItemRow]) -> Iterator[ItemRow]:
+    stacked = archive.members()
     for item, image in archive.survey():
         if isinstance(image, ArchiveError):
             yield ItemRow(item=item, state=REJECTED, error=type(image).__name__, message=str(image))
@@ -240,6 +464,9 @@ def _archived(archive: Archive, known: Mapping[str, ItemRow]) -> Iterator[ItemRo
             sha256=str(image.provenance.get("sha256", "")),
             size_bytes=size_bytes if isinstance(size_bytes, int) else 0,
         )
+        member = stacked.get(item)
+        if isinstance(image, StackedImage) and member is not None:
+            row = replace(row, stack=member.stack, chunk=member.chunk, place=member.place)
         yield _kept(_with_facts(row, (image.channels, *image.size), str(image.dtype)), known)
 
 

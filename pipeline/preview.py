@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.storage.archive import StoredImage
+    from pipeline.storage.image import StoredImage
 
     Plane: TypeAlias = NDArray[np.float32]
 

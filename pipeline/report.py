@@ -8,6 +8,7 @@ page is one file that loads nothing: it can be mailed, or opened years later.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.job import Job
-    from pipeline.storage.archive import Archive, StoredImage
+    from pipeline.storage.archive import Archive
+    from pipeline.storage.image import StoredImage
 
 MAX_PORTRAITS = 24
 MAX_LINES = 5_000
@@ -118,7 +120,7 @@ def write_report(job: Job) -> Path:
         LedgerError: if the ledger cannot be read.
         OSError: if the page cannot be written.
     """
-    ledger = job.open_ledger()
+    ledger = job.open_ledger_to_read()
     try:
         with _one_thread():
             page = _render(_facts(job, ledger))
@@ -219,19 +221,20 @@ def _most_telling(lines: list[ItemLine], most: int) -> list[ItemLine]:
 def _portraits(
     job: Job, ledger: Ledger, lines: Sequence[ItemLine], scores: Mapping[str, ItemScores]
 ) -> list[Portrait]:
-    failed: dict[str, dict[int, TileState]] = {line.row.item: {} for line in lines}
+    reasons: dict[str, dict[int, str]] = defaultdict(dict)
     for unit in ledger.failures():
-        if unit.item in failed:
-            reason = f"{unit.error}: {unit.message}"
-            failed[unit.item][unit.tile] = TileState(unit.tile, FAILED, Figures(), reason)
+        reasons[unit.item][unit.tile] = f"{unit.error}: {unit.message}"
     portraits = []
     for line in lines:
         row = line.row
-        done = ledger.tiles(row.item, fingerprint=row.fingerprint, state=DONE)
+        done = ledger.tiles_of(row, DONE)
         scored = _scored_tiles(scores[row.item]) if row.item in scores else {}
         # In this order: a tile that is to be done again may have a score of its earlier pixels.
         known = {t: scored.get(t) or TileState(t, UNSCORED, Figures()) for t in done}
-        portraits.append(_portrait(job, line, done, known | failed[row.item]))
+        why = reasons[row.stack].get(row.chunk, "")
+        own = {0: why} if row.stack and why else reasons[row.item]
+        failed = {t: TileState(t, FAILED, Figures(), reason) for t, reason in own.items()}
+        portraits.append(_portrait(job, line, done, known | failed))
     return portraits
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import uuid
+from collections import defaultdict
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -18,7 +19,14 @@ from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.status import read_status
 from pipeline.storage.archive import is_archive
 from pipeline.unit import ModelAddress
-from pipeline.upscale import DEFAULT_LIMIT_S, adopt_shards, mark_damaged, plan_job, run_upscale
+from pipeline.upscale import (
+    DEFAULT_LIMIT_S,
+    ChunkPlan,
+    adopt_shards,
+    mark_damaged,
+    plan_job,
+    run_upscale,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +36,7 @@ if TYPE_CHECKING:
     from pipeline.job import Job
     from pipeline.status import Failure, JobStatus
     from pipeline.storage.ledger import Ledger
-    from pipeline.upscale import ItemPlan, UpscaleProgress
+    from pipeline.upscale import Plan, UnitPlan, UpscaleProgress
 
 
 def _silent(_done: int, _of: int) -> None:
@@ -44,6 +52,8 @@ class Upscaling:
     limit_s: float = DEFAULT_LIMIT_S
     halo: str | int = "auto"
     """As it was asked for: another model has another reach."""
+    backend: str = "auto"
+    """As it was asked for: not every model has every backend."""
 
     def renewed(self, name_or_file: str | None = None) -> Upscaling:
         """Return the same with another model, or with the present weights of its own.
@@ -58,6 +68,7 @@ class Upscaling:
             halo=self.halo,
             precision=self.spec.precision,
             device=model.device,
+            backend=self.backend,
         )
         return replace(self, spec=spec, model=model)
 
@@ -99,7 +110,7 @@ class Run:
             report=report,
         )
 
-    def plan(self, upscaling: Upscaling) -> list[ItemPlan]:
+    def plan(self, upscaling: Upscaling) -> Plan:
         """Return what upscaling the whole job would compute now: all that is not done.
 
         A ledger that knows no unit, beside an SR archive, was lost: it is rebuilt from the
@@ -109,41 +120,51 @@ class Run:
             adopt_shards(self.job, spec=upscaling.spec, ledger=self.ledger)
         return plan_job(self.job, spec=upscaling.spec, ledger=self.ledger)
 
-    def replaced(self, plans: Sequence[ItemPlan]) -> int:
+    def replaced(self, plans: Plan | Sequence[UnitPlan]) -> int:
         """Return how many items of `plans` have pixels that will be deleted and made anew."""
         if not is_archive(self.job.sr_dir):
             return 0
         sr = self.job.open_sr()
-        return sum(p.fresh and sr.provenance(p.row.item) is not None for p in plans)
+        replaced = 0
+        for plan in plans:
+            if isinstance(plan, ChunkPlan):
+                replaced += len(plan.rows) * plan.replaced
+            else:
+                replaced += plan.fresh and sr.provenance(plan.row.item) is not None
+        return replaced
 
     def plan_rerun(
         self, upscaling: Upscaling, *, item: str = "*", error: str = "", stale: bool = False
-    ) -> list[ItemPlan]:
+    ) -> Plan:
         """Return the units that failed, narrowed to items that match and errors that contain.
 
         With `stale`, all units of items whose pixels are of another spec (or gone) as well.
         """
         if self.job.source_dir.parent != self.job.folder:
             adopt_archive(self.job.open_source(), self.ledger)
-        failed: dict[str, set[int]] = {}
+        failed: dict[str, dict[int, str]] = defaultdict(dict)
         for row in self.ledger.failures():
             if error.lower() in f"{row.error}: {row.message}".lower():
-                failed.setdefault(row.item, set()).add(row.tile)
-        plans = []
-        for plan in self.plan(upscaling):
+                failed[row.item][row.tile] = row.fingerprint
+
+        def keep(plan: UnitPlan) -> UnitPlan | None:
+            if isinstance(plan, ChunkPlan):
+                named = any(fnmatch.fnmatchcase(row.item, item) for row in plan.rows)
+                due = stale or failed[plan.stack].get(plan.chunk) == plan.fingerprint
+                return plan if named and due else None
             if not fnmatch.fnmatchcase(plan.row.item, item):
-                continue
-            tiles = tuple(t for t in plan.tiles if t in failed.get(plan.row.item, ()))
-            if plan.fresh and stale:
-                plans.append(plan)
-            elif tiles and not plan.fresh:
-                plans.append(replace(plan, tiles=tiles))
-        return plans
+                return None
+            if plan.fresh:
+                return plan if stale else None
+            tiles = tuple(t for t in plan.tiles if t in failed[plan.row.item])
+            return replace(plan, tiles=tiles) if tiles else None
+
+        return self.plan(upscaling).narrowed(keep)
 
     def upscale(
         self,
         upscaling: Upscaling,
-        plans: Sequence[ItemPlan],
+        plans: Plan | Sequence[UnitPlan],
         client: Client,
         report: Callable[[UpscaleProgress], None] = lambda _: None,
     ) -> int:
@@ -154,6 +175,7 @@ class Run:
                 "model": asdict(upscaling.model),
                 "limit_s": upscaling.limit_s,
                 "halo": upscaling.halo,
+                "backend": upscaling.backend,
             }
         )
         return run_upscale(
@@ -221,6 +243,7 @@ class Run:
             model=ModelAddress(**values["model"]),
             limit_s=values["limit_s"],
             halo=values["halo"],
+            backend=values["backend"],
         )
 
 

@@ -26,7 +26,7 @@ from pipeline.metrics import (
 )
 from pipeline.sources import SourceFile, list_source
 from pipeline.status import Failure
-from pipeline.storage.archive import Archive, StoredImage
+from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreRow
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pipeline.cluster import Client
     from pipeline.job import Job
+    from pipeline.storage.image import StoredImage
 
 REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"
 """What a score compares: SR with HR; bicubic enlargement with HR; SR, reduced, with LR."""

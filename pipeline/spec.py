@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from models.reach import reach_px
+from pipeline.backends import resolve_backend
 from pipeline.errors import LedgerError, ModelError, UsageError
 from pipeline.geometry import TileGrid
 from pipeline.inference import load_model, resolve_device, resolve_precision
@@ -29,6 +30,7 @@ class UpscaleSpec:
     tile_px: int
     halo_px: int
     precision: str
+    backend: str
     format: int = 1
     """Raised when the engine itself changes what it writes."""
 
@@ -47,7 +49,10 @@ class UpscaleSpec:
         """
         known = {f.name for f in fields(cls)}
         if set(values) != known:
-            raise LedgerError(f"spec has fields {sorted(values)}, expected {sorted(known)}")
+            raise LedgerError(
+                f"spec has fields {sorted(values)}, expected {sorted(known)}: it was written by "
+                "another upres; run `upres upscale` on the job again, which makes its pictures anew"
+            )
         return cls(**values)
 
     def fingerprint(self) -> str:
@@ -75,7 +80,13 @@ def seam_warning(spec: UpscaleSpec, reach: int | None) -> str | None:
 
 
 def make_spec(
-    name_or_file: str, *, tile_px: int, halo: str | int, precision: str, device: str
+    name_or_file: str,
+    *,
+    tile_px: int,
+    halo: str | int,
+    precision: str,
+    device: str,
+    backend: str = "auto",
 ) -> UpscaleSpec:
     """Return the spec of upscaling with a model; halo ``auto`` is the network's own reach.
 
@@ -90,13 +101,15 @@ def make_spec(
             f"{model.spec.name} looks at the whole picture, so no halo is wide enough to tile "
             "it exactly; give --halo PX to accept seams"
         )
+    device = resolve_device(device)
     spec = UpscaleSpec(
         model=model.spec.name,
         weights_sha256=model.sha256,
         scale=model.spec.scale,
         tile_px=tile_px,
         halo_px=int(reach or 0) if halo == "auto" else int(halo),
-        precision=resolve_precision(precision, device=resolve_device(device)),
+        precision=resolve_precision(precision, device=device),
+        backend=resolve_backend(backend, device=device, model=model.spec.name),
     )
     cost = seam_warning(spec, reach)
     if cost is not None:

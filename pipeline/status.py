@@ -48,12 +48,17 @@ class JobStatus:
     @property
     def units(self) -> Counter[str]:
         """Return how many units of ingested items are done, failed and pending."""
-        current = [c for c in self.counts if c.state == INGESTED]
-        return Counter(
-            done=sum(c.done for c in current),
-            failed=sum(c.failed for c in current),
-            pending=sum(c.pending for c in current),
-        )
+        units = Counter(done=0, failed=0, pending=0)
+        chunks = set()
+        for count in self.counts:
+            # The items of a chunk share one unit.
+            chunk = (count.stack, count.chunk)
+            if count.state != INGESTED or chunk in chunks:
+                continue
+            if count.stack:
+                chunks.add(chunk)
+            units.update(done=count.done, failed=count.failed, pending=count.pending)
+        return units
 
     @property
     def complete(self) -> bool:

@@ -11,31 +11,42 @@ import faulthandler
 import socket
 import threading
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from pipeline.backends import OPENVINO
 from pipeline.cluster import torch_threads, worker_name, worker_state
 from pipeline.errors import ArchiveError, ModelError, UpresError
+from pipeline.geometry import Rect, Span
 from pipeline.inference import Inference, load_model, resolve_device
-from pipeline.storage.archive import Archive, StoredImage
+from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, FAILED, UnitRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from pipeline.geometry import Rect, TileGrid
+    from pipeline.geometry import TileGrid
     from pipeline.spec import UpscaleSpec
+    from pipeline.storage.image import StoredImage
 
 _OPEN_IMAGES = 64
 _STDERR = 2
+COPIED = (
+    "source", "sha256", "size_bytes", "mtime_ns", "format", "mode", "icc", "exif", "xmp", "dpi",
+)  # fmt: skip
+"""What the provenance of an SR image takes over from its LR."""
+
+_CPU_BATCH_PX = 512 * 512
+_CUDA_BATCH_PX = 2048 * 2048
 _LEAST_CORE_PX = 16
 """Where memory does not hold a core of this side, no smaller one will help."""
 
@@ -62,6 +73,34 @@ class UpscaleTask:
     """Content that the LR item must have; "" where the job's lock guards the source anyway."""
     limit_s: float
     """How long one unit may take before its worker is ended: a unit that hangs never returns."""
+
+    def pixels(self, tile: int) -> int:
+        """Return how many LR pixels a unit owns."""
+        return self.grid.core(tile).pixels
+
+
+@dataclass(frozen=True, slots=True)
+class StackTask:
+    """One chunk of a stack, as a worker gets it."""
+
+    item: str
+    """Id of the stack."""
+    tiles: tuple[int, ...]
+    """The number of the chunk."""
+    fingerprint: str
+    chunk_pixels: int
+    halo_px: int
+    source_dir: Path
+    sr_dir: Path
+    source_sha256: str
+    """Content that the LR chunk must have."""
+    facts: Mapping[str, Any]
+    """Provenance that its SR images share."""
+    limit_s: float
+
+    def pixels(self, _chunk: int) -> int:
+        """Return how many LR pixels the unit owns."""
+        return self.chunk_pixels
 
 
 class Deadline:
@@ -105,12 +144,16 @@ class Workbench:
     """
 
     inference: Inference
+    batch_px: int
+    """Pixels of windows that go through the network at once."""
     computing: threading.Lock = field(default_factory=threading.Lock)
     deadline: Deadline = field(default_factory=Deadline)
     most_px: int | None = None
-    """Pixels of the largest core that memory held, once one did not fit."""
+    """Pixels of the largest core or batch that memory held, once one did not fit."""
 
-    def enlarge_core(self, pixels: NDArray[Any], core: Rect, window: Rect) -> NDArray[Any]:
+    def enlarge_core(
+        self, pixels: NDArray[Any], core: Rect, window: Rect, halo_px: int
+    ) -> NDArray[Any]:
         """Return the SR pixels of `core` from the `pixels` of `window` around it.
 
         Where memory runs out the core is halved, again and again, and the size that fitted is
@@ -122,28 +165,60 @@ class Workbench:
         """
         scale = self.inference.scale
         if self.most_px is None or core.pixels <= self.most_px:
-            try:
-                with self.computing:
-                    sr = self.inference.enlarge(pixels)
-                return sr[core.scaled(scale).within(window.scaled(scale))]
-            except (MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                if max(core.shape) <= _LEAST_CORE_PX:
-                    raise MemoryError(
-                        f"a core of {core.shape} px does not fit into memory; use a machine with "
-                        "more, fewer --workers, or --device cpu"
-                    ) from error
-                self.most_px = core.pixels // 2
-        return self._halves(pixels, core, window)
+            sr = self._tried(pixels[np.newaxis], core.pixels)
+            if sr is not None:
+                core_sr: NDArray[Any] = sr[0][core.scaled(scale).within(window.scaled(scale))]
+                return core_sr
+            if max(core.shape) <= _LEAST_CORE_PX:
+                raise MemoryError(
+                    f"a core of {core.shape} px does not fit into memory; use a machine with "
+                    "more, fewer --workers, or --device cpu"
+                )
+        return self._halves(pixels, core, window, halo_px)
 
-    def _halves(self, pixels: NDArray[Any], core: Rect, window: Rect) -> NDArray[Any]:
-        halo = _halo(core, window)
+    def enlarge_all(self, windows: NDArray[Any], halo_px: int) -> NDArray[Any]:
+        """Return ``(n, c, scale * h, scale * w)`` of whole `windows` ``(n, c, h, w)``.
+
+        As many go through the network at once as fill the device and fit into its memory.
+
+        Raises:
+            MemoryError: if not even a part of one of them fits.
+        """
+        height, width = windows.shape[2:]
+        whole = Rect(Span(0, height), Span(0, width))
+        parts: list[NDArray[Any]] = []
+        start = 0
+        while start < len(windows):
+            room = min(self.most_px or self.batch_px, self.batch_px)
+            batch = windows[start : start + max(1, room // whole.pixels)]
+            if len(batch) == 1:
+                sr = self.enlarge_core(batch[0], whole, whole, halo_px)[np.newaxis]
+            else:
+                tried = self._tried(batch, len(batch) * whole.pixels)
+                if tried is None:
+                    continue  # With half the room.
+                sr = tried
+            parts.append(sr)
+            start += len(batch)
+        return np.concatenate(parts)
+
+    def _tried(self, windows: NDArray[Any], core_pixels: int) -> NDArray[Any] | None:
+        """Return what the network makes of `windows`, None (and less room) without memory."""
+        try:
+            with self.computing:
+                return self.inference.enlarge_batch(windows)
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+        self.most_px = max(core_pixels // 2, _LEAST_CORE_PX**2)
+        return None
+
+    def _halves(self, pixels: NDArray[Any], core: Rect, window: Rect, halo_px: int) -> NDArray[Any]:
         first, second, axis = core.halved()
         parts = []
         for part in (first, second):
-            inner = part.grown_within(halo, window)
-            parts.append(self.enlarge_core(pixels[inner.within(window)], part, inner))
+            inner = part.grown_within(halo_px, window)
+            parts.append(self.enlarge_core(pixels[inner.within(window)], part, inner, halo_px))
         return np.concatenate(parts, axis=axis + 1)
 
 
@@ -151,7 +226,7 @@ def open_workbench(address: ModelAddress, spec: UpscaleSpec) -> Workbench:
     """Return the network of `spec`, ready to run on this machine.
 
     Raises:
-        ModelError: if this machine finds other weights than the spec names.
+        ModelError: if this machine finds other weights than the spec names, or lacks its backend.
     """
     threads = torch_threads()
     if threads is not None:
@@ -167,40 +242,113 @@ def open_workbench(address: ModelAddress, spec: UpscaleSpec) -> Workbench:
         scale=spec.scale,
         channels=model.spec.channels,
         precision=spec.precision,
-        device=resolve_device(address.device),
+        device="cpu" if spec.backend == OPENVINO else resolve_device(address.device),
+        backend=spec.backend,
     )
-    return Workbench(inference)
+    return Workbench(inference, batch_px(resolve_device(address.device)))
 
 
-def upscale_units(task: UpscaleTask, *, key: str) -> list[UnitRow]:
+def batch_px(device: str) -> int:
+    """Return how many pixels of windows fill a device at once."""
+    return _CUDA_BATCH_PX if device.startswith("cuda") else _CPU_BATCH_PX
+
+
+def upscale_units(task: UpscaleTask | StackTask, *, key: str) -> list[UnitRow]:
     """Compute the units of one task on the worker that runs it; safe to run twice."""
     bench: Workbench = worker_state(key)
-    return [upscale_unit(task, tile, bench) for tile in task.tiles]
+    if isinstance(task, StackTask):
+        return [_outcome(task, chunk, bench, partial(_upscale_chunk, task)) for chunk in task.tiles]
+    rows = _together(task, bench) if len(task.tiles) > 1 else None
+    return rows or [
+        _outcome(task, tile, bench, partial(_upscale_tile, task)) for tile in task.tiles
+    ]
 
 
-def upscale_unit(task: UpscaleTask, tile: int, bench: Workbench) -> UnitRow:
-    """Compute and write one tile; return its outcome, with the reason where it failed."""
+def _together(task: UpscaleTask, bench: Workbench) -> list[UnitRow] | None:
+    """Compute equal windows in batches; None where anything fails: each alone will tell which."""
     began = time.perf_counter()
-    row = UnitRow(
+    try:
+        with bench.deadline.within(task.limit_s * len(task.tiles)):
+            _upscale_tiles(task, bench)
+    except Exception:
+        return None
+    seconds = (time.perf_counter() - began) / len(task.tiles)
+    return [replace(_done(task, tile), seconds=seconds) for tile in task.tiles]
+
+
+def _outcome(
+    task: UpscaleTask | StackTask,
+    tile: int,
+    bench: Workbench,
+    work: Callable[[int, Workbench], None],
+) -> UnitRow:
+    """Do the work of one unit; return its outcome, with the reason where it failed."""
+    began = time.perf_counter()
+    row = _done(task, tile)
+    try:
+        with bench.deadline.within(task.limit_s):
+            work(tile, bench)
+    except Exception as error:
+        # The unit's border: whatever went wrong is its outcome, and the others go on.
+        row = replace(row, state=FAILED, error=type(error).__name__, message=reason_of(error))
+    return replace(row, seconds=time.perf_counter() - began)
+
+
+def _done(task: UpscaleTask | StackTask, tile: int) -> UnitRow:
+    return UnitRow(
         item=task.item,
         tile=tile,
         fingerprint=task.fingerprint,
         state=DONE,
         worker=worker_name(),
     )
+
+
+def _upscale_tile(task: UpscaleTask, tile: int, bench: Workbench) -> None:
+    """Compute and write one tile."""
+    core, window = task.grid.core(tile), task.grid.window(tile)
     try:
-        with bench.deadline.within(task.limit_s):
-            core, window = task.grid.core(tile), task.grid.window(tile)
-            source = _image(task.source_dir, task.item, task.fingerprint)
-            target = _image(task.sr_dir, task.item, task.fingerprint)
-            pixels = source.read(window)
-            _check_unchanged(task)
-            sr = bench.enlarge_core(pixels, core, window)
-            target.replace(core.scaled(bench.inference.scale), sr)
-    except Exception as error:
-        # The unit's border: whatever went wrong is its outcome, and the others go on.
-        row = replace(row, state=FAILED, error=type(error).__name__, message=reason_of(error))
-    return replace(row, seconds=time.perf_counter() - began)
+        pixels = _image(task.source_dir, task.item, task.fingerprint).read(window)
+    finally:
+        # Also where it cannot be read: an item that is being made anew is the better reason.
+        _check_unchanged(task)
+    sr = bench.enlarge_core(pixels, core, window, task.grid.halo_px)
+    target = _image(task.sr_dir, task.item, task.fingerprint)
+    target.replace(core.scaled(bench.inference.scale), sr)
+
+
+def _upscale_tiles(task: UpscaleTask, bench: Workbench) -> None:
+    """Compute and write all tiles of a task, those with equal windows at once."""
+    source = _image(task.source_dir, task.item, task.fingerprint)
+    target = _image(task.sr_dir, task.item, task.fingerprint)
+    scale = bench.inference.scale
+    equal: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for tile in task.tiles:
+        equal[task.grid.window(tile).shape].append(tile)
+    for tiles in equal.values():
+        windows = np.stack([source.read(task.grid.window(tile)) for tile in tiles])
+        _check_unchanged(task)
+        for tile, sr in zip(tiles, bench.enlarge_all(windows, task.grid.halo_px), strict=True):
+            core, window = task.grid.core(tile).scaled(scale), task.grid.window(tile).scaled(scale)
+            target.replace(core, np.ascontiguousarray(sr[core.within(window)]))
+
+
+def _upscale_chunk(task: StackTask, number: int, bench: Workbench) -> None:
+    """Compute and write the images of one chunk of a stack."""
+    source = Archive.open(task.source_dir).stack(task.item)
+    chunk = source.chunk(number)
+    if chunk is None or chunk.sha256 != task.source_sha256:
+        raise ArchiveError(
+            f"chunk {number} of {task.item} was changed in {task.source_dir} during the run; "
+            "upscale it again"
+        )
+    places = sorted(chunk.members)
+    sr = bench.enlarge_all(source.read(number, places), task.halo_px)
+    members = {
+        place: {"item": m["item"], **{name: m[name] for name in COPIED if name in m}}
+        for place, m in chunk.members.items()
+    }
+    Archive.open(task.sr_dir).stack(task.item).write(number, sr, members, task.facts)
 
 
 def _check_unchanged(task: UpscaleTask) -> None:
@@ -235,14 +383,9 @@ def _image(archive_dir: Path, item: str, _fingerprint: str) -> StoredImage:
     return Archive.open(archive_dir).image(item)
 
 
-def _halo(core: Rect, window: Rect) -> int:
-    """Return the widest margin between core and window: less only where the picture ends."""
-    pairs = ((core.rows, window.rows), (core.cols, window.cols))
-    return max(max(c.start - w.start, w.stop - c.stop) for c, w in pairs)
-
-
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On CPUs torch raises a plain RuntimeError with the allocator's words.
-    return "allocate memory" in str(error) or f"error code {errno.ENOMEM}" in str(error)
+    # On CPUs torch and openvino raise a plain RuntimeError with their allocator's words.
+    words = ("allocate memory", f"error code {errno.ENOMEM}", "Failed to allocate", "bad_alloc")
+    return any(word in str(error) for word in words)

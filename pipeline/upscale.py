@@ -9,15 +9,28 @@ import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from itertools import groupby, islice
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from models.registry import is_interpolation
 from pipeline.cluster import on_every_worker, submit_windowed
 from pipeline.errors import ArchiveError
+from pipeline.inference import resolve_device
 from pipeline.spec import UpscaleSpec
-from pipeline.storage.archive import Archive, Layout
+from pipeline.storage.archive import Archive
+from pipeline.storage.image import Layout
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, ItemRow, UnitRow
-from pipeline.unit import ModelAddress, UpscaleTask, open_workbench, reason_of, upscale_units
+from pipeline.storage.stack import Kind, Stack
+from pipeline.unit import (
+    COPIED,
+    ModelAddress,
+    StackTask,
+    UpscaleTask,
+    batch_px,
+    open_workbench,
+    reason_of,
+    upscale_units,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,10 +44,7 @@ DEFAULT_LIMIT_S = 1800.0
 _BATCH_S = 2.0
 """How long outcomes may wait in memory before they are recorded: what a kill costs at most."""
 _UNITS_A_TASK = 16
-_PIXELS_A_TASK = 512 * 512
-_COPIED = (
-    "source", "sha256", "size_bytes", "mtime_ns", "format", "mode", "icc", "exif", "xmp", "dpi",
-)  # fmt: skip
+_DECLARED_AT_ONCE = 2_000
 _INTERPOLATED = (
     "Pixels of this image were interpolated from a smaller picture; no detail was added to it."
 )
@@ -53,6 +63,70 @@ class ItemPlan:
     tiles: tuple[int, ...]
     fresh: bool
     """Whether the SR array must be made (anew) first: nothing of this fingerprint is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """One chunk of a stack that a run would compute: `tiles` is its number, or nothing."""
+
+    stack: str
+    chunk: int
+    rows: tuple[ItemRow, ...]
+    """Its items, wanted as they are to be."""
+    content: str
+    """Content hash of the LR chunk."""
+    tiles: tuple[int, ...]
+    fresh: bool
+    """Whether the SR stack must be made (anew) first."""
+    replaced: bool
+    """Whether SR pixels of another content or spec will be written anew."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the fingerprint that all its items have."""
+        return self.rows[0].fingerprint
+
+
+UnitPlan: TypeAlias = ItemPlan | ChunkPlan
+
+
+class Plan:
+    """The items and chunks that have units to compute.
+
+    Only their names are kept: going through it reads ledger and archive again, so that a million
+    items take little memory.
+    """
+
+    def __init__(
+        self,
+        everything: Iterable[UnitPlan],
+        again: Callable[[Iterable[str], Iterable[tuple[str, int]]], Iterator[UnitPlan]],
+    ) -> None:
+        self._again = again
+        self._items: list[str] = []
+        self._chunks: list[tuple[str, int]] = []
+        for plan in everything:
+            if not plan.tiles:
+                continue
+            if isinstance(plan, ItemPlan):
+                self._items.append(plan.row.item)
+            else:
+                self._chunks.append((plan.stack, plan.chunk))
+
+    def __len__(self) -> int:
+        return len(self._items) + len(self._chunks)
+
+    def __iter__(self) -> Iterator[UnitPlan]:
+        return self._again(self._items, self._chunks)
+
+    def narrowed(self, keep: Callable[[UnitPlan], UnitPlan | None]) -> Plan:
+        """Return what `keep` leaves of each part."""
+
+        def again(items: Iterable[str], chunks: Iterable[tuple[str, int]]) -> Iterator[UnitPlan]:
+            kept = map(keep, self._again(items, chunks))
+            return (plan for plan in kept if plan is not None)
+
+        return Plan(again(self._items, self._chunks), again)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +152,7 @@ def plan_upscale(
     item under that fingerprint; where it does not, all its tiles are to be done.
     """
     for row in rows:
-        if row.state != INGESTED:
+        if row.state != INGESTED or row.stack:
             continue
         grid = spec.grid(row.height, row.width)
         wanted = replace(row, fingerprint=spec.item_fingerprint(row.sha256), units=len(grid))
@@ -87,29 +161,99 @@ def plan_upscale(
         yield ItemPlan(wanted, grid, tuple(t for t in grid if t not in finished), fresh)
 
 
-def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> list[ItemPlan]:
+def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> Plan:
     """Return what upscaling the whole job by `spec` would compute now."""
-    sr = Archive.open_or_create(job.sr_dir)
+    planner = _Planner(job, spec, ledger, Archive.open_or_create(job.sr_dir))
 
-    def done(row: ItemRow) -> set[int]:
+    def everything() -> Iterator[UnitPlan]:
+        yield from planner.items(ledger.each_item(INGESTED))
+        yield from planner.chunks(ledger.each_chunk(INGESTED))
+
+    def again(items: Iterable[str], chunks: Iterable[tuple[str, int]]) -> Iterator[UnitPlan]:
+        yield from planner.items(ledger.items_named(items))
+        yield from planner.chunks(chunks)
+
+    return Plan(everything(), again)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """Compares what is wanted with what ledger and SR archive hold."""
+
+    job: Job
+    spec: UpscaleSpec
+    ledger: Ledger
+    sr: Archive
+
+    def items(self, rows: Iterable[ItemRow]) -> Iterator[ItemPlan]:
+        return plan_upscale(rows, spec=self.spec, done=self._done, holds=self._holds)
+
+    def _holds(self, row: ItemRow) -> bool:
+        return (self.sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint
+
+    def _done(self, row: ItemRow) -> set[int]:
         # What the ledger knows done and a person has deleted since is to be done again.
-        columns = spec.grid(row.height, row.width).shape[1]
-        present = {r * columns + c for r, c in sr.image(row.item).shards_present()}
-        return present & ledger.tiles(row.item, fingerprint=row.fingerprint, state=DONE)
+        columns = self.spec.grid(row.height, row.width).shape[1]
+        present = {r * columns + c for r, c in self.sr.image(row.item).shards_present()}
+        return present & self.ledger.tiles_of(row, DONE)
 
-    return list(
-        plan_upscale(
-            ledger.items(INGESTED),
-            spec=spec,
-            done=done,
-            holds=lambda row: (sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint,
+    def chunks(self, wanted: Iterable[tuple[str, int]]) -> Iterator[ChunkPlan]:
+        for stack, chunks in groupby(wanted, key=lambda place: place[0]):
+            held = self.sr.stack(stack) if self.sr.has_stack(stack) else None
+            if held is not None and held.kind != _enlarged(Kind.of(stack), self.spec.scale):
+                held = None
+            done = self.ledger.chunks(stack, DONE)
+            for _, chunk in chunks:
+                plan = self._chunk(stack, chunk, held)
+                if done.get(chunk) == plan.fingerprint and not plan.tiles:
+                    yield plan
+                else:
+                    yield replace(plan, tiles=(chunk,))
+
+    def _chunk(self, stack: str, chunk: int, held: Stack | None) -> ChunkPlan:
+        """Return a chunk with something to do unless the SR stack holds it as it is wanted."""
+        content = _content(self.job.open_source(), stack, chunk)
+        fingerprint = self.spec.item_fingerprint(content)
+        rows = self.ledger.chunk_items(stack, chunk, INGESTED)
+        found = None if held is None else _fingerprint_of(held, chunk)
+        return ChunkPlan(
+            stack=stack,
+            chunk=chunk,
+            rows=tuple(replace(row, fingerprint=fingerprint, units=1) for row in rows),
+            content=content,
+            tiles=() if found == fingerprint else (chunk,),
+            fresh=held is None,
+            replaced=found not in (None, fingerprint),
         )
-    )
+
+
+def _content(source: Archive, stack: str, chunk: int) -> str:
+    """Return the content hash of an LR chunk, "" where it cannot be read: its unit will say why."""
+    try:
+        found = source.stack(stack).chunk(chunk)
+    except ArchiveError:
+        return ""
+    return "" if found is None else found.sha256
+
+
+def _fingerprint_of(stack: Stack, chunk: int) -> str | None:
+    """Return the fingerprint of the chunk that an SR stack holds, None where it holds none."""
+    try:
+        found = stack.chunk(chunk)
+    except ArchiveError:
+        return None
+    if found is None or not stack.has_pixels(chunk):
+        return None
+    return str(found.facts.get("fingerprint"))
+
+
+def _enlarged(kind: Kind, scale: int) -> Kind:
+    return replace(kind, height=kind.height * scale, width=kind.width * scale)
 
 
 def run_upscale(
     job: Job,
-    plans: Sequence[ItemPlan],
+    plans: Plan | Sequence[UnitPlan],
     *,
     spec: UpscaleSpec,
     model: ModelAddress,
@@ -124,14 +268,20 @@ def run_upscale(
 
     Whatever fails is recorded with its reason and does not stop the others.
     """
-    _declare(plans, ledger)
-    planned = sum(len(plan.tiles) for plan in plans)
+    planned = _declare(plans, ledger)
     report(UpscaleProgress(0, 0, planned, 0.0))
     if not planned:
         return 0
     key = spec.fingerprint()
     on_every_worker(client, key, partial(open_workbench, model, spec))
-    tasks = _tasks(plans, job, spec=spec, ledger=ledger, limit_s=limit_s)
+    tasks = _tasks(
+        plans,
+        job,
+        spec=spec,
+        ledger=ledger,
+        limit_s=limit_s,
+        together_px=batch_px(resolve_device(model.device)),
+    )
     work = partial(upscale_units, key=key)
     outcomes = submit_windowed(client, work, tasks, stop=stop, split=_unit_by_unit)
     return _record(outcomes, ledger, spec=spec, run=run, planned=planned, report=report)
@@ -146,18 +296,29 @@ def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
     sr = Archive.open_or_create(job.sr_dir)
     adopted = 0
     for plan in plan_job(job, spec=spec, ledger=ledger):
-        if plan.fresh:
-            continue
-        image = sr.image(plan.row.item)
-        cores = ((t, plan.grid.core(t).scaled(spec.scale)) for t in plan.tiles)
-        whole = [t for t, core in cores if image.is_whole(core)]
-        ledger.put_items([plan.row])
-        ledger.put_units(
-            UnitRow(item=plan.row.item, tile=t, fingerprint=plan.row.fingerprint, state=DONE)
-            for t in whole
-        )
-        adopted += len(whole)
+        if not plan.fresh:
+            rows = _whole_chunk(plan, sr) if isinstance(plan, ChunkPlan) else _whole_tiles(plan, sr)
+            ledger.put_items(plan.rows if isinstance(plan, ChunkPlan) else [plan.row])
+            ledger.put_units(rows)
+            adopted += len(rows)
     return adopted
+
+
+def _whole_tiles(plan: ItemPlan, sr: Archive) -> list[UnitRow]:
+    """Return the units of an item whose pixels are there."""
+    image = sr.image(plan.row.item)
+    scale = image.size[0] // plan.row.height
+    done = UnitRow(item=plan.row.item, tile=0, fingerprint=plan.row.fingerprint, state=DONE)
+    whole = (t for t in plan.tiles if image.is_whole(plan.grid.core(t).scaled(scale)))
+    return [replace(done, tile=tile) for tile in whole]
+
+
+def _whole_chunk(plan: ChunkPlan, sr: Archive) -> list[UnitRow]:
+    """Return the unit of a chunk, if its pixels are there."""
+    stack = sr.stack(plan.stack)
+    if _fingerprint_of(stack, plan.chunk) != plan.fingerprint or not stack.is_whole(plan.chunk):
+        return []
+    return [UnitRow(item=plan.stack, tile=plan.chunk, fingerprint=plan.fingerprint, state=DONE)]
 
 
 def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
@@ -167,57 +328,113 @@ def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
     except ArchiveError:
         return 0  # Nothing of the item can be read: the next `upscale` makes it anew.
     (row,) = (row for row in ledger.items(INGESTED) if row.item == item)
+    error = ArchiveError(f"{item}: the shard is damaged or missing; rerun computes it again")
+    if row.stack:
+        if ledger.tiles_of(row, FAILED) or job.open_sr().stack(row.stack).is_whole(row.chunk):
+            return 0
+        ledger.put_units(_failed(row.stack, row.fingerprint, [row.chunk], error))
+        return 1
     grid = UpscaleSpec.from_json(image.provenance["spec"]).grid(row.height, row.width)
     scale = image.size[0] // row.height
     done = ledger.tiles(item, fingerprint=row.fingerprint, state=DONE)
     damaged = [t for t in sorted(done) if not image.is_whole(grid.core(t).scaled(scale))]
-    error = ArchiveError(f"{item}: the shard is damaged or missing; rerun computes it again")
-    ledger.put_units(_failed(row, damaged, error))
+    ledger.put_units(_failed(item, row.fingerprint, damaged, error))
     return len(damaged)
 
 
-def _declare(plans: Sequence[ItemPlan], ledger: Ledger) -> None:
+def _declare(plans: Iterable[UnitPlan], ledger: Ledger) -> int:
     """Make the ledger agree with the plan: what is to be made anew has no outcome any more.
 
     Before any pixel goes: a kill in between leaves units pending, never done without pixels.
+    Return how many units there are.
     """
-    ledger.forget_units(plan.row.item for plan in plans if plan.fresh)
-    ledger.put_items(plan.row for plan in plans)
+    planned = 0
+    forgotten: set[str] = set()
+    waiting = iter(plans)
+    while batch := list(islice(waiting, _DECLARED_AT_ONCE)):
+        items = [plan for plan in batch if isinstance(plan, ItemPlan)]
+        ledger.forget_units(plan.row.item for plan in items if plan.fresh)
+        ledger.put_items(plan.row for plan in items)
+        for plan in (plan for plan in batch if isinstance(plan, ChunkPlan)):
+            if plan.fresh and plan.stack not in forgotten:
+                ledger.forget_units([plan.stack])
+                forgotten.add(plan.stack)
+            ledger.forget_chunks(plan.stack, plan.tiles)
+            ledger.put_items(plan.rows)
+        planned += sum(len(plan.tiles) for plan in batch)
+    return planned
 
 
 def _tasks(
-    plans: Sequence[ItemPlan], job: Job, *, spec: UpscaleSpec, ledger: Ledger, limit_s: float
-) -> Iterator[UpscaleTask]:
+    plans: Iterable[UnitPlan],
+    job: Job,
+    *,
+    spec: UpscaleSpec,
+    ledger: Ledger,
+    limit_s: float,
+    together_px: int,
+) -> Iterator[UpscaleTask | StackTask]:
     """Yield the tasks of all plans, few pixels or few units in each.
 
     SR arrays are made when their first unit is due, so that a large job starts at once.
     """
     sr, source = job.open_sr(), job.open_source()
-    own = job.source_dir.parent == job.folder
     for plan in plans:
         try:
-            if plan.fresh:
+            if isinstance(plan, ChunkPlan):
+                _create_target_stack(sr, source, plan, spec=spec)
+            elif plan.fresh:
                 _create_target(sr, source, plan, spec=spec)
         except (ArchiveError, OSError) as error:
             # One item that cannot be made must not stop the others.
-            ledger.put_units(_failed(plan.row, plan.tiles, error))
+            where = plan if isinstance(plan, ChunkPlan) else plan.row
+            name = plan.stack if isinstance(plan, ChunkPlan) else plan.row.item
+            ledger.put_units(_failed(name, where.fingerprint, plan.tiles, error))
             continue
-        side = plan.grid.tile_px + 2 * plan.grid.halo_px
-        many = max(1, min(_UNITS_A_TASK, _PIXELS_A_TASK // (side * side)))
-        for start in range(0, len(plan.tiles), many):
-            yield UpscaleTask(
-                item=plan.row.item,
-                tiles=plan.tiles[start : start + many],
-                fingerprint=plan.row.fingerprint,
-                grid=plan.grid,
-                source_dir=job.source_dir,
-                sr_dir=job.sr_dir,
-                source_sha256="" if own else plan.row.sha256,
-                limit_s=limit_s,
-            )
+        if isinstance(plan, ChunkPlan):
+            yield _chunk_task(plan, job, spec=spec, limit_s=limit_s)
+        else:
+            yield from _item_tasks(plan, job, limit_s=limit_s, together_px=together_px)
 
 
-def _unit_by_unit(task: UpscaleTask) -> Iterator[UpscaleTask]:
+def _item_tasks(
+    plan: ItemPlan, job: Job, *, limit_s: float, together_px: int
+) -> Iterator[UpscaleTask]:
+    own = job.source_dir.parent == job.folder
+    side = plan.grid.tile_px + 2 * plan.grid.halo_px
+    many = max(1, min(_UNITS_A_TASK, together_px // (side * side)))
+    for start in range(0, len(plan.tiles), many):
+        yield UpscaleTask(
+            item=plan.row.item,
+            tiles=plan.tiles[start : start + many],
+            fingerprint=plan.row.fingerprint,
+            grid=plan.grid,
+            source_dir=job.source_dir,
+            sr_dir=job.sr_dir,
+            source_sha256="" if own else plan.row.sha256,
+            limit_s=limit_s,
+        )
+
+
+def _chunk_task(plan: ChunkPlan, job: Job, *, spec: UpscaleSpec, limit_s: float) -> StackTask:
+    kind = Kind.of(plan.stack)
+    # An image of a stack is one tile, whatever the tiles of larger ones are.
+    one_tile = {**asdict(spec), "tile_px": max(spec.tile_px, kind.height, kind.width)}
+    return StackTask(
+        item=plan.stack,
+        tiles=plan.tiles,
+        fingerprint=plan.fingerprint,
+        chunk_pixels=len(plan.rows) * kind.height * kind.width,
+        halo_px=spec.halo_px,
+        source_dir=job.source_dir,
+        sr_dir=job.sr_dir,
+        source_sha256=plan.content,
+        facts={**_facts(spec, plan.fingerprint), "spec": one_tile},
+        limit_s=limit_s,
+    )
+
+
+def _unit_by_unit(task: UpscaleTask | StackTask) -> Iterator[UpscaleTask | StackTask]:
     """Yield a task for each unit: one that kills its worker must not take others with it."""
     for tile in task.tiles:
         yield replace(task, tiles=(tile,))
@@ -233,17 +450,38 @@ def _create_target(sr: Archive, source: Archive, plan: ItemPlan, *, spec: Upscal
         dtype=row.dtype,
         layout=Layout.of(height=height, width=width, shard_px=spec.tile_px * scale),
         provenance={
-            **{name: origin[name] for name in _COPIED if name in origin},
-            "fingerprint": row.fingerprint,
-            "spec": asdict(spec),
-            "upres_version": version("upres"),
-            "statement": _INTERPOLATED if is_interpolation(spec.model) else _SYNTHESISED,
+            **{name: origin[name] for name in COPIED if name in origin},
+            **_facts(spec, row.fingerprint),
         },
     )
 
 
+def _create_target_stack(
+    sr: Archive, source: Archive, plan: ChunkPlan, *, spec: UpscaleSpec
+) -> None:
+    """Make the SR stack where there is none of its size, with room for the chunks of the LR."""
+    lr = source.stack(plan.stack)
+    kind = _enlarged(lr.kind, spec.scale)
+    if not sr.has_stack(plan.stack) or sr.stack(plan.stack).kind != kind:
+        size = lr.chunk_members
+        sr.create_stack(plan.stack, kind, chunk_members=size, chunks=lr.chunks)
+    sr.stack(plan.stack).grow(lr.chunks)
+    for row in plan.rows:
+        sr.delete_own(row.item)  # Of the time when it was an image of its own.
+
+
+def _facts(spec: UpscaleSpec, fingerprint: str) -> dict[str, Any]:
+    """Return what the provenance of SR pixels says of how they were made."""
+    return {
+        "fingerprint": fingerprint,
+        "spec": asdict(spec),
+        "upres_version": version("upres"),
+        "statement": _INTERPOLATED if is_interpolation(spec.model) else _SYNTHESISED,
+    }
+
+
 def _record(
-    outcomes: Iterable[Outcome[UpscaleTask, list[UnitRow]]],
+    outcomes: Iterable[Outcome[UpscaleTask | StackTask, list[UnitRow]]],
     ledger: Ledger,
     *,
     spec: UpscaleSpec,
@@ -261,34 +499,34 @@ def _record(
             waiting += rows
             done += sum(row.state == DONE for row in rows)
             failed += sum(row.state == FAILED for row in rows)
-            grid = outcome.task.grid
-            pixels += sum(grid.core(r.tile).pixels for r in rows if r.state == DONE) * spec.scale**2
+            pixels += sum(outcome.task.pixels(r.tile) for r in rows if r.state == DONE)
             if time.monotonic() - written > _BATCH_S:
                 ledger.put_units(waiting)
                 waiting, written = [], time.monotonic()
-            report(UpscaleProgress(done, failed, planned, pixels / 1e6))
+            report(UpscaleProgress(done, failed, planned, pixels * spec.scale**2 / 1e6))
     finally:
         ledger.put_units(waiting)
     return done
 
 
-def _rows_of(outcome: Outcome[UpscaleTask, list[UnitRow]]) -> list[UnitRow]:
+def _rows_of(outcome: Outcome[UpscaleTask | StackTask, list[UnitRow]]) -> list[UnitRow]:
     """Return the rows of a task; where it failed whole, each of its units failed so."""
     if outcome.result is not None:
         return outcome.result
     error: Any = outcome.error
-    return _failed(outcome.task, outcome.task.tiles, error)
+    task = outcome.task
+    return _failed(task.item, task.fingerprint, task.tiles, error)
 
 
 def _failed(
-    where: ItemRow | UpscaleTask, tiles: Iterable[int], error: BaseException
+    item: str, fingerprint: str, tiles: Iterable[int], error: BaseException
 ) -> list[UnitRow]:
-    """Return the rows of tiles of one item that failed for one reason."""
+    """Return the rows of tiles of one item (chunks of one stack) that failed for one reason."""
     return [
         UnitRow(
-            item=where.item,
+            item=item,
             tile=tile,
-            fingerprint=where.fingerprint,
+            fingerprint=fingerprint,
             state=FAILED,
             error=type(error).__name__,
             message=reason_of(error),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -69,6 +70,24 @@ class Said:
 
 class Command(Protocol):
     def __call__(self, *words: object) -> Said: ...
+
+
+class Digest(Protocol):
+    def __call__(self, folder: Path) -> dict[str, str]: ...
+
+
+@pytest.fixture(scope="session")
+def digest() -> Digest:
+    """Return the hash of every file in a folder, by its path there."""
+
+    def hashes(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return hashes
 
 
 @pytest.fixture(scope="session")

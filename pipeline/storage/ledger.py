@@ -14,8 +14,9 @@ import time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -28,12 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 FILE_NAME = "ledger.sqlite"
-VERSION = 1
+VERSION = 2
+_MOVE_AWAY = "move the file away, and the next `upres upscale` rebuilds it from the archive"
 _BUSY_S = 30.0
+_PAGE = 2_000
+"""How many rows are in memory, or in one statement, at once."""
 _CREATING = 0x75707265
 """Key of the lock under which PostgreSQL makes the tables."""
 
 _metadata = sa.MetaData()
+
+Value = TypeVar("Value")
 
 _jobs = sa.Table(
     "jobs",
@@ -62,6 +68,11 @@ _items = sa.Table(
     # Of the upscaling that the job wants now: a unit is done only under this very fingerprint.
     sa.Column("fingerprint", sa.String, nullable=False, default=""),
     sa.Column("units", sa.Integer, nullable=False, default=0),
+    # Where the item lies in a stack: its unit is recorded under the stack, chunk by chunk.
+    sa.Column("stack", sa.String, nullable=False, default=""),
+    sa.Column("chunk", sa.Integer, nullable=False, default=0),
+    sa.Column("place", sa.Integer, nullable=False, default=0),
+    sa.Index("items_by_chunk", "job", "stack", "chunk"),
 )
 
 _units = sa.Table(
@@ -126,11 +137,15 @@ class ItemRow:
     dtype: str = ""
     fingerprint: str = ""
     units: int = 0
+    stack: str = ""
+    """Id of the stack that the item lies in, at `place` of `chunk`; "" for an image of its own."""
+    chunk: int = 0
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRow:
-    """The last outcome of one unit."""
+    """The last outcome of one unit: a tile of an item, or a chunk of a stack."""
 
     item: str
     tile: int
@@ -169,6 +184,8 @@ class ItemCount:
     failed: int
     error: str = ""
     message: str = ""
+    stack: str = ""
+    chunk: int = 0
 
     @property
     def pending(self) -> int:
@@ -235,6 +252,40 @@ class Ledger:
             query = query.where(_items.c.state == state)
         return [ItemRow(**_without_job(row)) for row in self._rows(query)]
 
+    def each_item(self, state: str) -> Iterator[ItemRow]:
+        """Yield the items in `state` that lie in no stack, sorted by id, a few at a time."""
+        alone = self._mine(_items).where(_items.c.state == state, _items.c.stack == "")
+        query = alone.order_by(_items.c.item).limit(_PAGE)
+        rows = self._rows(query)
+        while rows:
+            yield from (ItemRow(**_without_job(row)) for row in rows)
+            rows = self._rows(query.where(_items.c.item > rows[-1]["item"]))
+
+    def items_named(self, names: Iterable[str]) -> Iterator[ItemRow]:
+        """Yield the items with these ids, in their order, a few at a time."""
+        for batch in _batches(names):
+            rows = self._rows(self._mine(_items).where(_items.c.item.in_(batch)))
+            found = {row["item"]: ItemRow(**_without_job(row)) for row in rows}
+            yield from (found[name] for name in batch if name in found)
+
+    def each_chunk(self, state: str) -> Iterator[tuple[str, int]]:
+        """Yield (stack, chunk) of each chunk that holds an item in `state`, sorted."""
+        query = (
+            sa.select(_items.c.stack, _items.c.chunk)
+            .distinct()
+            .where(_items.c.job == self._job, _items.c.state == state, _items.c.stack != "")
+            .order_by(_items.c.stack, _items.c.chunk)
+        )
+        yield from ((row["stack"], row["chunk"]) for row in self._rows(query))
+
+    def chunk_items(self, stack: str, chunk: int, state: str) -> list[ItemRow]:
+        """Return the items in `state` of one chunk of a stack, in the order of their places."""
+        query = self._mine(_items).where(
+            _items.c.stack == stack, _items.c.chunk == chunk, _items.c.state == state
+        )
+        rows = [ItemRow(**_without_job(row)) for row in self._rows(query)]
+        return sorted(rows, key=lambda row: row.place)
+
     def count_items(self) -> Iterator[ItemCount]:
         """Yield each item with its units counted in the database, sorted by id."""
         done = sa.func.count().filter(_units.c.state == DONE)
@@ -248,6 +299,12 @@ class Ledger:
             .subquery()
         )
         same = sa.and_(counts.c.item == _items.c.item, counts.c.fingerprint == _items.c.fingerprint)
+        shared = _units.alias("shared")
+
+        def total(count: sa.ColumnElement[int], state: str) -> sa.Label[int]:
+            in_chunk = sa.case((shared.c.state == state, 1), else_=0)
+            return (sa.func.coalesce(count, 0) + in_chunk).label(state)
+
         query = (
             sa.select(
                 _items.c.item,
@@ -255,10 +312,12 @@ class Ledger:
                 _items.c.units,
                 _items.c.error,
                 _items.c.message,
-                sa.func.coalesce(counts.c.done, 0).label("done"),
-                sa.func.coalesce(counts.c.failed, 0).label("failed"),
+                _items.c.stack,
+                _items.c.chunk,
+                total(counts.c.done, DONE),
+                total(counts.c.failed, FAILED),
             )
-            .select_from(_items.outerjoin(counts, same))
+            .select_from(_items.outerjoin(counts, same).outerjoin(shared, _in_chunk(shared)))
             .where(_items.c.job == self._job)
             .order_by(_items.c.item)
         )
@@ -281,6 +340,20 @@ class Ledger:
         )
         return {row["tile"] for row in self._rows(query)}
 
+    def tiles_of(self, row: ItemRow, state: str) -> set[int]:
+        """Return the tiles of an item that are in `state` now; an image of a stack is one tile."""
+        if not row.stack:
+            return self.tiles(row.item, fingerprint=row.fingerprint, state=state)
+        chunks = self.tiles(row.stack, fingerprint=row.fingerprint, state=state)
+        return {0} if row.chunk in chunks else set()
+
+    def chunks(self, stack: str, state: str) -> dict[int, str]:
+        """Return the chunks of a stack that are in `state`, each with its fingerprint."""
+        query = sa.select(_units.c.tile, _units.c.fingerprint).where(
+            _units.c.job == self._job, _units.c.item == stack, _units.c.state == state
+        )
+        return {row["tile"]: row["fingerprint"] for row in self._rows(query)}
+
     def failures(self) -> list[UnitRow]:
         """Return the failed units of the upscaling wanted now, in order."""
         return self._current_units(FAILED)
@@ -291,13 +364,18 @@ class Ledger:
 
     def forget_units(self, items: Iterable[str]) -> None:
         """Drop all outcomes and scores of `items`: their pixels are about to go."""
-        names = [{"gone": item} for item in items]
-        if not names:
-            return
-        with self._transaction() as connection:
-            for table in (_units, _scores):
-                mine = sa.and_(table.c.job == self._job, table.c.item == sa.bindparam("gone"))
-                connection.execute(sa.delete(table).where(mine), names)
+        for batch in _batches(items):
+            with self._transaction() as connection:
+                for table in (_units, _scores):
+                    mine = sa.and_(table.c.job == self._job, table.c.item.in_(batch))
+                    connection.execute(sa.delete(table).where(mine))
+
+    def forget_chunks(self, stack: str, chunks: Iterable[int]) -> None:
+        """Drop the outcomes of `chunks` of a stack: their pixels are about to go."""
+        mine = sa.and_(_units.c.job == self._job, _units.c.item == stack)
+        for batch in _batches(chunks):
+            with self._transaction() as connection:
+                connection.execute(sa.delete(_units).where(mine, _units.c.tile.in_(batch)))
 
     def knows_units(self) -> bool:
         """Return whether any outcome of any unit is recorded."""
@@ -305,18 +383,19 @@ class Ledger:
         return bool(list(self._rows(query)))
 
     def _current_units(self, state: str) -> list[UnitRow]:
-        same = sa.and_(
+        own = sa.and_(
             _items.c.job == _units.c.job,
             _items.c.item == _units.c.item,
             _items.c.fingerprint == _units.c.fingerprint,
         )
-        query = (
-            sa.select(_units)
-            .select_from(_units.join(_items, same))
-            .where(_units.c.job == self._job, _units.c.state == state)
-            .order_by(_units.c.item, _units.c.tile)
-        )
-        return [UnitRow(**_without_job(row)) for row in self._rows(query)]
+        mine = sa.and_(_units.c.job == self._job, _units.c.state == state)
+        queries = [
+            sa.select(_units).select_from(_units.join(_items, own)).where(mine),
+            # All items of a chunk match its one unit.
+            sa.select(_units).where(mine, sa.exists().where(_in_chunk(_units))),
+        ]
+        rows = [UnitRow(**_without_job(row)) for query in queries for row in self._rows(query)]
+        return sorted(rows, key=lambda row: (row.item, row.tile))
 
     # --- scores ------------------------------------------------------------------------------
 
@@ -385,18 +464,16 @@ class Ledger:
         return sa.select(table).where(table.c.job == self._job)
 
     def _put(self, table: sa.Table, rows: Iterable[Any], *, key: Sequence[str]) -> None:
-        values = [
-            {"job": self._job, **{name: _storable(v) for name, v in asdict(row).items()}}
-            for row in rows
-        ]
-        if not values:
-            return
         insert = _INSERT[self._engine.dialect.name](table)
         fresh = {c.name: insert.excluded[c.name] for c in table.c if c.name not in key}
-        with self._transaction() as connection:
-            connection.execute(
-                insert.on_conflict_do_update(index_elements=list(key), set_=fresh), values
-            )
+        statement = insert.on_conflict_do_update(index_elements=list(key), set_=fresh)
+        for batch in _batches(rows):
+            values = [
+                {"job": self._job, **{name: _storable(v) for name, v in asdict(row).items()}}
+                for row in batch
+            ]
+            with self._transaction() as connection:
+                connection.execute(statement, values)
 
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self._transaction() as connection:
@@ -434,13 +511,25 @@ class Ledger:
         if version is None:
             connection.execute(sa.insert(_jobs).values(job=self._job, version=VERSION))
         elif version != VERSION:
-            raise LedgerError(f"ledger has version {version}, expected {VERSION}; update upres")
+            remedy = "update upres" if version > VERSION else _MOVE_AWAY
+            raise LedgerError(f"ledger has version {version}, expected {VERSION}; {remedy}")
 
     def _unknown_job(self) -> LedgerError:
         return LedgerError(
             f"ledger {_public(self._engine.url)} knows no job {self._job}, expected one that was "
             "run on; run `upres upscale SRC JOB`"
         )
+
+
+def _in_chunk(units: Any) -> sa.ColumnElement[bool]:
+    """Return the condition under which a unit is the one that an item of a stack is part of."""
+    return sa.and_(
+        _items.c.stack != "",
+        _items.c.job == units.c.job,
+        _items.c.stack == units.c.item,
+        _items.c.chunk == units.c.tile,
+        _items.c.fingerprint == units.c.fingerprint,
+    )
 
 
 _INSERT: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -537,6 +626,12 @@ def _readable(address: str) -> bool:
     return True
 
 
+def _batches(values: Iterable[Value]) -> Iterator[tuple[Value, ...]]:
+    waiting = iter(values)
+    while batch := tuple(islice(waiting, _PAGE)):
+        yield batch
+
+
 def _without_job(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "job"}
 
@@ -577,4 +672,4 @@ def _remedy(error: BaseException) -> str:
     text = str(error)
     if "file is not a database" not in text and "malformed" not in text:
         return ""
-    return "; move the file away, and the next `upres upscale` rebuilds it from the archive"
+    return f"; {_MOVE_AWAY}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Command, SavePicture, TakePhoto
+    from tests.conftest import Command, Digest, SavePicture, TakePhoto
 
 WORDS = ("--model", "nearest-x2", "--tile", 32)
 
@@ -23,39 +22,40 @@ def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
     return tmp_path / "in"
 
 
-def _digest(folder: Path) -> dict[str, str]:
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 def test_an_export_from_another_directory_does_not_replace_the_originals(
-    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str],
+    pictures: Path,
+    tmp_path: Path,
+    upres: Command,
+    cluster: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    before = _digest(pictures)
+    digest: Digest,
+) -> None:
+    before = digest(pictures)
     monkeypatch.chdir(tmp_path)
     assert upres("upscale", "in", "job", *WORDS, *cluster).code == 0
     monkeypatch.chdir(os.sep)
     told = upres("export", tmp_path / "job", pictures, *cluster)
     assert told.code == 2
     assert "in the place of an original" in told.err
-    assert _digest(pictures) == before
+    assert digest(pictures) == before
 
 
 def test_an_export_does_not_replace_the_original_of_another_item(
-    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], save: SavePicture,
+    pictures: Path,
+    tmp_path: Path,
+    upres: Command,
+    cluster: tuple[str, str],
+    save: SavePicture,
     photo: TakePhoto,
-) -> None:  # fmt: skip
+    digest: Digest,
+) -> None:
     save(pictures / "a.jpg", photo(40, 40))
     (pictures / "a.png").write_bytes(b"a picture of which only this much is left")
     assert upres("upscale", pictures, tmp_path / "job", *WORDS, *cluster).code == 3
-    before = _digest(pictures)
+    before = digest(pictures)
     told = upres("export", tmp_path / "job", pictures, "--format", "png", *cluster)
     assert told.code == 2
-    assert _digest(pictures) == before
+    assert digest(pictures) == before
 
 
 def test_an_export_into_the_source_is_refused_before_anything_is_computed(
@@ -109,22 +109,30 @@ def test_a_source_that_is_not_there_leaves_no_job_behind(
 
 
 def test_a_deleted_shard_is_computed_again(
-    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+    pictures: Path,
+    tmp_path: Path,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
 ) -> None:
     words = ("upscale", pictures, tmp_path / "job", *WORDS, "--json", *cluster)
     upres(*words)
-    whole = _digest(tmp_path / "job" / "sr.zarr")
+    whole = digest(tmp_path / "job" / "sr.zarr")
     (tmp_path / "job" / "sr.zarr" / "sub" / "1.png" / "0" / "c" / "0" / "1" / "2").unlink()
     assert upres(*words).document["computed_units"] == 1
-    assert _digest(tmp_path / "job" / "sr.zarr") == whole
+    assert digest(tmp_path / "job" / "sr.zarr") == whole
 
 
 def test_a_damaged_shard_is_found_by_the_export_and_mended_by_the_rerun(
-    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+    pictures: Path,
+    tmp_path: Path,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
 ) -> None:
     job = tmp_path / "job"
     upres("upscale", pictures, job, *WORDS, *cluster)
-    whole = _digest(job / "sr.zarr")
+    whole = digest(job / "sr.zarr")
     shard = job / "sr.zarr" / "sub" / "2.png" / "0" / "c" / "0" / "0" / "1"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 4
@@ -134,7 +142,7 @@ def test_a_damaged_shard_is_found_by_the_export_and_mended_by_the_rerun(
     assert upres("status", job, "--json").document["units"]["failed"] == 1
     again = upres("rerun", job, "--json", *cluster)
     assert (again.code, again.document["computed_units"]) == (0, 1)
-    assert _digest(job / "sr.zarr") == whole
+    assert digest(job / "sr.zarr") == whole
 
 
 def test_a_source_archive_that_changed_is_noticed_by_the_rerun(

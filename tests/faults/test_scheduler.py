@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
@@ -17,11 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import SavePicture
+    from tests.conftest import Command, Digest, SavePicture
 
 pytestmark = pytest.mark.slow
 
 UPRES = [sys.executable, "-c", "from flows.cli import main; main()"]
+UNITS = 3 * 256
 
 
 @pytest.fixture
@@ -50,11 +50,16 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
 
 
 def test_a_killed_scheduler_ends_the_command_in_one_line_and_loses_nothing(
-    scheduler: tuple[str, subprocess.Popen[bytes]], tmp_path: Path, save: SavePicture
+    scheduler: tuple[str, subprocess.Popen[bytes]],
+    tmp_path: Path,
+    save: SavePicture,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
 ) -> None:
     address, process = scheduler
     noise = np.random.default_rng(0)
-    for n in range(6):
+    for n in range(3):
         pixels = noise.integers(0, 256, (3, 512, 512), dtype=np.uint8)
         save(tmp_path / "in" / f"{n}.png", pixels)
     job = tmp_path / "job"
@@ -71,22 +76,28 @@ def test_a_killed_scheduler_ends_the_command_in_one_line_and_loses_nothing(
     assert run.returncode == 1
     assert "Traceback" not in err.rpartition("upres:")[2]
     assert "is gone" in err.rpartition("upres:")[2]
-    status = subprocess.run([*UPRES, "status", str(job), "--json"], capture_output=True, check=True)
-    units = json.loads(status.stdout)["units"]
-    assert units["failed"] == 0
-    again = subprocess.run(
-        [*UPRES, *words, "--workers", "1", "--json"], capture_output=True, check=True
-    )
-    told = json.loads(again.stdout)
-    assert told["units"] == {"done": 6 * 256, "failed": 0, "pending": 0}
-    assert told["computed_units"] == units["pending"]
+    status = upres("status", job, "--json")
+    units = status.document["units"]
+    assert (status.code, units["failed"]) == (0, 0)
+    assert 0 < units["done"] <= _tiles(job / "sr.zarr") < UNITS
+    again = upres(*words, *cluster, "--json")
+    assert again.code == 0
+    assert again.document["units"] == {"done": UNITS, "failed": 0, "pending": 0}
+    assert again.document["computed_units"] == units["pending"]
+    undisturbed = tmp_path / "undisturbed"
+    assert upres(*(undisturbed if w == str(job) else w for w in words), *cluster).code == 0
+    assert digest(job / "sr.zarr") == digest(undisturbed / "sr.zarr")
+
+
+def _tiles(archive: Path) -> int:
+    return len(list(archive.glob("*/0/c/0/*/*")))
 
 
 def _wait_for_shards(archive: Path, run: subprocess.Popen[str]) -> None:
     """Wait until a few tiles were written, so that the run is in its midst."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and run.poll() is None:
-        if len(list(archive.glob("*/0/c/0/*/*"))) > 40:
+        if _tiles(archive) > 64:
             return
         time.sleep(0.1)
     raise AssertionError(f"no tile was written (exit code {run.poll()})")

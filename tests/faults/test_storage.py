@@ -21,7 +21,8 @@ import pipeline.storage.archive
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, Span
 from pipeline.ingest import adopt_archive
-from pipeline.storage.archive import Archive, Layout, StoredImage
+from pipeline.storage.archive import Archive
+from pipeline.storage.image import Layout, StoredImage
 from pipeline.storage.ledger import FILE_NAME, INGESTED, REJECTED, VANISHED, ItemRow, Ledger
 
 WHOLE = Rect(Span(0, 6), Span(0, 6))
@@ -214,7 +215,7 @@ def test_the_metadata_of_a_new_item_is_on_the_disk_before_any_pixel_is(
         name = str(path.relative_to(archive.path))
         synced[name] = path.read_bytes() if path.is_file() else b""
 
-    monkeypatch.setattr(pipeline.storage.archive, "_fsync", record)
+    monkeypatch.setattr(pipeline.storage.archive, "fsync", record)
     archive.create(
         "b/a",
         shape=(1, 6, 6),

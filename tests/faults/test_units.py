@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import time
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.cluster import Client
-    from tests.conftest import SavePicture, TakePhoto, Upscale
+    from tests.conftest import Digest, SavePicture, TakePhoto, Upscale
 
 MARK = 201
 """A tile that begins with a pixel of this value is the one that a fault strikes."""
@@ -31,23 +30,23 @@ def _strike(kind: str) -> Callable[[], None]:
     """Return what makes a worker's network fail at the marked tile in the way of `kind`."""
 
     def install() -> None:
-        original = pipeline.inference.Inference.enlarge
+        original = pipeline.inference.Inference.enlarge_batch
 
-        def enlarge(self: Any, pixels: Any) -> Any:
-            if int(pixels[0, 0, 0]) == MARK and kind == "hang":
+        def enlarge_batch(self: Any, windows: Any) -> Any:
+            marked = bool((windows[:, 0, 0, 0] == MARK).any())
+            if marked and kind == "hang":
                 time.sleep(120)
-            if int(pixels[0, 0, 0]) == MARK and kind == "crash":
+            if marked and kind == "crash":
                 os.kill(os.getpid(), signal.SIGKILL)
-            if int(pixels[0, 0, 0]) == MARK and kind == "raise":
+            if marked and kind == "raise":
                 raise RuntimeError("struck\nwith a second line")
-            if kind == "memory" and pixels.shape[1] * pixels.shape[2] > 400:
+            if kind == "memory" and windows[:, 0].size > 400:
                 raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
             if kind == "memory always":
                 raise MemoryError
-            return original(self, pixels)
+            return original(self, windows)
 
-        vars(pipeline.inference.Inference)["enlarge"]
-        type.__setattr__(pipeline.inference.Inference, "enlarge", enlarge)
+        type.__setattr__(pipeline.inference.Inference, "enlarge_batch", enlarge_batch)
         pipeline.inference.Inference.unstruck = original
 
     return install
@@ -56,7 +55,7 @@ def _strike(kind: str) -> Callable[[], None]:
 def _mend() -> None:
     original = getattr(pipeline.inference.Inference, "unstruck", None)
     if original is not None:
-        type.__setattr__(pipeline.inference.Inference, "enlarge", original)
+        type.__setattr__(pipeline.inference.Inference, "enlarge_batch", original)
 
 
 @pytest.fixture
@@ -83,15 +82,6 @@ def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
     return tmp_path / "pictures"
 
 
-def _digest(folder: Path) -> dict[str, str]:
-    """Return the hash of every file of an archive."""
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "error", "words"),
@@ -110,6 +100,7 @@ def test_a_struck_unit_is_recorded_and_the_next_run_completes_byte_for_byte(
     upscale: Upscale,
     strike: Callable[[str], None],
     client: Client,
+    digest: Digest,
 ) -> None:
     undisturbed = upscale(pictures, tmp_path / "undisturbed")
     strike(kind)
@@ -123,17 +114,21 @@ def test_a_struck_unit_is_recorded_and_the_next_run_completes_byte_for_byte(
     mended = upscale(pictures, tmp_path / "job")
     assert mended.computed == 1
     assert mended.status.complete
-    assert _digest(tmp_path / "job" / "sr.zarr") == _digest(tmp_path / "undisturbed" / "sr.zarr")
+    assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "undisturbed" / "sr.zarr")
 
 
 def test_a_window_that_memory_does_not_hold_is_halved_to_the_same_pixels(
-    pictures: Path, tmp_path: Path, upscale: Upscale, strike: Callable[[str], None]
+    pictures: Path,
+    tmp_path: Path,
+    upscale: Upscale,
+    strike: Callable[[str], None],
+    digest: Digest,
 ) -> None:
     upscale(pictures, tmp_path / "undisturbed")
     strike("memory")
     struck = upscale(pictures, tmp_path / "job")
     assert struck.status.complete
-    assert _digest(tmp_path / "job" / "sr.zarr") == _digest(tmp_path / "undisturbed" / "sr.zarr")
+    assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "undisturbed" / "sr.zarr")
 
 
 def test_memory_that_holds_nothing_at_all_is_a_failure_that_says_so(
@@ -158,10 +153,13 @@ def test_a_lost_ledger_is_rebuilt_and_nothing_is_computed_again(
 
 
 def test_a_lost_ledger_beside_a_damaged_shard_computes_that_shard_again(
-    pictures: Path, tmp_path: Path, upscale: Upscale
+    pictures: Path,
+    tmp_path: Path,
+    upscale: Upscale,
+    digest: Digest,
 ) -> None:
     upscale(pictures, tmp_path / "job")
-    whole = _digest(tmp_path / "job" / "sr.zarr")
+    whole = digest(tmp_path / "job" / "sr.zarr")
     for path in (tmp_path / "job").glob("ledger.sqlite*"):
         path.unlink()
     shard = tmp_path / "job" / "sr.zarr" / "1.png" / "0" / "c" / "0" / "0" / "0"
@@ -170,7 +168,7 @@ def test_a_lost_ledger_beside_a_damaged_shard_computes_that_shard_again(
     shard.write_bytes(content)
     again = upscale(pictures, tmp_path / "job")
     assert again.computed == 1
-    assert _digest(tmp_path / "job" / "sr.zarr") == whole
+    assert digest(tmp_path / "job" / "sr.zarr") == whole
 
 
 def test_a_missing_source_shard_is_a_failure_and_never_black_pixels(

@@ -15,7 +15,8 @@ from pipeline.geometry import Rect, Span, cuts
 from pipeline.job import create_job
 from pipeline.run import Upscaling, run_on
 from pipeline.spec import make_spec
-from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, Layout
+from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
+from pipeline.storage.image import Layout
 from pipeline.unit import ModelAddress
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.images import read_picture
 from pipeline.job import Job, create_job
 from pipeline.report import write_report
-from pipeline.storage.archive import Archive, Layout
+from pipeline.storage.archive import Archive
+from pipeline.storage.image import Layout
 from pipeline.storage.ledger import (
     DONE,
     FAILED,

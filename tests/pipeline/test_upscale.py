@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.backends import resolve_backend
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.inference import Inference, load_model
@@ -32,7 +33,13 @@ if TYPE_CHECKING:
     Pixels: TypeAlias = NDArray[Any]
 
 SPEC = UpscaleSpec(
-    model="bicubic-x2", weights_sha256="0" * 64, scale=2, tile_px=32, halo_px=2, precision="fp32"
+    model="bicubic-x2",
+    weights_sha256="0" * 64,
+    scale=2,
+    tile_px=32,
+    halo_px=2,
+    precision="fp32",
+    backend="torch",
 )
 
 
@@ -59,6 +66,7 @@ def untiled(pixels: Pixels, model: str, *, precision: str = "fp32") -> Pixels:
         channels=found.spec.channels,
         precision=precision,
         device="cpu",
+        backend=resolve_backend("auto", device="cpu", model=model),
     )
     return inference.enlarge(pixels)
 

@@ -18,16 +18,8 @@ from zarr.storage import LocalStore
 
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, Span, TileGrid
-from pipeline.storage.archive import (
-    DTYPES,
-    Archive,
-    Layout,
-    StoredImage,
-    clashing,
-    is_archive,
-    item_of,
-    item_path,
-)
+from pipeline.storage.archive import Archive, clashing, is_archive, item_of, item_path
+from pipeline.storage.image import DTYPES, Layout, StoredImage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,7 +27,8 @@ if TYPE_CHECKING:
 PROVENANCE = {"source": "a.png", "sha256": "0" * 64}
 
 hard_parts = st.sampled_from(
-    ["", ".", "..", "...", "zarr.json", "__x", "__", "%", "%2E", "%/", "c", "0", "\\", "..\\..",
+    ["", ".", "..", "...", "zarr.json", "@stacks", "__x", "__", "%", "%2E", "%/", "c", "0",
+     "\\", "..\\..",
      "\0", "\n", "é", "e\u0301", "\u202e", "x" * 240, "x" * 241, "ÿ" * 300, "%" * 100,
      "x" * 240 + "..", "x" * 240 + "zarr.json", "x" * 240 + "__y"]
 )  # fmt: skip
@@ -239,7 +232,8 @@ def test_a_folder_of_items_is_not_deleted_as_if_it_were_one(archive: Archive) ->
 KILLED = """
 import os, sys, zarr, numpy as np
 from pathlib import Path
-from pipeline.storage.archive import Archive, Layout
+from pipeline.storage.archive import Archive
+from pipeline.storage.image import Layout
 group = zarr.Group
 group.update_attributes = lambda *_: os._exit(9)
 Archive.open(Path(sys.argv[1])).create(

@@ -336,7 +336,7 @@ def test_a_database_that_cannot_be_opened_is_named_without_its_password(url: str
         shown = shown.__cause__
 
 
-@pytest.mark.parametrize("version", [0, 2, 99])
+@pytest.mark.parametrize("version", [0, 1, 3, 99])
 def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     path = tmp_path / FILE_NAME
     Ledger.open_file(path, job="j").close()

@@ -1,0 +1,338 @@
+"""One image of an archive, opened: an array ``(c, y, x)`` that is read and written by rectangles.
+
+What every array of an archive has in common stands here too: codec, metadata, durability.
+
+Sources: Zarr v3 core and sharding specifications; OME-Zarr (NGFF) 0.5.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+from zarr.storage import LocalStore, StorePath
+
+from pipeline.errors import ArchiveError, UnreadableError
+from pipeline.geometry import Rect, Span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+LEVEL = "0"
+"""Name of the full-size array of an image or a stack."""
+
+PROVENANCE_KEY = "upres"
+METADATA = "zarr.json"
+INNER_CHUNK_PX = 512
+DTYPES = ("uint8", "uint16", "float32")
+
+CHECK_DISK = "check the disk and who may read it, then run the same command again"
+"""What to do where the fault is not in the archive."""
+
+# The checksum turns a flipped bit into an error.
+CODEC = ZstdCodec(level=1, checksum=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the array of an item is cut into files: one shard a file, chunks inside."""
+
+    shard_px: tuple[int, int]
+    chunk_px: tuple[int, int]
+
+    @classmethod
+    def of(cls, *, height: int, width: int, shard_px: int) -> Layout:
+        """Return shards of `shard_px` squares (less for a smaller picture) of whole chunks.
+
+        Raises:
+            ValueError: if a number is below 1.
+        """
+        if min(height, width, shard_px) < 1:
+            raise ValueError(
+                f"picture is {height}x{width} and its shards {shard_px} px, expected at least 1"
+            )
+        chunk = next((c for c in (INNER_CHUNK_PX, 256) if shard_px % c == 0), shard_px)
+        shards = tuple(min(shard_px, -(-side // chunk) * chunk) for side in (height, width))
+        return cls(shard_px=(shards[0], shards[1]), chunk_px=(chunk, chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """One item of an archive, opened."""
+
+    item: str
+    array: zarr.Array[Any]
+    provenance: Mapping[str, Any]
+
+    @property
+    def channels(self) -> int:
+        """Return the number of channels."""
+        return int(self.array.shape[0])
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return (height, width) in pixels."""
+        return int(self.array.shape[1]), int(self.array.shape[2])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the type of a pixel: uint8, uint16 or float32."""
+        return np.dtype(self.array.dtype)
+
+    def read(self, rect: Rect) -> NDArray[Any]:
+        """Return the pixels ``(c, rows, cols)`` of `rect`.
+
+        Raises:
+            ArchiveError: if a shard is missing (Zarr itself would return black) or damaged.
+        """
+        missing = [key for key in self._shard_keys(rect) if not holds_bytes(self._file(key))]
+        if missing:
+            raise ArchiveError(self._unreadable(rect, f"{missing[0]} is missing"))
+        try:
+            pixels = self._pixels(rect)
+        except (RuntimeError, ValueError, OSError, KeyError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise UnreadableError(self._unreadable(rect, reason, CHECK_DISK)) from error
+            raise ArchiveError(self._unreadable(rect, reason)) from error
+        if pixels.shape[1:] != rect.shape:
+            raise ArchiveError(self._unreadable(rect, f"the picture is {self.size}"))
+        return pixels
+
+    def is_whole(self, rect: Rect) -> bool:
+        """Return whether every pixel of `rect` was written and can be read back."""
+        try:
+            self.read(rect)
+        except ArchiveError:
+            return False
+        return True
+
+    def has_shard(self, rect: Rect) -> bool:
+        """Return whether the file of every shard of `rect` is there and not empty.
+
+        Nothing is read: a shard that is there may still be damaged, which `is_whole` tells.
+        """
+        return all(holds_bytes(self._file(key)) for key in self._shard_keys(rect))
+
+    def shards_present(self) -> set[tuple[int, int]]:
+        """Return (row, col) of each shard whose file is there and not empty, by one walk.
+
+        ``(r, c) in shards_present() == has_shard(Rect(rows of shard r, cols of shard c))``
+        """
+        return {
+            (row, int(entry.name))
+            for row, folder in numbered(self._file(f"{self.array.path}/c/0"))
+            for entry in scanned(folder)
+            if is_number(entry.name) and entry.is_file() and entry.stat().st_size
+        }
+
+    def replace(self, rect: Rect, pixels: NDArray[Any]) -> None:
+        """Write `rect`, which is exactly one shard, and make it durable.
+
+        The old shard is deleted first: a damaged one could not be written over, as writing reads
+        it. When this returns, the pixels survive a power cut.
+
+        Raises:
+            ArchiveError: if `rect` is not one whole shard, or `pixels` do not fit it.
+        """
+        wanted = (self.channels, *rect.shape)
+        if pixels.shape != wanted or pixels.dtype != self.dtype:
+            raise ArchiveError(
+                f"{self.item}: pixels are {pixels.dtype} {pixels.shape}, expected {self.dtype} "
+                f"{wanted}"
+            )
+        keys = self._shard_keys(rect)
+        height, width = self.size
+        inside = rect.rows.stop <= height and rect.cols.stop <= width
+        if len(keys) != 1 or not inside or rect != self._shard_at(rect):
+            raise ArchiveError(f"{self.item}: {rect} is not one shard of {self._shard_px} px")
+        file = self._file(keys[0])
+        # A writer that was killed leaves its partial file behind, beside the shard.
+        for stale in (file, *file.parent.glob(f"{file.name}.*.partial")):
+            stale.unlink(missing_ok=True)
+        self.array[rect.index] = pixels
+        fsync(file)
+        fsync(file.parent)
+
+    def _pixels(self, rect: Rect) -> NDArray[Any]:
+        return np.asarray(self.array[rect.index])
+
+    @property
+    def _shard_px(self) -> tuple[int, int]:
+        shard = self.array.shards or self.array.chunks
+        return int(shard[1]), int(shard[2])
+
+    def _shard_keys(self, rect: Rect) -> list[str]:
+        """Return the keys of all shards that hold pixels of `rect`."""
+        rows, cols = (
+            range(span.start // side, -(-span.stop // side))
+            for span, side in zip((rect.rows, rect.cols), self._shard_px, strict=True)
+        )
+        return [f"{self.array.path}/c/0/{row}/{col}" for row in rows for col in cols]
+
+    def _shard_at(self, rect: Rect) -> Rect:
+        """Return the shard, clipped to the picture, in which `rect` begins."""
+        spans = []
+        for span, side, length in zip(
+            (rect.rows, rect.cols), self._shard_px, self.size, strict=True
+        ):
+            start = span.start // side * side
+            spans.append(Span(start, min(start + side, length)))
+        return Rect(*spans)
+
+    def _file(self, key: str) -> Path:
+        store = self.array.store
+        if not isinstance(store, LocalStore):
+            raise ArchiveError(f"{self.item} lies in {store}, expected a local folder")
+        return store.root / key
+
+    @property
+    def _mend(self) -> str:
+        """Return what to do about a damaged shard: SR is computed again, LR is read again."""
+        if "fingerprint" in self.provenance:
+            return "`upres rerun JOB` computes it again once it is marked as failed"
+        return "delete the item's folder from the archive and ingest it again"
+
+    def _unreadable(self, rect: Rect, reason: str, mend: str = "") -> str:
+        rows, cols = rect.rows, rect.cols
+        return (
+            f"{self.item} rows {rows.start}-{rows.stop} cols {cols.start}-{cols.stop} cannot be "
+            f"read ({reason}); {mend or self._mend}"
+        )
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """Return what the ``zarr.json`` of a folder says.
+
+    Raises:
+        ArchiveError: if it is missing or damaged; the message completes "the item ...".
+        UnreadableError: if the disk does not say.
+    """
+    path = folder / METADATA
+    name = f"{folder.name}/{METADATA}"
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArchiveError(f"is damaged: {name} is missing") from error
+    except (IsADirectoryError, ValueError, RecursionError) as error:
+        reason = type(error).__name__
+        raise ArchiveError(f"is damaged: {name} cannot be read ({reason})") from error
+    except OSError as error:
+        raise UnreadableError(f"cannot be read: {name}: {error.strerror or error}") from error
+    if not isinstance(found, dict):
+        raise ArchiveError(f"is damaged: {name} holds {type(found).__name__}, expected an object")
+    return found
+
+
+def read_provenance(folder: Path) -> Mapping[str, Any]:
+    """Return the provenance in the metadata of an item's folder.
+
+    Raises:
+        ArchiveError: if there is none; the message completes "the item ...".
+    """
+    metadata = read_metadata(folder)
+    if metadata.get("node_type") != "group":
+        raise ArchiveError(f"is damaged: it is {metadata.get('node_type')!r}, expected a group")
+    attributes = metadata.get("attributes", {})
+    if not isinstance(attributes, dict):
+        raise ArchiveError(f"is damaged: attributes are {type(attributes).__name__}, not an object")
+    provenance = attributes.get(PROVENANCE_KEY)
+    if not isinstance(provenance, dict):
+        raise ArchiveError("is incomplete: it has no provenance")
+    return provenance
+
+
+def open_array(place: StorePath, folder: Path, *, axes: str = "cyx") -> zarr.Array[Any]:
+    """Open the full-size array of an image, or (`axes` "ncyx") of a stack.
+
+    Raises:
+        ArchiveError: if it has other axes or another dtype; the message completes "the item ...".
+    """
+    metadata = read_metadata(folder)
+    try:
+        array = zarr.Array.from_dict(place, metadata)
+        shape, dtype, side = array.shape, str(array.dtype), array.shards or array.chunks
+    except Exception as error:  # Zarr fails on damaged metadata in as many ways as it has fields.
+        raise ArchiveError(
+            f"is damaged: {folder.name}/{METADATA} describes no array ({type(error).__name__})"
+        ) from error
+    if len(shape) != len(axes) or dtype not in DTYPES or min(*shape, *side) < 1:
+        raise ArchiveError(
+            f"is {dtype} {shape}, expected ({', '.join(axes)}) of {' | '.join(DTYPES)}"
+        )
+    # An all-black tile is written too: then a shard's existence is proof of its tile.
+    return array.with_config({"write_empty_chunks": True})
+
+
+def describe(name: str, *, axes: str = "cyx") -> dict[str, Any]:
+    """Return the OME-Zarr 0.5 description of an array with one level.
+
+    The images of a stack are steps in time to it, which is the one kind of axis that may stand
+    before channels: viewers show a slider.
+    """
+    kinds = {"n": "time", "c": "channel"}
+    level = {
+        "path": LEVEL,
+        "coordinateTransformations": [{"type": "scale", "scale": [1.0] * len(axes)}],
+    }
+    named = [{"name": axis, "type": kinds.get(axis, "space")} for axis in axes]
+    return {"version": "0.5", "multiscales": [{"name": name, "axes": named, "datasets": [level]}]}
+
+
+def holds_bytes(file: Path) -> bool:
+    """Return whether `file` is there and not empty: Zarr reads both other cases as black."""
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def scanned(folder: Path | str) -> list[os.DirEntry[str]]:
+    """Return what is in a folder, nothing where there is none."""
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def numbered(folder: Path) -> Iterator[tuple[int, str]]:
+    """Yield (number, path) of what lies in `folder` and is named by a number."""
+    for entry in scanned(folder):
+        if is_number(entry.name):
+            yield int(entry.name), entry.path
+
+
+def is_number(name: str) -> bool:
+    """Return whether `name` is how Zarr writes a number: not "07", nor another script's digit."""
+    return name.isdecimal() and name.isascii() and (name[0] != "0" or name == "0")
+
+
+def sync_tree(folder: Path) -> None:
+    """Make everything in a folder survive a power cut."""
+    for path in (folder, *folder.rglob("*")):
+        fsync(path)
+
+
+def fsync(path: Path) -> None:
+    """Make a file, or the names in a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def holds_metadata(folder: Path) -> bool:
+    """Return whether any folder inside `folder` has Zarr metadata."""
+    return any(METADATA in names for at, _, names in os.walk(folder) if at != str(folder))

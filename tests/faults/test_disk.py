@@ -1,0 +1,243 @@
+"""Disks that fill, fail or may not be written: it is told, and the next run loses nothing."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import shutil
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from zarr.storage import LocalStore
+
+from pipeline.cluster import on_every_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pipeline.cluster import Client
+    from tests.conftest import Command, Digest, SavePicture, Upscale
+    from tests.faults.conftest import Mount
+
+WORDS = ("--model", "lanczos-x4", "--tile", 32, "--device", "cpu", "--precision", "fp32")
+TILES = 9
+UNITS = 4 * TILES
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, save: SavePicture) -> Path:
+    """Four pictures of nine tiles, of noise: it fills a disk, as it can hardly be compressed."""
+    folder = tmp_path_factory.mktemp("disk") / "pictures"
+    noise = np.random.default_rng(0)
+    for n in range(4):
+        save(folder / f"{n}.png", noise.integers(0, 256, (3, 96, 96), dtype=np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    pictures: Path, tmp_path_factory: pytest.TempPathFactory, upscale: Upscale, digest: Digest
+) -> dict[str, str]:
+    """The SR archive of a run that nothing disturbed."""
+    job = tmp_path_factory.mktemp("undisturbed") / "job"
+    assert upscale(pictures, job, model="lanczos-x4").status.complete
+    return digest(job / "sr.zarr")
+
+
+def tiles_in(archive: Path) -> int:
+    """Return how many tiles an archive holds."""
+    return sum(path.suffix != ".partial" for path in archive.glob("*/0/c/0/*/*"))
+
+
+# A disk that is full
+
+
+def test_tiles_that_a_full_disk_does_not_hold_have_failed_and_are_done_once_there_is_space(
+    pictures: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, str],
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
+    mount: Mount,
+) -> None:
+    job = mount("size=1m") / "job"
+    ledger = ("--ledger", f"sqlite:///{tmp_path}/ledger.sqlite")
+    words = ("upscale", pictures, job, *WORDS, *ledger, *cluster, "--json")
+    said = upres(*words)
+    assert said.code == 3
+    units, failures = said.document["units"], said.document["failures"]
+    assert (units["done"], units["pending"]) == (tiles_in(job / "sr.zarr"), 0)
+    assert 0 < units["failed"] == len(failures) < UNITS
+    assert {f["error"] for f in failures} == {"OSError"}
+    assert all("No space left" in f["message"] for f in failures)
+    assert upres("status", job, "--json").document["units"] == units
+    mount("remount", "size=64m")
+    again = upres(*words)
+    assert (again.code, again.document["computed_units"]) == (0, units["failed"])
+    assert digest(job / "sr.zarr") == undisturbed
+
+
+@pytest.mark.parametrize("size", ["64k", "400k", "1m"])
+def test_a_disk_that_fills_under_the_ledger_too_loses_nothing(
+    size: str,
+    pictures: Path,
+    undisturbed: dict[str, str],
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
+    mount: Mount,
+) -> None:
+    job = mount(f"size={size}") / "job"
+    words = ("upscale", pictures, job, *WORDS, *cluster, "--json")
+    said = upres(*words)
+    if said.code == 1:
+        # What failed could not be recorded either: the command ends there.
+        assert "full" in said.err.splitlines()[-1]
+    else:
+        assert said.code == 3
+        assert {f["error"] for f in said.document["failures"]} == {"OSError"}
+    mount("remount", "size=64m")
+    again = upres(*words)
+    assert again.code == 0
+    assert again.document["units"] == {"done": UNITS, "failed": 0, "pending": 0}
+    assert digest(job / "sr.zarr") == undisturbed
+
+
+# A disk that fails now and then
+
+SOUND = {call: getattr(LocalStore, call) for call in ("get", "set")}
+
+
+def fail_every_third(call: str, archive: str, number: int) -> None:
+    """Make every third `call` for pixels of `archive` fail in this process."""
+    lock, calls = threading.Lock(), itertools.count(1)
+
+    async def struck(self: LocalStore, key: str, *args: Any, **kwargs: Any) -> Any:
+        if self.root.name == archive and "/c/" in key:
+            with lock:
+                fails = next(calls) % 3 == 0
+            if fails:
+                raise OSError(number, os.strerror(number))
+        return await SOUND[call](self, key, *args, **kwargs)
+
+    setattr(LocalStore, call, struck)
+
+
+def mend() -> None:
+    for call, sound in SOUND.items():
+        setattr(LocalStore, call, sound)
+
+
+@pytest.fixture
+def strike(client: Client) -> Iterator[Callable[[str, str, int], None]]:
+    """Make the stores of every worker fail at every third call."""
+    yield lambda *how: on_every_worker(client, "fault", partial(fail_every_third, *how))
+    on_every_worker(client, "fault", mend)
+
+
+@pytest.mark.parametrize(
+    ("call", "archive", "number"),
+    [
+        ("get", "a.zarr", errno.EIO),
+        ("set", "sr.zarr", errno.EIO),
+        ("set", "sr.zarr", errno.ENOSPC),
+    ],
+)
+def test_a_store_that_fails_at_every_third_call_costs_those_tiles_alone(
+    call: str,
+    archive: str,
+    number: int,
+    pictures: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, str],
+    upres: Command,
+    cluster: tuple[str, str],
+    client: Client,
+    digest: Digest,
+    strike: Callable[[str, str, int], None],
+) -> None:
+    job = tmp_path / "job"
+    assert upres("ingest", pictures, tmp_path / "a.zarr", *cluster).code == 0
+    words = ("upscale", tmp_path / "a.zarr", job, *WORDS, *cluster, "--json")
+    strike(call, archive, number)
+    said = upres(*words)
+    assert said.code == 3
+    units, failures = said.document["units"], said.document["failures"]
+    assert (units["done"], units["pending"]) == (tiles_in(job / "sr.zarr"), 0)
+    assert units["done"] >= UNITS // 3
+    assert units["failed"] == len(failures) >= UNITS // 3 - 2
+    assert all(os.strerror(number) in f["message"] for f in failures)
+    on_every_worker(client, "fault", mend)
+    again = upres(*words)
+    assert (again.code, again.document["computed_units"]) == (0, units["failed"])
+    assert digest(job / "sr.zarr") == undisturbed
+
+
+# A disk that may not be written
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("upscale", "{pictures}", "{disk}/job", *WORDS),
+        ("upscale", "{pictures}", "{disk}/new", *WORDS),
+        ("ingest", "{pictures}", "{disk}/a.zarr"),
+        ("rerun", "{disk}/job"),
+        ("export", "{disk}/job", "{disk}/images"),
+    ],
+)
+def test_a_disk_that_may_not_be_written_is_one_line_and_stays_as_it_is(
+    words: tuple[object, ...],
+    pictures: Path,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
+    mount: Mount,
+) -> None:
+    disk = mount("size=64m")
+    assert upres("upscale", pictures, disk / "job", *WORDS, *cluster).code == 0
+    before = digest(disk)
+    mount("remount", "ro")
+    places = {"disk": disk, "pictures": pictures}
+    said = upres(*(str(word).format(**places) for word in words), *cluster)
+    assert said.code == 1
+    (line,) = said.err.splitlines()
+    assert line.startswith("upres: ")
+    assert "Read-only file system" in line
+    told = upres("status", disk / "job", "--json")
+    assert (told.code, told.document["units"]["done"]) == (0, UNITS)
+    assert digest(disk) == before
+
+
+def test_an_sr_archive_that_may_not_be_written_costs_the_new_pictures_alone(
+    pictures: Path,
+    tmp_path: Path,
+    undisturbed: dict[str, str],
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
+    mount: Mount,
+) -> None:
+    job, elsewhere = tmp_path / "job", mount("size=64m") / "sr.zarr"
+    words = ("upscale", pictures, job, *WORDS, *cluster, "--json")
+    assert upres("upscale", pictures / "[0-2].png", *words[2:]).code == 0
+    shutil.move(job / "sr.zarr", elsewhere)
+    (job / "sr.zarr").symlink_to(elsewhere)
+    before = digest(elsewhere)
+    mount("remount", "ro")
+    said = upres(*words)
+    assert (said.code, said.document["computed_units"]) == (3, 0)
+    assert said.document["units"] == {"done": UNITS - TILES, "failed": TILES, "pending": 0}
+    assert {f["item"] for f in said.document["failures"]} == {"3.png"}
+    assert all("Read-only file system" in f["message"] for f in said.document["failures"])
+    assert digest(elsewhere) == before
+    mount("remount", "rw")
+    again = upres(*words)
+    assert (again.code, again.document["computed_units"]) == (0, TILES)
+    assert digest(elsewhere) == undisturbed
