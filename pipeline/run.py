@@ -148,6 +148,8 @@ class Run:
                 failed[row.item][row.tile] = row.fingerprint
 
         def keep(plan: UnitPlan) -> UnitPlan | None:
+            if not plan.tiles:
+                return None
             if isinstance(plan, ChunkPlan):
                 named = any(fnmatch.fnmatchcase(row.item, item) for row in plan.rows)
                 due = stale or failed[plan.stack].get(plan.chunk) == plan.fingerprint

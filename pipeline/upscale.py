@@ -63,6 +63,8 @@ class ItemPlan:
     tiles: tuple[int, ...]
     fresh: bool
     """Whether the SR array must be made (anew) first: nothing of this fingerprint is in it."""
+    declared: bool
+    """Whether the ledger has `row` as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class ChunkPlan:
     """Whether the SR stack must be made (anew) first."""
     replaced: bool
     """Whether SR pixels of another content or spec will be written anew."""
+    declared: bool
+    """Whether the ledger has `rows` as they are."""
 
     @property
     def fingerprint(self) -> str:
@@ -91,7 +95,7 @@ UnitPlan: TypeAlias = ItemPlan | ChunkPlan
 
 
 class Plan:
-    """The items and chunks that have units to compute.
+    """The items and chunks that have units to compute, or that the ledger is still to be told of.
 
     Only their names are kept: going through it reads ledger and archive again, so that a million
     items take little memory.
@@ -106,7 +110,7 @@ class Plan:
         self._items: list[str] = []
         self._chunks: list[tuple[str, int]] = []
         for plan in everything:
-            if not plan.tiles:
+            if not plan.tiles and plan.declared:
                 continue
             if isinstance(plan, ItemPlan):
                 self._items.append(plan.row.item)
@@ -158,7 +162,8 @@ def plan_upscale(
         wanted = replace(row, fingerprint=spec.item_fingerprint(row.sha256), units=len(grid))
         fresh = not holds(wanted)
         finished = set() if fresh else done(wanted)
-        yield ItemPlan(wanted, grid, tuple(t for t in grid if t not in finished), fresh)
+        tiles = tuple(t for t in grid if t not in finished)
+        yield ItemPlan(wanted, grid, tiles, fresh, declared=wanted == row)
 
 
 def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> Plan:
@@ -216,14 +221,16 @@ class _Planner:
         fingerprint = self.spec.item_fingerprint(content)
         rows = self.ledger.chunk_items(stack, chunk, INGESTED)
         found = None if held is None else _fingerprint_of(held, chunk)
+        wanted = [replace(row, fingerprint=fingerprint, units=1) for row in rows]
         return ChunkPlan(
             stack=stack,
             chunk=chunk,
-            rows=tuple(replace(row, fingerprint=fingerprint, units=1) for row in rows),
+            rows=tuple(wanted),
             content=content,
             tiles=() if found == fingerprint else (chunk,),
             fresh=held is None,
             replaced=found not in (None, fingerprint),
+            declared=wanted == rows,
         )
 
 
