@@ -10,7 +10,7 @@ from benchmarks.rig import engine_seconds, make_pictures, network_seconds, parse
 
 
 def main() -> None:
-    settings = parse(__doc__ or "", pictures=32)
+    settings = parse(__doc__ or "", pictures=64)
     cores = len(os.sched_getaffinity(0))
     workers = min(cores, 8)
     with tempfile.TemporaryDirectory() as folder:

@@ -48,17 +48,16 @@ class JobStatus:
     @property
     def units(self) -> Counter[str]:
         """Return how many units of ingested items are done, failed and pending."""
-        units = Counter(done=0, failed=0, pending=0)
-        chunks = set()
-        for count in self.counts:
-            # The items of a chunk share one unit.
-            chunk = (count.stack, count.chunk)
-            if count.state != INGESTED or chunk in chunks:
-                continue
-            if count.stack:
-                chunks.add(chunk)
-            units.update(done=count.done, failed=count.failed, pending=count.pending)
-        return units
+        ingested = [count for count in self.counts if count.state == INGESTED]
+        # The items of a chunk share one unit.
+        shared = {(count.stack, count.chunk): count for count in ingested if count.stack}
+        own = [count for count in ingested if not count.stack]
+        counted = [*own, *shared.values()]
+        return Counter(
+            done=sum(count.done for count in counted),
+            failed=sum(count.failed for count in counted),
+            pending=sum(count.pending for count in counted),
+        )
 
     @property
     def complete(self) -> bool:

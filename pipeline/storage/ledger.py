@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy as sa
@@ -89,6 +89,16 @@ _units = sa.Table(
     sa.Column("worker", sa.String, nullable=False, default=""),
     sa.Column("seconds", sa.Float, nullable=False, default=0.0),
     sa.Column("run", sa.String, nullable=False, default=""),
+)
+
+# Few units fail: they are found without going through the others.
+_IS_FAILED = _units.c.state == sa.literal_column("'failed'")
+sa.Index(
+    "failed_units",
+    _units.c.job,
+    _units.c.item,
+    sqlite_where=_IS_FAILED,
+    postgresql_where=_IS_FAILED,
 )
 
 _scores = sa.Table(
@@ -173,8 +183,7 @@ class ScoreRow:
     ssim_count: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemCount:
+class ItemCount(NamedTuple):
     """How far one item is: `done` and `failed` count units under the wanted fingerprint."""
 
     item: str
@@ -286,8 +295,8 @@ class Ledger:
         rows = [ItemRow(**_without_job(row)) for row in self._rows(query)]
         return sorted(rows, key=lambda row: row.place)
 
-    def count_items(self) -> Iterator[ItemCount]:
-        """Yield each item with its units counted in the database, sorted by id."""
+    def count_items(self) -> list[ItemCount]:
+        """Return each item with its units counted in the database, sorted by id."""
         done = sa.func.count().filter(_units.c.state == DONE)
         failed = sa.func.count().filter(_units.c.state == FAILED)
         counts = (
@@ -305,24 +314,19 @@ class Ledger:
             in_chunk = sa.case((shared.c.state == state, 1), else_=0)
             return (sa.func.coalesce(count, 0) + in_chunk).label(state)
 
+        columns = {
+            **{c.name: c for c in _items.c},
+            "done": total(counts.c.done, DONE),
+            "failed": total(counts.c.failed, FAILED),
+        }
         query = (
-            sa.select(
-                _items.c.item,
-                _items.c.state,
-                _items.c.units,
-                _items.c.error,
-                _items.c.message,
-                _items.c.stack,
-                _items.c.chunk,
-                total(counts.c.done, DONE),
-                total(counts.c.failed, FAILED),
-            )
+            sa.select(*(columns[name] for name in ItemCount._fields))
             .select_from(_items.outerjoin(counts, same).outerjoin(shared, _in_chunk(shared)))
             .where(_items.c.job == self._job)
             .order_by(_items.c.item)
         )
-        for row in self._rows(query):
-            yield ItemCount(**row)
+        with self._transaction() as connection:
+            return list(map(ItemCount._make, connection.execute(query).all()))
 
     # --- units -------------------------------------------------------------------------------
 
@@ -388,7 +392,8 @@ class Ledger:
             _items.c.item == _units.c.item,
             _items.c.fingerprint == _units.c.fingerprint,
         )
-        mine = sa.and_(_units.c.job == self._job, _units.c.state == state)
+        in_state = _IS_FAILED if state == FAILED else _units.c.state == state
+        mine = sa.and_(_units.c.job == self._job, in_state)
         queries = [
             sa.select(_units).select_from(_units.join(_items, own)).where(mine),
             # All items of a chunk match its one unit.
