@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,6 +149,7 @@ def upscale(
     """
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.export import check_apart
+    from pipeline.inference import gpus_of
     from pipeline.job import create_job
     from pipeline.run import Upscaling, run_on
     from pipeline.sources import check_source
@@ -158,7 +160,7 @@ def upscale(
         raise click.UsageError(f"--format {file_format} goes with --export DIR")
     if export_dir is not None:
         check_apart(export_dir, src=src, job_dir=job_dir)
-    settings = ClusterSettings(address=cluster, workers=workers)
+    settings = ClusterSettings(address=cluster, workers=workers, gpus=gpus_of(device))
     spec = make_spec(
         model, tile_px=tile_px, halo=halo, precision=precision, device=device, backend=backend
     )
@@ -250,6 +252,7 @@ def rerun(
     They are computed as the job was upscaled last.
     """
     from pipeline.cluster import ClusterSettings, connect
+    from pipeline.inference import gpus_of
     from pipeline.job import open_job
     from pipeline.run import run_on
 
@@ -271,7 +274,8 @@ def rerun(
             )
         computed = 0
         if units:
-            with connect(settings) as client:
+            gpus = gpus_of(upscaling.model.device)
+            with connect(replace(settings, gpus=gpus)) as client:
                 computed = _upscale(run, upscaling, plans, client)
         status = run.status()
     _finish(status, as_json=as_json, stopped=stop.requested, computed=computed)

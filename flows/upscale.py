@@ -14,6 +14,7 @@ from prefect import flow, task
 
 from flows.progress import counted, tiles
 from pipeline.cluster import ClusterSettings, address_of, connect
+from pipeline.inference import gpus_of
 from pipeline.job import create_job, open_job
 from pipeline.report import write_report
 from pipeline.run import Upscaling, part_of, run_on
@@ -107,11 +108,12 @@ def upscale_archive(
     )
     address = ModelAddress(name_or_file=model, device=device)
     upscaling = Upscaling(spec=spec, model=address, halo=halo, backend=backend)
+    settings = ClusterSettings(address=cluster, workers=workers, gpus=gpus_of(device))
     check_source(src)
     job = create_job(job_dir, source=src)
     with (
         run_on(job, "upscale-archive flow") as run,
-        connect(ClusterSettings(address=cluster, workers=workers)) as client,
+        connect(settings) as client,
     ):
         scheduler = address_of(client)
         ingest_pictures(job_dir, run.id, src, scheduler)

@@ -36,6 +36,7 @@ MAX_DEATHS = 2
 
 _IN_FLIGHT_PER_WORKER = 4
 _TURN_S = 1.0
+_GPU_THREADS = 6
 _NO_WORKERS_S = 60.0
 _GONE = (
     "the Dask scheduler is gone; start it and its workers again, then the same command continues"
@@ -50,6 +51,8 @@ class ClusterSettings:
     address: str = "local"
     workers: int | None = None
     """Worker processes of a local cluster; None means one for each core, up to eight."""
+    gpus: int = 0
+    """GPUs that a local cluster computes on: one worker for each, unless `workers` says more."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
@@ -99,7 +102,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
             with _remote(settings.address) as client:
                 yield client
         else:
-            with _local(settings.workers) as client:
+            with _local(settings) as client:
                 yield client
 
 
@@ -226,10 +229,10 @@ def _alone(flight: _Flight[Task, Result], task: Task) -> Outcome[Task, Result]:
 
 
 @contextmanager
-def _local(workers: int | None) -> Iterator[Client]:
+def _local(settings: ClusterSettings) -> Iterator[Client]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
-    count = workers or min(cores, 8)
+    count = settings.workers or settings.gpus or min(cores, 8)
     threads = max(1, cores // count)
     # The nanny presets one BLAS thread; torch's are set by the model plugin, once, on purpose.
     environment = {
@@ -248,8 +251,8 @@ def _local(workers: int | None) -> Iterator[Client]:
     ):
         cluster = LocalCluster(
             n_workers=count,
-            # While one thread runs the network, the other reads or writes.
-            threads_per_worker=2,
+            # While one thread runs the network, the others read or write: a GPU needs more of them.
+            threads_per_worker=_GPU_THREADS if settings.gpus else 2,
             processes=True,
             dashboard_address="127.0.0.1:0",
             host="127.0.0.1",
@@ -326,6 +329,15 @@ def torch_threads() -> int | None:
     """Return how many threads the local cluster grants a worker, None outside of one."""
     granted = os.environ.get(_THREADS_VARIABLE)
     return int(granted) if granted else None
+
+
+def worker_number() -> int:
+    """Return which worker of a local cluster this process is, from 0; 0 outside of one."""
+    try:
+        name = get_worker().name
+    except ValueError:
+        return 0
+    return name if isinstance(name, int) else 0
 
 
 def worker_name() -> str:

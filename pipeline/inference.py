@@ -164,6 +164,20 @@ def resolve_device(wanted: str) -> str:
     return wanted
 
 
+def gpus_of(device: str) -> int:
+    """Return how many GPUs of this machine ``auto|cpu|cuda[:N]`` means."""
+    resolved = resolve_device(device)
+    if resolved == "cuda":
+        return torch.cuda.device_count()
+    return int(resolved.startswith("cuda"))
+
+
+def own_device(device: str, worker: int) -> str:
+    """Return the device of one of several workers: they share out the GPUs of a machine."""
+    resolved = resolve_device(device)
+    return f"cuda:{worker % torch.cuda.device_count()}" if resolved == "cuda" else resolved
+
+
 def resolve_precision(wanted: str, *, device: str) -> str:
     """Return the precision that ``auto|fp32|bf16`` means: bf16 where `device` computes in it."""
     if wanted == "auto":
@@ -205,9 +219,15 @@ def to_unit_range(pixels: NDArray[Any], device: torch.device = _CPU) -> Tensor:
     """Return pixels of any dtype as floats in 0..1; float32 as it is."""
     if pixels.dtype == np.uint16:
         # torch computes little in uint16, and float32 holds every value of it.
-        return torch.from_numpy(pixels.astype(np.float32)).to(device).div_(_PEAK["uint16"])
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+        return _moved(pixels.astype(np.float32), device).div_(_PEAK["uint16"])
+    x = _moved(np.ascontiguousarray(pixels), device)
     return x if pixels.dtype == np.float32 else x.float().div_(_PEAK[str(pixels.dtype)])
+
+
+def _moved(pixels: NDArray[Any], device: torch.device) -> Tensor:
+    """Return pixels on the device, by way of pinned memory where that is another's."""
+    x = torch.from_numpy(pixels)
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
 
 
 def from_unit_range(y: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:

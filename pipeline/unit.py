@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from pipeline.backends import OPENVINO
-from pipeline.cluster import torch_threads, worker_name, worker_state
+from pipeline.cluster import torch_threads, worker_name, worker_number, worker_state
 from pipeline.errors import ArchiveError, ModelError, UpresError
 from pipeline.geometry import Rect, Span
-from pipeline.inference import Inference, load_model, resolve_device
+from pipeline.inference import Inference, load_model, own_device
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, FAILED, UnitRow
 
@@ -231,6 +231,8 @@ def open_workbench(address: ModelAddress, spec: UpscaleSpec) -> Workbench:
     threads = torch_threads()
     if threads is not None:
         torch.set_num_threads(threads)
+    gpu_or_cpu = own_device(address.device, worker_number())
+    device = "cpu" if spec.backend == OPENVINO else gpu_or_cpu
     model = load_model(address.name_or_file)
     if model.sha256 != spec.weights_sha256:
         raise ModelError(
@@ -242,10 +244,10 @@ def open_workbench(address: ModelAddress, spec: UpscaleSpec) -> Workbench:
         scale=spec.scale,
         channels=model.spec.channels,
         precision=spec.precision,
-        device="cpu" if spec.backend == OPENVINO else resolve_device(address.device),
+        device=device,
         backend=spec.backend,
     )
-    return Workbench(inference, batch_px(resolve_device(address.device)))
+    return Workbench(inference, batch_px(device))
 
 
 def batch_px(device: str) -> int:

@@ -368,3 +368,22 @@ def test_a_stack_with_a_name_that_leads_out_of_the_archive_is_not_followed(
     content["members"]["0"]["item"] = "../../outside.png"
     (evil / "0.json").write_text(json.dumps(content))
     assert "../../outside.png" not in list(Archive.open(job.source_dir).items())
+
+
+@pytest.mark.slow
+def test_twenty_thousand_faces_take_fewer_than_two_thousand_files(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, photo: TakePhoto,
+    save: SavePicture, upscale: Upscale,
+) -> None:  # fmt: skip
+    monkeypatch.undo()
+    faces = [save(tmp_path / f"{n}.jpg", photo(218, 178, at=30 * n)) for n in range(8)]
+    for n in range(20_000):
+        face_path = tmp_path / "faces" / f"{n // 1000}" / f"{n:05}.jpg"
+        face_path.parent.mkdir(parents=True, exist_ok=True)
+        face_path.write_bytes(faces[n % 8].read_bytes())
+    job = upscale(tmp_path / "faces", folder, model="nearest-x2")
+    assert (job.status.items["done"], job.status.complete) == (20_000, True)
+    assert sum(path.is_file() for path in folder.rglob("*")) < 2_000
+    lr = job.job.open_source().image("19/19999.jpg")
+    sr = job.job.open_sr().image("19/19999.jpg")
+    assert np.array_equal(whole(sr), whole(lr).repeat(2, axis=1).repeat(2, axis=2))
