@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.cluster import Client
+    from pipeline.plan import Plan
     from pipeline.run import Run, Upscaling
     from pipeline.status import Failure, JobStatus
-    from pipeline.upscale import Plan
 
 _FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
 _FAILURES_SHOWN = 20

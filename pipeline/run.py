@@ -14,6 +14,7 @@ from pipeline.errors import UsageError
 from pipeline.export import run_export
 from pipeline.ingest import adopt_archive, run_ingest
 from pipeline.job import held
+from pipeline.plan import ChunkPlan, plan_job
 from pipeline.score import run_score
 from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.status import read_status
@@ -21,10 +22,8 @@ from pipeline.storage.archive import is_archive
 from pipeline.unit import ModelAddress
 from pipeline.upscale import (
     DEFAULT_LIMIT_S,
-    ChunkPlan,
     adopt_shards,
     mark_damaged,
-    plan_job,
     run_upscale,
 )
 
@@ -34,9 +33,10 @@ if TYPE_CHECKING:
 
     from pipeline.cluster import Client
     from pipeline.job import Job
+    from pipeline.plan import Plan, UnitPlan
     from pipeline.status import Failure, JobStatus
     from pipeline.storage.ledger import Ledger
-    from pipeline.upscale import Plan, UnitPlan, UpscaleProgress
+    from pipeline.upscale import UpscaleProgress
 
 
 def _silent(_done: int, _of: int) -> None:

@@ -35,7 +35,8 @@ from pathlib import Path
 from pipeline.job import open_job
 from pipeline.spec import make_spec
 from pipeline.unit import ModelAddress
-from pipeline.upscale import plan_job, run_upscale
+from pipeline.plan import plan_job
+from pipeline.upscale import run_upscale
 
 
 class DeclaredError(Exception):

@@ -16,11 +16,11 @@ from pipeline.errors import ArchiveError, JobBusyError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.inference import Inference, load_model
 from pipeline.job import create_job
+from pipeline.plan import plan_upscale
 from pipeline.run import run_on
 from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, INGESTED, ItemRow
-from pipeline.upscale import plan_upscale
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,0 +1,218 @@
+"""Plan: which units a run would compute, by what ledger and SR archive hold.
+
+Nothing is changed here; what is done about a plan is in `pipeline.upscale`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, TypeAlias
+
+from pipeline.errors import ArchiveError
+from pipeline.storage.archive import Archive
+from pipeline.storage.ledger import DONE, INGESTED, ItemRow
+from pipeline.storage.stack import Kind, Stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pipeline.geometry import TileGrid
+    from pipeline.job import Job
+    from pipeline.spec import UpscaleSpec
+    from pipeline.storage.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPlan:
+    """The units of one item that a run would compute."""
+
+    row: ItemRow
+    grid: TileGrid
+    tiles: tuple[int, ...]
+    fresh: bool
+    """Whether the SR array must be made (anew) first: nothing of this fingerprint is in it."""
+    declared: bool
+    """Whether the ledger has `row` as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPlan:
+    """One chunk of a stack that a run would compute: `tiles` is its number, or nothing."""
+
+    stack: str
+    chunk: int
+    rows: tuple[ItemRow, ...]
+    """Its items, wanted as they are to be."""
+    content: str
+    """Content hash of the LR chunk."""
+    tiles: tuple[int, ...]
+    fresh: bool
+    """Whether the SR stack must be made (anew) first."""
+    replaced: bool
+    """Whether SR pixels of another content or spec will be written anew."""
+    declared: bool
+    """Whether the ledger has `rows` as they are."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the fingerprint that all its items have."""
+        return self.rows[0].fingerprint
+
+
+UnitPlan: TypeAlias = ItemPlan | ChunkPlan
+
+
+class Plan:
+    """The items and chunks that have units to compute, or that the ledger is still to be told of.
+
+    Only their names are kept: going through it reads ledger and archive again, so that a million
+    items take little memory.
+    """
+
+    def __init__(
+        self,
+        everything: Iterable[UnitPlan],
+        again: Callable[[Iterable[str], Iterable[tuple[str, int]]], Iterator[UnitPlan]],
+    ) -> None:
+        self._again = again
+        self._items: list[str] = []
+        self._chunks: list[tuple[str, int]] = []
+        for plan in everything:
+            if not plan.tiles and plan.declared:
+                continue
+            if isinstance(plan, ItemPlan):
+                self._items.append(plan.row.item)
+            else:
+                self._chunks.append((plan.stack, plan.chunk))
+
+    def __len__(self) -> int:
+        return len(self._items) + len(self._chunks)
+
+    def __iter__(self) -> Iterator[UnitPlan]:
+        return self._again(self._items, self._chunks)
+
+    def narrowed(self, keep: Callable[[UnitPlan], UnitPlan | None]) -> Plan:
+        """Return what `keep` leaves of each part."""
+
+        def again(items: Iterable[str], chunks: Iterable[tuple[str, int]]) -> Iterator[UnitPlan]:
+            kept = map(keep, self._again(items, chunks))
+            return (plan for plan in kept if plan is not None)
+
+        return Plan(again(self._items, self._chunks), again)
+
+
+def plan_upscale(
+    rows: Iterable[ItemRow],
+    *,
+    spec: UpscaleSpec,
+    done: Callable[[ItemRow], set[int]],
+    holds: Callable[[ItemRow], bool],
+) -> Iterator[ItemPlan]:
+    """Yield, for each ingested item, the tiles that are not done under its fingerprint.
+
+    `done` tells the tiles that the ledger knows done, `holds` whether the SR archive holds the
+    item under that fingerprint; where it does not, all its tiles are to be done.
+    """
+    for row in rows:
+        if row.state != INGESTED or row.stack:
+            continue
+        grid = spec.grid(row.height, row.width)
+        wanted = replace(row, fingerprint=spec.item_fingerprint(row.sha256), units=len(grid))
+        fresh = not holds(wanted)
+        finished = set() if fresh else done(wanted)
+        tiles = tuple(t for t in grid if t not in finished)
+        yield ItemPlan(wanted, grid, tiles, fresh, declared=wanted == row)
+
+
+def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> Plan:
+    """Return what upscaling the whole job by `spec` would compute now."""
+    planner = _Planner(job, spec, ledger, Archive.open_or_create(job.sr_dir))
+
+    def everything() -> Iterator[UnitPlan]:
+        yield from planner.items(ledger.each_item(INGESTED))
+        yield from planner.chunks(ledger.each_chunk(INGESTED))
+
+    def again(items: Iterable[str], chunks: Iterable[tuple[str, int]]) -> Iterator[UnitPlan]:
+        yield from planner.items(ledger.items_named(items))
+        yield from planner.chunks(chunks)
+
+    return Plan(everything(), again)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planner:
+    """Compares what is wanted with what ledger and SR archive hold."""
+
+    job: Job
+    spec: UpscaleSpec
+    ledger: Ledger
+    sr: Archive
+
+    def items(self, rows: Iterable[ItemRow]) -> Iterator[ItemPlan]:
+        return plan_upscale(rows, spec=self.spec, done=self._done, holds=self._holds)
+
+    def _holds(self, row: ItemRow) -> bool:
+        return (self.sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint
+
+    def _done(self, row: ItemRow) -> set[int]:
+        # What the ledger knows done and a person has deleted since is to be done again.
+        columns = self.spec.grid(row.height, row.width).shape[1]
+        present = {r * columns + c for r, c in self.sr.image(row.item).shards_present()}
+        return present & self.ledger.tiles_of(row, DONE)
+
+    def chunks(self, wanted: Iterable[tuple[str, int]]) -> Iterator[ChunkPlan]:
+        for stack, chunks in groupby(wanted, key=lambda place: place[0]):
+            held = self.sr.stack(stack) if self.sr.has_stack(stack) else None
+            if held is not None and held.kind != enlarged(Kind.of(stack), self.spec.scale):
+                held = None
+            done = self.ledger.chunks(stack, DONE)
+            for _, chunk in chunks:
+                plan = self._chunk(stack, chunk, held)
+                if done.get(chunk) == plan.fingerprint and not plan.tiles:
+                    yield plan
+                else:
+                    yield replace(plan, tiles=(chunk,))
+
+    def _chunk(self, stack: str, chunk: int, held: Stack | None) -> ChunkPlan:
+        """Return a chunk with something to do unless the SR stack holds it as it is wanted."""
+        content = _content(self.job.open_source(), stack, chunk)
+        fingerprint = self.spec.item_fingerprint(content)
+        rows = self.ledger.chunk_items(stack, chunk, INGESTED)
+        found = None if held is None else fingerprint_of(held, chunk)
+        wanted = [replace(row, fingerprint=fingerprint, units=1) for row in rows]
+        return ChunkPlan(
+            stack=stack,
+            chunk=chunk,
+            rows=tuple(wanted),
+            content=content,
+            tiles=() if found == fingerprint else (chunk,),
+            fresh=held is None,
+            replaced=found not in (None, fingerprint),
+            declared=wanted == rows,
+        )
+
+
+def _content(source: Archive, stack: str, chunk: int) -> str:
+    """Return the content hash of an LR chunk, "" where it cannot be read: its unit will say why."""
+    try:
+        found = source.stack(stack).chunk(chunk)
+    except ArchiveError:
+        return ""
+    return "" if found is None else found.sha256
+
+
+def fingerprint_of(stack: Stack, chunk: int) -> str | None:
+    """Return the fingerprint of the chunk that an SR stack holds, None where it holds none."""
+    try:
+        found = stack.chunk(chunk)
+    except ArchiveError:
+        return None
+    if found is None or not stack.has_pixels(chunk):
+        return None
+    return str(found.facts.get("fingerprint"))
+
+
+def enlarged(kind: Kind, scale: int) -> Kind:
+    """Return the kind of the SR images of LR images of this one."""
+    return replace(kind, height=kind.height * scale, width=kind.width * scale)
