@@ -254,6 +254,7 @@ def rerun(
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.inference import gpus_of
     from pipeline.job import open_job
+    from pipeline.plan import items_in
     from pipeline.run import run_on
 
     if model is not None and not stale:
@@ -266,7 +267,8 @@ def rerun(
             upscaling = upscaling.renewed(model)
         plans = run.plan_rerun(upscaling, item=item, error=error, stale=stale)
         units = sum(len(plan.tiles) for plan in plans)
-        click.echo(f"{units} tiles of {len(plans)} items to redo", err=True)
+        items = sum(map(items_in, plans))
+        click.echo(f"{units} tiles of {items} items to redo", err=True)
         if not units and run.status().items["rejected"]:
             click.echo(
                 "rejected files are no failed tiles: mend them, then run `upres upscale` again",

@@ -8,18 +8,20 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.cluster import Stop, submit_windowed
-from pipeline.errors import UsageError
+from pipeline.errors import ArchiveError, UsageError
 from pipeline.geometry import Rect, Span
 from pipeline.images import EXTENSIONS, Picture, write_picture
 from pipeline.ingest import metadata_of
 from pipeline.status import Failure, JobStatus
 from pipeline.storage.archive import Archive
+from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from pipeline.cluster import Client
     from pipeline.job import Job
+    from pipeline.storage.ledger import ItemRow
 
 SAME = "same"
 FORMATS = ("png", "tiff", "jpeg", "webp")
@@ -30,7 +32,7 @@ _SUFFIX = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
 class ExportTask:
     """One item to write as a file."""
 
-    item: str
+    row: ItemRow
     sr_dir: Path
     path: Path
     format: str
@@ -61,32 +63,49 @@ def plan_export(
     job: Job,
     status: JobStatus,
     *,
-    sources: Iterable[str],
+    rows: Iterable[ItemRow],
     out_dir: Path,
     format: str,
 ) -> tuple[list[ExportTask], list[Failure]]:
-    """Return a task for each finished item, and a failure for each that is not.
+    """Return a task for each finished item of `rows`, and a failure for each that is not.
 
     Raises:
-        UsageError: if the format is unknown, or a file would take the place of one of `sources`,
-            the files that the job's items came from.
+        UsageError: if the format is unknown, or a file would take the place of one that an item
+            came from.
     """
     if format not in (SAME, *FORMATS):
         raise UsageError(f"format is {format!r}, expected {SAME}, {', '.join(FORMATS)}")
-    sr = job.open_sr()
-    ready = [c.item for c in status.counts if status.item_state(c) == "done"]
-    formats = {i: sr.image(i).provenance["format"] if format == SAME else format for i in ready}
+    by_item = {row.item: row for row in rows}
+    ready = [by_item[c.item] for c in status.counts if status.item_state(c) == "done"]
+    formats, failures = _formats(ready, job.open_sr(), format)
     names: dict[str, str] = {}
     for one in set(formats.values()):
-        names |= file_names((i for i in ready if formats[i] == one), format=one)
-    tasks = [ExportTask(i, job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in ready]
-    _check_spares(tasks, sources)
+        names |= file_names((i for i in formats if formats[i] == one), format=one)
+    tasks = [
+        ExportTask(by_item[i], job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in formats
+    ]
+    _check_spares(tasks, (row.source for row in by_item.values()))
     unready = [
         Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
         for c in status.counts
         if status.item_state(c) in ("failed", "pending")
     ]
-    return tasks, unready
+    return tasks, failures + unready
+
+
+def _formats(
+    rows: Iterable[ItemRow], sr: Archive, format: str
+) -> tuple[dict[str, str], list[Failure]]:
+    """Return the format of each item, and a failure for each whose own cannot be read."""
+    formats: dict[str, str] = {}
+    failures = []
+    for row in rows:
+        try:
+            own = sr_image(sr, row).provenance["format"] if format == SAME else format
+            formats[row.item] = own
+        except ArchiveError as error:
+            failures.append(Failure(row.item, None, type(error).__name__, str(error)))
+    return formats, failures
 
 
 def check_apart(out_dir: Path, *, src: str, job_dir: Path) -> None:
@@ -113,7 +132,7 @@ def export_item(task: ExportTask) -> str:
         PictureError: if the format cannot hold the picture.
         ArchiveError: if a chunk of it is damaged.
     """
-    image = Archive.open(task.sr_dir).image(task.item)
+    image = sr_image(Archive.open(task.sr_dir), task.row)
     whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
     task.path.parent.mkdir(parents=True, exist_ok=True)
     picture = Picture(pixels=image.read(whole), metadata=metadata_of(image.provenance))
@@ -125,7 +144,7 @@ def run_export(
     job: Job,
     status: JobStatus,
     *,
-    sources: Iterable[str],
+    rows: Iterable[ItemRow],
     out_dir: Path,
     format: str,
     client: Client,
@@ -133,16 +152,14 @@ def run_export(
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> tuple[int, list[Failure]]:
     """Write every finished item below `out_dir`; return how many, and what was not written."""
-    tasks, failures = plan_export(
-        job, status, sources=sources, out_dir=out_dir.absolute(), format=format
-    )
+    tasks, failures = plan_export(job, status, rows=rows, out_dir=out_dir.absolute(), format=format)
     written = 0
     for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
         if outcome.error is None:
             written += 1
         else:
             error = outcome.error
-            failures.append(Failure(outcome.task.item, None, type(error).__name__, str(error)))
+            failures.append(Failure(outcome.task.row.item, None, type(error).__name__, str(error)))
         report(n, len(tasks))
     return written, sorted(failures, key=lambda failure: failure.item)
 

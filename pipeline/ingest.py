@@ -22,7 +22,7 @@ from pipeline.sources import SourceFile, list_source
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, clashing
 from pipeline.storage.image import Layout
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
-from pipeline.storage.stack import LEAST_MEMBERS, Kind, Member, StackedImage
+from pipeline.storage.stack import LEAST_MEMBERS, Kind, Member, StackedImage, discard_broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -134,13 +134,14 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
         except (PictureError, SourceError) as error:
             done.append(Ingested(file, _rejected(row, error)))
             continue
-        archive.delete_own(file.item)
         pixels.append(picture.pixels)
         members[place] = {"item": file.item, **_provenance(row, file, picture.metadata)}
         row = replace(row, stack=task.stack, chunk=task.chunk, place=place)
         done.append(Ingested(file, row))
     if members:
         stack.write(task.chunk, np.stack(pixels), members, {})
+    for member in members.values():
+        archive.delete_own(member["item"])  # Of the time when it was an image of its own.
     return done
 
 
@@ -170,11 +171,14 @@ def run_ingest(
     clashed = [_clashed(file, others[file.item]) for file in files if file.item in others]
     ledger.put_items(clashed)
     todo = [file for file in files if file.item not in others]
+    before = _tidied(archive)
     into = _Ingest(archive, ledger, client, stop or Stop(), known, len(todo), report)
     waiting = into.store(todo)
     alone, chunks = _shared_out(waiting, archive)
     into.pack(chunks)
     into.store(alone, alone=True)
+    # Only now: an interruption leaves an item at both places, never at none.
+    _leave(archive, before, into.rows)
     ledger.put_items(_vanished(known, {file.item for file in files}))
     return [*clashed, *into.rows]
 
@@ -203,17 +207,14 @@ class _Ingest:
 
     def store(self, files: Iterable[SourceFile], *, alone: bool = False) -> list[Ingested]:
         """Store files as images of their own; return those that wait for a stack instead."""
-        stacked = self._archive.members()
         tasks = plan_ingest(
             files,
             archive_dir=self._archive.path,
             known={i: r.sha256 for i, r in self._known.items() if r.state == INGESTED},
-            stacked=stacked,
+            stacked=_sound(self._archive),
             alone=alone,
         )
         found = self._run(ingest_files, tasks, _file_by_file)
-        self._leave_stacks([one.row for one in found if not one.waits], stacked)
-        self._leave_stacks([one.row for one in found if one.waits], stacked)
         return [one for one in found if one.waits]
 
     def pack(self, chunks: Iterable[PackTask]) -> None:
@@ -245,15 +246,42 @@ class _Ingest:
         self._ledger.put_items(batch)
         self.rows += batch
 
-    def _leave_stacks(self, rows: Iterable[ItemRow], stacked: Mapping[str, Member]) -> None:
-        """Leave holes where items lay that are others now, or images of their own."""
-        places: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for row in rows:
-            member = stacked.get(row.item)
-            if member is not None and row.state == INGESTED and not row.stack:
-                places[member.stack, member.chunk].append(member.place)
-        for (stack, chunk), gone in places.items():
-            self._archive.stack(stack).drop(chunk, gone)
+
+def _tidied(archive: Archive) -> Mapping[str, Member]:
+    """Return where items lie in stacks, once what an interruption or a fault left is removed."""
+    index = archive.index()
+    discard_broken(archive.path, index.broken)
+    _drop(archive, (member for _, member in index.outdated))
+    return index.members
+
+
+def _sound(archive: Archive) -> dict[str, Member]:
+    """Return the members of all stacks whose arrays and pixels are there."""
+    stacks = {stack: archive.stack(stack) for stack in archive.stacks()}
+    chunks = {(s, n) for s, stack in stacks.items() for n in stack.numbers() if stack.has_pixels(n)}
+    members = archive.index().members
+    return {item: m for item, m in members.items() if (m.stack, m.chunk) in chunks}
+
+
+def _leave(archive: Archive, before: Mapping[str, Member], rows: Iterable[ItemRow]) -> None:
+    """Leave holes where items lay that are in other places now, or images of their own."""
+    moved = []
+    for row in rows:
+        member = before.get(row.item)
+        if member is None or row.state != INGESTED:
+            continue
+        if (row.stack, row.chunk, row.place) != (member.stack, member.chunk, member.place):
+            moved.append(member)
+    _drop(archive, moved)
+
+
+def _drop(archive: Archive, members: Iterable[Member]) -> None:
+    places: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for member in members:
+        places[member.stack, member.chunk].append(member.place)
+    for (stack, chunk), gone in places.items():
+        if archive.has_stack(stack):
+            archive.stack(stack).drop(chunk, gone)
 
 
 def adopt_archive(archive: Archive, ledger: Ledger) -> None:
@@ -296,7 +324,7 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
         return Ingested(file, row, waits)
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
-        return Ingested(file, _rejected(row, error))
+        return Ingested(file, _rejected(_placed(row, task.stacked.get(file.item)), error))
 
 
 def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
@@ -306,7 +334,8 @@ def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
         if member.sha256 != row.sha256:
             return None
         kind = Kind.of(member.stack)
-        row = replace(row, stack=member.stack, chunk=member.chunk, place=member.place)
+        archive.delete_own(row.item)
+        row = _placed(row, member)
         return _with_facts(row, (kind.channels, kind.height, kind.width), kind.dtype)
     if task.known.get(row.item) != row.sha256:
         return None
@@ -350,6 +379,12 @@ def _chunks(kind: Kind, files: Sequence[SourceFile], archive: Archive) -> Iterat
     stack.grow(first + len(groups))
     for chunk, group in enumerate(groups, first):
         yield PackTask(kind.stack, chunk, tuple(files[group.index]), archive.path)
+
+
+def _placed(row: ItemRow, member: Member | None) -> ItemRow:
+    if member is None:
+        return row
+    return replace(row, stack=member.stack, chunk=member.chunk, place=member.place)
 
 
 def _check_kind(found: Ingested, kind: Kind) -> None:
@@ -451,7 +486,7 @@ def _vanished(known: Mapping[str, ItemRow], listed: set[str]) -> list[ItemRow]:
 
 
 def _archived(archive: Archive, known: Mapping[str, ItemRow]) -> Iterator[ItemRow]:
-    stacked = archive.members()
+    stacked = archive.index().members
     for item, image in archive.survey():
         if isinstance(image, ArchiveError):
             yield ItemRow(item=item, state=REJECTED, error=type(image).__name__, message=str(image))
@@ -464,9 +499,8 @@ def _archived(archive: Archive, known: Mapping[str, ItemRow]) -> Iterator[ItemRo
             sha256=str(image.provenance.get("sha256", "")),
             size_bytes=size_bytes if isinstance(size_bytes, int) else 0,
         )
-        member = stacked.get(item)
-        if isinstance(image, StackedImage) and member is not None:
-            row = replace(row, stack=member.stack, chunk=member.chunk, place=member.place)
+        if isinstance(image, StackedImage):
+            row = _placed(row, stacked.get(item))
         yield _kept(_with_facts(row, (image.channels, *image.size), str(image.dtype)), known)
 
 

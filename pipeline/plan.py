@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from pipeline.errors import ArchiveError
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import DONE, INGESTED, ItemRow
-from pipeline.storage.stack import Kind, Stack
+from pipeline.storage.ledger import DONE, INGESTED, VANISHED, ItemRow
+from pipeline.storage.stack import Kind, Stack, content_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -49,6 +49,8 @@ class ChunkPlan:
     tiles: tuple[int, ...]
     fresh: bool
     """Whether the SR stack must be made (anew) first."""
+    wipes: bool
+    """Whether that deletes one of another size, with all its chunks."""
     replaced: bool
     """Whether SR pixels of another content or spec will be written anew."""
     declared: bool
@@ -58,6 +60,11 @@ class ChunkPlan:
     def fingerprint(self) -> str:
         """Return the fingerprint that all its items have."""
         return self.rows[0].fingerprint
+
+
+def items_in(plan: UnitPlan) -> int:
+    """Return how many items a part of a plan makes."""
+    return len(plan.rows) if isinstance(plan, ChunkPlan) else 1
 
 
 UnitPlan: TypeAlias = ItemPlan | ChunkPlan
@@ -164,8 +171,6 @@ class _Planner:
     def chunks(self, wanted: Iterable[tuple[str, int]]) -> Iterator[ChunkPlan]:
         for stack, chunks in groupby(wanted, key=lambda place: place[0]):
             held = self.sr.stack(stack) if self.sr.has_stack(stack) else None
-            if held is not None and held.kind != enlarged(Kind.of(stack), self.spec.scale):
-                held = None
             done = self.ledger.chunks(stack, DONE)
             for _, chunk in chunks:
                 plan = self._chunk(stack, chunk, held)
@@ -176,29 +181,40 @@ class _Planner:
 
     def _chunk(self, stack: str, chunk: int, held: Stack | None) -> ChunkPlan:
         """Return a chunk with something to do unless the SR stack holds it as it is wanted."""
-        content = _content(self.job.open_source(), stack, chunk)
+        # What vanished stays in the chunk and is computed with it.
+        rows = self.ledger.chunk_items(stack, chunk, INGESTED, VANISHED)
+        content = _content(self.job.open_source(), stack, chunk, rows)
         fingerprint = self.spec.item_fingerprint(content)
-        rows = self.ledger.chunk_items(stack, chunk, INGESTED)
         found = None if held is None else fingerprint_of(held, chunk)
+        wrong = held is not None and held.kind != enlarged(Kind.of(stack), self.spec.scale)
         wanted = [replace(row, fingerprint=fingerprint, units=1) for row in rows]
         return ChunkPlan(
             stack=stack,
             chunk=chunk,
             rows=tuple(wanted),
             content=content,
-            tiles=() if found == fingerprint else (chunk,),
-            fresh=held is None,
+            tiles=() if found == fingerprint and not wrong else (chunk,),
+            fresh=held is None or wrong,
+            wipes=wrong,
             replaced=found not in (None, fingerprint),
             declared=wanted == rows,
         )
 
 
-def _content(source: Archive, stack: str, chunk: int) -> str:
-    """Return the content hash of an LR chunk, "" where it cannot be read: its unit will say why."""
+def _content(source: Archive, stack: str, chunk: int, rows: Iterable[ItemRow]) -> str:
+    """Return the content hash of an LR chunk, if it holds what the ledger says.
+
+    Else that of what the ledger says: the unit will fail, as the chunk was changed.
+    """
     try:
         found = source.stack(stack).chunk(chunk)
     except ArchiveError:
-        return ""
+        found = None
+    held = {} if found is None else found.members
+    for row in rows:
+        member = held.get(row.place, {})
+        if (member.get("item"), member.get("sha256")) != (row.item, row.sha256):
+            return content_sha256((row.place, row.sha256) for row in rows)
     return "" if found is None else found.sha256
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,13 +26,12 @@ from pipeline.status import JobStatus, read_status
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.ledger import DONE, INGESTED, ItemCount, ItemRow, Ledger
 from pipeline.tilemap import FAILED, PENDING, SCORED, UNSCORED, Cell, Figures, TileState
+from pipeline.wanted import lr_image, sr_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.job import Job
-    from pipeline.storage.archive import Archive
-    from pipeline.storage.image import StoredImage
 
 MAX_PORTRAITS = 24
 MAX_LINES = 5_000
@@ -242,13 +241,13 @@ def _portrait(job: Job, line: ItemLine, done: set[int], known: Mapping[int, Tile
     """Return the item in pictures; damage costs the pictures it concerns, and no others."""
     portrait = Portrait(line)
     try:
-        lr = job.open_source().image(line.row.item)
+        lr = lr_image(job.open_source(), line.row)
         small = preview.overview(lr)
     except ArchiveError as error:
         return replace(portrait, reasons=(str(error),))
     portrait = replace(portrait, overview=preview.data_uri(small))
     try:
-        sr = _wanted_image(job.open_sr(), line.row)
+        sr = sr_image(job.open_sr(), line.row)
     except ArchiveError as error:
         return replace(portrait, reasons=(str(error),))
     spec = sr.provenance["spec"]
@@ -267,20 +266,6 @@ def _portrait(job: Job, line: ItemLine, done: set[int], known: Mapping[int, Tile
         sr=preview.data_uri(found.sr),
         window_lr=found.window_lr,
     )
-
-
-def _wanted_image(sr: Archive, row: ItemRow) -> StoredImage:
-    """Return the SR image that the ledger speaks of.
-
-    Raises:
-        ArchiveError: if the archive holds none, or that of other pixels or another model.
-    """
-    image = sr.image(row.item)
-    if image.provenance.get("fingerprint") != row.fingerprint:
-        raise ArchiveError(
-            f"{row.item} in sr.zarr is of an earlier upscaling; run the same `upres upscale` again"
-        )
-    return image
 
 
 def _map_of(grid: TileGrid, tiles: Iterable[TileState]) -> TileMap:
@@ -302,8 +287,8 @@ def _specs(job: Job, lines: Sequence[ItemLine]) -> list[Mapping[str, Any]]:
     except ArchiveError:
         return []
     for line in lines:
-        found = sr.provenance(line.row.item)
-        if found is not None and found.get("fingerprint") == line.row.fingerprint:
+        with suppress(ArchiveError):
+            found = sr_image(sr, line.row).provenance
             specs.setdefault(repr((found["spec"], found.get("upres_version"))), found)
     return list(specs.values())
 

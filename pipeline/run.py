@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from models.registry import is_interpolation
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
 from pipeline.export import run_export
@@ -68,7 +69,8 @@ class Upscaling:
             halo=self.halo,
             precision=self.spec.precision,
             device=model.device,
-            backend=self.backend,
+            # A backend that was asked for is for networks.
+            backend="auto" if is_interpolation(model.name_or_file) else self.backend,
         )
         return replace(self, spec=spec, model=model)
 
@@ -147,21 +149,30 @@ class Run:
             if error.lower() in f"{row.error}: {row.message}".lower():
                 failed[row.item][row.tile] = row.fingerprint
 
+        def is_named(plan: ChunkPlan) -> bool:
+            names = [plan.stack, *(row.item for row in plan.rows)]
+            return any(fnmatch.fnmatchcase(name, item) for name in names)
+
+        plan = self.plan(upscaling)
+        chunks = (part for part in plan if isinstance(part, ChunkPlan))
+        # Another scale takes another array, so all of a stack goes with one of its items.
+        wiped = {part.stack for part in chunks if stale and part.wipes and is_named(part)}
+
         def keep(plan: UnitPlan) -> UnitPlan | None:
             if not plan.tiles:
                 return None
             if isinstance(plan, ChunkPlan):
-                named = any(fnmatch.fnmatchcase(row.item, item) for row in plan.rows)
                 due = stale or failed[plan.stack].get(plan.chunk) == plan.fingerprint
-                return plan if named and due else None
+                return plan if plan.stack in wiped or (due and is_named(plan)) else None
             if not fnmatch.fnmatchcase(plan.row.item, item):
                 return None
             if plan.fresh:
-                return plan if stale else None
+                due = stale or plan.row.fingerprint in failed[plan.row.item].values()
+                return plan if due else None
             tiles = tuple(t for t in plan.tiles if t in failed[plan.row.item])
             return replace(plan, tiles=tiles) if tiles else None
 
-        return self.plan(upscaling).narrowed(keep)
+        return plan.narrowed(keep)
 
     def upscale(
         self,
@@ -219,7 +230,7 @@ class Run:
         written, failures = run_export(
             self.job,
             self.status(),
-            sources=[row.source for row in self.ledger.items()],
+            rows=self.ledger.items(),
             out_dir=out_dir,
             format=file_format,
             client=client,

@@ -12,7 +12,7 @@ import numpy as np
 from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
 from pipeline.cluster import Stop, submit_windowed
-from pipeline.errors import PictureError, UsageError
+from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.images import read_picture
 from pipeline.inference import from_unit_range, to_unit_range
@@ -28,6 +28,7 @@ from pipeline.sources import SourceFile, list_source
 from pipeline.status import Failure
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreRow
+from pipeline.wanted import lr_image, sr_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -49,8 +50,7 @@ _BICUBIC_REACH_PX = 2
 class ScoreTask:
     """One item to score; `reference` is its original, None where there is none."""
 
-    item: str
-    fingerprint: str
+    row: ItemRow
     grid: TileGrid
     scale: int
     source_dir: Path
@@ -97,7 +97,7 @@ def run_score(
             ledger.put_scores(outcome.result)
         else:
             error = outcome.error
-            failures.append(Failure(outcome.task.item, None, type(error).__name__, str(error)))
+            failures.append(Failure(outcome.task.row.item, None, type(error).__name__, str(error)))
         report(n, len(tasks))
     return sorted(failures, key=lambda failure: failure.item)
 
@@ -126,14 +126,14 @@ def plan_score(
         if originals is not None and row.item not in originals:
             failures.append(Failure(row.item, None, "SourceError", f"no original in {reference}"))
             continue
-        spec = sr.image(row.item).provenance["spec"]
+        try:
+            spec = sr_image(sr, row).provenance["spec"]
+        except ArchiveError as error:
+            failures.append(Failure(row.item, None, type(error).__name__, str(error)))
+            continue
         grid = TileGrid(row.height, row.width, spec["tile_px"], spec["halo_px"])
         original = None if originals is None else originals[row.item]
-        tasks.append(
-            ScoreTask(
-                row.item, row.fingerprint, grid, spec["scale"], job.source_dir, job.sr_dir, original
-            )
-        )
+        tasks.append(ScoreTask(row, grid, spec["scale"], job.source_dir, job.sr_dir, original))
     return tasks, failures
 
 
@@ -158,8 +158,8 @@ def score_item(task: ScoreTask) -> list[ScoreRow]:
     Raises:
         PictureError: if the original is no picture, or is no picture of this item's size.
     """
-    lr = Archive.open(task.source_dir).image(task.item)
-    sr = Archive.open(task.sr_dir).image(task.item)
+    lr = lr_image(Archive.open(task.source_dir), task.row)
+    sr = sr_image(Archive.open(task.sr_dir), task.row)
     if task.reference is None:
         return [_row(task, t, CONSISTENCY, _consistency(task, t, lr, sr)) for t in task.grid]
     hr = _read_original(task.reference, sr)
@@ -286,10 +286,10 @@ def _with_channels_of(pixels: NDArray[Any], sr: StoredImage, file: SourceFile) -
 
 def _row(task: ScoreTask, tile: int, kind: str, scores: Scores) -> ScoreRow:
     return ScoreRow(
-        item=task.item,
+        item=task.row.item,
         tile=tile,
         kind=kind,
-        fingerprint=task.fingerprint,
+        fingerprint=task.row.fingerprint,
         error_total=scores.error.total,
         error_count=scores.error.count,
         ssim_total=scores.similarity.total,

@@ -88,4 +88,4 @@ def read_status(folder: Path, ledger: Ledger, *, upscales: bool = True) -> JobSt
 
 def vanished(status: JobStatus) -> list[str]:
     """Return the items that are gone from the source; their pixels are kept."""
-    return [c.item for c in status.counts if c.state == VANISHED]
+    return [c.item for c in status.counts if c.state == VANISHED and c.units]

@@ -22,14 +22,14 @@ import torch
 
 from pipeline.backends import OPENVINO
 from pipeline.cluster import torch_threads, worker_name, worker_number, worker_state
-from pipeline.errors import ArchiveError, ModelError, UpresError
+from pipeline.errors import ArchiveError, ModelError, NotFiniteError, UpresError
 from pipeline.geometry import Rect, Span
 from pipeline.inference import Inference, load_model, own_device
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, FAILED, UnitRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -345,12 +345,31 @@ def _upscale_chunk(task: StackTask, number: int, bench: Workbench) -> None:
             "upscale it again"
         )
     places = sorted(chunk.members)
-    sr = bench.enlarge_all(source.read(number, places), task.halo_px)
+    pixels = source.read(number, places)
+    try:
+        sr = bench.enlarge_all(pixels, task.halo_px)
+    except NotFiniteError as error:
+        names = [str(chunk.members[p]["item"]) for p in _not_finite(places, pixels, task, bench)]
+        raise NotFiniteError(
+            f"{error}; it did for {', '.join(names)}: take that out of the source, as the other "
+            "pictures of its chunk wait for it"
+        ) from error
     members = {
         place: {"item": m["item"], **{name: m[name] for name in COPIED if name in m}}
         for place, m in chunk.members.items()
     }
     Archive.open(task.sr_dir).stack(task.item).write(number, sr, members, task.facts)
+
+
+def _not_finite(
+    places: Sequence[int], pixels: NDArray[Any], task: StackTask, bench: Workbench
+) -> Iterator[int]:
+    """Yield the places of the images that the network makes no finite pixels of."""
+    for place, image in zip(places, pixels, strict=True):
+        try:
+            bench.enlarge_all(image[np.newaxis], task.halo_px)
+        except NotFiniteError:
+            yield place
 
 
 def _check_unchanged(task: UpscaleTask) -> None:

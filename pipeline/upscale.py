@@ -21,7 +21,7 @@ from pipeline.plan import ChunkPlan, ItemPlan, Plan, UnitPlan, enlarged, fingerp
 from pipeline.spec import UpscaleSpec
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout
-from pipeline.storage.ledger import DONE, FAILED, INGESTED, UnitRow
+from pipeline.storage.ledger import DONE, FAILED, INGESTED, REJECTED, VANISHED, UnitRow
 from pipeline.storage.stack import Kind
 from pipeline.unit import (
     COPIED,
@@ -33,6 +33,7 @@ from pipeline.unit import (
     reason_of,
     upscale_units,
 )
+from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -83,6 +84,7 @@ def run_upscale(
     Whatever fails is recorded with its reason and does not stop the others.
     """
     planned = _declare(plans, ledger)
+    _drop_orphans(job, ledger)
     report(UpscaleProgress(0, 0, planned, 0.0))
     if not planned:
         return 0
@@ -137,22 +139,20 @@ def _whole_chunk(plan: ChunkPlan, sr: Archive) -> list[UnitRow]:
 
 def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
     """Record as failed every done tile of `item` that cannot be read back; return how many."""
-    try:
-        image = job.open_sr().image(item)
-    except ArchiveError:
-        return 0  # Nothing of the item can be read: the next `upscale` makes it anew.
     (row,) = (row for row in ledger.items(INGESTED) if row.item == item)
     error = ArchiveError(f"{item}: the shard is damaged or missing; rerun computes it again")
+    done = sorted(ledger.tiles_of(row, DONE))
+    try:
+        image = sr_image(job.open_sr(), row)
+        grid = UpscaleSpec.from_json(image.provenance["spec"]).grid(row.height, row.width)
+        scale = image.size[0] // row.height
+        damaged = [t for t in done if not image.is_whole(grid.core(t).scaled(scale))]
+    except ArchiveError:
+        damaged = done
     if row.stack:
-        if ledger.tiles_of(row, FAILED) or job.open_sr().stack(row.stack).is_whole(row.chunk):
-            return 0
-        ledger.put_units(_failed(row.stack, row.fingerprint, [row.chunk], error))
-        return 1
-    grid = UpscaleSpec.from_json(image.provenance["spec"]).grid(row.height, row.width)
-    scale = image.size[0] // row.height
-    done = ledger.tiles(item, fingerprint=row.fingerprint, state=DONE)
-    damaged = [t for t in sorted(done) if not image.is_whole(grid.core(t).scaled(scale))]
-    ledger.put_units(_failed(item, row.fingerprint, damaged, error))
+        ledger.put_units(_failed(row.stack, row.fingerprint, [row.chunk] if damaged else [], error))
+    else:
+        ledger.put_units(_failed(item, row.fingerprint, damaged, error))
     return len(damaged)
 
 
@@ -177,6 +177,18 @@ def _declare(plans: Iterable[UnitPlan], ledger: Ledger) -> int:
             ledger.put_items(plan.rows)
         planned += sum(len(plan.tiles) for plan in batch)
     return planned
+
+
+def _drop_orphans(job: Job, ledger: Ledger) -> None:
+    """Remove the SR chunks that no item lies in any more: what they hold is elsewhere now."""
+    sr = job.open_sr()
+    held: set[tuple[str, int]] = set()
+    for state in (INGESTED, REJECTED, VANISHED):
+        held.update(ledger.each_chunk(state))
+    for stack in map(sr.stack, sr.stacks()):
+        for number in stack.numbers():
+            if (stack.id, number) not in held:
+                stack.remove(number)
 
 
 def _tasks(

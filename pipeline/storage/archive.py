@@ -35,7 +35,16 @@ from pipeline.storage.image import (
     scanned,
     sync_tree,
 )
-from pipeline.storage.stack import FOLDER, Stack, locate, members_of, stamp_of
+from pipeline.storage.stack import (
+    FOLDER,
+    Index,
+    Member,
+    Stack,
+    index_of,
+    locate,
+    stack_ids,
+    stamp_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +53,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.storage.image import Layout
-    from pipeline.storage.stack import Kind, Member, StackedImage
+    from pipeline.storage.stack import Kind, StackedImage
 
 ARCHIVE_KEY = "upres_archive"
 """Attribute of an archive's own group: the version of how its items are laid out."""
@@ -122,13 +131,14 @@ class Archive:
         ``items()`` and ``damaged()`` are its two halves.
         """
         own = {_name_of(path): path for path in _item_folders(self.path) if path}
-        stacked, broken = members_of(self.path)
+        index = index_of(self.path)
+        stacked, broken = index.members, index.broken
         for item in sorted({*own, *stacked, *broken}):
             try:
-                if item in own:
-                    yield item, self._opened(item, own[item])
-                elif item in stacked:
+                if item in stacked and not (item in own and _is_claimed(self.path / own[item])):
                     yield item, self._stacked(stacked[item])
+                elif item in own:
+                    yield item, self._opened(item, own[item])
                 else:
                     yield item, broken[item]
             except ArchiveError as error:
@@ -141,11 +151,26 @@ class Archive:
             ArchiveError: if it is not there, is incomplete or damaged, or is no (c, y, x) image.
         """
         path = item_path(item)
-        if not (self.path / path).is_dir():
-            member = locate(self.path, item)
-            if member is not None:
-                return self._stacked(member)
+        member = locate(self.path, item)
+        if member is not None and not _is_claimed(self.path / path):
+            return self._stacked(member)
         return self._opened(item, path)
+
+    def image_at(self, item: str, *, stack: str, chunk: int, place: int) -> StoredImage:
+        """Open an item where the ledger says that it lies; `stack` is "" for one of its own.
+
+        Raises:
+            ArchiveError: as `image`, and if another item lies there.
+        """
+        if not stack:
+            return self._opened(item, item_path(item))
+        image = self._stacked(Member(stack, chunk, place, ""))
+        if image.item != item:
+            raise ArchiveError(
+                f"{self.path}: at {place} of chunk {chunk} of {stack} lies {image.item!r}, "
+                f"expected {item!r}; upscale it again"
+            )
+        return image
 
     def _stacked(self, member: Member) -> StackedImage:
         stamp = stamp_of(self.path / FOLDER, member)
@@ -160,9 +185,13 @@ class Archive:
     def _images_of(self, stack: str, chunk: int, _stamp: object) -> dict[int, StackedImage]:
         return self.stack(stack).images(chunk)
 
-    def members(self) -> dict[str, Member]:
-        """Return where each item that lies in a stack lies, by id."""
-        return members_of(self.path)[0]
+    def index(self) -> Index:
+        """Return what lies in stacks, and where."""
+        return index_of(self.path)
+
+    def stacks(self) -> list[str]:
+        """Return the ids of the sound stacks."""
+        return [stack for stack in stack_ids(self.path) if self.has_stack(stack)]
 
     def has_stack(self, stack: str) -> bool:
         """Return whether there is a sound stack of this id."""
@@ -293,8 +322,9 @@ class Archive:
         shutil.rmtree(folder)
 
     def delete_own(self, item: str) -> None:
-        """Remove an item that is an image of its own; one of a stack, or none, is left alone."""
-        if _is_claimed(self.path / item_path(item)):
+        """Remove an item that is, or was to become, an image of its own; leave stacks alone."""
+        folder = self.path / item_path(item)
+        if folder.is_dir() and _is_item(folder):
             self.delete(item)
 
     def _mend_outer(self, path: str) -> None:

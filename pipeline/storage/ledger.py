@@ -287,10 +287,10 @@ class Ledger:
         )
         yield from ((row["stack"], row["chunk"]) for row in self._rows(query))
 
-    def chunk_items(self, stack: str, chunk: int, state: str) -> list[ItemRow]:
-        """Return the items in `state` of one chunk of a stack, in the order of their places."""
+    def chunk_items(self, stack: str, chunk: int, *states: str) -> list[ItemRow]:
+        """Return the items in `states` of one chunk of a stack, in the order of their places."""
         query = self._mine(_items).where(
-            _items.c.stack == stack, _items.c.chunk == chunk, _items.c.state == state
+            _items.c.stack == stack, _items.c.chunk == chunk, _items.c.state.in_(states)
         )
         rows = [ItemRow(**_without_job(row)) for row in self._rows(query)]
         return sorted(rows, key=lambda row: row.place)

@@ -15,6 +15,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,13 +31,13 @@ from pipeline.storage.image import (
     describe,
     fsync,
     holds_bytes,
+    is_number,
     open_array,
     scanned,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
@@ -206,6 +207,7 @@ class Stack:
         folder = root / name
         if folder.exists():
             shutil.rmtree(folder)
+        (folder / _MEMBERS).mkdir(parents=True)
         made = group.create_group(name, attributes={"ome": describe(name, axes="ncyx")})
         size = (kind.channels, kind.height, kind.width)
         array = made.create_array(
@@ -218,7 +220,6 @@ class Stack:
             dimension_names=("n", "c", "y", "x"),
             config={"write_empty_chunks": True},
         )
-        (folder / _MEMBERS).mkdir()
         for path in (folder / LEVEL / METADATA, folder / LEVEL, folder / METADATA, folder):
             fsync(path)
         return cls(stack, folder, array)
@@ -300,7 +301,8 @@ class Stack:
         except (RuntimeError, ValueError, OSError, KeyError) as error:
             raise ArchiveError(
                 f"{self.id} chunk {number} cannot be read ({type(error).__name__}: {error}); "
-                "upscale or ingest its items again"
+                f"delete {self._members_file(number)}, and the next `upres upscale` or `ingest` "
+                "reads its pictures again"
             ) from error
         return block[list(places)]
 
@@ -327,16 +329,21 @@ class Stack:
             )
         block = np.zeros((self.chunk_members, *wanted[1:]), dtype=kind.dtype)
         block[places] = pixels
-        self._members_file(number).unlink(missing_ok=True)
+        self.remove(number)
         file = self._pixels_file(number)
-        # A writer that was killed leaves its partial file behind, beside the shard.
-        for stale in (file, *file.parent.glob(f"{file.name}.*.partial")):
-            stale.unlink(missing_ok=True)
         start = number * self.chunk_members
         self.array[start : start + self.chunk_members] = block
         for path in (file, *list(file.parents)[:5]):
             fsync(path)
         self._write_members(number, Chunk(facts, members))
+
+    def remove(self, number: int) -> None:
+        """Remove a chunk, its members first, whatever stands in its place."""
+        file = self._pixels_file(number)
+        # A writer that was killed leaves its partial file behind, beside the shard.
+        partial = file.parent.glob(f"{file.name}.*.partial")
+        for path in (self._members_file(number), file, *partial):
+            _remove(path)
 
     def drop(self, number: int, places: Collection[int]) -> None:
         """Leave holes at `places` of a chunk: these images are not of the archive any more."""
@@ -350,9 +357,11 @@ class Stack:
         return sorted(number for number, _ in _members_files(self._folder))
 
     def _write_members(self, number: int, chunk: Chunk) -> None:
+        file = self._members_file(number)
+        file.parent.mkdir(exist_ok=True)
         members = {str(place): dict(m) for place, m in sorted(chunk.members.items())}
         content = {"facts": dict(chunk.facts), "members": members}
-        write_atomic(self._members_file(number), json.dumps(content).encode())
+        write_atomic(file, json.dumps(content).encode())
 
     def _members_file(self, number: int) -> Path:
         return self._folder / _MEMBERS / f"{number}.json"
@@ -391,10 +400,34 @@ def stamp_of(root: Path, member: Member) -> tuple[int, int]:
     return (found.st_mtime_ns, found.st_ino)
 
 
-def members_of(archive_dir: Path) -> tuple[dict[str, Member], dict[str, ArchiveError]]:
-    """Return all members of all stacks by item, and what is wrong with chunks, by their name."""
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the stacks of an archive hold."""
+
+    members: Mapping[str, Member]
+    """Where each item lies; the newest place, where an interruption left several."""
+    outdated: Sequence[tuple[str, Member]]
+    """Items and their older places."""
+    broken: Mapping[str, ArchiveError]
+    """What is wrong with which chunk, by the id of its stack and its number."""
+
+
+def index_of(archive_dir: Path) -> Index:
+    """Read all files of members of an archive."""
     root = archive_dir / FOLDER
     return _indexed(root, _stamps(root))
+
+
+def stack_ids(archive_dir: Path) -> list[str]:
+    """Return the ids of all stacks of an archive, sound or not."""
+    return [_stack_of(name) for name, _ in _stamps(archive_dir / FOLDER)]
+
+
+def discard_broken(archive_dir: Path, broken: Iterable[str]) -> None:
+    """Remove the files of members that cannot be read: they name nothing that could be found."""
+    for name in broken:
+        stack, number = name.rsplit("/", 1)
+        _remove(archive_dir / FOLDER / _name(f"{stack}/") / _MEMBERS / f"{number}.json")
 
 
 def locate(archive_dir: Path, item: str) -> Member | None:
@@ -408,7 +441,7 @@ def locate(archive_dir: Path, item: str) -> Member | None:
         return None
     # A folder that changes twice within one tick of the file system's clock tells nothing of it.
     settled = time.time_ns() - max(stamp for _, stamp in stamps) > _TICK_NS
-    return (_remembered if settled else _indexed)(root, stamps)[0].get(item)
+    return (_remembered if settled else _indexed)(root, stamps).members.get(item)
 
 
 def _stamps(root: Path) -> tuple[tuple[str, int], ...]:
@@ -421,10 +454,9 @@ def _stamps(root: Path) -> tuple[tuple[str, int], ...]:
     return tuple(stamps)
 
 
-def _indexed(
-    root: Path, stamps: tuple[tuple[str, int], ...]
-) -> tuple[dict[str, Member], dict[str, ArchiveError]]:
+def _indexed(root: Path, stamps: tuple[tuple[str, int], ...]) -> Index:
     found: dict[str, Member] = {}
+    outdated: list[tuple[str, Member]] = []
     broken: dict[str, ArchiveError] = {}
     for name, _ in stamps:
         stack = _stack_of(name)
@@ -435,18 +467,29 @@ def _indexed(
                 broken[f"{stack}{number}"] = error
                 continue
             for place, member in (chunk.members if chunk else {}).items():
-                found[member["item"]] = Member(stack, number, place, member["sha256"])
-    return found, broken
+                item = member["item"]
+                if item in found:
+                    outdated.append((item, found[item]))
+                found[item] = Member(stack, number, place, member["sha256"])
+    return Index(found, outdated, broken)
 
 
 _remembered = lru_cache(maxsize=4)(_indexed)
 
 
 def _members_files(folder: Path) -> Iterator[tuple[int, Path]]:
-    for entry in sorted(scanned(folder / _MEMBERS), key=lambda e: e.name):
-        stem, dot, suffix = entry.name.partition(".")
-        if dot and suffix == "json" and stem.isdecimal():
-            yield int(stem), folder / _MEMBERS / entry.name
+    """Yield the number and the file of each chunk, oldest first."""
+    stems = (Path(entry.name) for entry in scanned(folder / _MEMBERS))
+    numbers = (int(p.stem) for p in stems if p.suffix == ".json" and is_number(p.stem))
+    for number in sorted(numbers):
+        yield number, folder / _MEMBERS / f"{number}.json"
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _shard_length(array: zarr.Array[Any]) -> int:

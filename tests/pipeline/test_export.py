@@ -45,8 +45,8 @@ def export(client: Client, out: Path) -> Export:
     def run(job: Job, format: str = "same") -> tuple[int, list[Failure]]:
         ledger = job.open_ledger()
         status = read_status(job.folder, ledger)
-        sources = [row.source for row in ledger.items()]
-        return run_export(job, status, sources=sources, out_dir=out, format=format, client=client)
+        rows = ledger.items()
+        return run_export(job, status, rows=rows, out_dir=out, format=format, client=client)
 
     return run
 
@@ -260,7 +260,8 @@ def test_an_export_never_takes_the_place_of_its_source(
     path = save(source / "a.png", photo(20, 20))
     before = path.read_bytes()
     job = upscale(source, source.parent / "job").job
-    status = read_status(job.folder, job.open_ledger())
+    ledger = job.open_ledger()
+    status, rows = read_status(job.folder, ledger), ledger.items()
     with pytest.raises(UsageError, match="in the place of an original"):
-        run_export(job, status, sources=[str(path)], out_dir=source, format="same", client=client)
+        run_export(job, status, rows=rows, out_dir=source, format="same", client=client)
     assert path.read_bytes() == before

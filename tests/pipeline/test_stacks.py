@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pytest
+import zarr
 
 from pipeline.geometry import Rect, Span
+from pipeline.images import read_picture
 from pipeline.inference import Inference, load_model
 from pipeline.ingest import run_ingest
 from pipeline.job import create_job
@@ -368,6 +370,159 @@ def test_a_stack_with_a_name_that_leads_out_of_the_archive_is_not_followed(
     content["members"]["0"]["item"] = "../../outside.png"
     (evil / "0.json").write_text(json.dumps(content))
     assert "../../outside.png" not in list(Archive.open(job.source_dir).items())
+
+
+def test_pictures_that_all_leave_their_stack_are_never_taken_from_it_again(
+    source: Path, folder: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture,
+    upscale: Upscale, upres: Command, cluster: tuple[str, str],
+) -> None:  # fmt: skip
+    upscale(source, folder)
+    for n in range(COUNT):
+        save(source / item(n), photo(30, 18, at=5 * n))
+    job = upscale(source, folder)
+    assert job.status.complete
+    assert upres("export", folder, tmp_path / "images", *cluster).code == 0
+    sr = job.job.open_sr()
+    for n in range(COUNT):
+        found = read_picture((tmp_path / "images" / item(n)).read_bytes(), name=item(n)).pixels
+        assert np.array_equal(found, enlarged(photo(30, 18, at=5 * n)))
+        assert sr.image(item(n)).size == (60, 36)
+
+
+def test_the_newest_of_a_dozen_contents_is_what_is_exported(
+    tmp_path: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+) -> None:
+    for night in range(6):
+        for n in range(2 * CHUNK):
+            save(tmp_path / "nights" / f"{n:02}.png", face(photo, n + night))
+        job = upscale(tmp_path / "nights", folder)
+        assert job.status.complete
+    sr = job.job.open_sr()
+    for n in range(2 * CHUNK):
+        assert np.array_equal(whole(sr.image(f"{n:02}.png")), enlarged(face(photo, n + 5)))
+    assert len(sr.stack(STACK).numbers()) == 2
+
+
+def test_a_lost_chunk_is_a_failure_and_never_an_older_one(
+    source: Path, folder: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture,
+    upscale: Upscale, upres: Command, cluster: tuple[str, str],
+) -> None:  # fmt: skip
+    upscale(source, folder)
+    save(source / item(3), face(photo, 40))
+    upscale(source, folder)
+    newest = pixels_file(folder / "sr.zarr", 0).parents[5] / "members" / "3.json"
+    newest.unlink()
+    said = upres("export", folder, tmp_path / "images", *cluster)
+    assert said.code == 3
+    assert not (tmp_path / "images" / item(3)).exists()
+    assert upres("rerun", folder, *cluster).code == 0
+    assert upres("export", folder, tmp_path / "images", *cluster).code == 0
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "folder"])
+def test_a_stack_without_its_metadata_is_read_again_from_the_files(
+    how: str, source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+) -> None:
+    upscale(source, folder)
+    metadata = pixels_file(folder / "source.zarr", 0).parents[4] / "zarr.json"
+    metadata.unlink()
+    if how == "truncated":
+        metadata.write_bytes(b"{")
+    elif how == "folder":
+        metadata.mkdir()
+    job = upscale(source, folder)
+    assert job.status.complete
+    for n in range(COUNT):
+        assert np.array_equal(whole(job.job.open_source().image(item(n))), face(photo, n))
+        assert np.array_equal(whole(job.job.open_sr().image(item(n))), enlarged(face(photo, n)))
+
+
+def test_an_interruption_before_changed_pictures_are_packed_loses_none(
+    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
+    monkeypatch: pytest.MonkeyPatch, upres: Command,
+) -> None:  # fmt: skip
+    upscale(source, folder)
+    for n in range(5):
+        save(source / item(n), face(photo, n + 50))
+    for moment in ("pack", "_leave"):
+        with monkeypatch.context() as patch:
+            owner = "pipeline.ingest._Ingest" if moment == "pack" else "pipeline.ingest"
+            patch.setattr(f"{owner}.{moment}", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                upscale(source, folder)
+        held = Archive.open(folder / "source.zarr")
+        assert list(held.items()) == sorted([item(n) for n in range(COUNT)] + ["large.png"])
+    job = upscale(source, folder)
+    assert job.status.complete
+    for n in range(COUNT):
+        wanted = face(photo, n + 50 if n < 5 else n)
+        assert np.array_equal(whole(job.job.open_source().image(item(n))), wanted)
+        assert np.array_equal(whole(job.job.open_sr().image(item(n))), enlarged(wanted))
+    assert not job.job.open_source().index().outdated
+
+
+def interrupted(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_chunk_that_is_not_what_the_ledger_says_fails_instead_of_being_done(
+    source: Path, folder: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
+) -> None:
+    job = upscale(source, folder).job
+    job.open_source().stack(STACK).drop(0, [2])
+    said = upres("rerun", folder, "--stale", "--model", "nearest-x2", *cluster, "--json")
+    assert said.code == 3
+    (failure,) = said.document["failures"]
+    assert (failure["item"], failure["tile"]) == (STACK, 0)
+    assert "changed" in failure["message"]
+    assert upscale(source, folder, model="nearest-x2").status.complete
+
+
+def test_what_an_interrupted_writer_left_does_not_hide_an_image_of_a_stack(
+    source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+) -> None:
+    job = upscale(source, folder).job
+    for archive_dir in (job.source_dir, job.sr_dir):
+        group = zarr.open_group(archive_dir, mode="r+").create_group(item(3))
+        group.create_array("0", shape=(3, 9, 9), dtype="uint8", chunks=(3, 9, 9))
+        assert np.array_equal(whole(Archive.open(job.source_dir).image(item(3))), face(photo, 3))
+    again = upscale(source, folder, model="nearest-x2")
+    assert (again.status.complete, again.status.items["done"]) == (True, COUNT + 1)
+    assert not (job.source_dir / item(3)).exists()
+
+
+@pytest.mark.parametrize("archive", ["source.zarr", "sr.zarr"])
+def test_a_stack_without_its_folder_of_members_is_made_again(
+    archive: str, source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+) -> None:
+    job = upscale(source, folder).job
+    shutil.rmtree(pixels_file(folder / archive, 0).parents[5] / "members")
+    assert upscale(source, folder).status.complete
+    assert np.array_equal(whole(job.open_sr().image(item(7))), enlarged(face(photo, 7)))
+
+
+def test_one_item_at_another_scale_takes_its_whole_stack_and_says_so(
+    source: Path, folder: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
+) -> None:
+    upscale(source, folder)
+    said = upres(
+        "rerun", folder, "--stale", "--model", "nearest-x3", "--item", item(9), *cluster
+    )  # fmt: skip
+    assert f"3 tiles of {COUNT} items" in said.err
+    assert f"{COUNT} pictures" in said.err
+    assert said.code == 0
+
+
+def test_a_vanished_image_of_a_chunk_that_changes_stays_done(
+    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+) -> None:
+    upscale(source, folder)
+    (source / item(5)).unlink()
+    save(source / item(6), face(photo, 60))
+    job = upscale(source, folder)
+    (gone,) = (count for count in job.status.counts if count.item == item(5))
+    assert (gone.state, gone.done, gone.units) == ("vanished", 1, 1)
+    assert np.array_equal(whole(job.job.open_sr().image(item(5))), enlarged(face(photo, 5)))
 
 
 @pytest.mark.slow
