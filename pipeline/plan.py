@@ -5,9 +5,9 @@ Nothing is changed here; what is done about a plan is in `pipeline.upscale`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pipeline.errors import ArchiveError
 from pipeline.storage.archive import Archive
@@ -55,6 +55,8 @@ class ChunkPlan:
     """Whether SR pixels of another content or spec will be written anew."""
     declared: bool
     """Whether the ledger has `rows` as they are."""
+    kept: tuple[int, ...] = ()
+    """Places of the SR chunk to keep, where it only holds images too many; nothing to compute."""
 
     @property
     def fingerprint(self) -> str:
@@ -174,13 +176,18 @@ class _Planner:
             done = self.ledger.chunks(stack, DONE)
             for _, chunk in chunks:
                 plan = self._chunk(stack, chunk, held)
-                if done.get(chunk) == plan.fingerprint and not plan.tiles:
+                known = done.get(chunk)
+                found = None if held is None else fingerprint_of(held, chunk)
+                if known is None or known != found or plan.fresh:
                     yield plan
+                elif found == plan.fingerprint:
+                    yield replace(plan, tiles=())
                 else:
-                    yield replace(plan, tiles=(chunk,))
+                    kept = () if held is None else self._kept(held, plan)
+                    yield replace(plan, tiles=(), kept=kept, replaced=False) if kept else plan
 
     def _chunk(self, stack: str, chunk: int, held: Stack | None) -> ChunkPlan:
-        """Return a chunk with something to do unless the SR stack holds it as it is wanted."""
+        """Return a chunk as one that is to be computed."""
         # What vanished stays in the chunk and is computed with it.
         rows = self.ledger.chunk_items(stack, chunk, INGESTED, VANISHED)
         content = _content(self.job.open_source(), stack, chunk, rows)
@@ -193,12 +200,29 @@ class _Planner:
             chunk=chunk,
             rows=tuple(wanted),
             content=content,
-            tiles=() if found == fingerprint and not wrong else (chunk,),
+            tiles=(chunk,),
             fresh=held is None or wrong,
             wipes=wrong,
             replaced=found not in (None, fingerprint),
             declared=wanted == rows,
         )
+
+    def _kept(self, held: Stack, plan: ChunkPlan) -> tuple[int, ...]:
+        """Return the places of the LR chunk, if the SR chunk holds them all by the wanted spec."""
+        sr = held.chunk(plan.chunk)
+        lr = self.job.open_source().stack(plan.stack).chunk(plan.chunk)
+        if sr is None or lr is None or lr.sha256 != plan.content:
+            return ()
+        made = {place: (m["item"], m["sha256"]) for place, m in sr.members.items()}
+        wanted = {place: (m["item"], m["sha256"]) for place, m in lr.members.items()}
+        same_spec = sr.facts.get("spec") == stack_spec(self.spec, plan.stack)
+        return tuple(sorted(wanted)) if same_spec and wanted.items() <= made.items() else ()
+
+
+def stack_spec(spec: UpscaleSpec, stack: str) -> dict[str, Any]:
+    """Return the spec of the images of a stack: each is one tile, whatever those of larger are."""
+    kind = Kind.of(stack)
+    return {**asdict(spec), "tile_px": max(spec.tile_px, kind.height, kind.width)}
 
 
 def _content(source: Archive, stack: str, chunk: int, rows: Iterable[ItemRow]) -> str:

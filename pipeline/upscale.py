@@ -17,7 +17,16 @@ from models.registry import is_interpolation
 from pipeline.cluster import on_every_worker, submit_windowed
 from pipeline.errors import ArchiveError
 from pipeline.inference import resolve_device
-from pipeline.plan import ChunkPlan, ItemPlan, Plan, UnitPlan, enlarged, fingerprint_of, plan_job
+from pipeline.plan import (
+    ChunkPlan,
+    ItemPlan,
+    Plan,
+    UnitPlan,
+    enlarged,
+    fingerprint_of,
+    plan_job,
+    stack_spec,
+)
 from pipeline.spec import UpscaleSpec
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout
@@ -83,7 +92,7 @@ def run_upscale(
 
     Whatever fails is recorded with its reason and does not stop the others.
     """
-    planned = _declare(plans, ledger)
+    planned = _declare(plans, ledger, job.open_sr())
     _drop_orphans(job, ledger)
     report(UpscaleProgress(0, 0, planned, 0.0))
     if not planned:
@@ -156,7 +165,7 @@ def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
     return len(damaged)
 
 
-def _declare(plans: Iterable[UnitPlan], ledger: Ledger) -> int:
+def _declare(plans: Iterable[UnitPlan], ledger: Ledger, sr: Archive) -> int:
     """Make the ledger agree with the plan: what is to be made anew has no outcome any more.
 
     Before any pixel goes: a kill in between leaves units pending, never done without pixels.
@@ -175,8 +184,19 @@ def _declare(plans: Iterable[UnitPlan], ledger: Ledger) -> int:
                 forgotten.add(plan.stack)
             ledger.forget_chunks(plan.stack, plan.tiles)
             ledger.put_items(plan.rows)
+            if plan.kept:
+                _keep(plan, sr, ledger)
         planned += sum(len(plan.tiles) for plan in batch)
     return planned
+
+
+def _keep(plan: ChunkPlan, sr: Archive, ledger: Ledger) -> None:
+    """Leave holes in an SR chunk where images left the LR chunk; the others are as they are."""
+    stack = sr.stack(plan.stack)
+    stack.retain(plan.chunk, plan.kept, {"fingerprint": plan.fingerprint})
+    ledger.put_units(
+        [UnitRow(item=plan.stack, tile=plan.chunk, fingerprint=plan.fingerprint, state=DONE)]
+    )
 
 
 def _drop_orphans(job: Job, ledger: Ledger) -> None:
@@ -244,8 +264,6 @@ def _item_tasks(
 
 def _chunk_task(plan: ChunkPlan, job: Job, *, spec: UpscaleSpec, limit_s: float) -> StackTask:
     kind = Kind.of(plan.stack)
-    # An image of a stack is one tile, whatever the tiles of larger ones are.
-    one_tile = {**asdict(spec), "tile_px": max(spec.tile_px, kind.height, kind.width)}
     return StackTask(
         item=plan.stack,
         tiles=plan.tiles,
@@ -255,7 +273,7 @@ def _chunk_task(plan: ChunkPlan, job: Job, *, spec: UpscaleSpec, limit_s: float)
         source_dir=job.source_dir,
         sr_dir=job.sr_dir,
         source_sha256=plan.content,
-        facts={**_facts(spec, plan.fingerprint), "spec": one_tile},
+        facts={**_facts(spec, plan.fingerprint), "spec": stack_spec(spec, plan.stack)},
         limit_s=limit_s,
     )
 

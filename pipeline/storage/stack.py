@@ -349,8 +349,14 @@ class Stack:
         """Leave holes at `places` of a chunk: these images are not of the archive any more."""
         chunk = self.chunk(number)
         if chunk is not None:
-            kept = {place: m for place, m in chunk.members.items() if place not in places}
-            self._write_members(number, Chunk(chunk.facts, kept))
+            self.retain(number, chunk.members.keys() - set(places), {})
+
+    def retain(self, number: int, places: Collection[int], facts: Mapping[str, Any]) -> None:
+        """Keep only the images at `places` of a chunk, and have `facts` said of them."""
+        chunk = self.chunk(number)
+        if chunk is not None:
+            kept = {place: m for place, m in chunk.members.items() if place in places}
+            self._write_members(number, Chunk({**chunk.facts, **facts}, kept))
 
     def numbers(self) -> list[int]:
         """Return the numbers of the chunks that were written, sorted."""
