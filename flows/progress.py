@@ -69,15 +69,19 @@ class _Steps:
     def stop(self) -> None:
         self._progress.stop()
 
-    def tell(self, done: int, total: int, megapixels: float = 0.0) -> None:
-        self._progress.update(self._task, completed=done, total=total, megapixels=megapixels)
+    def tell(self, done: int, total: int, megapixels: float = 0.0, failed: int = 0) -> None:
+        label = f"{self._label}: {failed} failed," if failed else self._label
+        self._progress.update(
+            self._task, completed=done, total=total, megapixels=megapixels, description=label
+        )
         now = time.monotonic()
         # A night's log wants the pace, not a bar: one line now and then, and the last one.
         if not self._console.is_terminal and (
             now - self._said > _LINE_EVERY_S or (done == total and total)
         ):
             self._said = now
-            sys.stderr.write(self._line(done, total, megapixels, now - self._began) + "\n")
+            line = self._line(done, total, megapixels, now - self._began)
+            sys.stderr.write(line + (f", {failed} failed\n" if failed else "\n"))
 
     def _line(self, done: int, total: int, megapixels: float, elapsed: float) -> str:
         rate = f", {megapixels / elapsed:.1f} MP/s" if megapixels else ""
@@ -103,7 +107,7 @@ def tiles() -> Iterator[Callable[[UpscaleProgress], None]]:
 
     def tell(progress: UpscaleProgress) -> None:
         finished = progress.units_done + progress.units_failed
-        steps.tell(finished, progress.units_planned, progress.megapixels)
+        steps.tell(finished, progress.units_planned, progress.megapixels, progress.units_failed)
 
     steps.start()
     try:

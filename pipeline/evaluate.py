@@ -103,7 +103,13 @@ def _score_file(file: SourceFile, *, enlarge: Enlarge, scale: int) -> ImageScore
 
 def _read_reference(file: SourceFile, *, scale: int) -> Picture8:
     """Return the colours of a picture, cropped to a multiple of `scale`, as ``(c, h, w)``."""
-    pixels = read_picture(file.read(), name=file.item).pixels
+    try:
+        pixels = read_picture(file.read(), name=file.item).pixels
+    except PictureError as error:
+        raise PictureError(
+            f"{error}; the figures of a set are those of all its files: take it out, or give a "
+            "glob such as 'DIR/*.png'"
+        ) from error
     if pixels.dtype != np.uint8:
         raise PictureError(
             f"{file.item} is {pixels.dtype}, expected uint8: the protocol is defined for 8-bit "

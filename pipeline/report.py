@@ -152,7 +152,7 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
     lines = _item_lines(status, ledger.items(), scores)
     shown = _most_telling([line for line in lines if line.row.state == INGESTED], MAX_PORTRAITS)
     portraits = _portraits(job, ledger, shown, scores)
-    means = Means.of(line.figures for line in lines)
+    means = Means.of(line.figures for line in lines if line.row.state == INGESTED)
     specs = _specs(job, shown)
     return {
         "job": job,
@@ -167,6 +167,8 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
         "scored": means.items + means.left_out,
         "lines": _most_telling(lines, MAX_LINES),
         "lines_total": len(lines),
+        "stacked": any(line.row.stack for line in lines),
+        "unscored": sum(line.state == "done" and line.figures.psnr is None for line in lines),
         "portraits": portraits,
         "portraits_total": status.items.total()
         - status.items["rejected"]
