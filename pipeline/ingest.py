@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.cluster import Outcome, Stop, submit_windowed
-from pipeline.errors import ArchiveError, PictureError, SourceError
+from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
 from pipeline.geometry import cuts
 from pipeline.images import Metadata, Picture, decode_picture
 from pipeline.sources import SourceFile, list_source
@@ -265,10 +265,13 @@ def _sound(archive: Archive) -> dict[str, Member]:
 
 def _leave(archive: Archive, before: Mapping[str, Member], rows: Iterable[ItemRow]) -> None:
     """Leave holes where items lay that are in other places now, or images of their own."""
+    now = archive.index()
+    held = {*now.members.items(), *now.outdated}
     moved = []
     for row in rows:
         member = before.get(row.item)
-        if member is None or row.state != INGESTED:
+        # In a stack that was made anew, others lie at the same places.
+        if member is None or row.state != INGESTED or (row.item, member) not in held:
             continue
         if (row.stack, row.chunk, row.place) != (member.stack, member.chunk, member.place):
             moved.append(member)
@@ -339,10 +342,14 @@ def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
         return _with_facts(row, (kind.channels, kind.height, kind.width), kind.dtype)
     if task.known.get(row.item) != row.sha256:
         return None
-    held = archive.provenance(row.item)
-    if held is None or held.get("sha256") != row.sha256:
+    try:
+        image = archive.image_at(row.item, stack="", chunk=0, place=0)
+    except UnreadableError:
+        raise
+    except ArchiveError:
         return None
-    image = archive.image(row.item)
+    if image.provenance.get("sha256") != row.sha256:
+        return None
     return _with_facts(row, (image.channels, *image.size), str(image.dtype))
 
 

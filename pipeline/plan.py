@@ -15,7 +15,7 @@ from pipeline.storage.ledger import DONE, INGESTED, VANISHED, ItemRow
 from pipeline.storage.stack import Kind, Stack, content_sha256
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline.geometry import TileGrid
     from pipeline.job import Job
@@ -88,11 +88,10 @@ class Plan:
         self._items: list[str] = []
         self._chunks: list[tuple[str, int]] = []
         for plan in everything:
-            if not plan.tiles and plan.declared:
-                continue
             if isinstance(plan, ItemPlan):
-                self._items.append(plan.row.item)
-            else:
+                if plan.tiles or not plan.declared:
+                    self._items.append(plan.row.item)
+            elif plan.tiles or plan.kept or not plan.declared:
                 self._chunks.append((plan.stack, plan.chunk))
 
     def __len__(self) -> int:
@@ -188,9 +187,14 @@ class _Planner:
 
     def _chunk(self, stack: str, chunk: int, held: Stack | None) -> ChunkPlan:
         """Return a chunk as one that is to be computed."""
-        # What vanished stays in the chunk and is computed with it.
-        rows = self.ledger.chunk_items(stack, chunk, INGESTED, VANISHED)
-        content = _content(self.job.open_source(), stack, chunk, rows)
+        lr = _members(self.job.open_source(), stack, chunk)
+        # What vanished stays in the chunk and is computed with it, unless a fault took it.
+        rows = [
+            row
+            for row in self.ledger.chunk_items(stack, chunk, INGESTED, VANISHED)
+            if row.state == INGESTED or _is_at(row, lr)
+        ]
+        content = _content(lr, rows)
         fingerprint = self.spec.item_fingerprint(content)
         found = None if held is None else fingerprint_of(held, chunk)
         wrong = held is not None and held.kind != enlarged(Kind.of(stack), self.spec.scale)
@@ -225,21 +229,29 @@ def stack_spec(spec: UpscaleSpec, stack: str) -> dict[str, Any]:
     return {**asdict(spec), "tile_px": max(spec.tile_px, kind.height, kind.width)}
 
 
-def _content(source: Archive, stack: str, chunk: int, rows: Iterable[ItemRow]) -> str:
+def _members(source: Archive, stack: str, chunk: int) -> Mapping[int, Mapping[str, Any]]:
+    """Return the members of an LR chunk, by place; none where it cannot be read."""
+    try:
+        found = source.stack(stack).chunk(chunk)
+    except ArchiveError:
+        return {}
+    return {} if found is None else found.members
+
+
+def _is_at(row: ItemRow, members: Mapping[int, Mapping[str, Any]]) -> bool:
+    member = members.get(row.place, {})
+    return (member.get("item"), member.get("sha256")) == (row.item, row.sha256)
+
+
+def _content(members: Mapping[int, Mapping[str, Any]], rows: Iterable[ItemRow]) -> str:
     """Return the content hash of an LR chunk, if it holds what the ledger says.
 
     Else that of what the ledger says: the unit will fail, as the chunk was changed.
     """
-    try:
-        found = source.stack(stack).chunk(chunk)
-    except ArchiveError:
-        found = None
-    held = {} if found is None else found.members
-    for row in rows:
-        member = held.get(row.place, {})
-        if (member.get("item"), member.get("sha256")) != (row.item, row.sha256):
-            return content_sha256((row.place, row.sha256) for row in rows)
-    return "" if found is None else found.sha256
+    rows = list(rows)
+    if all(_is_at(row, members) for row in rows):
+        return content_sha256((place, str(m["sha256"])) for place, m in members.items())
+    return content_sha256((row.place, row.sha256) for row in rows)
 
 
 def fingerprint_of(stack: Stack, chunk: int) -> str | None:

@@ -159,6 +159,8 @@ class Run:
         wiped = {part.stack for part in chunks if stale and part.wipes and is_named(part)}
 
         def keep(plan: UnitPlan) -> UnitPlan | None:
+            if isinstance(plan, ChunkPlan) and plan.kept:
+                return plan if is_named(plan) else None
             if not plan.tiles:
                 return None
             if isinstance(plan, ChunkPlan):

@@ -7,6 +7,7 @@ The driver's side; which units these are is in `pipeline.plan`, what a worker do
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -30,7 +31,7 @@ from pipeline.plan import (
 from pipeline.spec import UpscaleSpec
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout
-from pipeline.storage.ledger import DONE, FAILED, INGESTED, REJECTED, VANISHED, UnitRow
+from pipeline.storage.ledger import DONE, FAILED, INGESTED, UnitRow
 from pipeline.storage.stack import Kind
 from pipeline.unit import (
     COPIED,
@@ -93,7 +94,7 @@ def run_upscale(
     Whatever fails is recorded with its reason and does not stop the others.
     """
     planned = _declare(plans, ledger, job.open_sr())
-    _drop_orphans(job, ledger)
+    _drop_orphans(job)
     report(UpscaleProgress(0, 0, planned, 0.0))
     if not planned:
         return 0
@@ -199,16 +200,17 @@ def _keep(plan: ChunkPlan, sr: Archive, ledger: Ledger) -> None:
     )
 
 
-def _drop_orphans(job: Job, ledger: Ledger) -> None:
-    """Remove the SR chunks that no item lies in any more: what they hold is elsewhere now."""
-    sr = job.open_sr()
-    held: set[tuple[str, int]] = set()
-    for state in (INGESTED, REJECTED, VANISHED):
-        held.update(ledger.each_chunk(state))
+def _drop_orphans(job: Job) -> None:
+    """Remove the SR chunks whose LR chunks hold no image any more: all are elsewhere now."""
+    sr, source = job.open_sr(), job.open_source()
     for stack in map(sr.stack, sr.stacks()):
+        if not source.has_stack(stack.id):
+            continue
         for number in stack.numbers():
-            if (stack.id, number) not in held:
-                stack.remove(number)
+            with suppress(ArchiveError):  # Where the LR chunk cannot be read, nobody knows.
+                chunk = source.stack(stack.id).chunk(number)
+                if chunk is not None and not chunk.members:
+                    stack.remove(number)
 
 
 def _tasks(

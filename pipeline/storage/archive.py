@@ -212,6 +212,7 @@ class Archive:
     def create_stack(self, stack: str, kind: Kind, *, chunk_members: int, chunks: int) -> Stack:
         """Make a stack anew, deleting what was there, for chunks to come."""
         folder = self.path / FOLDER
+        self._mend_outer(f"{FOLDER}/")
         made = self._group.require_group(FOLDER)
         found = Stack.create(made, folder, stack, kind, chunk_members=chunk_members, chunks=chunks)
         for path in (folder / METADATA, folder, self.path):
@@ -333,6 +334,8 @@ class Archive:
             file = self.path / outer / METADATA
             try:
                 kind = read_metadata(file.parent).get("node_type")
+            except UnreadableError:
+                raise
             except ArchiveError:
                 file.unlink(missing_ok=True)
                 continue

@@ -540,6 +540,77 @@ def test_a_vanished_image_of_a_chunk_that_changes_stays_done(
     assert np.array_equal(whole(job.job.open_sr().image(item(5))), enlarged(face(photo, 5)))
 
 
+def test_an_interruption_before_a_chunk_is_kept_leaves_nothing_pending(
+    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    upscale(source, folder)
+    save(source / item(3), face(photo, 40))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.upscale._keep", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            upscale(source, folder)
+    again = upscale(source, folder)
+    assert (again.computed, again.status.complete) == (1, True)
+
+
+def test_a_vanished_image_that_a_fault_took_from_the_archive_does_not_block_its_chunk(
+    source: Path, folder: Path, upscale: Upscale
+) -> None:
+    upscale(source, folder)
+    (source / item(17)).unlink()
+    upscale(source, folder)
+    (pixels_file(folder / "source.zarr", 2).parents[5] / "members" / "2.json").unlink()
+    assert upscale(source, folder).status.complete
+    assert upscale(source, folder).computed == 0
+
+
+def test_a_stack_that_is_made_anew_with_other_places_loses_none(
+    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+) -> None:
+    upscale(source, folder)
+    (pixels_file(folder / "source.zarr", 0).parents[4] / "zarr.json").unlink()
+    save(source / "0" / "000.png", face(photo, 44))
+    job = upscale(source, folder)
+    assert job.status.complete
+    assert np.array_equal(whole(job.job.open_sr().image(item(9))), enlarged(face(photo, 9)))
+
+
+def test_pixels_that_were_lost_from_the_archive_are_read_again_from_the_files(
+    source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+) -> None:
+    upscale(source, folder)
+    pixels_file(folder / "source.zarr", 2).unlink()
+    job = upscale(source, folder)
+    assert job.status.complete
+    assert np.array_equal(whole(job.job.open_source().image(item(20))), face(photo, 20))
+
+
+@pytest.mark.parametrize("archive", ["source.zarr", "sr.zarr"])
+def test_damaged_metadata_of_the_folder_of_stacks_stops_nothing(
+    archive: str, source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+) -> None:
+    upscale(source, folder)
+    (folder / archive / "@stacks" / "zarr.json").write_bytes(b"{")
+    for n in range(COUNT):
+        save(source / item(n), photo(20, 30, at=n))
+    assert upscale(source, folder, model="nearest-x3").status.complete
+
+
+def test_pixels_of_vanished_images_outlive_a_lost_ledger(
+    source: Path, folder: Path, upscale: Upscale
+) -> None:
+    upscale(source, folder)
+    for n in range(2 * CHUNK, 3 * CHUNK):
+        (source / item(n)).unlink()
+    upscale(source, folder)
+    for path in folder.glob("ledger.sqlite*"):
+        path.unlink()
+    job = upscale(source, folder)
+    assert job.status.complete
+    assert job.job.open_sr().image(item(20)).is_whole(Rect(Span(0, 4), Span(0, 4)))
+
+
 @pytest.mark.slow
 def test_twenty_thousand_faces_take_fewer_than_two_thousand_files(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, photo: TakePhoto,
