@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pipeline.storage.archive
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, Span
 from pipeline.ingest import adopt_archive
 from pipeline.storage.archive import Archive
@@ -226,6 +227,31 @@ def test_the_metadata_of_a_new_item_is_on_the_disk_before_any_pixel_is(
     assert synced.keys() == {"b/a/0/zarr.json", "b/a/0", "b/a/zarr.json", "b/a", "b", "."}
     for name in ("b/a/0/zarr.json", "b/a/zarr.json"):
         assert synced[name] == (archive.path / name).read_bytes()
+
+
+def test_a_read_error_is_told_and_makes_no_item_anew(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive.create(
+        "a",
+        shape=(1, 6, 6),
+        dtype="uint8",
+        layout=Layout.of(height=6, width=6, shard_px=16),
+        provenance={"sha256": "1"},
+    )
+    original = Path.read_bytes
+
+    def failing(path: Path) -> bytes:
+        if path.parent.name == "a":
+            raise OSError(errno.EIO, "Input/output error")
+        return original(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", failing)
+        with pytest.raises(UnreadableError, match="Input/output error; check the disk"):
+            archive.provenance("a")
+    assert archive.provenance("a") == {"sha256": "1"}
+    assert archive.provenance("b") is None
 
 
 # --- ledgers -------------------------------------------------------------------------------------

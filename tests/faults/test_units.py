@@ -131,6 +131,19 @@ def test_a_window_that_memory_does_not_hold_is_halved_to_the_same_pixels(
     assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "undisturbed" / "sr.zarr")
 
 
+def test_a_window_that_is_a_whole_picture_is_halved_to_the_same_pixels(
+    pictures: Path,
+    tmp_path: Path,
+    upscale: Upscale,
+    strike: Callable[[str], None],
+    digest: Digest,
+) -> None:
+    upscale(pictures, tmp_path / "undisturbed", tile_px=128)
+    strike("memory")
+    assert upscale(pictures, tmp_path / "job", tile_px=128).status.complete
+    assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "undisturbed" / "sr.zarr")
+
+
 def test_memory_that_holds_nothing_at_all_is_a_failure_that_says_so(
     pictures: Path, tmp_path: Path, upscale: Upscale, strike: Callable[[str], None]
 ) -> None:
