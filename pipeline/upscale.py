@@ -202,13 +202,12 @@ def _keep(plan: ChunkPlan, sr: Archive, ledger: Ledger) -> None:
 
 def _drop_orphans(job: Job) -> None:
     """Remove the SR chunks whose LR chunks hold no image any more: all are elsewhere now."""
-    sr, source = job.open_sr(), job.open_source()
+    sr = job.open_sr()
     for stack in map(sr.stack, sr.stacks()):
-        if not source.has_stack(stack.id):
-            continue
-        for number in stack.numbers():
-            with suppress(ArchiveError):  # Where the LR chunk cannot be read, nobody knows.
-                chunk = source.stack(stack.id).chunk(number)
+        with suppress(ArchiveError):  # Where the LR stack cannot be read, nobody knows.
+            lr = job.open_source().stack(stack.id)
+            for number in stack.numbers():
+                chunk = lr.chunk(number)
                 if chunk is not None and not chunk.members:
                     stack.remove(number)
 
