@@ -126,10 +126,8 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
     for place, file in enumerate(task.files):
         row = _row(file)
         try:
-            data = file.read()
-            row = replace(row, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
-            picture = decode_picture(data, name=file.item)
-            row = _with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
+            data, row = _read(file)
+            picture, row = _picture(data, file, row)
             _check_kind(Ingested(file, row), stack.kind)
         except (PictureError, SourceError) as error:
             done.append(Ingested(file, _rejected(row, error)))
@@ -314,13 +312,11 @@ def metadata_of(provenance: Mapping[str, Any]) -> Metadata:
 def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
     row = _row(file)
     try:
-        data = file.read()
-        row = replace(row, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data))
+        data, row = _read(file)
         held = _held(row, archive, task)
         if held is not None:
             return Ingested(file, held)
-        picture = decode_picture(data, name=file.item)
-        row = _with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
+        picture, row = _picture(data, file, row)
         waits = Ingested(file, row).kind.is_small and not task.alone
         if not waits:
             _store(archive, file, picture, row)
@@ -328,6 +324,17 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
         return Ingested(file, _rejected(_placed(row, task.stacked.get(file.item)), error))
+
+
+def _read(file: SourceFile) -> tuple[bytes, ItemRow]:
+    data = file.read()
+    sha256 = hashlib.sha256(data).hexdigest()
+    return data, replace(_row(file), sha256=sha256, size_bytes=len(data))
+
+
+def _picture(data: bytes, file: SourceFile, row: ItemRow) -> tuple[Picture, ItemRow]:
+    picture = decode_picture(data, name=file.item)
+    return picture, _with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
 
 
 def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
@@ -396,7 +403,10 @@ def _placed(row: ItemRow, member: Member | None) -> ItemRow:
 
 def _check_kind(found: Ingested, kind: Kind) -> None:
     if found.kind != kind:
-        raise SourceError(f"{found.file.item} was changed while it was read; ingest it again")
+        raise SourceError(
+            f"{found.file.item} was changed while it was read: it is of {found.kind.stack}, "
+            f"expected {kind.stack}; ingest it again"
+        )
 
 
 def _store(archive: Archive, file: SourceFile, picture: Picture, row: ItemRow) -> None:

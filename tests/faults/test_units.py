@@ -117,30 +117,18 @@ def test_a_struck_unit_is_recorded_and_the_next_run_completes_byte_for_byte(
     assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "undisturbed" / "sr.zarr")
 
 
+@pytest.mark.parametrize("tile_px", [32, 128], ids=["tiles", "whole pictures"])
 def test_a_window_that_memory_does_not_hold_is_halved_to_the_same_pixels(
+    tile_px: int,
     pictures: Path,
     tmp_path: Path,
     upscale: Upscale,
     strike: Callable[[str], None],
     digest: Digest,
 ) -> None:
-    upscale(pictures, tmp_path / "undisturbed")
+    upscale(pictures, tmp_path / "undisturbed", tile_px=tile_px)
     strike("memory")
-    struck = upscale(pictures, tmp_path / "job")
-    assert struck.status.complete
-    assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "undisturbed" / "sr.zarr")
-
-
-def test_a_window_that_is_a_whole_picture_is_halved_to_the_same_pixels(
-    pictures: Path,
-    tmp_path: Path,
-    upscale: Upscale,
-    strike: Callable[[str], None],
-    digest: Digest,
-) -> None:
-    upscale(pictures, tmp_path / "undisturbed", tile_px=128)
-    strike("memory")
-    assert upscale(pictures, tmp_path / "job", tile_px=128).status.complete
+    assert upscale(pictures, tmp_path / "job", tile_px=tile_px).status.complete
     assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "undisturbed" / "sr.zarr")
 
 
