@@ -75,18 +75,15 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
     from flows.progress import counted
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.ingest import run_ingest
-    from pipeline.job import locked
+    from pipeline.job import beside, locked
     from pipeline.status import read_status
     from pipeline.storage.ledger import Ledger
 
     settings = ClusterSettings(address=cluster, workers=workers)
-    # Resolved, as "." has no name that another one could stand beside.
-    beside = archive.resolve()
-    beside.parent.mkdir(parents=True, exist_ok=True)
-    path = beside.with_name(f"{beside.name}.ledger.sqlite")
+    lock, path = beside(archive)
     with (
         options.interruptible() as stop,
-        locked(beside.with_name(f"{beside.name}.lock"), beside, "upres ingest"),
+        locked(lock, archive.resolve(), "upres ingest"),
         closing(Ledger.open_file(path, job="ingest")) as ledger,
     ):
         with connect(settings) as client, counted("ingest", "files") as report:
@@ -424,6 +421,74 @@ def evaluate(
             f"{found['name']:16} {found['images']:>4} pictures  "
             f"PSNR-Y {found['psnr_y']:.3f} dB  SSIM-Y {found['ssim_y']:.4f}"
         )
+
+
+@main.command()
+@click.argument("src", metavar="SRC")
+@click.argument("dataset_dir", metavar="DATASET", type=click.Path(path_type=Path))
+@click.option(
+    "--recipe", required=True, metavar="NAME|FILE", help="How patches are cut and degraded."
+)
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
+)
+@click.option(
+    "--lr",
+    "lr_sources",
+    multiple=True,
+    metavar="NAME=SRC",
+    help="Take the LR version NAME from files that are matched by name: 0001.png and 0001x4.png.",
+)
+@click.option(
+    "--licence", metavar="TEXT|FILE", help="Licence of the pictures, or a .json or .csv of them."
+)
+@click.option(
+    "--preview", is_flag=True, help="Only draw a contact sheet beside DATASET; prepare nothing."
+)
+@click.option("--check", is_flag=True, help="Read back what is there; make anew what is damaged.")
+@options.limit_option
+@options.cluster_options
+@options.json_option
+@options.reported
+def prepare(
+    src: str,
+    dataset_dir: Path,
+    recipe: str,
+    settings: tuple[str, ...],
+    lr_sources: tuple[str, ...],
+    licence: str | None,
+    preview: bool,
+    check: bool,
+    limit_s: float,
+    cluster: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Prepare a dataset of training patches.
+
+    SRC is a picture, folder, glob, .zip, .tar or an archive that `upres ingest` made. DATASET, a
+    Zarr group, is created or continued: what is there already is not made again. What became of
+    each picture is kept beside it, in DATASET.ledger.sqlite.
+    """
+    from flows.prepare import PrepareRequest, preview_dataset, run_prepare
+    from pipeline.cluster import ClusterSettings
+
+    request = PrepareRequest.of(
+        src, dataset_dir, recipe=recipe, settings=settings, lr_sources=lr_sources, licence=licence
+    )
+    if preview:
+        document, text, code = preview_dataset(request)
+    else:
+        with options.interruptible() as stop:
+            cluster_settings = ClusterSettings(address=cluster, workers=workers)
+            document, text, code = run_prepare(
+                request, cluster_settings, stop=stop, check=check, limit_s=limit_s
+            )
+    if as_json:
+        options.print_json(document)
+    else:
+        click.echo(text)
+    sys.exit(code)
 
 
 @main.command()

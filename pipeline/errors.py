@@ -32,6 +32,10 @@ class UnreadableError(ArchiveError):
     """A disk failed, or kept its files to itself: what the archive holds there is not known."""
 
 
+class DatasetError(UpresError, ValueError):
+    """A folder is no dataset, or one that was prepared otherwise, or it is damaged."""
+
+
 class LedgerError(UpresError, RuntimeError):
     """The ledger cannot be read or written."""
 

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 PREFIX = b"Exif\0\0"
 _ORIENTATION = 274
+_COPYRIGHT = 33432
 _SUBDIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, Interoperability
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 # What of a TIFF's first directory tells about the picture instead of the file's layout: names,
 # makers, orientation, dates, owners, rating, Windows's titles, and the two directories below.
-_TELLING = (269, 270, 271, 272, _ORIENTATION, 305, 306, 315, 316, 18246, 33432)
+_TELLING = (269, 270, 271, 272, _ORIENTATION, 305, 306, 315, 316, 18246, _COPYRIGHT)
 _TELLING += (*range(40091, 40096), 34665, 34853)
 
 
@@ -159,6 +160,22 @@ def reset_orientation(exif: bytes, at: int) -> bytes:
     """Return the same EXIF with the orientation at byte `at` set to 1."""
     order = Layout.of(exif).order
     return exif[:at] + struct.pack(f"{order}H", 1) + exif[at + 2 :]
+
+
+def copyright_of(exif: bytes | None) -> str:
+    """Return who owns the picture, as its EXIF says; "" where it says nothing, or is broken."""
+    if exif is None:
+        return ""
+    try:
+        layout = Layout.of(exif)
+        tags = _directory(exif, layout.root(exif), layout)
+    except (ValueError, struct.error):
+        return ""
+    values = [tag.value for tag in tags if tag.code == _COPYRIGHT]
+    text = values[0] if values and isinstance(values[0], bytes) else b""
+    # Photographer and editor are parted by a NUL; ASCII is wanted, and UTF-8 is met.
+    parts = text.decode("utf-8", errors="replace").split("\0")
+    return "; ".join(part.strip() for part in parts if part.strip())
 
 
 def byte_order(exif: bytes | None) -> Literal["<", ">"]:

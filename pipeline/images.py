@@ -647,6 +647,33 @@ def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> b
     return _save(_channels_last(pixels), format.upper(), picture.metadata, options)
 
 
+def recompress(
+    pixels: NDArray[np.uint8], *, format: Literal["jpeg", "webp"], quality: int
+) -> NDArray[np.uint8]:
+    """Return grey or RGB ``(c, y, x)`` of uint8 as a lossy file of it would be read back.
+
+    JPEG is baseline with colours at half resolution (4:2:0), as cameras and the web write it;
+    WebP is lossy. `quality` is 1 to 100.
+
+    Raises:
+        PictureError: If the format cannot hold the pixels, or the quality is none.
+    """
+    picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
+    _check_format(picture, format)
+    if len(pixels) not in (1, 3) or not 1 <= quality <= 100:
+        raise PictureError(
+            f"pixels have {len(pixels)} channels at quality {quality}, "
+            f"wanted 1 or 3 at quality 1 to 100; drop alpha first"
+        )
+    if format == "jpeg":
+        data = imagecodecs.jpeg8_encode(_channels_last(pixels), level=quality, subsampling="420")
+        return _channels_first(imagecodecs.jpeg8_decode(data))
+    # WebP has no grey: equal channels stay equal, and one of them is the answer.
+    colours = np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels
+    data = imagecodecs.webp_encode(_channels_last(colours), level=quality, lossless=False)
+    return _channels_first(imagecodecs.webp_decode(data))[: len(pixels)]
+
+
 def _check_format(picture: Picture, format: str) -> None:
     if format not in _LIMITS:
         raise PictureError(f"format is {format!r}, wanted one of {', '.join(_LIMITS)}")

@@ -185,6 +185,17 @@ def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
         os.close(handle)
 
 
+def beside(folder: Path) -> tuple[Path, Path]:
+    """Return where lock and ledger of a Zarr store lie that is no job: beside it.
+
+    The folder that they lie in is made, if need be.
+    """
+    # Resolved, as "." has no name that another one could stand beside.
+    store = folder.resolve()
+    store.parent.mkdir(parents=True, exist_ok=True)
+    return store.with_name(f"{store.name}.lock"), store.with_name(f"{store.name}.{FILE_NAME}")
+
+
 def _file_url(folder: Path) -> str:
     return f"sqlite:///{(folder / FILE_NAME).resolve()}"
 

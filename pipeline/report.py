@@ -12,15 +12,14 @@ from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline import preview, tilemap
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
+from pipeline.page import render
 from pipeline.score import ItemScores, read_scores
 from pipeline.status import JobStatus, read_status
 from pipeline.storage.atomic import write_atomic
@@ -29,7 +28,8 @@ from pipeline.tilemap import FAILED, PENDING, SCORED, UNSCORED, Cell, Figures, T
 from pipeline.wanted import lr_image, sr_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.job import Job
 
@@ -37,9 +37,15 @@ MAX_PORTRAITS = 24
 MAX_LINES = 5_000
 MAX_FAILURES = 500
 
-_TEMPLATES_DIR = Path(__file__).parent / "templates"
 _BOXES = ((190.0, 440.0), (400.0, 210.0))
 """Rows and columns, in CSS pixels, for overview and tile map each: stacked, or side by side."""
+
+_FILTERS: dict[str, Callable[..., str]] = {
+    "psnr": tilemap.psnr,
+    "ssim": tilemap.ssim,
+    "signed": tilemap.signed,
+    "px": lambda length: f"{length:.2f}".rstrip("0").rstrip("."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +128,10 @@ def write_report(job: Job) -> Path:
     ledger = job.open_ledger_to_read()
     try:
         with _one_thread():
-            page = _render(_facts(job, ledger))
+            page = render("report.html", _facts(job, ledger), filters=_FILTERS)
     finally:
         ledger.close()
-    # A file name that is no UTF-8 must not cost the report.
-    write_atomic(job.report_path, page.encode("utf-8", errors="replace"))
+    write_atomic(job.report_path, page)
     return job.report_path
 
 
@@ -298,22 +303,3 @@ def _specs(job: Job, lines: Sequence[ItemLine]) -> list[Mapping[str, Any]]:
 def _mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
-
-
-def _render(facts: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES_DIR),
-        # Names and messages come from outside and may hold markup.
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "psnr": tilemap.psnr,
-        "ssim": tilemap.ssim,
-        "signed": tilemap.signed,
-        "count": lambda number: f"{number:,}",
-        "px": lambda length: f"{length:.2f}".rstrip("0").rstrip("."),
-    }
-    return environment.get_template("report.html").render(facts)

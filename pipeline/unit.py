@@ -7,12 +7,10 @@ records it.
 from __future__ import annotations
 
 import errno
-import faulthandler
 import socket
 import threading
 import time
 from collections import defaultdict
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -22,11 +20,13 @@ import torch
 
 from pipeline.backends import OPENVINO
 from pipeline.cluster import torch_threads, worker_name, worker_number, worker_state
-from pipeline.errors import ArchiveError, ModelError, NotFiniteError, UpresError
+from pipeline.deadline import Deadline
+from pipeline.errors import ArchiveError, ModelError, NotFiniteError
 from pipeline.geometry import Rect, Span
 from pipeline.inference import Inference, load_model, own_device
+from pipeline.recording import outcome_of
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import DONE, FAILED, UnitRow
+from pipeline.storage.ledger import DONE, UnitRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pipeline.storage.image import StoredImage
 
 _OPEN_IMAGES = 64
-_STDERR = 2
 COPIED = (
     "source", "sha256", "size_bytes", "mtime_ns", "format", "mode", "icc", "exif", "xmp", "dpi",
 )  # fmt: skip
@@ -101,38 +100,6 @@ class StackTask:
     def pixels(self, _chunk: int) -> int:
         """Return how many LR pixels the unit owns."""
         return self.chunk_pixels
-
-
-class Deadline:
-    """Ends the process when a unit takes too long, even one that hangs outside of Python.
-
-    faulthandler has one alarm a process, so it is set to whichever unit is due first.
-    """
-
-    def __init__(self) -> None:
-        self._due: dict[int, float] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def within(self, limit_s: float) -> Iterator[None]:
-        """Allow the block `limit_s` seconds."""
-        key = threading.get_ident()
-        self._change(key, time.monotonic() + limit_s)
-        try:
-            yield
-        finally:
-            self._change(key, None)
-
-    def _change(self, key: int, due: float | None) -> None:
-        with self._lock:
-            if due is None:
-                del self._due[key]
-            else:
-                self._due[key] = due
-            faulthandler.cancel_dump_traceback_later()
-            if self._due:
-                left = max(0.001, min(self._due.values()) - time.monotonic())
-                faulthandler.dump_traceback_later(left, exit=True, file=_STDERR)
 
 
 @dataclass(slots=True)
@@ -285,15 +252,8 @@ def _outcome(
     work: Callable[[int, Workbench], None],
 ) -> UnitRow:
     """Do the work of one unit; return its outcome, with the reason where it failed."""
-    began = time.perf_counter()
-    row = _done(task, tile)
-    try:
-        with bench.deadline.within(task.limit_s):
-            work(tile, bench)
-    except Exception as error:
-        # The unit's border: whatever went wrong is its outcome, and the others go on.
-        row = replace(row, state=FAILED, error=type(error).__name__, message=reason_of(error))
-    return replace(row, seconds=time.perf_counter() - began)
+    limited = partial(bench.deadline.run, task.limit_s, partial(work, tile, bench))
+    return outcome_of(_done(task, tile), limited)
 
 
 def _done(task: UpscaleTask | StackTask, tile: int) -> UnitRow:
@@ -388,14 +348,6 @@ def _check_unchanged(task: UpscaleTask) -> None:
         raise ArchiveError(
             f"{task.item} was changed in {task.source_dir} during the run; upscale it again"
         )
-
-
-def reason_of(error: BaseException) -> str:
-    """Return one line that says why."""
-    if isinstance(error, UpresError):
-        return str(error)
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 @lru_cache(maxsize=_OPEN_IMAGES)

@@ -6,7 +6,6 @@ The driver's side; which units these are is in `pipeline.plan`, what a worker do
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -28,6 +27,7 @@ from pipeline.plan import (
     plan_job,
     stack_spec,
 )
+from pipeline.recording import failed_unit, recorded
 from pipeline.spec import UpscaleSpec
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout
@@ -40,7 +40,6 @@ from pipeline.unit import (
     UpscaleTask,
     batch_px,
     open_workbench,
-    reason_of,
     upscale_units,
 )
 from pipeline.wanted import sr_image
@@ -53,8 +52,6 @@ if TYPE_CHECKING:
     from pipeline.storage.ledger import Ledger
 
 DEFAULT_LIMIT_S = 1800.0
-_BATCH_S = 2.0
-"""How long outcomes may wait in memory before they are recorded: what a kill costs at most."""
 _UNITS_A_TASK = 16
 _DECLARED_AT_ONCE = 2_000
 _INTERPOLATED = (
@@ -334,32 +331,17 @@ def _record(
     planned: int,
     report: Callable[[UpscaleProgress], None],
 ) -> int:
-    """Write outcomes to the ledger in batches; return how many units were done."""
-    waiting: list[UnitRow] = []
+    """Write outcomes to the ledger; return how many units were done."""
     done = failed = pixels = 0
-    written = time.monotonic()
-    try:
-        for outcome in outcomes:
-            rows = [replace(row, run=run) for row in _rows_of(outcome)]
-            waiting += rows
-            done += sum(row.state == DONE for row in rows)
-            failed += sum(row.state == FAILED for row in rows)
-            pixels += sum(outcome.task.pixels(r.tile) for r in rows if r.state == DONE)
-            if time.monotonic() - written > _BATCH_S:
-                ledger.put_units(waiting)
-                waiting, written = [], time.monotonic()
-            report(UpscaleProgress(done, failed, planned, pixels * spec.scale**2 / 1e6))
-    finally:
-        ledger.put_units(waiting)
+    for task, rows in recorded(outcomes, ledger, run=run, failed=_failed_whole):
+        done += sum(row.state == DONE for row in rows)
+        failed += sum(row.state == FAILED for row in rows)
+        pixels += sum(task.pixels(row.tile) for row in rows if row.state == DONE)
+        report(UpscaleProgress(done, failed, planned, pixels * spec.scale**2 / 1e6))
     return done
 
 
-def _rows_of(outcome: Outcome[UpscaleTask | StackTask, list[UnitRow]]) -> list[UnitRow]:
-    """Return the rows of a task; where it failed whole, each of its units failed so."""
-    if outcome.result is not None:
-        return outcome.result
-    error: Any = outcome.error
-    task = outcome.task
+def _failed_whole(task: UpscaleTask | StackTask, error: BaseException) -> list[UnitRow]:
     return _failed(task.item, task.fingerprint, task.tiles, error)
 
 
@@ -367,14 +349,5 @@ def _failed(
     item: str, fingerprint: str, tiles: Iterable[int], error: BaseException
 ) -> list[UnitRow]:
     """Return the rows of tiles of one item (chunks of one stack) that failed for one reason."""
-    return [
-        UnitRow(
-            item=item,
-            tile=tile,
-            fingerprint=fingerprint,
-            state=FAILED,
-            error=type(error).__name__,
-            message=reason_of(error),
-        )
-        for tile in tiles
-    ]
+    rows = (UnitRow(item=item, tile=tile, fingerprint=fingerprint, state=FAILED) for tile in tiles)
+    return [failed_unit(row, error) for row in rows]

@@ -11,6 +11,7 @@ import json
 import os
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +24,6 @@ from pipeline.geometry import Rect, Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -311,6 +311,14 @@ def numbered(folder: Path) -> Iterator[tuple[int, str]]:
     for entry in scanned(folder):
         if is_number(entry.name):
             yield int(entry.name), entry.path
+
+
+def numbered_files(folder: Path, suffix: str) -> Iterator[tuple[int, Path]]:
+    """Yield (number, path) of the files in `folder` called ``<number><suffix>``, lowest first."""
+    stems = (Path(entry.name) for entry in scanned(folder))
+    found = (int(p.stem) for p in stems if p.suffix == suffix and is_number(p.stem))
+    for number in sorted(found):
+        yield number, folder / f"{number}{suffix}"
 
 
 def is_number(name: str) -> bool:

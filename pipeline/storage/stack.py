@@ -15,7 +15,6 @@ import shutil
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,13 +30,14 @@ from pipeline.storage.image import (
     describe,
     fsync,
     holds_bytes,
-    is_number,
+    numbered_files,
     open_array,
     scanned,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
@@ -485,10 +485,7 @@ _remembered = lru_cache(maxsize=4)(_indexed)
 
 def _members_files(folder: Path) -> Iterator[tuple[int, Path]]:
     """Yield the number and the file of each chunk, oldest first."""
-    stems = (Path(entry.name) for entry in scanned(folder / _MEMBERS))
-    numbers = (int(p.stem) for p in stems if p.suffix == ".json" and is_number(p.stem))
-    for number in sorted(numbers):
-        yield number, folder / _MEMBERS / f"{number}.json"
+    return numbered_files(folder / _MEMBERS, ".json")
 
 
 def _remove(path: Path) -> None:

@@ -21,6 +21,9 @@ from models.interpolation import (
     enlarge,
     mirror,
     reduce,
+    resampling,
+    resize,
+    resize_each,
     taps,
 )
 from pipeline.geometry import TileGrid
@@ -43,13 +46,17 @@ def random_batch(channels: int, height: int, width: int) -> Tensor:
 
 
 def imresize_weights(
-    length: int, *, factor: float, half_width: int, method: str, antialias: bool
+    length: int, *, factor: float, half_width: float, method: str, antialias: bool
 ) -> np.ndarray:
     """MATLAB's `imresize` along one axis as a dense (factor * length, length) matrix."""
 
     def kernel(x: np.ndarray) -> np.ndarray:
         if method == "lanczos":
             return np.sinc(x) * np.sinc(x / 3) * (np.abs(x) < 3)
+        if method == "bilinear":
+            return np.maximum(1 - np.abs(x), 0)
+        if method == "box":
+            return ((x >= -0.5) & (x < 0.5)).astype(np.float64)
         x = np.abs(x)
         near = (1.5 * x**3 - 2.5 * x**2 + 1) * (x <= 1)
         return near + (-0.5 * x**3 + 2.5 * x**2 - 4 * x + 2) * ((x > 1) & (x <= 2))
@@ -59,7 +66,7 @@ def imresize_weights(
     out = np.arange(1, round(length * factor) + 1)
     centre = out / factor + 0.5 * (1 - 1 / factor)
     indices = np.floor(centre - width / 2)[:, None] + np.arange(math.ceil(width) + 2)
-    weights = kernel((centre[:, None] - indices) / stretch)
+    weights = kernel((indices - centre[:, None]) / stretch)
     weights /= weights.sum(axis=1, keepdims=True)
     there_and_back = np.concatenate([np.arange(length), np.arange(length)[::-1]])
     dense = np.zeros((len(out), length))
@@ -125,7 +132,7 @@ def test_keys_kernel_sums_to_one_before_any_normalisation(x: float) -> None:
 def test_a_kernel_is_one_at_its_centre_and_zero_at_every_other_pixel(method: str) -> None:
     kernel, half_width = KERNELS[method]
     assert kernel(0.0) == 1.0
-    for x in range(1, half_width + 2):
+    for x in range(1, int(half_width) + 2):
         assert kernel(float(x)) == pytest.approx(0.0, abs=1e-15)
         assert kernel(-float(x)) == pytest.approx(0.0, abs=1e-15)
 
@@ -169,6 +176,89 @@ def test_reducing_equals_the_dense_matrices_of_imresize(
     got = reduce(x, scale=scale, method=method)
     assert got.shape == (1, 2, height, width)
     np.testing.assert_allclose(got, imresize(x, factor=1 / scale, method=method), atol=1e-12)
+
+
+def imresize_to(x: Tensor, size: tuple[int, int], *, method: str, antialias: bool) -> np.ndarray:
+    rows, cols = (
+        imresize_weights(
+            side,
+            factor=length / side,
+            half_width=KERNELS[method][1],
+            method=method,
+            antialias=antialias and length < side,
+        )
+        for side, length in zip(x.shape[-2:], size, strict=True)
+    )
+    return rows @ x.numpy() @ cols.T
+
+
+LENGTHS = st.integers(1, 23)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    # At any size, a pixel may lie on the box's border to the last bit: either side is right.
+    method=st.sampled_from(["bicubic", "bilinear", "lanczos"]),
+    before=st.tuples(LENGTHS, LENGTHS),
+    after=st.tuples(LENGTHS, LENGTHS),
+    antialias=st.booleans(),
+)
+def test_any_size_is_reached_as_by_the_dense_matrices_of_imresize(
+    method: str, before: tuple[int, int], after: tuple[int, int], antialias: bool
+) -> None:
+    x = random_batch(2, *before).double()
+    got = resize(x, size=after, method=method, antialias=antialias)
+    assert got.shape == (1, 2, *after)
+    want = imresize_to(x, after, method=method, antialias=antialias)
+    np.testing.assert_allclose(got, want, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("scale", SCALES)
+def test_resizing_by_a_whole_factor_is_reducing_and_enlarging(method: str, scale: int) -> None:
+    x = random_batch(1, 5 * scale, 7 * scale).double()
+    small = resize(x, size=(5, 7), method=method)
+    torch.testing.assert_close(small, reduce(x, scale=scale, method=method), atol=1e-12, rtol=0)
+    large = resize(small, size=(5 * scale, 7 * scale), method=method)
+    torch.testing.assert_close(
+        large, enlarge(small, scale=scale, method=method), atol=1e-12, rtol=0
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_kernels_over_tensors_are_the_kernels(method: str) -> None:
+    # 16 to 5 has a weight of every phase; MATLAB's definition of them is the scalar kernel.
+    kernel, half_width = KERNELS[method]
+    sources, weights = resampling([16], [5], method=method)
+    dense = torch.zeros(5, 16, dtype=torch.float64).scatter_add_(1, sources[0], weights[0])
+    for place in range(5):
+        centre = (place + 0.5) * 16 / 5 - 0.5
+        values = {o: kernel((o - centre) / 3.2) for o in range(-16, 32)}
+        row = torch.zeros(16, dtype=torch.float64)
+        for offset, value in values.items():
+            period = offset % 32
+            row[min(period, 31 - period)] += value / sum(values.values())
+        torch.testing.assert_close(dense[place], row, atol=1e-12, rtol=0)
+    assert half_width in (0.5, 1, 2, 3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_pictures_of_their_own_sizes_are_resized_together_as_alone(method: str) -> None:
+    before, after = [(9, 12), (16, 16), (3, 5), (7, 7)], [(4, 5), (10, 21), (3, 5), (14, 3)]
+    x = torch.full((4, 2, 16, 16), 1e6, dtype=torch.float64)
+    for picture, (rows, cols) in zip(x, before, strict=True):
+        picture[:, :rows, :cols] = random_batch(2, rows, cols)[0]
+    got = resize_each(x, before=before, after=after, method=method)
+    assert got.shape == (4, 2, 14, 21)
+    for i, ((rows, cols), size) in enumerate(zip(before, after, strict=True)):
+        alone = resize(x[i, :, :rows, :cols], size=size, method=method)
+        torch.testing.assert_close(got[i, :, : size[0], : size[1]], alone, atol=1e-10, rtol=0)
+
+
+def test_without_antialiasing_a_shorter_axis_keeps_the_narrow_kernel() -> None:
+    x = random_batch(1, 12, 12)
+    picked = resize(x, size=(4, 4), method="bilinear", antialias=False)
+    torch.testing.assert_close(picked, x[..., 1::3, 1::3])
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 7, 8), (1, 1, 8, 7)])

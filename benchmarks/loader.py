@@ -1,0 +1,171 @@
+"""How fast patches come out of a dataset: 96 px HR with their LR, turned, in batches of 64.
+
+Read at random from the page cache: by one process, by worker processes, from memory; and, the way
+it is done without a dataset, from PNG files, the same patches, by as many processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from flows.demo import PHOTOS_DIR
+from pipeline.degrade import degrade_bicubic
+from pipeline.images import EXTENSIONS, Metadata, Picture, read_picture, write_picture
+from pipeline.loader import BatchSpec, load_batches
+from pipeline.sources import list_source
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec, Manifest, Origin
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+HR_PX, SCALE, BATCH, LR = 96, 4, 64, "bicubic"
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    patches: int
+    workers: int
+    batches: int
+    window: int
+    png: int
+
+
+def parse() -> Settings:
+    parser = argparse.ArgumentParser(description=__doc__)
+    defaults = {"patches": 20480, "workers": 2, "batches": 160, "window": 40, "png": 2048}
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    return Settings(**vars(parser.parse_args()))
+
+
+def make_dataset(path: Path, patches: int) -> Dataset:
+    """Cut patches at random places of the shipped photographs."""
+    photographs = list(read_photographs())
+    spec = DatasetSpec(
+        scale=SCALE,
+        channels=3,
+        hr_px=(HR_PX, HR_PX),
+        degradations=(LR,),
+        recipe={},
+        fingerprint="benchmark",
+    )
+    dataset, rng = Dataset.open_or_create(path, spec), np.random.default_rng(0)
+    chunks = -(-patches // spec.chunk_patches)
+    for chunk in range(chunks):
+        many = min(spec.chunk_patches, patches - chunk * spec.chunk_patches)
+        dataset.put_manifest(chunk, make_manifest(photographs, many, rng))
+    dataset.grow(patches)
+    for chunk in range(chunks):
+        manifest = dataset.manifest(chunk)
+        hr = cut(photographs, manifest)
+        lr = np.stack([degrade_bicubic(patch, SCALE) for patch in hr])
+        dataset.write(chunk, {HR: hr, LR_PREFIX + LR: lr})
+    return dataset
+
+
+def read_photographs() -> Iterator[Pixels]:
+    for file in list_source(str(PHOTOS_DIR)):
+        if file.item.lower().endswith(tuple(EXTENSIONS)):
+            pixels = read_picture(file.read(), name=file.item).pixels
+            yield np.repeat(pixels, 3, axis=0) if pixels.shape[0] == 1 else pixels
+
+
+def make_manifest(photographs: list[Pixels], many: int, rng: np.random.Generator) -> Manifest:
+    pictures = rng.integers(len(photographs), size=many)
+    room = np.array([photographs[n].shape[1:] for n in pictures]) - HR_PX
+    return Manifest(
+        tuple(Origin(item=f"{n}", sha256="", split="train") for n in range(len(photographs))),
+        places=np.arange(many),
+        pictures=pictures,
+        corners=rng.integers(room + 1),
+        seeds=rng.integers(2**62, size=many),
+        hashes=np.array([], dtype=np.uint64),
+    )
+
+
+def cut(photographs: list[Pixels], manifest: Manifest) -> Pixels:
+    places = zip(manifest.pictures.tolist(), manifest.corners.tolist(), strict=True)
+    return np.stack(
+        [photographs[n][:, top : top + HR_PX, left : left + HR_PX] for n, (top, left) in places]
+    )
+
+
+def patches_a_second(dataset: Dataset, settings: Settings, memory: str, workers: int) -> float:
+    """Return the best of some rounds, the start of processes apart."""
+    spec = BatchSpec(batch_size=BATCH, seed=0, window_chunks=settings.window)
+    rates = []
+    with load_batches(dataset, spec, memory=memory, workers=workers) as batches:
+        for _ in islice(batches, 32):
+            pass
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            for _ in islice(batches, settings.batches):
+                pass
+            rates.append(settings.batches * BATCH / (time.perf_counter() - began))
+    return max(rates)
+
+
+def write_png(dataset: Dataset, folder: Path, patches: int) -> None:
+    for name in (HR, LR_PREFIX + LR):
+        (folder / name).mkdir(parents=True)
+        for n, pixels in enumerate(dataset.read(name, np.arange(patches))):
+            picture = Picture(pixels=pixels, metadata=Metadata(format="png", mode="RGB"))
+            write_picture(folder / name / f"{n}.png", picture, format="png")
+
+
+def read_png(folder: str, numbers: list[int]) -> None:
+    """Read patches as a training does that keeps them in files: decode, turn, collate."""
+    for start in range(0, len(numbers), BATCH):
+        for name in (HR, LR_PREFIX + LR):
+            paths = [Path(folder, name, f"{n}.png") for n in numbers[start : start + BATCH]]
+            pixels = [read_picture(path.read_bytes(), name=path.name).pixels for path in paths]
+            np.stack([np.rot90(patch, n % 4, axes=(1, 2)) for n, patch in enumerate(pixels)])
+
+
+def png_a_second(folder: Path, settings: Settings) -> float:
+    numbers = np.random.default_rng(0).permutation(settings.png).tolist()
+    shares = [numbers[n :: settings.workers] for n in range(settings.workers)]
+    with multiprocessing.get_context("spawn").Pool(settings.workers) as pool:
+        jobs = [(str(folder), share) for share in shares]
+        pool.starmap(read_png, [(folder, share[:BATCH]) for folder, share in jobs], chunksize=1)
+        began = time.perf_counter()
+        pool.starmap(read_png, jobs, chunksize=1)
+        return settings.png / (time.perf_counter() - began)
+
+
+def main() -> None:
+    settings = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = make_dataset(Path(folder) / "dataset", settings.patches)
+        size = sum(f.stat().st_size for f in dataset.path.rglob("*") if f.is_file())
+        write_png(dataset, Path(folder) / "png", settings.png)
+        rates = {
+            "one process": patches_a_second(dataset, settings, "disk", 0),
+            f"{settings.workers} worker processes": patches_a_second(
+                dataset, settings, "disk", settings.workers
+            ),
+            "from RAM": patches_a_second(dataset, settings, "ram", 0),
+        }
+        png = png_a_second(Path(folder) / "png", settings)
+    print(f"{settings}: {size / settings.patches / 1e3:.1f} kB a patch with its LR")
+    for name, rate in rates.items():
+        print(f"{name}: {rate:,.0f} patches/s, {rate / png:.1f} times the rate from PNG files")
+    print(f"PNG files, {settings.workers} processes: {png:,.0f} patches/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""What `upres prepare` starts: pictures in, a dataset of patches out."""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows import options
+from flows.progress import counted
+from pipeline.cluster import connect
+from pipeline.config import PrepareRecipe, load_prepare_recipe
+from pipeline.dataset_preview import preview
+from pipeline.dataset_report import write_dataset_report
+from pipeline.errors import UsageError
+from pipeline.job import beside, locked
+from pipeline.licences import read_licences
+from pipeline.originals import list_originals
+from pipeline.prepare import Ledgers, Preparation, dataset_spec
+from pipeline.splits import check_split, with_lists_read
+from pipeline.status import read_status
+from pipeline.storage.atomic import write_atomic
+from pipeline.storage.dataset import Dataset
+from pipeline.storage.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from pipeline.cluster import ClusterSettings, Stop
+    from pipeline.prepare import Prepared
+    from pipeline.status import JobStatus
+
+_FAILURES_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareRequest:
+    """What is to be prepared from what, and how."""
+
+    source: str
+    dataset_dir: Path
+    recipe: PrepareRecipe
+    pairs: Mapping[str, str]
+    licences: Mapping[str, str]
+
+    @classmethod
+    def of(
+        cls,
+        source: str,
+        dataset_dir: Path,
+        *,
+        recipe: str,
+        settings: Iterable[str],
+        lr_sources: Iterable[str],
+        licence: str | None,
+    ) -> PrepareRequest:
+        """Read what was given on the command line.
+
+        Raises:
+            RecipeError, UsageError: if something cannot be.
+        """
+        pairs = dict(map(_pair, lr_sources))
+        found = load_prepare_recipe(recipe, settings=settings)
+        found = replace(found, split=with_lists_read(found.split))
+        check_split(found.split)
+        return cls(
+            source=source,
+            dataset_dir=dataset_dir,
+            recipe=found.paired(pairs) if pairs else found,
+            pairs=pairs,
+            licences=read_licences(licence),
+        )
+
+
+def run_prepare(
+    request: PrepareRequest, cluster: ClusterSettings, *, stop: Stop, check: bool, limit_s: float
+) -> tuple[dict[str, Any], str, int]:
+    """Prepare a dataset; return what became of it as JSON and as text, and the exit code."""
+    recipe = request.recipe
+    originals = list_originals(request.source, request.pairs, scale=recipe.scale)
+    lock, ledger_path = beside(request.dataset_dir)
+    with (
+        locked(lock, request.dataset_dir.resolve(), "upres prepare"),
+        closing(Ledger.open_file(ledger_path, job="pictures")) as pictures,
+        closing(Ledger.open_file(ledger_path, job="chunks")) as chunks,
+    ):
+        dataset = Dataset.open_or_create(request.dataset_dir.resolve(), dataset_spec(recipe))
+        with connect(cluster) as client:
+            preparation = Preparation(
+                dataset,
+                recipe,
+                ledgers=Ledgers(pictures=pictures, chunks=chunks),
+                client=client,
+                run=uuid.uuid4().hex[:12],
+                stop=stop,
+                limit_s=limit_s,
+            )
+            with counted("survey", "pictures") as report:
+                preparation.survey(originals, request.licences, report)
+            with counted("prepare", "chunks") as report:
+                preparation.compute(originals, partial(_tell, report), check=check)
+        dataset.put_about("recipe.toml", recipe.to_toml().encode())
+        dataset.describe({"statistics": dataset.statistics()})
+        path = write_dataset_report(dataset)
+        status = read_status(dataset.path, pictures, upscales=False)
+        made = read_status(dataset.path, chunks)
+    document = _document(dataset, status, made, preparation.prepared, path)
+    code = options.INTERRUPTED if stop.requested else options.DONE
+    if code == options.DONE and not (status.complete and made.complete):
+        code = options.INCOMPLETE
+    return document, _text(document), code
+
+
+def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
+    """Draw a contact sheet beside the dataset that would be; return JSON, text, exit code."""
+    originals = list_originals(request.source, request.pairs, scale=request.recipe.scale)
+    sheet, broken = preview(originals, request.recipe)
+    place = request.dataset_dir.resolve()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    path = place.with_name(f"{place.name}.preview.png")
+    write_atomic(path, sheet)
+    _tell_failures([f"{item}: {reason}" for item, reason in broken.items()])
+    document = {
+        "preview": str(path),
+        "failures": [{"item": item, "message": reason} for item, reason in broken.items()],
+    }
+    return document, str(path), options.INCOMPLETE if broken else options.DONE
+
+
+def _tell(report: Any, done: int, failed: int, planned: int) -> None:
+    report(done + failed, planned)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, source = text.partition("=")
+    if not (name and sign and source):
+        raise UsageError(f"--lr is {text!r}, expected NAME=SRC such as bicubic=DIV2K/LR_bicubic/X4")
+    return name, source
+
+
+def _document(
+    dataset: Dataset, status: JobStatus, made: JobStatus, prepared: Prepared, report: Path
+) -> dict[str, Any]:
+    document = status.to_json(computed_units=prepared.computed)
+    document["units"] = made.to_json()["units"]
+    document["failures"] += [{**failure, "tile": None} for failure in made.to_json()["failures"]]
+    left_out: Counter[str] = Counter()
+    for manifest in dataset.manifests():
+        for origin in manifest.origins:
+            left_out.update(origin.left_out)
+    statistics = dataset.statistics()
+    return document | {
+        "patches": {split: found["patches"] for split, found in statistics.items()},
+        "left_out": dict(left_out),
+        "report": str(report),
+    }
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    lines = [
+        f"{name:9} " + ", ".join(f"{n} {what}" for what, n in document[key].items() if n)
+        for name, key in (("pictures", "items"), ("chunks", "units"), ("patches", "patches"))
+    ]
+    if document["left_out"]:
+        told = ", ".join(f"{n} {reason}" for reason, n in document["left_out"].items())
+        lines.append(f"left out  {told}")
+    lines.append(f"report    {document['report']}")
+    _tell_failures(
+        [
+            f"{f['item']}: {f['error']}: {f['message'].removeprefix(f['item'] + ': ')}"
+            for f in document["failures"]
+        ]
+    )
+    return "\n".join(lines)
+
+
+def _tell_failures(lines: Sequence[str]) -> None:
+    for line in lines[:_FAILURES_SHOWN]:
+        click.echo(f"  {line}", err=True)
+    if len(lines) > _FAILURES_SHOWN:
+        click.echo(f"  and {len(lines) - _FAILURES_SHOWN} more; --json lists them all", err=True)

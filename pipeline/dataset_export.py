@@ -1,0 +1,265 @@
+"""Export of a dataset: from patches to PNG files in folders, as other trainers read them.
+
+HR and LR files of a patch have one name, the patch's row, in folders side by side:
+``train/hr/00000123.png`` and ``train/lr_bicubic/00000123.png`` are paired by BasicSR and by
+whatever else goes by names. A folder of a split never holds one of a pair alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.cluster import Stop, submit_windowed
+from pipeline.errors import DatasetError, UpresError, UsageError
+from pipeline.images import Metadata, Picture, write_picture
+from pipeline.status import Failure
+from pipeline.storage.atomic import replace_atomically, write_atomic
+from pipeline.storage.dataset import NO_PATCH, SPLIT, SPLITS, Dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.cluster import Client
+    from pipeline.storage.dataset import DatasetSpec
+
+MANIFEST, STATISTICS = "manifest.csv", "statistics.json"
+COLUMNS = ("row", "split", "item", "top", "left", "seed", "licence")
+"""Of the manifest; `top` and `left` are the patch's corner in its picture, in HR pixels."""
+
+_THREADS = 8
+"""Files that a task writes at once.
+
+Each is made durable on its own, for which a disk takes longer than encoding does; but it does eight
+together in little more time than one.
+"""
+_OURS = re.compile(r"\d{8,}\.png|\.[0-9a-f]{32}\.partial")
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTask:
+    """One chunk of a dataset to write as files below `out_dir`."""
+
+    dataset_dir: Path
+    out_dir: Path
+    chunk: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkFiles:
+    """What became of a chunk: the rows whose files all lie there, and why others do not."""
+
+    rows: NDArray[np.int64]
+    failures: tuple[Failure, ...]
+
+
+def check_apart(dataset_dir: Path, *, out_dir: Path) -> None:
+    """Refuse to mix a dataset with the files that are made of it.
+
+    Raises:
+        UsageError: if one of the two folders is the other, or lies in it.
+    """
+    dataset, out = dataset_dir.resolve(), out_dir.resolve()
+    if out.is_relative_to(dataset) or dataset.is_relative_to(out):
+        raise UsageError(
+            f"{out_dir} and the dataset {dataset_dir} lie in each other, expected folders apart; "
+            "export into another folder"
+        )
+
+
+def run_dataset_export(
+    dataset_dir: Path,
+    *,
+    out_dir: Path,
+    client: Client,
+    stop: Stop | None = None,
+    report: Callable[[int, int], None] = lambda _done, _of: None,
+) -> tuple[int, list[Failure]]:
+    """Write every patch below `out_dir`; return how many, and what was not written.
+
+    ``statistics.json`` comes first and says of which dataset the files are; ``manifest.csv`` comes
+    last and lists the patches whose files all lie there, so it is missing where the export was
+    stopped. Files of rows that it does not list are removed. Equal datasets give equal bytes, and
+    running again puts them in the place of those that are there. `report` is told of rows.
+
+    Raises:
+        DatasetError: if there is no dataset, or its manifests are damaged.
+        UsageError: if the folder holds other things, or lies in the dataset or around it.
+    """
+    check_apart(dataset_dir, out_dir=out_dir)
+    dataset = Dataset.open(dataset_dir)
+    _check_ours(out_dir, dataset.spec)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    write_atomic(out_dir / STATISTICS, _statistics(dataset))
+    (out_dir / MANIFEST).unlink(missing_ok=True)
+    here, there = dataset_dir.absolute(), out_dir.absolute()
+    tasks = [ChunkTask(here, there, n) for n in range(dataset.chunks)]
+    rows: list[NDArray[np.int64]] = [np.array([], dtype=np.int64)]
+    failures: list[Failure] = []
+    seen = done = 0
+    for outcome in submit_windowed(client, export_chunk, tasks, stop=stop):
+        if outcome.result is not None:
+            rows.append(outcome.result.rows)
+            failures.extend(outcome.result.failures)
+        else:
+            failures.append(_failure(f"chunk {outcome.task.chunk}", outcome.error))
+        seen += 1
+        done += _rows_of(dataset, outcome.task.chunk)
+        report(done, len(dataset))
+    written = np.concatenate(rows)
+    if seen == len(tasks):
+        _finish(dataset, out_dir, written)
+    return len(written), sorted(failures, key=lambda failure: failure.item)
+
+
+def export_chunk(task: ChunkTask) -> ChunkFiles:
+    """Write the patches of a chunk that are made; a file that fails does not stop the others.
+
+    Raises:
+        DatasetError: if the chunk is damaged.
+    """
+    dataset = Dataset.open(task.dataset_dir)
+    rows = task.chunk * dataset.spec.chunk_patches + dataset.manifest(task.chunk).places
+    splits = dataset.read(SPLIT, rows)
+    if (splits == NO_PATCH).all():
+        return ChunkFiles(rows[:0], _not_made(task.chunk, len(rows)))
+    pixels = {name: dataset.read(name, rows) for name in dataset.spec.pixel_arrays}
+    # What was read alone does not tell: of a file that is missing, Zarr reads black.
+    if not dataset.is_whole(task.chunk):
+        raise DatasetError(
+            f"chunk {task.chunk} of {task.dataset_dir} is damaged, or a file of it is missing; run "
+            "`upres prepare` again with --check"
+        )
+    failures = list(_write_all(task.out_dir, rows, splits, pixels))
+    whole = ~np.isin(rows, [row for row, _ in failures])
+    return ChunkFiles(rows[whole], tuple(failure for _, failure in failures))
+
+
+def _not_made(chunk: int, patches: int) -> tuple[Failure, ...]:
+    """Return why nothing of a chunk was written; nothing where it is to hold nothing."""
+    message = f"{patches} patches are not made yet; run `upres prepare` again, then export"
+    return (Failure(f"chunk {chunk}", None, "NotDone", message),) if patches else ()
+
+
+def _write_all(
+    out_dir: Path,
+    rows: NDArray[np.int64],
+    splits: NDArray[np.uint8],
+    pixels: Mapping[str, NDArray[np.uint8]],
+) -> Iterator[tuple[int, Failure]]:
+    """Write every file of `rows`; yield the row and the reason of each that could not be."""
+    files = [
+        (row, f"{SPLITS[split]}/{name}/{row:08}.png", patches[n])
+        for name, patches in pixels.items()
+        for n, (row, split) in enumerate(zip(rows.tolist(), splits.tolist(), strict=True))
+    ]
+
+    def write(file: tuple[int, str, NDArray[np.uint8]]) -> tuple[int, Failure] | None:
+        row, name, patch = file
+        error = _written(out_dir / name, patch)
+        return None if error is None else (row, _failure(name, error))
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        yield from filter(None, threads.map(write, files))
+
+
+def _written(path: Path, patch: NDArray[np.uint8]) -> Exception | None:
+    """Write a patch ``(c, y, x)`` as PNG; return what kept it from being written."""
+    metadata = Metadata(format="png", mode="L" if len(patch) == 1 else "RGB")
+    try:
+        write_picture(path, Picture(pixels=patch, metadata=metadata), format="png")
+    except (OSError, UpresError) as error:
+        return error
+    return None
+
+
+def _failure(item: str, error: BaseException | None) -> Failure:
+    return Failure(item, None, type(error).__name__, " ".join(str(error).split()))
+
+
+def _rows_of(dataset: Dataset, chunk: int) -> int:
+    many = dataset.spec.chunk_patches
+    return min(many, len(dataset) - chunk * many)
+
+
+def _check_ours(out_dir: Path, spec: DatasetSpec) -> None:
+    """Refuse a folder that holds anything but an earlier export by the same recipe."""
+    if not out_dir.exists() or (out_dir.is_dir() and not any(out_dir.iterdir())):
+        return
+    try:
+        found = json.loads((out_dir / STATISTICS).read_bytes())["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{out_dir} holds other things than an export, expected a new or empty folder; "
+            "name another one"
+        ) from None
+    if found != spec.fingerprint:
+        raise UsageError(
+            f"{out_dir} holds the export of a dataset of fingerprint {str(found)[:12]}, this one "
+            f"has {spec.fingerprint[:12]}; name another folder"
+        )
+
+
+def _statistics(dataset: Dataset) -> bytes:
+    """Return what other trainers ask for, as JSON: sizes, and mean and std of HR in 0..1."""
+    spec = dataset.spec
+    facts: dict[str, Any] = {
+        "scale": spec.scale,
+        "channels": spec.channels,
+        "hr_px": spec.hr_px,
+        "lr_px": spec.lr_px,
+        "degradations": spec.degradations,
+        "fingerprint": spec.fingerprint,
+        "splits": dataset.statistics(),
+    }
+    return json.dumps(facts, ensure_ascii=False, indent=2).encode() + b"\n"
+
+
+def _finish(dataset: Dataset, out_dir: Path, rows: NDArray[np.int64]) -> None:
+    """Remove what is not of `rows`, then list them."""
+    splits = dataset.splits()
+    kept = np.full(len(dataset), NO_PATCH, dtype=np.uint8)
+    kept[rows] = splits[rows]
+    for number, split in enumerate(SPLITS):
+        wanted = {f"{row:08}.png" for row in np.flatnonzero(kept == number).tolist()}
+        for name in dataset.spec.pixel_arrays:
+            _remove_others(out_dir / split / name, wanted)
+    with replace_atomically(out_dir / MANIFEST) as file:
+        file.write(_csv([COLUMNS]))
+        for chunk in range(dataset.chunks):
+            file.write(_csv(_lines(dataset, chunk, kept)))
+
+
+def _csv(lines: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode("utf-8", errors="backslashreplace")
+
+
+def _remove_others(folder: Path, wanted: set[str]) -> None:
+    """Remove files that an earlier export, or a killed one, left behind."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in wanted and _OURS.fullmatch(path.name) and path.is_file():
+                path.unlink()
+
+
+def _lines(dataset: Dataset, chunk: int, kept: NDArray[np.uint8]) -> Iterator[Iterable[object]]:
+    """Yield the lines of the manifest that tell of a chunk, by row."""
+    manifest = dataset.manifest(chunk)
+    rows = chunk * dataset.spec.chunk_patches + manifest.places
+    for n in np.argsort(rows).tolist():
+        row, origin = int(rows[n]), manifest.origins[manifest.pictures[n]]
+        if kept[row] != NO_PATCH:
+            corner, seed = manifest.corners[n].tolist(), int(manifest.seeds[n])
+            yield row, SPLITS[kept[row]], origin.item, *corner, seed, origin.licence

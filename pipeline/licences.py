@@ -1,0 +1,63 @@
+"""Licences of the pictures that a dataset is made of: they travel with its patches."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+def read_licences(text_or_file: str | None) -> Mapping[str, str]:
+    """Return the licence of pictures by item; under "" that of all others.
+
+    A file is JSON (an object by name, or a list of objects) or CSV; rows name the picture by
+    ``file``, ``item``, ``name`` or ``path``, and have ``licence`` or ``license``, and ``source`` if
+    known. Any other text is the licence of all pictures.
+
+    Raises:
+        UsageError: if a file can be read as neither.
+    """
+    if not text_or_file:
+        return {}
+    path = Path(text_or_file)
+    if not path.is_file():
+        if path.suffix in (".json", ".csv"):
+            raise UsageError(f"--licence {path} does not exist, expected a .json or .csv file")
+        return {"": text_or_file}
+    try:
+        text = path.read_text(encoding="utf-8")
+        is_json = path.suffix == ".json"
+        rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text)))
+        return dict(_licences(rows))
+    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        raise UsageError(
+            f"--licence {path} cannot be read ({type(error).__name__}: {error}); expected a list "
+            "of objects with file and licence, as JSON or CSV"
+        ) from error
+
+
+def _licences(rows: Any) -> Iterable[tuple[str, str]]:
+    if isinstance(rows, dict):
+        rows = [
+            {"item": name, **(value if isinstance(value, dict) else {"licence": value})}
+            for name, value in rows.items()
+        ]
+    for row in rows:
+        name = next(row[key] for key in ("file", "item", "name", "path") if row.get(key))
+        licence = row.get("licence") or row["license"]
+        yield str(name), f"{licence} ({row['source']})" if row.get("source") else str(licence)
+
+
+def licence_of(item: str, licences: Mapping[str, str]) -> str:
+    """Return the licence of a picture, by its item or else the name of its file."""
+    for name in (item, PurePosixPath(item).name, ""):
+        if name in licences:
+            return licences[name]
+    return ""

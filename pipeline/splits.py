@@ -1,0 +1,123 @@
+"""Splits: which pictures train, which validate, and which are kept for the test.
+
+By picture, never by patch: patches of one picture look alike, and a network that trained on some
+would be tested on what it has seen.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import RecipeError
+from pipeline.extract import seed_of
+from pipeline.storage.dataset import SPLITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+TRAIN, *HELD_OUT = SPLITS
+
+
+def check_split(wanted: Mapping[str, Any]) -> None:
+    """Make sure that a split can be read: fractions, counts, globs or files, all of one kind.
+
+    Raises:
+        RecipeError: if not.
+    """
+    for name in wanted:
+        if name not in SPLITS:
+            raise RecipeError(f"split has {name!r}, expected {', '.join(SPLITS)}")
+    kinds = {_kind(name, value) for name, value in wanted.items()}
+    if len(kinds) > 1:
+        raise RecipeError(f"split mixes {' and '.join(sorted(kinds))}, expected one of them")
+    if kinds == {"fractions"} and not 0 < sum(wanted.values()) <= 1:
+        raise RecipeError(f"split adds up to {sum(wanted.values()):g}, expected at most 1")
+
+
+def assign_splits(
+    items: Iterable[str], wanted: Mapping[str, Any], *, seed: int, before: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the split of each of `items`, "" for those that no split has room for.
+
+    What `before` says stays, so that a picture never changes sides when others are added. Fractions
+    are of all pictures; what they leave is for training, if that has none of its own. Counts of
+    validation and test come first: a broken file costs training one. Which pictures: by the hash of
+    their names and `seed`, so that it does not depend on their order.
+
+    Raises:
+        RecipeError: if there are fewer pictures than validation and test are to have.
+    """
+    check_split(wanted)
+    fresh = sorted(set(items) - before.keys(), key=lambda item: seed_of(seed, "split", item))
+    kinds = {_kind(name, value) for name, value in wanted.items()}
+    if kinds <= {"fractions", "counts"}:
+        rooms = _rooms(len(fresh) + len(before), wanted, Counter(before.values()))
+        return _filled(fresh, rooms)
+    return {item: _listed(item, wanted) for item in fresh}
+
+
+def _rooms(total: int, wanted: Mapping[str, Any], taken: Mapping[str, int]) -> dict[str, int]:
+    """Return how many more pictures each split takes, those held out first."""
+    counts = {name: _count(wanted[name], total) for name in SPLITS if name in wanted}
+    held = {name: counts.get(name, 0) for name in HELD_OUT}
+    if sum(held.values()) > total:
+        raise RecipeError(
+            f"split wants {' and '.join(f'{n} for {name}' for name, n in held.items() if n)}, "
+            f"but there are {total} pictures; lower the counts or use fractions"
+        )
+    rest = total - sum(held.values())
+    all_of = {**held, TRAIN: min(counts.get(TRAIN, rest), rest)}
+    return {name: max(0, room - taken.get(name, 0)) for name, room in all_of.items()}
+
+
+def _count(value: float, total: int) -> int:
+    return value if isinstance(value, int) else int(value * total + 0.5)
+
+
+def _filled(fresh: list[str], rooms: Mapping[str, int]) -> dict[str, str]:
+    places = [name for name, room in rooms.items() for _ in range(room)]
+    places += [""] * max(0, len(fresh) - len(places))
+    return dict(zip(fresh, places, strict=False))
+
+
+def _listed(item: str, globs: Mapping[str, list[str]]) -> str:
+    for name in (*HELD_OUT, TRAIN):
+        if any(item == glob or fnmatch.fnmatchcase(item, glob) for glob in globs.get(name, ())):
+            return name
+    return "" if TRAIN in globs else TRAIN
+
+
+def _kind(name: str, value: Any) -> str:
+    if isinstance(value, float) and 0 <= value <= 1:
+        return "fractions"
+    if type(value) is int and value >= 0:
+        return "counts"
+    if isinstance(value, list) and all(isinstance(glob, str) for glob in value):
+        return "lists"
+    raise RecipeError(
+        f"split.{name} is {value!r}, expected a fraction such as 0.1, a count such as 300, a list "
+        "of globs, or the name of a file with one item a line"
+    )
+
+
+def with_lists_read(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the split with the names that its files hold, one a line, in their place.
+
+    Raises:
+        RecipeError: if a file cannot be read.
+    """
+    return {n: _lines_of(n, v) if isinstance(v, str) else v for n, v in wanted.items()}
+
+
+def _lines_of(name: str, file: str) -> list[str]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"split.{name} is {file!r}, which cannot be read as a list ({error}); name a text file "
+            "with one item a line"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]
