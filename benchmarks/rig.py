@@ -6,6 +6,7 @@ import argparse
 import multiprocessing
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,8 +24,6 @@ from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.unit import ModelAddress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 
@@ -66,6 +65,15 @@ def make_pictures(folder: Path, settings: Settings) -> None:
             pixels=np.ascontiguousarray(pixels), metadata=Metadata(format="png", mode="RGB")
         )
         write_picture(folder / f"{n:04}.png", picture, format="png")
+
+
+def photographs(folder: Path, count: int) -> None:
+    """Put so many JPEG photographs into a folder: the shipped ones, again and again."""
+    files = [f for f in list_source(str(PHOTOS_DIR)) if f.item.lower().endswith(tuple(EXTENSIONS))]
+    folder.mkdir(parents=True)
+    for n in range(count):
+        file = files[n % len(files)]
+        (folder / f"{n:05}{Path(file.item).suffix}").write_bytes(file.read())
 
 
 def read_pictures(folder: Path) -> list[NDArray[np.uint8]]:

@@ -185,18 +185,28 @@ def upscale(
 
 
 @main.command()
-@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
 @click.option("--items", "list_items", is_flag=True, help="List every item.")
 @options.json_option
 @options.reported
 def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
-    """Tell how far a job is, and what failed.
+    """Tell how far a job or a dataset is, and what failed.
 
-    The exit code is 3 where items or tiles failed, and 0 otherwise.
+    The exit code is 3 where items, tiles or chunks failed, and 0 otherwise.
     """
     from pipeline.job import open_job
     from pipeline.status import read_status
+    from pipeline.storage.dataset import is_dataset
 
+    if is_dataset(job_dir):
+        from flows.prepare import dataset_status
+
+        document, text, code = dataset_status(job_dir, list_items=list_items)
+        if as_json:
+            options.print_json(document)
+        else:
+            click.echo(text)
+        sys.exit(code)
     job = open_job(job_dir)
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
@@ -318,18 +328,24 @@ def score(
 
 
 @main.command()
-@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
 @options.json_option
 @options.reported
 def report(job_dir: Path, as_json: bool) -> None:
-    """Write the report of a job, one HTML file.
+    """Write the report of a job or a dataset, one HTML file.
 
     JOB/report.html: figures, before and after, and a map of every tile's score.
+    DATASET/about/report.html: splits, statistics, licences, and a sheet of patches.
     """
+    from pipeline.dataset_report import write_dataset_report
     from pipeline.job import open_job
     from pipeline.report import write_report
+    from pipeline.storage.dataset import Dataset, is_dataset
 
-    path = write_report(open_job(job_dir))
+    if is_dataset(job_dir):
+        path = write_dataset_report(Dataset.open(job_dir))
+    else:
+        path = write_report(open_job(job_dir))
     if as_json:
         options.print_json({"job": str(job_dir), "report": str(path)})
     else:
@@ -337,7 +353,7 @@ def report(job_dir: Path, as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
 @click.argument("out_dir", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--format", "file_format", type=_FORMATS, default="same", show_default=True)
 @options.cluster_options
@@ -355,19 +371,27 @@ def export(
 
     They lie below DIR as their sources lay: tree mirrored, metadata kept.
 
-    An item with a tile that failed or is pending is not written, but listed.
+    An item with a tile that failed or is pending is not written, but listed. Of a DATASET each
+    patch becomes PNG files below DIR/SPLIT/hr and DIR/SPLIT/lr_NAME, for other trainers.
     """
+    from flows.prepare import export_dataset
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.job import open_job
     from pipeline.run import run_on
+    from pipeline.storage.dataset import is_dataset
 
-    job = open_job(job_dir)
-    with (
-        options.interruptible() as stop,
-        run_on(job, "upres export", stop=stop) as run,
-        connect(ClusterSettings(address=cluster, workers=workers)) as client,
-    ):
-        written, failures = _export(run, out_dir, file_format, client)
+    settings = ClusterSettings(address=cluster, workers=workers)
+    with options.interruptible() as stop:
+        if is_dataset(job_dir):
+            if file_format not in ("same", "png"):
+                raise click.UsageError(f"--format is {file_format}, but patches are written as png")
+            what = "patches"
+            written, failures = export_dataset(job_dir, out_dir, settings, stop=stop)
+        else:
+            what = "pictures"
+            job = open_job(job_dir)
+            with run_on(job, "upres export", stop=stop) as run, connect(settings) as client:
+                written, failures = _export(run, out_dir, file_format, client)
     if as_json:
         options.print_json(
             {
@@ -378,7 +402,7 @@ def export(
             }
         )
     else:
-        click.echo(f"{written} pictures written below {out_dir}")
+        click.echo(f"{written} {what} written below {out_dir}")
         _print_failures(failures)
     sys.exit(_exit_code(bool(failures), stop.requested))
 

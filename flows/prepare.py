@@ -15,6 +15,7 @@ from flows import options
 from flows.progress import counted
 from pipeline.cluster import connect
 from pipeline.config import PrepareRecipe, load_prepare_recipe
+from pipeline.dataset_export import run_dataset_export
 from pipeline.dataset_preview import preview
 from pipeline.dataset_report import write_dataset_report
 from pipeline.errors import UsageError
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.cluster import ClusterSettings, Stop
-    from pipeline.prepare import Prepared
-    from pipeline.status import JobStatus
+    from pipeline.status import Failure
+
+PICTURES, CHUNKS = "pictures", "chunks"
+"""What the two ledgers of a dataset are called in their database."""
 
 _FAILURES_SHOWN = 20
 
@@ -87,8 +90,8 @@ def run_prepare(
     lock, ledger_path = beside(request.dataset_dir)
     with (
         locked(lock, request.dataset_dir.resolve(), "upres prepare"),
-        closing(Ledger.open_file(ledger_path, job="pictures")) as pictures,
-        closing(Ledger.open_file(ledger_path, job="chunks")) as chunks,
+        closing(Ledger.open_file(ledger_path, job=PICTURES)) as pictures,
+        closing(Ledger.open_file(ledger_path, job=CHUNKS)) as chunks,
     ):
         dataset = Dataset.open_or_create(request.dataset_dir.resolve(), dataset_spec(recipe))
         with connect(cluster) as client:
@@ -108,13 +111,45 @@ def run_prepare(
         dataset.put_about("recipe.toml", recipe.to_toml().encode())
         dataset.describe({"statistics": dataset.statistics()})
         path = write_dataset_report(dataset)
-        status = read_status(dataset.path, pictures, upscales=False)
-        made = read_status(dataset.path, chunks)
-    document = _document(dataset, status, made, preparation.prepared, path)
-    code = options.INTERRUPTED if stop.requested else options.DONE
-    if code == options.DONE and not (status.complete and made.complete):
-        code = options.INCOMPLETE
+        told = _told(dataset, Ledgers(pictures=pictures, chunks=chunks))
+    document = told.document | {
+        "computed_units": preparation.prepared.computed,
+        "report": str(path),
+    }
+    code = options.INTERRUPTED if stop.requested else told.code
     return document, _text(document), code
+
+
+def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], str, int]:
+    """Return how far a dataset is as JSON and as text, and the exit code."""
+    dataset = Dataset.open(folder.resolve())
+    _, path = beside(folder)
+    with (
+        closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures,
+        closing(Ledger.open_file(path, job=CHUNKS, read_only=True)) as chunks,
+    ):
+        told = _told(dataset, Ledgers(pictures=pictures, chunks=chunks))
+        items = pictures.items() if list_items else []
+    document, text = dict(told.document), _text(told.document)
+    if list_items:
+        document["by_item"] = [{"item": row.item, "state": row.state} for row in items]
+        text = "\n".join([*(f"{row.state:9} {row.item}" for row in items), text])
+    return document, text, told.code
+
+
+def export_dataset(
+    folder: Path, out_dir: Path, cluster: ClusterSettings, *, stop: Stop
+) -> tuple[int, list[Failure]]:
+    """Write the patches of a dataset as files; return how many, and what was not written."""
+    lock, _ = beside(folder)
+    with (
+        locked(lock, folder.resolve(), "upres export"),
+        connect(cluster) as client,
+        counted("export", "patches") as report,
+    ):
+        return run_dataset_export(
+            folder.resolve(), out_dir=out_dir, client=client, stop=stop, report=report
+        )
 
 
 def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
@@ -144,22 +179,29 @@ def _pair(text: str) -> tuple[str, str]:
     return name, source
 
 
-def _document(
-    dataset: Dataset, status: JobStatus, made: JobStatus, prepared: Prepared, report: Path
-) -> dict[str, Any]:
-    document = status.to_json(computed_units=prepared.computed)
-    document["units"] = made.to_json()["units"]
-    document["failures"] += [{**failure, "tile": None} for failure in made.to_json()["failures"]]
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What ledgers and manifests tell of a dataset, and the exit code that says it."""
+
+    document: dict[str, Any]
+    code: int
+
+
+def _told(dataset: Dataset, ledgers: Ledgers) -> _Told:
+    status = read_status(dataset.path, ledgers.pictures, upscales=False)
+    made = read_status(dataset.path, ledgers.chunks)
+    document, chunks = status.to_json(), made.to_json()
+    document["units"] = chunks["units"]
+    document["failures"] += [{**failure, "tile": None} for failure in chunks["failures"]]
     left_out: Counter[str] = Counter()
     for manifest in dataset.manifests():
         for origin in manifest.origins:
             left_out.update(origin.left_out)
     statistics = dataset.statistics()
-    return document | {
-        "patches": {split: found["patches"] for split, found in statistics.items()},
-        "left_out": dict(left_out),
-        "report": str(report),
-    }
+    document["patches"] = {split: found["patches"] for split, found in statistics.items()}
+    document["left_out"] = dict(sorted(left_out.items()))
+    complete = status.complete and made.complete
+    return _Told(document, options.DONE if complete else options.INCOMPLETE)
 
 
 def _text(document: Mapping[str, Any]) -> str:
@@ -170,7 +212,8 @@ def _text(document: Mapping[str, Any]) -> str:
     if document["left_out"]:
         told = ", ".join(f"{n} {reason}" for reason, n in document["left_out"].items())
         lines.append(f"left out  {told}")
-    lines.append(f"report    {document['report']}")
+    if "report" in document:
+        lines.append(f"report    {document['report']}")
     _tell_failures(
         [
             f"{f['item']}: {f['error']}: {f['message'].removeprefix(f['item'] + ': ')}"

@@ -27,6 +27,9 @@ EXTRACTIONS = ("random", "grid", "whole", "crops")
 _COMMON = ("name", "scale", "channels", "seed")
 """Keys that preparing and training have in common."""
 
+HASH_BLOCKS = (8, 9)
+"""Rows and columns of blocks that a perceptual hash compares: patches must hold as many pixels."""
+
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
 
@@ -152,6 +155,8 @@ class PrepareRecipe:
         _require_one_of(self, "corner", ("anywhere", "inner-half"))
         _require_one_of(self, "fit", ("stretch", "crop"))
         self._check_sides()
+        for name in self.pairs:
+            _check_pair(name)
         names = self.lr_names
         if not names or len(set(names)) < len(names):
             raise RecipeError(f"LR versions are {list(names)}, expected one or more, each once")
@@ -162,11 +167,17 @@ class PrepareRecipe:
             raise RecipeError(
                 f"patch_hr_px is {rows}x{cols}, expected multiples of the scale {self.scale}"
             )
+        if self.duplicate_bits >= 0 and (rows < HASH_BLOCKS[0] or cols < HASH_BLOCKS[1]):
+            raise RecipeError(
+                f"patch_hr_px is {rows}x{cols}, expected at least {HASH_BLOCKS[0]}x"
+                f"{HASH_BLOCKS[1]} to tell duplicates; take larger patches, or duplicate_bits = -1"
+            )
+        stride = self.stride
         if self.pairs and self.extract == "whole":
             raise RecipeError(
                 "extract is 'whole', which LR files cannot follow; cut patches instead"
             )
-        if self.pairs and (self.stride[0] % self.scale or self.stride[1] % self.scale):
+        if self.pairs and (stride[0] % self.scale or stride[1] % self.scale):
             raise RecipeError(
                 f"stride_px is {self.stride_px}, expected multiples of the scale {self.scale}, as "
                 "LR files are cut too"
@@ -246,6 +257,13 @@ def pair(name: str, value: int | list[int], *, least: int = 1) -> tuple[int, int
     return sides[0], sides[1]
 
 
+def _check_pair(name: Any) -> None:
+    """Refuse a name that no degradation could have: it becomes that of an array too."""
+    if not isinstance(name, str):
+        raise RecipeError(f"pairs has {name!r}, expected names of LR versions")
+    Degradation(name=name, steps=())
+
+
 def _require_least(recipe: Any, name: str, least: int) -> None:
     value = getattr(recipe, name)
     if not least <= value < math.inf:
@@ -271,6 +289,13 @@ def load_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> TrainReci
             value that cannot be.
     """
     values = _read(name_or_file)
+    settings = list(settings)
+    named = {setting.partition("=")[0] for setting in settings} | values.keys()
+    if PREPARE in values and "architecture" not in named:
+        raise RecipeError(
+            f"recipe {name_or_file} only says how to prepare a dataset, expected architecture and "
+            "what else training takes; use it with `upres prepare`, or name another recipe"
+        )
     values.pop(PREPARE, None)
     return _checked(TrainRecipe, values, settings)
 
@@ -290,9 +315,7 @@ def load_prepare_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> P
             f"recipe {name_or_file} does not say how to prepare a dataset, expected a table "
             f"[{PREPARE}] with extract and patch_hr_px"
         )
-    trains = {f.name for f in fields(TrainRecipe)}
-    common = {f.name for f in fields(PrepareRecipe)} & trains
-    _refuse_unknown(values, {*trains, *common})
+    _refuse_unknown(values, [f.name for f in fields(TrainRecipe)])
     shared = {name: value for name, value in values.items() if name in _COMMON}
     twice = sorted(shared.keys() & prepare.keys())
     if twice:

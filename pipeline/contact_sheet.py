@@ -266,6 +266,9 @@ def _draw_histogram(
     counts, _ = np.histogram(np.clip(variances, _BIN_EDGES[0], _BIN_EDGES[-1]), _BIN_EDGES)
     axes.bar(_BIN_EDGES[:-1], counts, np.diff(_BIN_EDGES), align="edge", color=_BARS, zorder=2)
     axes.set_ylim(0, max(1.0, 1.05 * float(counts.max(initial=0))))
+    # Only now: the ticks follow from the counts.
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_fontproperties(writer.font())
     if least_variance > 0:
         at = float(np.clip(least_variance, _BIN_EDGES[0], _BIN_EDGES[-1]))
         axes.axvline(at, color=_MARK, linewidth=1.5, zorder=3)
@@ -284,6 +287,7 @@ def _axes(writer: _Writer, layout: _Layout) -> Axes:
     axes = writer.figure.add_axes((*place, *size), facecolor=_PAPER)
     axes.set_xscale("log")
     axes.set_xlim(_BIN_EDGES[0], _BIN_EDGES[-1])
+    axes.minorticks_off()
     axes.set_xticks(_TICKS, labels=[f"{'≤ ' if t == _TICKS[0] else ''}{t:,}" for t in _TICKS])
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -292,8 +296,6 @@ def _axes(writer: _Writer, layout: _Layout) -> Axes:
     axes.tick_params(colors=_SOFT)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("squared levels of 0..255", fontproperties=writer.font(), color=_SOFT)
-    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_fontproperties(writer.font())
     return axes
 
 

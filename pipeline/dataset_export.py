@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.cluster import Stop, submit_windowed
-from pipeline.errors import DatasetError, UpresError, UsageError
+from pipeline.errors import UpresError, UsageError
 from pipeline.images import Metadata, Picture, write_picture
 from pipeline.status import Failure
 from pipeline.storage.atomic import replace_atomically, write_atomic
-from pipeline.storage.dataset import NO_PATCH, SPLIT, SPLITS, Dataset
+from pipeline.storage.dataset import NO_PATCH, SPLITS, Dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -129,18 +129,12 @@ def export_chunk(task: ChunkTask) -> ChunkFiles:
         DatasetError: if the chunk is damaged.
     """
     dataset = Dataset.open(task.dataset_dir)
-    rows = task.chunk * dataset.spec.chunk_patches + dataset.manifest(task.chunk).places
-    splits = dataset.read(SPLIT, rows)
-    if (splits == NO_PATCH).all():
+    manifest = dataset.manifest(task.chunk)
+    rows = task.chunk * dataset.spec.chunk_patches + manifest.places
+    if not dataset.is_marked(task.chunk):
         return ChunkFiles(rows[:0], _not_made(task.chunk, len(rows)))
     pixels = {name: dataset.read(name, rows) for name in dataset.spec.pixel_arrays}
-    # What was read alone does not tell: of a file that is missing, Zarr reads black.
-    if not dataset.is_whole(task.chunk):
-        raise DatasetError(
-            f"chunk {task.chunk} of {task.dataset_dir} is damaged, or a file of it is missing; run "
-            "`upres prepare` again with --check"
-        )
-    failures = list(_write_all(task.out_dir, rows, splits, pixels))
+    failures = list(_write_all(task.out_dir, rows, manifest.splits, pixels))
     whole = ~np.isin(rows, [row for row, _ in failures])
     return ChunkFiles(rows[whole], tuple(failure for _, failure in failures))
 

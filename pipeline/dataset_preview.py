@@ -34,7 +34,8 @@ def preview(originals: Sequence[Original], recipe: PrepareRecipe) -> tuple[bytes
     Raises:
         SourceError: if none of them gives a patch.
     """
-    chosen = np.unique(np.linspace(0, len(originals) - 1, _PICTURES).round().astype(int))
+    evenly = np.linspace(0, len(originals) - 1, _PICTURES).round().astype(int)
+    chosen = np.unique(evenly) if originals else evenly[:0]
     everything = replace(recipe, least_variance=0.0, least_gradient=0.0, duplicate_bits=-1)
     broken: dict[str, str] = {}
     variances: list[NDArray[np.float64]] = []
@@ -53,10 +54,7 @@ def preview(originals: Sequence[Original], recipe: PrepareRecipe) -> tuple[bytes
         kept.append((original, original.sha256(contents), good))
     examples = _examples(kept, recipe)
     if not examples:
-        raise SourceError(
-            f"none of {len(chosen)} pictures gives a patch: "
-            f"{next(iter(broken.values()), 'all are flat; lower least_variance')}"
-        )
+        raise SourceError(f"none of {len(chosen)} pictures gives a patch: {_why(broken, kept)}")
     sheet = draw_sheet(
         examples,
         np.concatenate(variances),
@@ -64,6 +62,12 @@ def preview(originals: Sequence[Original], recipe: PrepareRecipe) -> tuple[bytes
         least_variance=recipe.least_variance,
     )
     return sheet, broken
+
+
+def _why(broken: Mapping[str, str], kept: Sequence[tuple[Original, str, Cut]]) -> str:
+    flat = f"{len(kept)} are flat, lower least_variance or least_gradient" if kept else ""
+    first = f"{len(broken)} cannot be used, the first for {next(iter(broken.values()), '')}"
+    return "; ".join(filter(None, (flat, first if broken else ""))) or "there are none"
 
 
 def _variances(pixels: NDArray[np.uint8], found: Cut, recipe: PrepareRecipe) -> NDArray[np.float64]:

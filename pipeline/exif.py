@@ -43,7 +43,9 @@ class Layout:
         return struct.pack(self.order + (big if self.big else classic), *values)
 
     def unpack(self, classic: str, big: str, data: bytes, at: int) -> tuple[int, ...]:
-        """Return the numbers at byte `at`, by the same codes."""
+        """Return the numbers at byte `at`, by the same codes; ValueError far behind the end."""
+        if at > len(data):  # BigTIFF points farther than an index can be.
+            raise ValueError(f"byte {at} is wanted of {len(data)} bytes")
         return struct.unpack_from(self.order + (big if self.big else classic), data, at)
 
     def root(self, data: bytes) -> int:
@@ -173,9 +175,16 @@ def copyright_of(exif: bytes | None) -> str:
         return ""
     values = [tag.value for tag in tags if tag.code == _COPYRIGHT]
     text = values[0] if values and isinstance(values[0], bytes) else b""
-    # Photographer and editor are parted by a NUL; ASCII is wanted, and UTF-8 is met.
-    parts = text.decode("utf-8", errors="replace").split("\0")
-    return "; ".join(part.strip() for part in parts if part.strip())
+    # Photographer and editor are parted by a NUL.
+    return "; ".join(part.strip() for part in _text(text).split("\0") if part.strip())
+
+
+def _text(value: bytes) -> str:
+    """Return text, of which EXIF wants ASCII, and cameras write UTF-8 or Windows's letters."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("cp1252", errors="replace")
 
 
 def byte_order(exif: bytes | None) -> Literal["<", ">"]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from models.interpolation import resize
+from pipeline.config import HASH_BLOCKS
 from pipeline.errors import PictureError
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 FLAT, DUPLICATE = "flat", "duplicate"
 """Why a patch is left out."""
 
-_HASH_ROWS, _HASH_COLS = 8, 9
 _LUMA = (299, 587, 114)
 """Parts in a thousand of red, green and blue: ITU-R BT.601."""
 
@@ -134,7 +134,9 @@ class Texture:
         count = self.px[0] * self.px[1]
         total = _sums(self.total, corners, self.px)
         squares = _sums(self.squares, corners, self.px)
-        return np.asarray((squares * count - total * total) / count**2)
+        # Python's integers: of a patch of 3500x3500 px the products are beyond 64 bits.
+        both = zip(total.tolist(), squares.tolist(), strict=True)
+        return np.array([(s * count - t * t) / count**2 for t, s in both], dtype=np.float64)
 
     def gradient(self, corners: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the mean size of luma's steps, down and right, of each patch ``(k,)``, in levels.
@@ -161,14 +163,14 @@ def perceptual_hashes(
     hash", Krawetz 2013). Blocks differ by a pixel in size where 8 or 9 do not divide the sides.
     """
     integral = _integral(luma8(pixels).astype(np.int64))
-    rows = np.linspace(0, px[0], _HASH_ROWS + 1).astype(np.int64)
-    cols = np.linspace(0, px[1], _HASH_COLS + 1).astype(np.int64)
+    rows = np.arange(HASH_BLOCKS[0] + 1) * px[0] // HASH_BLOCKS[0]
+    cols = np.arange(HASH_BLOCKS[1] + 1) * px[1] // HASH_BLOCKS[1]
     at = integral[corners[:, :1, None] + rows[None, :, None], corners[:, 1:, None] + cols]
     blocks = np.diff(np.diff(at, axis=1), axis=2)
     widths = np.diff(cols)
     # Cross-multiplied, as means of blocks of unequal width would be rounded.
     falls = blocks[:, :, :-1] * widths[1:] > blocks[:, :, 1:] * widths[:-1]
-    bits = falls.reshape(len(corners), _HASH_ROWS * (_HASH_COLS - 1))
+    bits = falls.reshape(len(corners), HASH_BLOCKS[0] * (HASH_BLOCKS[1] - 1))
     return np.asarray(np.packbits(bits, axis=1).view(">u8").reshape(-1), dtype=np.uint64)
 
 

@@ -18,7 +18,7 @@ from pipeline.cluster import Outcome, Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
 from pipeline.geometry import cuts
 from pipeline.images import Metadata, Picture, decode_picture
-from pipeline.sources import SourceFile, list_source
+from pipeline.sources import SourceFile, check_same_source, list_source
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, clashing
 from pipeline.storage.image import Layout
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
@@ -163,20 +163,21 @@ def run_ingest(
     """
     files = list_source(source)
     known = {row.item: row for row in ledger.items()}
-    _check_same_source(source, files, known)
+    before = [item for item, row in known.items() if row.state == INGESTED]
+    check_same_source(source, (file.item for file in files), before)
     archive = Archive.open_or_create(archive_dir.absolute())
     others = clashing(file.item for file in files)
     clashed = [_clashed(file, others[file.item]) for file in files if file.item in others]
     ledger.put_items(clashed)
     todo = [file for file in files if file.item not in others]
-    before = _tidied(archive)
+    lain = _tidied(archive)
     into = _Ingest(archive, ledger, client, stop or Stop(), known, len(todo), report)
     waiting = into.store(todo)
     alone, chunks = _shared_out(waiting, archive)
     into.pack(chunks)
     into.store(alone, alone=True)
     # Only now: an interruption leaves an item at both places, never at none.
-    _leave(archive, before, into.rows)
+    _leave(archive, lain, into.rows)
     ledger.put_items(_vanished(known, {file.item for file in files}))
     return [*clashed, *into.rows]
 
@@ -444,19 +445,6 @@ def _encoded(metadata: Metadata) -> dict[str, Any]:
 
 def _decoded(text: str | None) -> bytes | None:
     return None if text is None else base64.b64decode(text)
-
-
-def _check_same_source(
-    source: str, files: Sequence[SourceFile], known: Mapping[str, ItemRow]
-) -> None:
-    """Refuse a source that holds none of the items: an unmounted disk must not retire them all."""
-    before = {item for item, row in known.items() if row.state == INGESTED}
-    if before and before.isdisjoint(file.item for file in files):
-        raise SourceError(
-            f"{source} holds none of the {len(before)} pictures that came from it before, such as "
-            f"{min(before)}; is it the right folder, and mounted? for other pictures use another "
-            "job or archive"
-        )
 
 
 def _row(file: SourceFile) -> ItemRow:

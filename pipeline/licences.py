@@ -27,20 +27,28 @@ def read_licences(text_or_file: str | None) -> Mapping[str, str]:
     if not text_or_file:
         return {}
     path = Path(text_or_file)
-    if not path.is_file():
-        if path.suffix in (".json", ".csv"):
+    kind = path.suffix.lower()
+    if not _is_file(path):
+        if kind in (".json", ".csv"):
             raise UsageError(f"--licence {path} does not exist, expected a .json or .csv file")
         return {"": text_or_file}
     try:
-        text = path.read_text(encoding="utf-8")
-        is_json = path.suffix == ".json"
+        text = path.read_text(encoding="utf-8-sig")
+        is_json = kind == ".json"
         rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text)))
         return dict(_licences(rows))
-    except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise UsageError(
             f"--licence {path} cannot be read ({type(error).__name__}: {error}); expected a list "
             "of objects with file and licence, as JSON or CSV"
         ) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # A text of 300 letters is too long for the name of a file.
+        return False
 
 
 def _licences(rows: Any) -> Iterable[tuple[str, str]]:
@@ -50,9 +58,16 @@ def _licences(rows: Any) -> Iterable[tuple[str, str]]:
             for name, value in rows.items()
         ]
     for row in rows:
-        name = next(row[key] for key in ("file", "item", "name", "path") if row.get(key))
-        licence = row.get("licence") or row["license"]
-        yield str(name), f"{licence} ({row['source']})" if row.get("source") else str(licence)
+        name = _first(row, "file", "item", "name", "path")
+        licence = _first(row, "licence", "license")
+        yield name, f"{licence} ({row['source']})" if row.get("source") else licence
+
+
+def _first(row: Any, *keys: str) -> str:
+    found = next((str(row[key]) for key in keys if row.get(key)), None)
+    if found is None:
+        raise ValueError(f"{dict(row)} has no {' or '.join(keys)}")
+    return found
 
 
 def licence_of(item: str, licences: Mapping[str, str]) -> str:

@@ -47,9 +47,9 @@ MEMORIES = ("auto", "disk", "ram", "gpu")
 _CHUNKS, _PATCHES, _TURNS, _SEEDS = range(4)
 """What a number is drawn for, so that no two draws are of one stream."""
 
-_FETCH_BYTES = 2**23
-"""What one read carries: several batches of small patches, as each read also reads the index of
-each file that it touches."""
+_FETCH_BYTES, _FETCH_PATCHES = 2**23, 1024
+"""What one read carries at most, if it is more than a batch: a read of several batches takes less
+time for each, as the index of each file that it touches is read but once."""
 
 _AHEAD = 2
 """How many reads each worker process is given ahead."""
@@ -444,14 +444,14 @@ def load_batches(
     patches = PatchDataset(dataset, spec)
     sampler = ShardSampler(patches.chunks, spec, rank=rank, world_size=world_size)
     kept_in = _memory(memory, patches.nbytes, device)
-    batch_bytes = spec.batch_size * patches.nbytes // len(patches)
+    fetch_patches = min(_FETCH_BYTES * len(patches) // patches.nbytes, _FETCH_PATCHES)
     on_disk = kept_in == "disk"
     return Batches(
         patches if on_disk else ResidentPatches(patches, device if kept_in == "gpu" else "cpu"),
         sampler,
         first=first,
         stop=stop,
-        fetched=max(1, _FETCH_BYTES // batch_bytes) if on_disk else 1,
+        fetched=max(1, fetch_patches // spec.batch_size) if on_disk else 1,
         workers=workers if on_disk else 0,
         pinned=kept_in != "gpu" and torch.device(device).type == "cuda",
     )
@@ -483,9 +483,9 @@ class _Slots(TorchDataset["str | None"]):
     the group could not be read, as torch would wrap an exception in its traceback.
     """
 
-    def __init__(self, patches: PatchDataset, slots: int, most: int) -> None:
+    def __init__(self, patches: PatchDataset, memory: Batch) -> None:
         self._patches = patches
-        self._memory = Batch(*(t.share_memory_() for t in patches.empty(slots, most)))
+        self._memory = memory
 
     def batches(self, number: int, group: _Group) -> Iterator[Batch]:
         """Yield copies of the batches in a slot."""
@@ -513,7 +513,8 @@ def _from_disk(
     """Read groups of `most` examples or fewer, in this process or in so many others, in order."""
     # One more than torch hands out ahead: it hands out the next before it returns the first.
     many = workers * _AHEAD + 1
-    slots = _Slots(patches, many, most)
+    memory = patches.empty(many, most)
+    slots = _Slots(patches, _shared(memory) if workers else memory)
     under_way: deque[tuple[int, _Group]] = deque()
 
     def handed_out() -> Iterator[tuple[int, _Group]]:
@@ -545,6 +546,17 @@ def _from_disk(
         raise WorkerError(
             f"a process that reads patches died ({error}); give it more memory, or use fewer "
             "workers"
+        ) from error
+
+
+def _shared(memory: Batch) -> Batch:
+    """Move memory to where worker processes see it too."""
+    try:
+        return Batch(*(tensor.share_memory_() for tensor in memory))
+    except RuntimeError as error:
+        raise UsageError(
+            f"worker processes need {sum(t.nbytes for t in memory) >> 20} MiB of shared memory "
+            f"({error}); use fewer workers, or give the container more (docker run --shm-size)"
         ) from error
 
 

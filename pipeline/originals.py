@@ -21,7 +21,8 @@ from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.exif import copyright_of
 from pipeline.extract import luma8
 from pipeline.geometry import Rect, Span
-from pipeline.images import read_picture
+from pipeline.images import EXTENSIONS, read_picture
+from pipeline.ingest import metadata_of
 from pipeline.sources import SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
 
@@ -84,7 +85,8 @@ def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list
 
     `pairs` are sources of LR versions, by the name of the degradation. The LR file of ``a/b.png``
     at scale 4 is called ``b``, ``bx4`` or ``bx4`` and up to two more letters or digits, in any
-    folder; where several are, the one in the folder most like HR's.
+    folder; where several are, the one in the folder most like HR's. No LR file is that of two HR
+    files: where no folder tells whose it is, it is nobody's.
 
     Raises:
         SourceError: if there is nothing at a source.
@@ -94,16 +96,17 @@ def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list
         if pairs:
             raise UsageError(f"{source} is an archive, but --lr pairs files; give a folder as SRC")
         return list(_of_archive(Path(source).absolute()))
-    found = {name: _by_stem(list_source(src), scale) for name, src in pairs.items()}
+    files = list_source(source)
+    partners = {name: _partners(files, list_source(src), scale) for name, src in pairs.items()}
     return [
         Original(
             item=file.item,
             address=file.address,
             size_bytes=file.size_bytes,
             file=file,
-            lr={name: lr for name in pairs if (lr := _partner(file, found[name])) is not None},
+            lr={name: of[file.item] for name, of in partners.items() if file.item in of},
         )
-        for file in list_source(source)
+        for file in files
     ]
 
 
@@ -128,7 +131,7 @@ def decode(
     """
     item = original.item
     if original.file is None:
-        pixels, owner = _of_item(original), ""
+        pixels, owner = _of_item(original)
     else:
         picture = read_picture(contents[""], name=item)
         pixels, owner = picture.pixels, copyright_of(picture.metadata.exif)
@@ -136,7 +139,10 @@ def decode(
     lr = {}
     for name in pairs:
         if name not in original.lr:
-            raise SourceError(f"{item} has no partner among the LR pictures of {name!r}")
+            raise SourceError(
+                f"{item} has no partner of its own among the LR pictures of {name!r}; call it "
+                f"{PurePosixPath(item).stem}x{scale}, in a folder of the same name"
+            )
         file = original.lr[name]
         found = read_picture(contents[name], name=file.item).pixels
         lr[name] = as_uint8(found, channels=channels, name=file.item)
@@ -150,12 +156,14 @@ def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
     Raises:
         PictureError: if the picture is float32, or is anywhere transparent.
     """
-    if pixels.dtype == np.float32:
-        raise PictureError(f"{name} is float32, expected 8 or 16 bits; convert it first")
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise PictureError(f"{name} is {pixels.dtype}, expected 8 or 16 bits; convert it first")
     if len(pixels) in (2, 4):
         if (pixels[-1] != np.iinfo(pixels.dtype).max).any():
             raise PictureError(f"{name} is transparent in places; flatten it first")
         pixels = pixels[:-1]
+    if len(pixels) not in (1, 3):
+        raise PictureError(f"{name} has {len(pixels)} channels, expected grey or RGB")
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
     if len(pixels) == channels:
@@ -180,13 +188,39 @@ def _of_archive(path: Path) -> Iterable[Original]:
         yield Original(item=item, address=str(path), size_bytes=size, archive_dir=path)
 
 
-def _of_item(original: Original) -> NDArray[Any]:
+def _of_item(original: Original) -> tuple[NDArray[Any], str]:
+    """Return the pixels of an archive's item, and who owns it."""
     archive_dir = original.archive_dir
     if archive_dir is None:
         raise SourceError(f"{original.item} has neither a file nor an archive")
     image = Archive.open(archive_dir).image(original.item)
     height, width = image.size
-    return image.read(Rect(Span(0, height), Span(0, width)))
+    pixels = image.read(Rect(Span(0, height), Span(0, width)))
+    exif = metadata_of(image.provenance).exif if image.provenance.get("exif") else None
+    return pixels, copyright_of(exif)
+
+
+def _partners(
+    files: Iterable[SourceFile], lr_files: Iterable[SourceFile], scale: int
+) -> dict[str, SourceFile]:
+    """Return the LR file of each HR item that has one of its own."""
+    by_stem = _by_stem(lr_files, scale)
+    claims: dict[str, list[tuple[tuple[int, int, int], str]]] = defaultdict(list)
+    chosen = {}
+    for file in files:
+        candidates = by_stem.get(PurePosixPath(file.item).stem, ())
+        if candidates:
+            lr = min(candidates, key=lambda other: (_strangeness(file, other), other.item))
+            chosen[file.item] = lr
+            claims[lr.item].append((_strangeness(file, lr), file.item))
+    owners = {lr: _owner(claimed) for lr, claimed in claims.items()}
+    return {item: lr for item, lr in chosen.items() if owners[lr.item] == item}
+
+
+def _owner(claimed: Iterable[tuple[tuple[int, int, int], str]]) -> str | None:
+    """Return the HR item that an LR file is most like, None where two are equally like it."""
+    best, *others = sorted(claimed)
+    return None if others and others[0][0] == best[0] else best[1]
 
 
 def _by_stem(files: Iterable[SourceFile], scale: int) -> dict[str, list[SourceFile]]:
@@ -200,11 +234,9 @@ def _by_stem(files: Iterable[SourceFile], scale: int) -> dict[str, list[SourceFi
     return found
 
 
-def _partner(file: SourceFile, found: Mapping[str, list[SourceFile]]) -> SourceFile | None:
-    path = PurePosixPath(file.item)
-
-    def likeness(other: SourceFile) -> tuple[int, str]:
-        theirs = PurePosixPath(other.item).parent.parts
-        return -sum(part in theirs for part in path.parent.parts), other.item
-
-    return min(found.get(path.stem, ()), key=likeness, default=None)
+def _strangeness(hr: SourceFile, lr: SourceFile) -> tuple[int, int, int]:
+    """Return how unlike a pair two files are; a text that lies beside pictures is of none."""
+    one, other = PurePosixPath(hr.item), PurePosixPath(lr.item)
+    texts = sum(path.suffix.lower() not in EXTENSIONS for path in (one, other))
+    mine, theirs = set(one.parent.parts), set(other.parent.parts)
+    return texts, -len(mine & theirs), len(mine ^ theirs)

@@ -37,6 +37,7 @@ from pipeline.patch_unit import (
     unit_row,
 )
 from pipeline.recording import failed_unit, recorded
+from pipeline.sources import check_same_source
 from pipeline.splits import assign_splits
 from pipeline.storage.dataset import Dataset, DatasetSpec, Manifest, Origin
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, VANISHED, ItemRow, UnitRow
@@ -127,6 +128,8 @@ class Preparation:
         """
         self.dataset.drop_manifests()
         placed = Placed.of(self.dataset)
+        source = originals[0].address if originals else "the source"
+        check_same_source(source, (original.item for original in originals), placed.shas)
         self._retire(placed.outdated)
         found = self._surveyed(originals, placed, report)
         if self._stop.requested:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from pipeline.errors import SourceError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
 MAX_MEMBER_BYTES = 2 << 30
 """What one member of a zip or tar may declare; above it is taken for a decompression bomb."""
@@ -162,6 +162,20 @@ def check_source(src: str) -> None:
     """
     if not os.path.lexists(src) and not glob.has_magic(src):
         list_source(src)
+
+
+def check_same_source(src: str, items: Iterable[str], before: Collection[str]) -> None:
+    """Refuse a source that holds none of the items of `before`: a disk may not be mounted.
+
+    Raises:
+        SourceError: then; for else all of them would count as gone.
+    """
+    if before and set(before).isdisjoint(items):
+        raise SourceError(
+            f"{src} holds none of the {len(before)} pictures that came from it before, such as "
+            f"{min(before)}; is it the right folder, and mounted? for other pictures use another "
+            "job, archive or dataset"
+        )
 
 
 def _list(src: str) -> Iterable[SourceFile]:

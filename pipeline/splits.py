@@ -7,6 +7,8 @@ would be tested on what it has seen.
 from __future__ import annotations
 
 import fnmatch
+import glob
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 TRAIN, *HELD_OUT = SPLITS
+
+_ROUNDING = 1e-9
+"""0.33 + 0.56 + 0.11 is a little more than 1, and 0.7 + 0.2 + 0.1 a little less."""
 
 
 def check_split(wanted: Mapping[str, Any]) -> None:
@@ -33,7 +38,7 @@ def check_split(wanted: Mapping[str, Any]) -> None:
     kinds = {_kind(name, value) for name, value in wanted.items()}
     if len(kinds) > 1:
         raise RecipeError(f"split mixes {' and '.join(sorted(kinds))}, expected one of them")
-    if kinds == {"fractions"} and not 0 < sum(wanted.values()) <= 1:
+    if kinds == {"fractions"} and not 0 < sum(wanted.values()) <= 1 + _ROUNDING:
         raise RecipeError(f"split adds up to {sum(wanted.values()):g}, expected at most 1")
 
 
@@ -56,12 +61,13 @@ def assign_splits(
     if kinds <= {"fractions", "counts"}:
         rooms = _rooms(len(fresh) + len(before), wanted, Counter(before.values()))
         return _filled(fresh, rooms)
-    return {item: _listed(item, wanted) for item in fresh}
+    lists = {name: _NameList(wanted[name]) for name in (*HELD_OUT, TRAIN) if name in wanted}
+    return {item: _listed(item, lists) for item in fresh}
 
 
 def _rooms(total: int, wanted: Mapping[str, Any], taken: Mapping[str, int]) -> dict[str, int]:
     """Return how many more pictures each split takes, those held out first."""
-    counts = {name: _count(wanted[name], total) for name in SPLITS if name in wanted}
+    counts = _shares(total, wanted) if _are_fractions(wanted) else dict(wanted)
     held = {name: counts.get(name, 0) for name in HELD_OUT}
     if sum(held.values()) > total:
         raise RecipeError(
@@ -73,8 +79,20 @@ def _rooms(total: int, wanted: Mapping[str, Any], taken: Mapping[str, int]) -> d
     return {name: max(0, room - taken.get(name, 0)) for name, room in all_of.items()}
 
 
-def _count(value: float, total: int) -> int:
-    return value if isinstance(value, int) else int(value * total + 0.5)
+def _shares(total: int, wanted: Mapping[str, float]) -> dict[str, int]:
+    """Return how many pictures fractions are, each rounded, and no more than there are."""
+    counts, left = {}, total
+    for name in (*HELD_OUT, TRAIN):
+        if name in wanted:
+            counts[name] = min(left, int(wanted[name] * total + 0.5))
+            left -= counts[name]
+    if TRAIN in counts and sum(wanted.values()) >= 1 - _ROUNDING:
+        counts[TRAIN] += left
+    return counts
+
+
+def _are_fractions(wanted: Mapping[str, Any]) -> bool:
+    return {_kind(name, value) for name, value in wanted.items()} == {"fractions"}
 
 
 def _filled(fresh: list[str], rooms: Mapping[str, int]) -> dict[str, str]:
@@ -83,11 +101,23 @@ def _filled(fresh: list[str], rooms: Mapping[str, int]) -> dict[str, str]:
     return dict(zip(fresh, places, strict=False))
 
 
-def _listed(item: str, globs: Mapping[str, list[str]]) -> str:
-    for name in (*HELD_OUT, TRAIN):
-        if any(item == glob or fnmatch.fnmatchcase(item, glob) for glob in globs.get(name, ())):
+class _NameList:
+    """Items and globs; many thousand items are looked up as fast as one."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._items = frozenset(lines)
+        globs = filter(glob.has_magic, lines)
+        self._matches = [re.compile(fnmatch.translate(line)).match for line in globs]
+
+    def __contains__(self, item: str) -> bool:
+        return item in self._items or any(matches(item) for matches in self._matches)
+
+
+def _listed(item: str, lists: Mapping[str, _NameList]) -> str:
+    for name, names in lists.items():
+        if item in names:
             return name
-    return "" if TRAIN in globs else TRAIN
+    return "" if TRAIN in lists else TRAIN
 
 
 def _kind(name: str, value: Any) -> str:
@@ -114,8 +144,8 @@ def with_lists_read(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 def _lines_of(name: str, file: str) -> list[str]:
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a NUL byte.
         raise RecipeError(
             f"split.{name} is {file!r}, which cannot be read as a list ({error}); name a text file "
             "with one item a line"

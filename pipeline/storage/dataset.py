@@ -162,11 +162,11 @@ class Manifest:
         return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
-    def from_json(cls, data: bytes) -> Manifest:
-        """Read what `to_json` gave.
+    def from_json(cls, data: bytes, *, most: int) -> Manifest:
+        """Read what `to_json` gave for a chunk of `most` rows.
 
         Raises:
-            ValueError, KeyError, TypeError: if the bytes are anything else.
+            ValueError, KeyError, TypeError, OverflowError: if the bytes are anything else.
         """
         content = json.loads(data)
         found = cls(
@@ -184,6 +184,8 @@ class Manifest:
             raise ValueError(f"a split is none of {', '.join(SPLITS)}")
         if not np.isin(found.pictures, np.arange(len(found.origins))).all():
             raise ValueError("a patch is of a picture that is not listed")
+        if len(np.intersect1d(found.places, np.arange(most))) < len(found):
+            raise ValueError(f"places are not {len(found)} different ones of 0 to {most - 1}")
         return found
 
 
@@ -212,14 +214,15 @@ class Dataset:
                 recipe=dict(values["recipe"]),
                 fingerprint=str(values["fingerprint"]),
             )
+            version = values["version"]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise DatasetError(
                 f"{path} is no dataset ({type(error).__name__}: {error}); prepare one with "
                 "`upres prepare SRC DATASET --recipe R`"
             ) from error
-        if values["version"] != VERSION:
+        if version != VERSION:
             raise DatasetError(
-                f"{path} is a dataset of version {values['version']}, expected {VERSION}; use the "
+                f"{path} is a dataset of version {version}, expected {VERSION}; use the "
                 "upres that prepared it, or prepare it anew"
             )
         return cls(path, spec)
@@ -248,7 +251,14 @@ class Dataset:
 
     def __len__(self) -> int:
         """Return the number of rows, those without a patch too."""
-        return int(self._metadata(SPLIT)["shape"][0])
+        file = self.path / SPLIT / METADATA
+        try:
+            return int(json.loads(file.read_bytes())["shape"][0])
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise DatasetError(
+                f"{file} is missing or damaged ({type(error).__name__}: {error}); prepare the "
+                "dataset anew in another folder"
+            ) from error
 
     @property
     def chunks(self) -> int:
@@ -276,8 +286,8 @@ class Dataset:
         """
         file = self._manifest_file(chunk)
         try:
-            return Manifest.from_json(file.read_bytes())
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            return Manifest.from_json(file.read_bytes(), most=self.spec.chunk_patches)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DatasetError(
                 f"{file} is missing or damaged ({type(error).__name__}: {error}), and with it "
                 "which patches its chunk holds; prepare the dataset anew in another folder"
@@ -386,14 +396,19 @@ class Dataset:
 
     def statistics(self) -> dict[str, dict[str, Any]]:
         """Return, for each split, how many patches, and mean and std of each HR channel in 0..1."""
-        splits, sums = self.splits(), self._read_all(MOMENTS)
+        splits, sums = self.splits(), self.measures()
         pixels = self.spec.hr_px[0] * self.spec.hr_px[1]
         return {
             name: _statistics(sums[splits == number], pixels) for number, name in enumerate(SPLITS)
         }
 
     def measures(self) -> NDArray[np.int64]:
-        """Return `moments` of all rows ``(n, c, 2)``."""
+        """Return `moments` of all rows ``(n, c, 2)``; they say nothing of rows without a patch.
+
+        Raises:
+            DatasetError: if one is missing or damaged.
+        """
+        self._require(MOMENTS, np.flatnonzero(self.splits() != NO_PATCH))
         return self._read_all(MOMENTS)
 
     def describe(self, facts: Mapping[str, Any]) -> None:
@@ -500,15 +515,6 @@ class Dataset:
                 f"{self.path / name} cannot be read ({_first_line(error)}); run `upres prepare` "
                 "again with --check"
             ) from error
-
-    def _metadata(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self.path / name / METADATA).read_bytes())
-        except (OSError, ValueError) as error:
-            raise DatasetError(
-                f"{self.path / name} is missing or damaged ({error}); prepare the dataset anew"
-            ) from error
-        return dict(found)
 
     def _zarr(self, name: str) -> zarr.Array[Any]:
         return zarr.open_array(LocalStore(self.path / name), mode="r+", zarr_format=3)

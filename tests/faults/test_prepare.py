@@ -1,0 +1,335 @@
+"""Faults while a dataset is prepared: the same command goes on, and no byte differs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pytest
+
+import pipeline.extract
+import pipeline.patch_unit
+from pipeline.cluster import on_every_worker
+from pipeline.prepare import Preparation
+from pipeline.storage.dataset import HR, Dataset
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pipeline.cluster import Client
+    from tests.conftest import Command, Digest, SavePicture, TakePhoto
+    from tests.faults.conftest import Mount
+
+MARK = 203
+"""A picture that begins with a pixel of this value is the one that a fault strikes."""
+
+RECIPE = """
+name = "small"
+scale = 2
+
+[prepare]
+extract = "grid"
+patch_hr_px = 16
+stride_px = 4
+degradations = [{ name = "mild" }]
+split = { validation = 0.25 }
+"""
+UPRES = Path(sys.executable).with_name("upres")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: SavePicture) -> Path:
+    """Four pictures that make up four chunks; one of them is marked."""
+    folder = tmp_path_factory.mktemp("prepare") / "pictures"
+    for n in range(4):
+        pixels = photo(128, 140, at=70 * n)
+        if n == 2:
+            pixels[:, 0, 0] = MARK
+        save(folder / f"{n}.png", pixels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(
+    pictures: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory, digest: Digest
+) -> dict[str, str]:
+    """What an undisturbed run leaves."""
+    folder = tmp_path_factory.mktemp("whole") / "set"
+    words = [UPRES, "prepare", pictures, folder, "--recipe", recipe, "--workers", "1"]
+    subprocess.run(list(map(str, words)), check=True, capture_output=True)
+    assert Dataset.open(folder).chunks == 4
+    return digest(folder)
+
+
+class Strike(Protocol):
+    def __call__(self, kind: str, once_in: Path | None = None) -> None: ...
+
+
+def _strike(kind: str, once_in: Path | None) -> Callable[[], None]:
+    """Return what makes a worker fail where it cuts patches out of the marked picture."""
+
+    def install() -> None:
+        original = pipeline.extract.patches
+
+        def patches(pixels: Any, *args: Any) -> Any:
+            marked = int(pixels[0, 0, 0]) == MARK
+            if marked and once_in is not None:
+                marked = not once_in.exists()
+                once_in.touch()
+            if marked and kind == "crash":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if marked and kind == "raise":
+                raise RuntimeError("struck\nwith a second line")
+            if marked and kind == "hang":
+                time.sleep(120)
+            return original(pixels, *args)
+
+        pipeline.patch_unit.patches = patches
+
+    return install
+
+
+def _mend() -> None:
+    pipeline.patch_unit.patches = pipeline.extract.patches
+
+
+@pytest.fixture
+def strike(client: Client) -> Iterator[Strike]:
+    """Make every worker, and those that replace it, fail in some way."""
+
+    def install(kind: str, once_in: Path | None = None) -> None:
+        on_every_worker(client, "fault", _strike(kind, once_in))
+
+    yield install
+    on_every_worker(client, "fault", _mend)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [("raise", "RuntimeError"), ("crash", "WorkerError"), ("hang", "WorkerError")],
+)
+def test_a_struck_chunk_is_recorded_and_the_next_run_completes_byte_for_byte(
+    kind: str,
+    error: str,
+    pictures: Path,
+    recipe: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    strike: Strike,
+    cluster: tuple[str, str],
+    upres: Command,
+    digest: Digest,
+) -> None:
+    words = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    strike(kind)
+    said = upres(*words, "--time-limit", 3)
+    assert said.code == 3
+    # The marked picture lies in the second and the third chunk.
+    assert {f["item"] for f in said.document["failures"]} == {"chunk 1", "chunk 2"}
+    assert {f["error"] for f in said.document["failures"]} == {error}
+    assert all("\n" not in f["message"] for f in said.document["failures"])
+    assert said.document["units"] == {"done": 2, "failed": 2, "pending": 0}
+    dataset = Dataset.open(tmp_path / "set")
+    done = dataset.rows("train")
+    assert set((done // dataset.spec.chunk_patches).tolist()) <= {0, 3}
+    strike("nothing")
+    said = upres(*words)
+    assert (said.code, said.document["computed_units"]) == (0, 2)
+    assert digest(tmp_path / "set") == whole
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_once_costs_nothing(
+    pictures: Path,
+    recipe: Path,
+    whole: dict[str, str],
+    tmp_path: Path,
+    strike: Strike,
+    cluster: tuple[str, str],
+    upres: Command,
+    digest: Digest,
+) -> None:
+    strike("crash", once_in=tmp_path / "struck")
+    words = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    assert upres(*words).code == 0
+    assert (tmp_path / "struck").exists()
+    assert digest(tmp_path / "set") == whole
+
+
+def test_a_picture_that_is_changed_in_mid_run_fails_its_chunks_and_is_prepared_by_the_next_run(
+    pictures: Path,
+    recipe: Path,
+    tmp_path: Path,
+    cluster: tuple[str, str],
+    upres: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    photo: TakePhoto,
+    save: SavePicture,
+) -> None:
+    own = tmp_path / "pictures"
+    own.mkdir()
+    for path in pictures.iterdir():
+        (own / path.name).write_bytes(path.read_bytes())
+    survey = Preparation.survey
+
+    def surveyed(self: Preparation, *args: Any) -> None:
+        survey(self, *args)
+        save(own / "2.png", photo(128, 140, at=5))
+
+    words = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    with monkeypatch.context() as patched:
+        patched.setattr(Preparation, "survey", surveyed)
+        said = upres(*words)
+    assert said.code == 3
+    assert {f["item"] for f in said.document["failures"]} == {"chunk 1", "chunk 2"}
+    assert all("2.png was changed" in f["message"] for f in said.document["failures"])
+    said = upres(*words)
+    assert said.code == 0
+    assert sum(said.document["patches"].values()) == 4 * 29 * 32
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
+def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
+    call: int,
+    pictures: Path,
+    recipe: Path,
+    tmp_path: Path,
+    cluster: tuple[str, str],
+    upres: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    photo: TakePhoto,
+    save: SavePicture,
+) -> None:
+    own = tmp_path / "pictures"
+    own.mkdir()
+    for path in pictures.iterdir():
+        (own / path.name).write_bytes(path.read_bytes())
+    words = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    assert upres(*words).code == 0
+    # One is changed and one is new: manifests are written, the dataset grows, others are retired.
+    save(own / "0.png", photo(128, 140, at=33))
+    save(own / "5.png", photo(64, 64, at=3))
+    calls = 0
+
+    class Killed(BaseException):
+        pass
+
+    def dying(method: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                raise Killed
+            return method(*args)
+
+        return run
+
+    with monkeypatch.context() as patched:
+        for name in ("put_manifest", "grow", "retain"):
+            patched.setattr(Dataset, name, dying(getattr(Dataset, name)))
+        with pytest.raises(Killed):
+            upres(*words)
+    said = upres(*words)
+    assert said.code == 0
+    assert sum(said.document["patches"].values()) == 4 * 29 * 32 + 13 * 13
+    dataset = Dataset.open(tmp_path / "set")
+    items = [o.item for m in dataset.manifests() for o in m.origins]
+    held = [m.origins[p].item for m in dataset.manifests() for p in m.pictures.tolist()]
+    assert set(items) == {"0.png", "1.png", "2.png", "3.png", "5.png"}
+    assert {item: held.count(item) for item in items} == {
+        **dict.fromkeys(("0.png", "1.png", "2.png", "3.png"), 29 * 32),
+        "5.png": 13 * 13,
+    }
+    for split in ("train", "validation"):
+        assert dataset.read(HR, dataset.rows(split)).std(axis=(1, 2, 3)).min() > 0
+
+
+def test_patches_that_a_full_disk_does_not_hold_are_made_once_there_is_space(
+    pictures: Path,
+    recipe: Path,
+    whole: dict[str, str],
+    mount: Mount,
+    cluster: tuple[str, str],
+    upres: Command,
+    digest: Digest,
+) -> None:
+    disk = mount("size=2200k")
+    words = ("prepare", pictures, disk / "set", "--recipe", recipe, *cluster, "--json")
+    said = upres(*words)
+    assert said.code in (1, 3)
+    assert "No space left" in said.out + said.err or "ENOSPC" in said.out + said.err
+    mount("remount", "size=64m")
+    said = upres(*words)
+    assert said.code == 0
+    assert digest(disk / "set") == whole
+
+
+def test_a_source_that_is_gone_as_a_whole_does_not_retire_the_pictures(
+    pictures: Path, recipe: Path, tmp_path: Path, cluster: tuple[str, str], upres: Command
+) -> None:
+    words = ("--recipe", recipe, *cluster, "--json")
+    assert upres("prepare", pictures, tmp_path / "set", *words).code == 0
+    empty = tmp_path / "unmounted"
+    empty.mkdir()
+    (empty / "readme.txt").write_text("nothing is mounted here")
+    said = upres("prepare", empty, tmp_path / "set", *words)
+    assert said.code == 1
+    assert "holds none of the 4 pictures" in said.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])
+def test_a_killed_driver_is_continued_by_the_same_command_to_the_same_bytes(
+    after_s: float,
+    pictures: Path,
+    recipe: Path,
+    tmp_path: Path,
+    digest: Digest,
+) -> None:
+    words = [str(UPRES), "prepare", str(pictures), "--recipe", str(recipe), "--workers", "1"]
+    heavy = ["--set", 'degradations=[{ name = "real-esrgan" }]']
+    undisturbed = subprocess.run([*words, *heavy, str(tmp_path / "whole")], check=False)
+    assert undisturbed.returncode == 0
+    folder = tmp_path / "set"
+    process = subprocess.Popen([*words, *heavy, str(folder)], start_new_session=True)
+    until = time.monotonic() + 120
+    while not list(folder.glob("split/c/*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert subprocess.run([*words, *heavy, str(folder)], check=False).returncode == 0
+    assert digest(folder) == digest(tmp_path / "whole")
+    assert np.isin(Dataset.open(folder).splits(), (0, 1)).all()
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_with_130_and_the_same_command_continues(
+    pictures: Path, recipe: Path, tmp_path: Path, digest: Digest
+) -> None:
+    words = [str(UPRES), "prepare", str(pictures), "--recipe", str(recipe), "--workers", "1"]
+    heavy = ["--set", 'degradations=[{ name = "real-esrgan" }]']
+    folder = tmp_path / "set"
+    process = subprocess.Popen([*words, *heavy, str(folder)], start_new_session=True)
+    until = time.monotonic() + 120
+    while not list(folder.glob("split/c/*")) and time.monotonic() < until:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=120) == 130
+    assert subprocess.run([*words, *heavy, str(folder)], check=False).returncode == 0
+    assert np.isin(Dataset.open(folder).splits(), (0, 1)).all()
+    assert len(digest(folder)) > 10
