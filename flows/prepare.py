@@ -68,8 +68,14 @@ class PrepareRequest:
         Raises:
             RecipeError, UsageError: if something cannot be.
         """
-        pairs = dict(map(_pair, lr_sources))
+        pairs = _pairs(lr_sources)
         found = load_prepare_recipe(recipe, settings=settings)
+        lacking = [name for name in found.pairs if name not in pairs]
+        if lacking:
+            raise UsageError(
+                f"recipe {found.name} takes the LR version {lacking[0]!r} from files; say where "
+                f"they are with --lr {lacking[0]}=SRC"
+            )
         found = replace(found, split=with_lists_read(found.split))
         check_split(found.split)
         return cls(
@@ -172,11 +178,18 @@ def _tell(report: Any, done: int, failed: int, planned: int) -> None:
     report(done + failed, planned)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, sign, source = text.partition("=")
-    if not (name and sign and source):
-        raise UsageError(f"--lr is {text!r}, expected NAME=SRC such as bicubic=DIV2K/LR_bicubic/X4")
-    return name, source
+def _pairs(texts: Iterable[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, source = text.partition("=")
+        if not (name and sign and source):
+            raise UsageError(
+                f"--lr is {text!r}, expected NAME=SRC such as bicubic=DIV2K/LR_bicubic/X4"
+            )
+        if name in found:
+            raise UsageError(f"--lr names {name!r} twice; give each LR version one source")
+        found[name] = source
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def check_split(wanted: Mapping[str, Any]) -> None:
     for name in wanted:
         if name not in SPLITS:
             raise RecipeError(f"split has {name!r}, expected {', '.join(SPLITS)}")
-    kinds = {_kind(name, value) for name, value in wanted.items()}
+    kinds = _kinds(wanted)
     if len(kinds) > 1:
         raise RecipeError(f"split mixes {' and '.join(sorted(kinds))}, expected one of them")
     if kinds == {"fractions"} and not 0 < sum(wanted.values()) <= 1 + _ROUNDING:
@@ -57,12 +57,22 @@ def assign_splits(
     """
     check_split(wanted)
     fresh = sorted(set(items) - before.keys(), key=lambda item: seed_of(seed, "split", item))
-    kinds = {_kind(name, value) for name, value in wanted.items()}
-    if kinds <= {"fractions", "counts"}:
+    if _kinds(wanted) <= {"fractions", "counts"}:
         rooms = _rooms(len(fresh) + len(before), wanted, Counter(before.values()))
         return _filled(fresh, rooms)
     lists = {name: _NameList(wanted[name]) for name in (*HELD_OUT, TRAIN) if name in wanted}
+    for name, names in lists.items():
+        _check_matches(name, names, [*fresh, *before])
     return {item: _listed(item, lists) for item in fresh}
+
+
+def _check_matches(name: str, names: _NameList, items: list[str]) -> None:
+    """Refuse a list that names no picture: those to be held out would train, in silence."""
+    if items and names and not any(item in names for item in items):
+        raise RecipeError(
+            f"split.{name} names none of the {len(items)} pictures, such as {min(items)}; write "
+            "names as these, with folder and extension, or leave the list out"
+        )
 
 
 def _rooms(total: int, wanted: Mapping[str, Any], taken: Mapping[str, int]) -> dict[str, int]:
@@ -92,7 +102,13 @@ def _shares(total: int, wanted: Mapping[str, float]) -> dict[str, int]:
 
 
 def _are_fractions(wanted: Mapping[str, Any]) -> bool:
-    return {_kind(name, value) for name, value in wanted.items()} == {"fractions"}
+    return _kinds(wanted) == {"fractions"}
+
+
+def _kinds(wanted: Mapping[str, Any]) -> set[str]:
+    """Return what kinds of values there are; a 0 goes with fractions and with counts."""
+    kinds = {_kind(name, value) for name, value in wanted.items() if value != 0 or value is False}
+    return kinds or {_kind(name, value) for name, value in wanted.items()}
 
 
 def _filled(fresh: list[str], rooms: Mapping[str, int]) -> dict[str, str]:
@@ -108,6 +124,9 @@ class _NameList:
         self._items = frozenset(lines)
         globs = filter(glob.has_magic, lines)
         self._matches = [re.compile(fnmatch.translate(line)).match for line in globs]
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
 
     def __contains__(self, item: str) -> bool:
         return item in self._items or any(matches(item) for matches in self._matches)

@@ -272,3 +272,14 @@ def test_fractions_of_however_few_pictures_are_never_refused(
     wanted: dict[str, float], items: int
 ) -> None:
     assert len(split(names(items), wanted)) == items
+
+
+def test_a_list_that_names_no_picture_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"split\.test names none of the 2 pictures, such as a"):
+        assign_splits(["a.png", "b.png"], {"test": ["a", "b"]}, seed=1, before={})
+
+
+@pytest.mark.parametrize("wanted", [{"validation": 0.5, "test": 0}, {"validation": 1, "test": 0}])
+def test_a_zero_goes_with_fractions_and_with_counts(wanted: dict[str, float]) -> None:
+    found = assign_splits(["a.png", "b.png"], wanted, seed=1, before={})
+    assert sorted(found.values()) == ["train", "validation"]
