@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.demo import PHOTOS_DIR
+from pipeline.dataset.loader import load_batches
+from pipeline.dataset.order import BatchSpec
 from pipeline.degrade import degrade_bicubic
 from pipeline.images import EXTENSIONS, Metadata, Picture, read_picture, write_picture
-from pipeline.loader import BatchSpec, load_batches
 from pipeline.sources import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec, Manifest, Origin
 

@@ -337,7 +337,7 @@ def report(job_dir: Path, as_json: bool) -> None:
     JOB/report.html: figures, before and after, and a map of every tile's score.
     DATASET/about/report.html: splits, statistics, licences, and a sheet of patches.
     """
-    from pipeline.dataset_report import write_dataset_report
+    from pipeline.dataset.report import write_dataset_report
     from pipeline.job import open_job
     from pipeline.report import write_report
     from pipeline.storage.dataset import Dataset, is_dataset

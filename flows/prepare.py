@@ -15,15 +15,15 @@ from flows import options
 from flows.progress import counted
 from pipeline.cluster import connect
 from pipeline.config import PrepareRecipe, load_prepare_recipe
-from pipeline.dataset_export import run_dataset_export
-from pipeline.dataset_preview import preview
-from pipeline.dataset_report import write_dataset_report
+from pipeline.dataset.export import run_dataset_export
+from pipeline.dataset.licences import read_licences
+from pipeline.dataset.originals import list_originals
+from pipeline.dataset.prepare import Ledgers, Preparation, dataset_spec
+from pipeline.dataset.preview import preview
+from pipeline.dataset.report import write_dataset_report
+from pipeline.dataset.splits import check_split, with_lists_read
 from pipeline.errors import UsageError
 from pipeline.job import beside, locked
-from pipeline.licences import read_licences
-from pipeline.originals import list_originals
-from pipeline.prepare import Ledgers, Preparation, dataset_spec
-from pipeline.splits import check_split, with_lists_read
 from pipeline.status import read_status
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset

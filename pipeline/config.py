@@ -12,7 +12,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.degradation import Degradation
+from pipeline.degradation.chain import Degradation
 from pipeline.errors import RecipeError
 
 if TYPE_CHECKING:

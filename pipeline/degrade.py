@@ -1,6 +1,6 @@
 """From HR to LR: the degradations that make the small picture of a pair.
 
-Here belongs what loses detail on purpose, exactly and on the CPU; `degrade_batch` does the same
+Here belongs what loses detail on purpose, exactly and on the CPU; `degradation.batch` does the same
 on a GPU, where speed matters more than the last bit. Enlarging and scoring do not belong here.
 """
 
@@ -13,19 +13,19 @@ import numpy as np
 import torch
 
 from models.interpolation import KERNELS, reduce, resize, taps, weighted_sum
-from pipeline.blur import convolve, kernels
-from pipeline.degradation import check_seeds
+from pipeline.degradation.blur import convolve, kernels
+from pipeline.degradation.chain import check_seeds
+from pipeline.degradation.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
 from pipeline.errors import PictureError, RecipeError
 from pipeline.images import recompress
-from pipeline.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.degradation import Degradation
-    from pipeline.steps import Floats
+    from pipeline.degradation.chain import Degradation
+    from pipeline.degradation.steps import Floats
 
     Pixels = NDArray[np.uint8]
     Pixel = TypeVar("Pixel", bound=np.generic)

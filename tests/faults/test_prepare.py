@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pytest
 
-import pipeline.extract
-import pipeline.patch_unit
+import pipeline.dataset.extract
+import pipeline.dataset.unit
 from pipeline.cluster import on_every_worker
-from pipeline.prepare import Preparation
+from pipeline.dataset.prepare import Preparation
 from pipeline.storage.dataset import HR, Dataset
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _strike(kind: str, once_in: Path | None) -> Callable[[], None]:
     """Return what makes a worker fail where it cuts patches out of the marked picture."""
 
     def install() -> None:
-        original = pipeline.extract.patches
+        original = pipeline.dataset.extract.patches
 
         def patches(pixels: Any, *args: Any) -> Any:
             marked = int(pixels[0, 0, 0]) == MARK
@@ -97,13 +97,13 @@ def _strike(kind: str, once_in: Path | None) -> Callable[[], None]:
                 time.sleep(120)
             return original(pixels, *args)
 
-        pipeline.patch_unit.patches = patches
+        pipeline.dataset.unit.patches = patches
 
     return install
 
 
 def _mend() -> None:
-    pipeline.patch_unit.patches = pipeline.extract.patches
+    pipeline.dataset.unit.patches = pipeline.dataset.extract.patches
 
 
 @pytest.fixture

@@ -44,6 +44,7 @@ SPEC = DatasetSpec(
     degradations=("soft",),
     recipe={"scale": 2, "sizes": [8, 12]},
     fingerprint="one",
+    chunk_patches=CHUNK,
 )
 ARRAYS = (HR, "lr_soft", MOMENTS)
 ORIGINS = (
@@ -52,11 +53,6 @@ ORIGINS = (
     Origin(item="c.png", sha256="02", split="test"),
     Origin(item="d.png", sha256="03", split=""),
 )
-
-
-@pytest.fixture(autouse=True)
-def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.storage.dataset._CHUNK_PATCHES", CHUNK)
 
 
 @pytest.fixture
@@ -103,9 +99,7 @@ def make(path: Path) -> Dataset:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("store") / "dataset"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.storage.dataset._CHUNK_PATCHES", CHUNK)
-        make(path)
+    make(path)
     return path
 
 
@@ -350,11 +344,10 @@ def test_zarr_reads_the_same_and_warns_of_nothing(dataset: Dataset, path: Path) 
     assert array.metadata.dimension_names == ("n", "c", "y", "x")  # type: ignore[union-attr]
 
 
-def test_a_chunk_is_16_mib_of_hr_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.storage.dataset._CHUNK_PATCHES", 1024)
+def test_a_chunk_is_16_mib_of_hr_at_most() -> None:
     sizes = {8: 1024, 96: 512, 192: 128, 480: 16, 2048: 1, 4096: 1}
     for side, many in sizes.items():
-        assert replace(SPEC, hr_px=(side, side)).chunk_patches == many
+        assert replace(SPEC, hr_px=(side, side), chunk_patches=0).chunk_patches == many
         assert many * 3 * side * side <= 2**24 or many == 1
 
 

@@ -1,0 +1,1 @@
+"""Datasets: from pictures to the patches that networks train on."""

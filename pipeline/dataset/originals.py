@@ -1,0 +1,242 @@
+"""Originals: the pictures that patches are cut from, wherever they lie.
+
+A picture file, an item of an archive, or a pair: an HR file and its LR versions, matched by name.
+Here belongs listing and reading them as 8-bit pixels. What is cut from them does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.dataset.extract import luma8
+from pipeline.degrade import crop_to_multiple
+from pipeline.errors import PictureError, SourceError, UsageError
+from pipeline.exif import copyright_of
+from pipeline.geometry import Rect, Span
+from pipeline.images import EXTENSIONS, read_picture
+from pipeline.ingest import metadata_of
+from pipeline.sources import SourceFile, list_source
+from pipeline.storage.archive import Archive, is_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """One picture to cut patches from; small and picklable."""
+
+    item: str
+    address: str
+    size_bytes: int = 0
+    file: SourceFile | None = None
+    """The file, or None for an item of an archive."""
+    archive_dir: Path | None = None
+    lr: Mapping[str, SourceFile] = field(default_factory=dict)
+    """LR versions that came with it, by the name of the degradation."""
+
+    def contents(self) -> dict[str, bytes]:
+        """Return the bytes of its files: HR under "", LR versions under their names.
+
+        Raises:
+            SourceError: if one cannot be read.
+        """
+        hr = {} if self.file is None else {"": self.file.read()}
+        return hr | {name: file.read() for name, file in self.lr.items()}
+
+    def sha256(self, contents: Mapping[str, bytes]) -> str:
+        """Return one content hash of all its files; that of the HR file where it is alone.
+
+        Raises:
+            ArchiveError: if its archive does not hold it any more.
+        """
+        hashes = {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
+        if self.archive_dir is not None:
+            image = Archive.open(self.archive_dir).image(self.item)
+            hashes[""] = str(image.provenance.get("sha256", ""))
+        if list(hashes) == [""]:
+            return hashes[""]
+        return hashlib.sha256(json.dumps(sorted(hashes.items())).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """The pixels of one original, uint8 ``(c, h, w)``; `copyright` is what its EXIF says."""
+
+    hr: Pixels
+    lr: Mapping[str, Pixels]
+    copyright: str = ""
+
+
+def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list[Original]:
+    """Return every picture at `source`, sorted by item.
+
+    `pairs` are sources of LR versions, by the name of the degradation. The LR file of ``a/b.png``
+    at scale 4 is called ``b``, ``bx4`` or ``bx4`` and up to two more letters or digits, in any
+    folder; where several are, the one in the folder most like HR's. No LR file is that of two HR
+    files: where no folder tells whose it is, it is nobody's.
+
+    Raises:
+        SourceError: if there is nothing at a source.
+        UsageError: if an archive is given LR versions.
+    """
+    if is_archive(Path(source)):
+        if pairs:
+            raise UsageError(f"{source} is an archive, but --lr pairs files; give a folder as SRC")
+        return list(_of_archive(Path(source).absolute()))
+    files = list_source(source)
+    partners = {name: _partners(files, list_source(src), scale) for name, src in pairs.items()}
+    return [
+        Original(
+            item=file.item,
+            address=file.address,
+            size_bytes=file.size_bytes,
+            file=file,
+            lr={name: of[file.item] for name, of in partners.items() if file.item in of},
+        )
+        for file in files
+    ]
+
+
+def decode(
+    original: Original,
+    contents: Mapping[str, bytes],
+    *,
+    channels: int,
+    scale: int,
+    pairs: Iterable[str],
+) -> Pictures:
+    """Return the pixels of an original, with the LR versions `pairs` that come with it.
+
+    With these, HR is cropped to a multiple of the scale.
+
+    uint16 is rounded to 8 bits, RGB becomes grey by BT.601 luma and grey RGB, as `channels` asks.
+
+    Raises:
+        PictureError: if a file is no picture, is transparent or float32, or the LR is of another
+            size than the HR's divided by the scale.
+        SourceError: if an LR version is missing.
+    """
+    item = original.item
+    if original.file is None:
+        pixels, owner = _of_item(original)
+    else:
+        picture = read_picture(contents[""], name=item)
+        pixels, owner = picture.pixels, copyright_of(picture.metadata.exif)
+    hr = as_uint8(pixels, channels=channels, name=item)
+    lr = {}
+    for name in pairs:
+        if name not in original.lr:
+            raise SourceError(
+                f"{item} has no partner of its own among the LR pictures of {name!r}; call it "
+                f"{PurePosixPath(item).stem}x{scale}, in a folder of the same name"
+            )
+        file = original.lr[name]
+        found = read_picture(contents[name], name=file.item).pixels
+        lr[name] = as_uint8(found, channels=channels, name=file.item)
+        _check_size(lr[name], hr, scale=scale, name=file.item)
+    return Pictures(crop_to_multiple(hr, scale) if lr else hr, lr, owner)
+
+
+def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
+    """Return ``(c, h, w)`` of any depth as uint8 with 1 or 3 channels, without alpha.
+
+    Raises:
+        PictureError: if the picture is float32, or is anywhere transparent.
+    """
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise PictureError(f"{name} is {pixels.dtype}, expected 8 or 16 bits; convert it first")
+    if len(pixels) in (2, 4):
+        if (pixels[-1] != np.iinfo(pixels.dtype).max).any():
+            raise PictureError(f"{name} is transparent in places; flatten it first")
+        pixels = pixels[:-1]
+    if len(pixels) not in (1, 3):
+        raise PictureError(f"{name} has {len(pixels)} channels, expected grey or RGB")
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    if len(pixels) == channels:
+        return pixels
+    grey = luma8(pixels)[np.newaxis]
+    return grey if channels == 1 else np.repeat(grey, 3, axis=0)
+
+
+def _check_size(lr: Pixels, hr: Pixels, *, scale: int, name: str) -> None:
+    wanted = tuple(side // scale for side in hr.shape[1:])
+    if lr.shape[1:] != wanted:
+        raise PictureError(
+            f"{name} is {lr.shape[1]}x{lr.shape[2]} px, expected {wanted[0]}x{wanted[1]} px: the "
+            f"HR picture's sides divided by {scale}"
+        )
+
+
+def _of_archive(path: Path) -> Iterable[Original]:
+    archive = Archive.open(path)
+    for item, found in archive.survey():
+        size = 0 if isinstance(found, Exception) else int(found.provenance.get("size_bytes", 0))
+        yield Original(item=item, address=str(path), size_bytes=size, archive_dir=path)
+
+
+def _of_item(original: Original) -> tuple[NDArray[Any], str]:
+    """Return the pixels of an archive's item, and who owns it."""
+    archive_dir = original.archive_dir
+    if archive_dir is None:
+        raise SourceError(f"{original.item} has neither a file nor an archive")
+    image = Archive.open(archive_dir).image(original.item)
+    height, width = image.size
+    pixels = image.read(Rect(Span(0, height), Span(0, width)))
+    exif = metadata_of(image.provenance).exif if image.provenance.get("exif") else None
+    return pixels, copyright_of(exif)
+
+
+def _partners(
+    files: Iterable[SourceFile], lr_files: Iterable[SourceFile], scale: int
+) -> dict[str, SourceFile]:
+    """Return the LR file of each HR item that has one of its own."""
+    by_stem = _by_stem(lr_files, scale)
+    claims: dict[str, list[tuple[tuple[int, int, int], str]]] = defaultdict(list)
+    chosen = {}
+    for file in files:
+        candidates = by_stem.get(PurePosixPath(file.item).stem, ())
+        if candidates:
+            lr = min(candidates, key=lambda other: (_strangeness(file, other), other.item))
+            chosen[file.item] = lr
+            claims[lr.item].append((_strangeness(file, lr), file.item))
+    owners = {lr: _owner(claimed) for lr, claimed in claims.items()}
+    return {item: lr for item, lr in chosen.items() if owners[lr.item] == item}
+
+
+def _owner(claimed: Iterable[tuple[tuple[int, int, int], str]]) -> str | None:
+    """Return the HR item that an LR file is most like, None where two are equally like it."""
+    best, *others = sorted(claimed)
+    return None if others and others[0][0] == best[0] else best[1]
+
+
+def _by_stem(files: Iterable[SourceFile], scale: int) -> dict[str, list[SourceFile]]:
+    found: dict[str, list[SourceFile]] = defaultdict(list)
+    for file in files:
+        stem = PurePosixPath(file.item).stem
+        found[stem].append(file)
+        short = re.sub(rf"x{scale}[a-z0-9]{{0,2}}$", "", stem, flags=re.ASCII)
+        if short != stem:
+            found[short].append(file)
+    return found
+
+
+def _strangeness(hr: SourceFile, lr: SourceFile) -> tuple[int, int, int]:
+    """Return how unlike a pair two files are; a text that lies beside pictures is of none."""
+    one, other = PurePosixPath(hr.item), PurePosixPath(lr.item)
+    texts = sum(path.suffix.lower() not in EXTENSIONS for path in (one, other))
+    mine, theirs = set(one.parent.parts), set(other.parent.parts)
+    return texts, -len(mine & theirs), len(mine ^ theirs)

@@ -1,0 +1,172 @@
+"""Splits: which pictures train, which validate, and which are kept for the test.
+
+By picture, never by patch: patches of one picture look alike, and a network that trained on some
+would be tested on what it has seen.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.dataset.extract import seed_of
+from pipeline.errors import RecipeError
+from pipeline.storage.dataset import SPLITS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+TRAIN, *HELD_OUT = SPLITS
+
+_ROUNDING = 1e-9
+"""0.33 + 0.56 + 0.11 is a little more than 1, and 0.7 + 0.2 + 0.1 a little less."""
+
+
+def check_split(wanted: Mapping[str, Any]) -> None:
+    """Make sure that a split can be read: fractions, counts, globs or files, all of one kind.
+
+    Raises:
+        RecipeError: if not.
+    """
+    for name in wanted:
+        if name not in SPLITS:
+            raise RecipeError(f"split has {name!r}, expected {', '.join(SPLITS)}")
+    kinds = _kinds(wanted)
+    if len(kinds) > 1:
+        raise RecipeError(f"split mixes {' and '.join(sorted(kinds))}, expected one of them")
+    if kinds == {"fractions"} and not 0 < sum(wanted.values()) <= 1 + _ROUNDING:
+        raise RecipeError(f"split adds up to {sum(wanted.values()):g}, expected at most 1")
+
+
+def assign_splits(
+    items: Iterable[str], wanted: Mapping[str, Any], *, seed: int, before: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the split of each of `items`, "" for those that no split has room for.
+
+    What `before` says stays, so that a picture never changes sides when others are added. Fractions
+    are of all pictures; what they leave is for training, if that has none of its own. Counts of
+    validation and test come first: a broken file costs training one. Which pictures: by the hash of
+    their names and `seed`, so that it does not depend on their order.
+
+    Raises:
+        RecipeError: if there are fewer pictures than validation and test are to have.
+    """
+    check_split(wanted)
+    fresh = sorted(set(items) - before.keys(), key=lambda item: seed_of(seed, "split", item))
+    if _kinds(wanted) <= {"fractions", "counts"}:
+        rooms = _rooms(len(fresh) + len(before), wanted, Counter(before.values()))
+        return _filled(fresh, rooms)
+    lists = {name: _NameList(wanted[name]) for name in (*HELD_OUT, TRAIN) if name in wanted}
+    for name, names in lists.items():
+        _check_matches(name, names, [*fresh, *before])
+    return {item: _listed(item, lists) for item in fresh}
+
+
+def _check_matches(name: str, names: _NameList, items: list[str]) -> None:
+    """Refuse a list that names no picture: those to be held out would train, in silence."""
+    if items and names and not any(item in names for item in items):
+        raise RecipeError(
+            f"split.{name} names none of the {len(items)} pictures, such as {min(items)}; write "
+            "names as these, with folder and extension, or leave the list out"
+        )
+
+
+def _rooms(total: int, wanted: Mapping[str, Any], taken: Mapping[str, int]) -> dict[str, int]:
+    """Return how many more pictures each split takes, those held out first."""
+    counts = _shares(total, wanted) if _are_fractions(wanted) else dict(wanted)
+    held = {name: counts.get(name, 0) for name in HELD_OUT}
+    if sum(held.values()) > total:
+        raise RecipeError(
+            f"split wants {' and '.join(f'{n} for {name}' for name, n in held.items() if n)}, "
+            f"but there are {total} pictures; lower the counts or use fractions"
+        )
+    rest = total - sum(held.values())
+    all_of = {**held, TRAIN: min(counts.get(TRAIN, rest), rest)}
+    return {name: max(0, room - taken.get(name, 0)) for name, room in all_of.items()}
+
+
+def _shares(total: int, wanted: Mapping[str, float]) -> dict[str, int]:
+    """Return how many pictures fractions are, each rounded, and no more than there are."""
+    counts, left = {}, total
+    for name in (*HELD_OUT, TRAIN):
+        if name in wanted:
+            counts[name] = min(left, int(wanted[name] * total + 0.5))
+            left -= counts[name]
+    if TRAIN in counts and sum(wanted.values()) >= 1 - _ROUNDING:
+        counts[TRAIN] += left
+    return counts
+
+
+def _are_fractions(wanted: Mapping[str, Any]) -> bool:
+    return _kinds(wanted) == {"fractions"}
+
+
+def _kinds(wanted: Mapping[str, Any]) -> set[str]:
+    """Return what kinds of values there are; a 0 goes with fractions and with counts."""
+    kinds = {_kind(name, value) for name, value in wanted.items() if value != 0 or value is False}
+    return kinds or {_kind(name, value) for name, value in wanted.items()}
+
+
+def _filled(fresh: list[str], rooms: Mapping[str, int]) -> dict[str, str]:
+    places = [name for name, room in rooms.items() for _ in range(room)]
+    places += [""] * max(0, len(fresh) - len(places))
+    return dict(zip(fresh, places, strict=False))
+
+
+class _NameList:
+    """Items and globs; many thousand items are looked up as fast as one."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self._items = frozenset(lines)
+        globs = filter(glob.has_magic, lines)
+        self._matches = [re.compile(fnmatch.translate(line)).match for line in globs]
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def __contains__(self, item: str) -> bool:
+        return item in self._items or any(matches(item) for matches in self._matches)
+
+
+def _listed(item: str, lists: Mapping[str, _NameList]) -> str:
+    for name, names in lists.items():
+        if item in names:
+            return name
+    return "" if TRAIN in lists else TRAIN
+
+
+def _kind(name: str, value: Any) -> str:
+    if isinstance(value, float) and 0 <= value <= 1:
+        return "fractions"
+    if type(value) is int and value >= 0:
+        return "counts"
+    if isinstance(value, list) and all(isinstance(glob, str) for glob in value):
+        return "lists"
+    raise RecipeError(
+        f"split.{name} is {value!r}, expected a fraction such as 0.1, a count such as 300, a list "
+        "of globs, or the name of a file with one item a line"
+    )
+
+
+def with_lists_read(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the split with the names that its files hold, one a line, in their place.
+
+    Raises:
+        RecipeError: if a file cannot be read.
+    """
+    return {n: _lines_of(n, v) if isinstance(v, str) else v for n, v in wanted.items()}
+
+
+def _lines_of(name: str, file: str) -> list[str]:
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a path with a NUL byte.
+        raise RecipeError(
+            f"split.{name} is {file!r}, which cannot be read as a list ({error}); name a text file "
+            "with one item a line"
+        ) from error
+    return [line.strip() for line in lines if line.strip()]

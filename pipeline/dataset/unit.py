@@ -1,0 +1,211 @@
+"""Preparing on a worker: a survey of some pictures, or a chunk of patches.
+
+Both depend on the pictures and the recipe alone, so it does not matter which worker does them, in
+which order, or how often. The driver's side is `pipeline.dataset.prepare`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipeline.cluster import worker_name, worker_state
+from pipeline.config import PrepareRecipe
+from pipeline.dataset.extract import Cut, cut, patches, whole
+from pipeline.dataset.originals import Original, Pictures, decode
+from pipeline.deadline import Deadline
+from pipeline.degrade import degrade_patches
+from pipeline.errors import SourceError
+from pipeline.recording import outcome_of
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, Manifest
+from pipeline.storage.ledger import DONE, INGESTED, REJECTED, ItemRow, UnitRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyTask:
+    """Some pictures to find the patches of."""
+
+    originals: tuple[Original, ...]
+    recipe: PrepareRecipe
+    known: Mapping[str, str]
+    """Content hashes, by item, of pictures whose patches are placed already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What a picture gives: `cut` is None where nothing is to be done with it.
+
+    That is: its patches are placed already (`row` is in state ingested), or it was rejected.
+    """
+
+    row: ItemRow
+    cut: Cut | None = None
+    copyright: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTask:
+    """Some chunks of a dataset to make, with the pictures that their patches are cut from."""
+
+    dataset_dir: Path
+    chunks: Mapping[int, str]
+    """By number: the content hash of the manifest that the outcome is recorded under."""
+    originals: Mapping[str, Original]
+    """By item."""
+    limit_s: float
+    """How long one chunk may take before its worker is ended."""
+
+
+def open_bench() -> Deadline:
+    """Return what a worker keeps between tasks, and settle how it computes."""
+    # Chunks are what runs in parallel; and sums never depend on how threads share them.
+    torch.set_num_threads(1)
+    return Deadline()
+
+
+def survey_pictures(task: SurveyTask) -> list[Surveyed]:
+    """Return what each picture of a task gives; a broken one is rejected, with the reason."""
+    return [_surveyed(original, task) for original in task.originals]
+
+
+def prepare_chunks(task: ChunkTask, *, key: str) -> list[UnitRow]:
+    """Make the chunks of a task; safe to run twice."""
+    deadline: Deadline = worker_state(key)
+    dataset = Dataset.open(task.dataset_dir)
+    recipe = PrepareRecipe.from_json(dataset.spec.recipe)
+    darkroom = Darkroom(recipe, task.originals)
+    rows = []
+    for chunk, content in task.chunks.items():
+        row = replace(unit_row(chunk, content), worker=worker_name())
+        work = partial(_prepare_chunk, dataset, chunk, darkroom)
+        rows.append(outcome_of(row, partial(deadline.run, task.limit_s, work)))
+    return rows
+
+
+def unit_row(chunk: int, content: str) -> UnitRow:
+    """Return the outcome of a chunk that was made."""
+    return UnitRow(item=chunk_name(chunk), tile=0, fingerprint=content, state=DONE)
+
+
+def chunk_name(chunk: int) -> str:
+    """Return what the ledger calls a chunk."""
+    return f"chunk {chunk}"
+
+
+class Darkroom:
+    """Makes patches of pictures, and remembers the picture that was read last."""
+
+    def __init__(self, recipe: PrepareRecipe, originals: Mapping[str, Original]) -> None:
+        self._recipe = recipe
+        self._originals = originals
+        self._last: tuple[str, Pictures] | None = None
+
+    def develop(self, manifest: Manifest) -> dict[str, Pixels]:
+        """Return the pixels of all patches of a manifest: HR and every LR version.
+
+        Raises:
+            SourceError: if a picture is gone, or was changed since it was surveyed.
+            PictureError: if it cannot be read any more.
+        """
+        recipe = self._recipe
+        found = self._cut_out(manifest)
+        for degradation in recipe.lr_versions:
+            found[LR_PREFIX + degradation.name] = degrade_patches(
+                found[HR], manifest.seeds.tolist(), degradation, scale=recipe.scale
+            )
+        return found
+
+    def _cut_out(self, manifest: Manifest) -> dict[str, Pixels]:
+        recipe, scale = self._recipe, self._recipe.scale
+        rows, cols = recipe.patch_px
+        many = len(manifest)
+        found = {HR: np.empty((many, recipe.channels, rows, cols), dtype=np.uint8)}
+        small = (rows // scale, cols // scale)
+        for name in recipe.pairs:
+            found[LR_PREFIX + name] = np.empty((many, recipe.channels, *small), dtype=np.uint8)
+        for number, origin in enumerate(manifest.origins):
+            mine = np.flatnonzero(manifest.pictures == number)
+            if not len(mine):
+                continue
+            pictures, corners = self._read(origin.item, origin.sha256), manifest.corners[mine]
+            if recipe.extract == "whole":
+                found[HR][mine] = whole(pictures.hr, recipe)
+                continue
+            found[HR][mine] = patches(pictures.hr, corners, recipe.patch_px)
+            for name in recipe.pairs:
+                cuts = patches(pictures.lr[name], corners // scale, small)
+                found[LR_PREFIX + name][mine] = cuts
+        return found
+
+    def _read(self, item: str, sha256: str) -> Pictures:
+        if self._last is not None and self._last[0] == item:
+            return self._last[1]
+        if item not in self._originals:
+            raise SourceError(f"{item} is gone from the source; restore it, or prepare again")
+        original = self._originals[item]
+        contents = original.contents()
+        if original.sha256(contents) != sha256:
+            raise SourceError(f"{item} was changed while it was prepared; prepare again")
+        pictures = decoded(original, contents, self._recipe)
+        self._last = (item, pictures)
+        return pictures
+
+
+def _prepare_chunk(dataset: Dataset, chunk: int, darkroom: Darkroom) -> None:
+    dataset.write(chunk, darkroom.develop(dataset.manifest(chunk)))
+
+
+def _surveyed(original: Original, task: SurveyTask) -> Surveyed:
+    recipe, item = task.recipe, original.item
+    row = item_row(original)
+    try:
+        contents = original.contents()
+        row = replace(row, sha256=original.sha256(contents))
+        if task.known.get(item) == row.sha256:
+            return Surveyed(row)
+        pictures = decoded(original, contents, recipe)
+        channels, height, width = pictures.hr.shape
+        row = replace(row, channels=channels, height=height, width=width, dtype="uint8")
+        align = recipe.scale if recipe.pairs else 1
+        return Surveyed(row, cut(pictures.hr, recipe, item=item, align=align), pictures.copyright)
+    except Exception as error:
+        # The picture's border: whatever went wrong is its outcome, and the others go on.
+        return Surveyed(rejected(row, error))
+
+
+def item_row(original: Original) -> ItemRow:
+    """Return the row of a picture that can be used."""
+    return ItemRow(
+        item=original.item,
+        state=INGESTED,
+        source=original.address,
+        size_bytes=original.size_bytes,
+    )
+
+
+def rejected(row: ItemRow, error: BaseException) -> ItemRow:
+    """Return the row of a picture that cannot be used, with the reason."""
+    return replace(row, state=REJECTED, error=type(error).__name__, message=_told(row.item, error))
+
+
+def _told(item: str, error: Any) -> str:
+    return str(error) if item in str(error) else f"{item}: {error}"
+
+
+def decoded(original: Original, contents: Mapping[str, bytes], recipe: PrepareRecipe) -> Pictures:
+    """Return the pixels of a picture as the recipe wants them, as `originals.decode`."""
+    return decode(
+        original, contents, channels=recipe.channels, scale=recipe.scale, pairs=recipe.pairs
+    )

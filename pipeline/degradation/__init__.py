@@ -1,0 +1,1 @@
+"""Degradations: how HR patches become LR ones, as chains of steps."""

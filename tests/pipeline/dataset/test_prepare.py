@@ -1,0 +1,410 @@
+"""Preparing: what is in a dataset, and what a second run does to it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pytest
+
+from pipeline.degradation.chain import Degradation
+from pipeline.degrade import degrade_patches
+from pipeline.images import read_picture
+from pipeline.storage.dataset import HR, SPLITS, Dataset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Command, Digest, Said, SavePicture, TakePhoto
+
+RECIPE = """
+name = "small"
+scale = 2
+channels = 3
+seed = 7
+
+[prepare]
+extract = "grid"
+patch_hr_px = 16
+stride_px = 8
+degradations = [{ name = "bicubic" }, { name = "noise" }]
+split = { validation = 0.25, test = 0.25 }
+"""
+BICUBIC = Degradation.from_table({"name": "bicubic"}, scale=2)
+NOISE = Degradation.from_table({"name": "noise"}, scale=2)
+
+
+class Prepare(Protocol):
+    def __call__(self, source: Path, folder: Path, *words: object) -> Said: ...
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def prepare(upres: Command, cluster: tuple[str, str], recipe: Path) -> Prepare:
+    """Prepare by the small recipe, on the session's workers."""
+
+    def run(source: Path, folder: Path, *words: object) -> Said:
+        given = ("prepare", source, folder, "--recipe", recipe, *cluster, "--json", *words)
+        return upres(*given)
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
+    """Four pictures of which each gives some hundred patches: more than a chunk together."""
+    folder = tmp_path / "pictures"
+    for n, name in enumerate(("a.png", "b/b.png", "c.png", "d.png")):
+        save(folder / name, photo(144, 160, at=60 * n))
+    return folder
+
+
+def pixels_of(folder: Path, item: str) -> Any:
+    return read_picture((folder / item).read_bytes(), name=item).pixels
+
+
+def origins(dataset: Dataset) -> dict[str, list[tuple[int, int, int, int]]]:
+    """Return (row, top, left, seed) of every patch, by item."""
+    found: dict[str, list[tuple[int, int, int, int]]] = {}
+    for chunk, manifest in enumerate(dataset.manifests()):
+        first = chunk * dataset.spec.chunk_patches
+        columns = (manifest.places, manifest.pictures, manifest.corners, manifest.seeds)
+        for place, picture, corner, seed in zip(*(c.tolist() for c in columns), strict=True):
+            item = manifest.origins[picture].item
+            found.setdefault(item, []).append((first + place, *corner, seed))
+    return found
+
+
+def test_each_patch_is_the_window_that_its_manifest_names_and_its_lr_is_that_degraded(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    said = prepare(pictures, tmp_path / "set")
+    assert said.code == 0
+    dataset = Dataset.open(tmp_path / "set")
+    assert len(dataset) == 4 * 17 * 19 == sum(said.document["patches"].values())
+    assert dataset.chunks == 2
+    for item, patches in origins(dataset).items():
+        rows, tops, lefts, seeds = (np.array(column) for column in zip(*patches, strict=True))
+        whole = pixels_of(pictures, item)
+        hr = np.stack([whole[:, t : t + 16, x : x + 16] for t, x in zip(tops, lefts, strict=True)])
+        np.testing.assert_array_equal(dataset.read(HR, rows), hr)
+        for degradation in (BICUBIC, NOISE):
+            lr = degrade_patches(hr, seeds.tolist(), degradation, scale=2)
+            np.testing.assert_array_equal(dataset.read(f"lr_{degradation.name}", rows), lr)
+    assert len({seed for patches in origins(dataset).values() for *_, seed in patches}) == 4 * 323
+
+
+def test_a_picture_is_all_in_one_split(pictures: Path, tmp_path: Path, prepare: Prepare) -> None:
+    document = prepare(pictures, tmp_path / "set").document
+    assert document["patches"] == {"train": 2 * 323, "validation": 323, "test": 323}
+    dataset = Dataset.open(tmp_path / "set")
+    splits = dataset.splits()
+    for patches in origins(dataset).values():
+        assert len({splits[row] for row, *_ in patches}) == 1
+
+
+def test_the_same_bytes_with_one_worker_and_with_three_and_from_an_archive_of_them(
+    pictures: Path, tmp_path: Path, upres: Command, recipe: Path, digest: Digest
+) -> None:
+    for workers in (1, 3):
+        words = ("prepare", pictures, tmp_path / f"with-{workers}", "--recipe", recipe)
+        assert upres(*words, "--workers", workers).code == 0
+    assert digest(tmp_path / "with-1") == digest(tmp_path / "with-3")
+    assert upres("ingest", pictures, tmp_path / "pictures.zarr", "--workers", 1).code == 0
+    words = ("prepare", tmp_path / "pictures.zarr", tmp_path / "from-archive", "--recipe", recipe)
+    assert upres(*words, "--workers", 1).code == 0
+    assert digest(tmp_path / "with-1") == digest(tmp_path / "from-archive")
+
+
+def test_a_second_run_computes_nothing_and_changes_no_byte(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before = digest(tmp_path / "set")
+    assert prepare(pictures, tmp_path / "set").document["computed_units"] == 0
+    assert digest(tmp_path / "set") == before
+
+
+def shards(hashes: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in hashes.items() if name.startswith(("hr/c", "lr_"))}
+
+
+def test_new_pictures_are_appended_and_the_others_keep_their_rows_bytes_and_splits(
+    pictures: Path,
+    tmp_path: Path,
+    prepare: Prepare,
+    digest: Digest,
+    photo: TakePhoto,
+    save: SavePicture,
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before, rows = digest(tmp_path / "set"), origins(Dataset.open(tmp_path / "set"))
+    splits = Dataset.open(tmp_path / "set").splits()
+    save(pictures / "aa.png", photo(100, 100, at=200))
+    document = prepare(pictures, tmp_path / "set").document
+    assert document["computed_units"] == 1
+    assert sum(document["patches"].values()) == 4 * 323 + 121
+    now = digest(tmp_path / "set")
+    dataset = Dataset.open(tmp_path / "set")
+    changed = {n for n, value in shards(before).items() if now[n] != value}
+    assert not {name for name in changed if not name.endswith("zarr.json")}
+    assert {item: origins(dataset)[item] for item in rows} == rows
+    np.testing.assert_array_equal(dataset.splits()[: len(splits)], splits)
+
+
+def test_a_changed_picture_leaves_its_rows_and_gets_others(
+    pictures: Path,
+    tmp_path: Path,
+    prepare: Prepare,
+    digest: Digest,
+    photo: TakePhoto,
+    save: SavePicture,
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before, rows = digest(tmp_path / "set"), origins(Dataset.open(tmp_path / "set"))
+    was = Dataset.open(tmp_path / "set").splits()[rows["a.png"][0][0]]
+    save(pictures / "a.png", photo(96, 96, at=300))
+    document = prepare(pictures, tmp_path / "set").document
+    assert document["computed_units"] == 1
+    dataset = Dataset.open(tmp_path / "set")
+    splits, now = dataset.splits(), origins(dataset)
+    assert {splits[row] for row, *_ in rows["a.png"]} == {255}
+    assert {splits[row] for row, *_ in now["a.png"]} == {was}
+    assert {item: now[item] for item in now if item != "a.png"} == {
+        item: rows[item] for item in rows if item != "a.png"
+    }
+    mine = np.array([row for row, *_ in now["a.png"]])
+    whole = pixels_of(pictures, "a.png")
+    hr = np.stack([whole[:, t : t + 16, x : x + 16] for _, t, x, _ in now["a.png"]])
+    np.testing.assert_array_equal(dataset.read(HR, mine), hr)
+    same = {n for n, value in shards(before).items() if digest(tmp_path / "set")[n] == value}
+    assert {n for n in shards(before) if "/c/" in n} <= same
+    assert prepare(pictures, tmp_path / "set").document["computed_units"] == 0
+
+
+def test_a_changed_picture_that_now_gives_nothing_leaves_its_rows(
+    pictures: Path, tmp_path: Path, prepare: Prepare, save: SavePicture
+) -> None:
+    flat = ("--set", "least_variance=1")
+    prepare(pictures, tmp_path / "set", *flat)
+    save(pictures / "a.png", np.full((3, 96, 96), 77, np.uint8))
+    for _ in range(2):
+        said = prepare(pictures, tmp_path / "set", *flat)
+        assert said.code == 0
+        assert "a.png" not in origins(Dataset.open(tmp_path / "set"))
+
+
+def test_a_picture_that_vanished_is_told_of_and_its_patches_stay(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    before = prepare(pictures, tmp_path / "set").document["patches"]
+    (pictures / "c.png").unlink()
+    said = prepare(pictures, tmp_path / "set")
+    assert said.code == 0
+    assert said.document["items"]["vanished"] == 1
+    assert said.document["patches"] == before
+
+
+def test_broken_tiny_and_text_files_are_recorded_with_the_reason_and_the_rest_goes_on(
+    pictures: Path, tmp_path: Path, prepare: Prepare, save: SavePicture, photo: TakePhoto
+) -> None:
+    whole = (pictures / "a.png").read_bytes()
+    (pictures / "broken.png").write_bytes(whole[: len(whole) // 2])
+    (pictures / "notes.txt").write_text("hello")
+    save(pictures / "tiny.png", photo(15, 40))
+    said = prepare(pictures, tmp_path / "set")
+    assert said.code == 3
+    assert said.document["items"]["done"] == 4
+    told = {failure["item"]: failure["message"] for failure in said.document["failures"]}
+    assert set(told) == {"broken.png", "notes.txt", "tiny.png"}
+    assert "15x40 px, expected at least 16x16 px" in told["tiny.png"]
+    assert "text" in told["notes.txt"]
+    assert sum(said.document["patches"].values()) == 4 * 323
+
+
+def test_flat_patches_and_duplicates_are_left_out_and_counted(
+    pictures: Path, tmp_path: Path, prepare: Prepare, save: SavePicture, photo: TakePhoto
+) -> None:
+    half = photo(144, 160)
+    half[:, :, 80:] = 128
+    save(pictures / "a.png", half)
+    shutil.copy(pictures / "c.png", pictures / "copy.png")
+    filters = ("--set", "least_variance=2", "--set", "duplicate_bits=0", "--set", "stride_px=16")
+    document = prepare(pictures, tmp_path / "set", *filters).document
+    assert document["left_out"]["flat"] >= 9 * 5
+    assert document["left_out"]["duplicate"] >= 9 * 10 * 0.5
+    dataset = Dataset.open(tmp_path / "set")
+    assert "copy.png" not in origins(dataset)
+    sums = dataset.read(HR, np.arange(len(dataset))).astype(float)
+    assert sums.var(axis=(2, 3)).max(axis=1).min() > 0
+
+
+def test_a_picture_beyond_the_counts_is_left_out_and_told_of(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    counts = [f"split.{name}={n}" for name, n in zip(SPLITS, (1, 1, 1), strict=True)]
+    words = [word for setting in counts for word in ("--set", setting)]
+    document = prepare(pictures, tmp_path / "set", *words).document
+    assert document["patches"] == {"train": 323, "validation": 323, "test": 323}
+    assert document["left_out"] == {"no room in any split": 323}
+    assert prepare(pictures, tmp_path / "set", *words).document["computed_units"] == 0
+
+
+def test_pairs_are_cut_at_the_same_places(
+    pictures: Path, tmp_path: Path, prepare: Prepare, save: SavePicture
+) -> None:
+    lr_dir = tmp_path / "lr"
+    for item in ("a.png", "c.png", "d.png"):
+        small = 255 - pixels_of(pictures, item)[:, ::2, ::2]
+        save(lr_dir / "X2" / item.replace(".png", "x2.png"), small)
+    said = prepare(pictures, tmp_path / "set", "--lr", f"odd={lr_dir}")
+    assert said.code == 3
+    assert [f["item"] for f in said.document["failures"]] == ["b/b.png"]
+    assert "no partner" in said.document["failures"][0]["message"]
+    dataset = Dataset.open(tmp_path / "set")
+    assert dataset.spec.degradations == ("bicubic", "noise", "odd")
+    rows = np.arange(len(dataset))
+    expected = 255 - dataset.read(HR, rows)[:, :, ::2, ::2]
+    np.testing.assert_array_equal(dataset.read("lr_odd", rows), expected)
+
+
+def test_a_changed_lr_file_makes_its_patches_anew(
+    pictures: Path, tmp_path: Path, prepare: Prepare, save: SavePicture
+) -> None:
+    lr_dir = tmp_path / "lr"
+    for item in ("a.png", "b/b.png", "c.png", "d.png"):
+        save(lr_dir / item, pixels_of(pictures, item)[:, ::2, ::2])
+    words = ("--lr", f"bicubic={lr_dir}")
+    assert prepare(pictures, tmp_path / "set", *words).code == 0
+    save(lr_dir / "c.png", 255 - pixels_of(pictures, "c.png")[:, ::2, ::2])
+    assert prepare(pictures, tmp_path / "set", *words).document["computed_units"] == 1
+    dataset = Dataset.open(tmp_path / "set")
+    rows = np.array([row for row, *_ in origins(dataset)["c.png"]])
+    expected = 255 - dataset.read(HR, rows)[:, :, ::2, ::2]
+    np.testing.assert_array_equal(dataset.read("lr_bicubic", rows), expected)
+
+
+def test_another_recipe_is_refused_with_what_differs(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before = digest(tmp_path / "set")
+    said = prepare(pictures, tmp_path / "set", "--set", "seed=8")
+    assert said.code == 1
+    assert "seed: 7 there, 8 now" in said.err
+    assert digest(tmp_path / "set") == before
+
+
+def test_a_lost_ledger_is_rebuilt_and_nothing_is_computed_again(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before = digest(tmp_path / "set")
+    (tmp_path / "set.ledger.sqlite").unlink()
+    said = prepare(pictures, tmp_path / "set")
+    assert (said.code, said.document["computed_units"]) == (0, 0)
+    assert digest(tmp_path / "set") == before
+
+
+def test_a_lost_dataset_beside_its_ledger_is_made_again(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before = digest(tmp_path / "set")
+    shutil.rmtree(tmp_path / "set")
+    said = prepare(pictures, tmp_path / "set")
+    assert (said.code, said.document["computed_units"]) == (0, 2)
+    assert digest(tmp_path / "set") == before
+
+
+@pytest.mark.parametrize("array", ["hr", "lr_noise", "moments", "split"])
+def test_a_damaged_shard_is_made_anew_by_check(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest, array: str
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before = digest(tmp_path / "set")
+    shard = next(p for p in sorted((tmp_path / "set" / array / "c").rglob("*")) if p.is_file())
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 16
+    shard.write_bytes(data)
+    said = prepare(pictures, tmp_path / "set", "--check")
+    assert said.code == 0
+    assert said.document["computed_units"] == 1
+    assert digest(tmp_path / "set") == before
+
+
+def test_licences_and_copyrights_travel_along(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    rows = [{"file": "a.png", "licence": "CC0"}, {"file": "b.png", "licence": "CC BY 4.0"}]
+    (tmp_path / "licences.json").write_text(json.dumps(rows))
+    prepare(pictures, tmp_path / "set", "--licence", tmp_path / "licences.json")
+    dataset = Dataset.open(tmp_path / "set")
+    found = {o.item: o.licence for m in dataset.manifests() for o in m.origins}
+    assert found == {"a.png": "CC0", "b/b.png": "CC BY 4.0", "c.png": "", "d.png": ""}
+
+
+def test_statistics_are_those_of_the_pixels(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    dataset = Dataset.open(tmp_path / "set")
+    hr = dataset.read(HR, dataset.rows("train")) / 255
+    found = dataset.statistics()["train"]
+    assert found["mean"] == pytest.approx(hr.mean(axis=(0, 2, 3)), abs=1e-6)
+    assert found["std"] == pytest.approx(hr.std(axis=(0, 2, 3)), abs=1e-6)
+    attributes = json.loads((tmp_path / "set" / "zarr.json").read_text())["attributes"]
+    assert attributes["about"]["statistics"]["train"] == found
+
+
+def test_zarr_lists_the_arrays_without_a_warning(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    import zarr
+
+    prepare(pictures, tmp_path / "set")
+    group = zarr.open_group(str(tmp_path / "set"), mode="r")
+    arrays = {name: array.shape[1:] for name, array in group.arrays()}
+    assert arrays["hr"] == (3, 16, 16)
+    assert arrays["lr_bicubic"] == arrays["lr_noise"] == (3, 8, 8)
+    first = group["hr"][0]
+    np.testing.assert_array_equal(first, Dataset.open(tmp_path / "set").read(HR, np.array([0]))[0])
+
+
+def test_a_dataset_that_is_held_is_not_prepared_twice_at_once(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    from pipeline.job import beside, locked
+
+    lock, _ = beside(tmp_path / "set")
+    with locked(lock, tmp_path / "set", "another"):
+        said = prepare(pictures, tmp_path / "set")
+    assert said.code == 1
+    assert "held by another" in said.err
+
+
+def test_a_folder_of_other_things_is_refused_and_kept(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "thesis.doc").write_text("dear")
+    said = prepare(pictures, tmp_path / "set")
+    assert said.code == 1
+    assert "is no dataset" in said.err
+    assert [p.name for p in (tmp_path / "set").iterdir()] == ["thesis.doc"]
+
+
+def test_the_preview_prepares_nothing(pictures: Path, tmp_path: Path, prepare: Prepare) -> None:
+    said = prepare(pictures, tmp_path / "set", "--preview")
+    assert said.code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", "set.preview.png"]
+    sheet = read_picture((tmp_path / "set.preview.png").read_bytes(), name="sheet").pixels
+    assert sheet.shape[1] > 400
