@@ -516,14 +516,37 @@ def prepare(
 
 
 @main.command()
-@click.argument("src", metavar="DATASET")
+@click.argument("src", metavar="DATASET|SRC")
 @click.option("--recipe", required=True, metavar="NAME|FILE", help="What to train, and how.")
 @click.option(
     "--out", "out_dir", required=True, type=click.Path(path_type=Path), help="Where it is left."
 )
-@click.option("--validation", metavar="SRC", help="Held-out pictures.  [default: some of DATASET]")
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
+)
+@click.option(
+    "--features",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS, as safetensors files.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="To train on."
+)
+@click.option(
+    "--readers",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    help="Processes that read patches, where these do not fit into memory.",
+)
+@click.option(
+    "--memory",
+    type=click.Choice(["auto", "disk", "ram", "gpu"]),
+    default="auto",
+    show_default=True,
+    help="Where patches are kept; auto is the fastest that they fit.",
 )
 @click.option("--resume", is_flag=True, help="Go on exactly where the training in DIR stopped.")
 @options.json_option
@@ -532,22 +555,36 @@ def train(
     src: str,
     recipe: str,
     out_dir: Path,
-    validation: str | None,
     settings: tuple[str, ...],
+    features: tuple[Path, ...],
+    device: str,
+    readers: int,
+    memory: str,
     resume: bool,
     as_json: bool,
 ) -> None:
     """Train a network by a recipe.
 
-    DATASET is a folder of HR pictures.
+    DATASET is what `upres prepare` made; pictures (SRC) are prepared by the recipe first, into
+    DIR/patches, and --set prepare.KEY=VALUE says how. Under torchrun several processes share one
+    training.
 
     Leaves in --out: best.safetensors and last.safetensors (models that --model takes),
-    metrics.csv, recipe.toml as resolved, and state.safetensors for --resume.
+    checkpoints/, metrics.csv, curves.png, samples/, events/ for TensorBoard, recipe.toml as
+    resolved, and state.safetensors for --resume.
     """
     from flows.train import run_training
 
     document = run_training(
-        src, recipe, settings, out_dir=out_dir, validation=validation, resume=resume
+        src,
+        recipe,
+        settings,
+        out_dir=out_dir,
+        features=features,
+        device=device,
+        workers=readers,
+        memory=memory,
+        resume=resume,
     )
     if as_json:
         options.print_json(document)

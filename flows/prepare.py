@@ -14,12 +14,12 @@ import click
 from flows import options
 from flows.progress import counted
 from pipeline.cluster import connect
-from pipeline.config import PrepareRecipe, load_prepare_recipe
 from pipeline.dataset.export import run_dataset_export
 from pipeline.dataset.licences import read_licences
 from pipeline.dataset.originals import list_originals
 from pipeline.dataset.prepare import Ledgers, Preparation, dataset_spec
 from pipeline.dataset.preview import preview
+from pipeline.dataset.recipe import PrepareRecipe, load_prepare_recipe
 from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import check_split, with_lists_read
 from pipeline.errors import UsageError

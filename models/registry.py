@@ -11,9 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from models.dcgan import DcganDiscriminator, DcganGenerator
 from models.interpolation import KernelInterpolation, Nearest, NeighbourAverage
 from models.span import Span
 from models.spec import ModelSpec
+from models.srcnn import Srcnn
+from models.srgan import SrganDiscriminator, SRResNet
+from models.swishgan import ColourDiscriminator, GreyDiscriminator, SwishGenerator
+from models.unet import UNetDiscriminator
+from models.vdsr import Vdsr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +28,31 @@ if TYPE_CHECKING:
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "span": Span,
+    "srresnet": SRResNet,
+    "dcgan": DcganGenerator,
+    "swishgan-grey": partial(SwishGenerator, blocks=16),
+    "swishgan-colour": partial(SwishGenerator, blocks=18),
+    "srcnn": Srcnn,
+    "vdsr": Vdsr,
     "nearest": Nearest,
     "bicubic": partial(KernelInterpolation, method="bicubic"),
     "lanczos": partial(KernelInterpolation, method="lanczos"),
     "neighbour-average": NeighbourAverage,
 }
 """Architecture name to ``builder(scale=..., channels=..., **arguments)``."""
+
+DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
+    "srgan": SrganDiscriminator,
+    "dcgan": DcganDiscriminator,
+    "swishgan-grey": GreyDiscriminator,
+    "swishgan-colour": ColourDiscriminator,
+    "unet": UNetDiscriminator,
+}
+"""Name to ``builder(channels=..., patch_px=..., **arguments)`` of a network that judges pictures.
+
+It maps HR or SR ``(n, channels, h, w)`` in 0..1 to logits, one a picture (``unet``: one a pixel).
+Those with dense layers take patches of `patch_px` alone, the others any size.
+"""
 
 BASELINES: dict[str, str] = {
     "nearest": "every pixel becomes a square of equal pixels",

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from models.interpolation import resize
-from pipeline.config import HASH_BLOCKS
+from pipeline.dataset.recipe import HASH_BLOCKS
 from pipeline.errors import PictureError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.config import PrepareRecipe
+    from pipeline.dataset.recipe import PrepareRecipe
 
     Pixels = NDArray[np.uint8]
 

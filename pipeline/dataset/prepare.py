@@ -46,8 +46,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pipeline.cluster import Client, Outcome, Stop
-    from pipeline.config import PrepareRecipe
     from pipeline.dataset.originals import Original
+    from pipeline.dataset.recipe import PrepareRecipe
     from pipeline.storage.ledger import Ledger
 
 NO_ROOM = "no room in any split"

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.config import PrepareRecipe
     from pipeline.dataset.originals import Original
+    from pipeline.dataset.recipe import PrepareRecipe
 
 EXAMPLES = 8
 _PICTURES = 24

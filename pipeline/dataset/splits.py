@@ -48,9 +48,9 @@ def assign_splits(
     """Return the split of each of `items`, "" for those that no split has room for.
 
     What `before` says stays, so that a picture never changes sides when others are added. Fractions
-    are of all pictures; what they leave is for training, if that has none of its own. Counts of
-    validation and test come first: a broken file costs training one. Which pictures: by the hash of
-    their names and `seed`, so that it does not depend on their order.
+    are of all pictures, and at least one; what they leave is for training, if that has none of its
+    own. Counts of validation and test come first: a broken file costs training one. Which pictures:
+    by the hash of their names and `seed`, so that it does not depend on their order.
 
     Raises:
         RecipeError: if there are fewer pictures than validation and test are to have.
@@ -94,7 +94,9 @@ def _shares(total: int, wanted: Mapping[str, float]) -> dict[str, int]:
     counts, left = {}, total
     for name in (*HELD_OUT, TRAIN):
         if name in wanted:
-            counts[name] = min(left, int(wanted[name] * total + 0.5))
+            # A share of few pictures is one of them, unless that would leave none to train on.
+            least = 1 if wanted[name] and name != TRAIN and left > 1 else 0
+            counts[name] = min(left, max(least, int(wanted[name] * total + 0.5)))
             left -= counts[name]
     if TRAIN in counts and sum(wanted.values()) >= 1 - _ROUNDING:
         counts[TRAIN] += left

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from pipeline.cluster import worker_name, worker_state
-from pipeline.config import PrepareRecipe
 from pipeline.dataset.extract import Cut, cut, patches, whole
 from pipeline.dataset.originals import Original, Pictures, decode
+from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.deadline import Deadline
 from pipeline.degrade import degrade_patches
 from pipeline.errors import SourceError

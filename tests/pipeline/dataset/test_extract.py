@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.interpolation import resize
-from pipeline.config import PrepareRecipe
 from pipeline.dataset.extract import (
     FLAT,
     Cut,
@@ -27,6 +26,7 @@ from pipeline.dataset.extract import (
     seed_of,
     whole,
 )
+from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.errors import PictureError
 from pipeline.images import recompress
 

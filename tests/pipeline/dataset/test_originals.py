@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.config import PrepareRecipe
 from pipeline.dataset.extract import cut, luma8, patches
 from pipeline.dataset.originals import as_uint8, decode, list_originals
+from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.errors import ArchiveError, PictureError, SourceError, UsageError
 from pipeline.ingest import run_ingest
 from pipeline.storage.archive import Archive

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import PrepareRecipe
 from pipeline.dataset import preview as preview_module
 from pipeline.dataset.extract import Texture, cut, patches, whole
 from pipeline.dataset.originals import list_originals
 from pipeline.dataset.preview import EXAMPLES, preview
+from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.dataset.unit import decoded
 from pipeline.degrade import degrade_bicubic
 from pipeline.errors import SourceError

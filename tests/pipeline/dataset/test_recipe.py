@@ -11,17 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import (
-    EXTRACTIONS,
-    PrepareRecipe,
-    load_prepare_recipe,
-    load_recipe,
-    pair,
-    recipe_names,
-)
+from pipeline.config import pair, recipe_names
+from pipeline.dataset.recipe import EXTRACTIONS, PrepareRecipe, load_prepare_recipe
 from pipeline.dataset.splits import check_split
 from pipeline.degradation.presets import PRESETS
 from pipeline.errors import RecipeError
+from pipeline.training.recipe import load_recipe
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -43,12 +43,13 @@ EIGHT_ONE_ONE = {"train": 0.8, "validation": 0.1, "test": 0.1}
         (EIGHT_ONE_ONE, 10, (8, 1, 1)),
         (EIGHT_ONE_ONE, 1000, (800, 100, 100)),
         (EIGHT_ONE_ONE, 1, (1, 0, 0)),
-        (EIGHT_ONE_ONE, 4, (4, 0, 0)),
+        (EIGHT_ONE_ONE, 4, (2, 1, 1)),
         (EIGHT_ONE_ONE, 7, (5, 1, 1)),
         ({"validation": 0.05, "test": 0.05}, 100, (90, 5, 5)),
         ({"validation": 0.05, "test": 0.05}, 10, (8, 1, 1)),
         ({"validation": 0.05}, 20, (19, 1, 0)),
-        ({"validation": 0.05}, 3, (3, 0, 0)),
+        ({"validation": 0.05}, 3, (2, 1, 0)),
+        ({"validation": 0.05}, 1, (1, 0, 0)),
         ({"validation": 0.5, "test": 0.5}, 3, (0, 2, 1)),
         ({"validation": 0.5, "test": 0.5}, 1, (0, 1, 0)),
         ({"train": 0.34, "validation": 0.33, "test": 0.33}, 1, (1, 0, 0)),
@@ -91,13 +92,14 @@ def test_fractions_never_want_more_than_there_is_and_leave_nobody_out_if_they_ar
     found = Counter(split(names(items), wanted).values())
     assert sum(found.values()) == items
     for name in ("validation", "test"):
-        assert found[name] <= int(wanted.get(name, 0) * items + 0.5)
+        share = wanted.get(name, 0)
+        assert found[name] <= max(share > 0, int(share * items + 0.5))
         # Rounding may leave validation one more than half, and so the test one less.
         assert found[name] >= int(wanted.get(name, 0) * items + 0.5) - 1
     if "train" not in wanted or round(100 * sum(wanted.values())) == 100:
         assert found[""] == 0
     else:
-        assert abs(found["train"] - wanted["train"] * items) < 2
+        assert abs(found["train"] - wanted["train"] * items) < 3
 
 
 @few

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.muon import Muon, orthogonal
+from pipeline.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(48, 432), (432, 48), (12, 432), (48, 192), (1, 9), (7, 1)])

@@ -1,0 +1,77 @@
+"""SRGAN: the residual generator SRResNet, and its discriminator.
+
+Source: Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial
+Network", CVPR 2017 (arXiv 1609.04802), figure 4. What the paper leaves open: PReLU has one slope a
+channel, and a convolution before BatchNorm has no bias. The generator knows -1..1 inside, as in
+the paper; outside it is 0..1.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks import Residual, conv_norm, dense_judge, doublings, require_patch
+from models.exact import in_pairs
+from models.span import conv3x3, evenly
+
+
+class SRResNet(nn.Module):
+    """The generator: residual blocks at the size of the input, then a pixel shuffle a doubling."""
+
+    def __init__(
+        self, *, scale: int, channels: int = 3, features: int = 64, blocks: int = 16
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.features = features
+        self.head = nn.Sequential(nn.Conv2d(channels, features, 9, padding=4), nn.PReLU(features))
+        self.blocks = nn.Sequential(
+            *(Residual(features, nn.PReLU(features)) for _ in range(blocks))
+        )
+        self.join = nn.Sequential(*conv_norm(features, features))
+        self.enlarge = nn.Sequential(*(_doubling(features) for _ in range(doublings(scale))))
+        self.tail = nn.Conv2d(features, channels, 9, padding=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, c, h, w)`` to ``(n, c, scale * h, scale * w)``, both in 0..1."""
+        return in_pairs(self._enlarge, x, channels=self.features)
+
+    def _enlarge(self, x: Tensor) -> Tensor:
+        shallow = self.head(x)
+        deep = self.join(self.blocks(shallow)) + shallow
+        # In the input's precision: bf16 has but 1/256 between neighbours near white.
+        y = self.tail(self.enlarge(deep)).to(x.dtype)
+        return 0.5 + 0.5 * evenly(torch.tanh, y)
+
+
+def _doubling(features: int) -> nn.Sequential:
+    return nn.Sequential(conv3x3(features, 4 * features), nn.PixelShuffle(2), nn.PReLU(features))
+
+
+class SrganDiscriminator(nn.Module):
+    """Eight convolutions in pairs that halve the patch four times, then two dense layers."""
+
+    def __init__(self, *, patch_px: int, channels: int = 3, features: int = 64) -> None:
+        super().__init__()
+        self.patch_px = patch_px
+        widths = [features * factor for factor in (1, 1, 2, 2, 4, 4, 8, 8)]
+        first = nn.Conv2d(channels, features, 3, padding=1)
+        layers: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
+        for number, (inputs, outputs) in enumerate(pairwise(widths)):
+            layers += [*conv_norm(inputs, outputs, stride=2 - number % 2), nn.LeakyReLU(0.2)]
+        self.body = nn.Sequential(*layers)
+        side = -(-patch_px // 16)
+        self.judge = dense_judge(widths[-1] * side * side)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map patches ``(n, c, patch_px, patch_px)`` in 0..1 to logits ``(n,)``: large is real.
+
+        Raises:
+            ValueError: if the patches have another size, which the dense layers cannot take.
+        """
+        require_patch(x, patch_px=self.patch_px)
+        logits: Tensor = self.judge(self.body(2 * x - 1))
+        return logits.squeeze(1)

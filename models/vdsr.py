@@ -1,0 +1,38 @@
+"""VDSR: twenty convolutions that learn what the bicubic enlargement lacks.
+
+Source: Kim et al., "Accurate Image Super-Resolution Using Very Deep Convolutional Networks",
+CVPR 2016 (arXiv 1511.04587). It learns luma; chroma is enlarged bicubically.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.blocks import he_normal
+from models.exact import in_pairs
+from models.interpolation import enlarge
+from models.luma import luma, with_luma
+from models.span import conv3x3
+
+
+class Vdsr(nn.Module):
+    """``bicubic + f(bicubic)`` with `f` of twenty 3x3 convolutions and ReLU between them."""
+
+    def __init__(
+        self, *, scale: int, channels: int = 3, features: int = 64, layers: int = 20
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.channels = channels
+        body: list[nn.Module] = [conv3x3(1, features), nn.ReLU()]
+        for _ in range(layers - 2):
+            body += [conv3x3(features, features), nn.ReLU()]
+        self.body = nn.Sequential(*body, conv3x3(features, 1))
+        self.apply(he_normal)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, c, h, w)``, c of 1 or 3, to ``(n, c, scale * h, scale * w)``."""
+        large = enlarge(x, scale=self.scale, method="bicubic")
+        y = luma(large).contiguous(memory_format=torch.channels_last)
+        return with_luma(large, y + in_pairs(self.body, y, channels=1))

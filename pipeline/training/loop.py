@@ -1,0 +1,402 @@
+"""Training, step by step: batches in, checkpoints and figures out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from models import checkpoint
+from models.losses import Judgements
+from pipeline.dataset.loader import load_batches
+from pipeline.dataset.order import BatchSpec
+from pipeline.degradation.batch import degrade_batch
+from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
+from pipeline.storage.atomic import write_atomic
+from pipeline.training.objective import Objective, total
+from pipeline.training.state import TrainState, model_spec
+from pipeline.training.validation import Judge, Validation
+from pipeline.training.watch import Watch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from pipeline.dataset.examples import Batch
+    from pipeline.dataset.loader import Batches
+    from pipeline.storage.dataset import Dataset
+    from pipeline.training.objective import FeatureFiles
+    from pipeline.training.processes import Processes
+    from pipeline.training.recipe import TrainRecipe
+
+logger = logging.getLogger(__name__)
+
+LAST, BEST, STATE, RECIPE = (
+    "last.safetensors",
+    "best.safetensors",
+    "state.safetensors",
+    "recipe.toml",
+)
+CHECKPOINTS = "checkpoints"
+_NOT_FINITE_IN_A_ROW = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSettings:
+    """How and where a training runs; none of it decides the weights."""
+
+    out_dir: Path
+    resume: bool = False
+    workers: int = 1
+    """Processes that read patches, where these do not lie in memory."""
+    memory: str = "auto"
+    data: str = ""
+    """What the model card says of the pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """What was found at a validation; scores are None where there is nothing to validate with."""
+
+    step: int
+    steps: int
+    loss: float
+    validation: Validation | None
+    waiting_share: float
+
+
+@dataclass(slots=True)
+class _Means:
+    """Sums since the last validation."""
+
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    judgements: Judgements = field(default_factory=Judgements)
+
+    def add(self, name: str, value: float) -> None:
+        """Count a value, unless it is not finite."""
+        if math.isfinite(value):
+            self.sums[name] += value
+            self.counts[name] += 1
+
+    def row(self) -> dict[str, float | None]:
+        """Return the means by name."""
+        found: dict[str, float | None] = {n: s / self.counts[n] for n, s in self.sums.items()}
+        if "discriminator" in found:
+            names = ("accuracy", "precision", "recall", "f1", "specificity")
+            found |= {name: getattr(self.judgements, name) for name in names}
+        return found
+
+
+def train(
+    dataset: Dataset,
+    recipe: TrainRecipe,
+    settings: TrainSettings,
+    *,
+    files: FeatureFiles,
+    processes: Processes,
+    tick: Callable[[int, int], None] = lambda _step, _of: None,
+    report: Callable[[TrainProgress], None] = lambda _: None,
+) -> Path:
+    """Train to the end of `recipe`; return the checkpoint with the best validation.
+
+    `tick` hears of every step, `report` of every validation.
+
+    Leaves in `settings.out_dir`: ``last.safetensors`` and ``best.safetensors`` (the averaged
+    weights), ``checkpoints/`` (the last few), ``state.safetensors`` (what resuming needs),
+    ``recipe.toml``, and what `Watch` writes.
+
+    Raises:
+        RecipeError: if the dataset does not fit the recipe, or a loss lacks its features.
+        UsageError: if the folder holds a training and `resume` is not asked for.
+        TrainingError: after ten steps in a row whose loss is not finite.
+    """
+    _check_fits(dataset, recipe)
+    training = Training(dataset, recipe, settings, files=files, processes=processes)
+    training.run(tick, report)
+    return settings.out_dir / BEST
+
+
+class Training:
+    """One training on its way."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: TrainRecipe,
+        settings: TrainSettings,
+        *,
+        files: FeatureFiles,
+        processes: Processes,
+    ) -> None:
+        device = processes.device
+        self.recipe, self.settings, self.processes = recipe, settings, processes
+        self.state = TrainState.begin(recipe, patch_px=max(dataset.spec.hr_px), device=device)
+        self._begin_or_resume()
+        self.objective = Objective.of(recipe, files, device=device)
+        leads = processes.leads
+        self.judge = Judge.of(dataset, recipe, files, device=device) if leads else None
+        self.watch = Watch(settings.out_dir)
+        self.batches = self._open_batches(dataset)
+        self._generator = processes.shared(self.state.generator.network)
+        self._forward = torch.compile(self._generator) if recipe.compile else self._generator
+        judge = self.state.discriminator
+        self._judge = processes.shared(judge.network) if judge else None
+        self._means = _Means()
+
+    def run(
+        self, tick: Callable[[int, int], None], report: Callable[[TrainProgress], None]
+    ) -> None:
+        """Make every step that is left."""
+        state, recipe = self.state, self.recipe
+        began = time.perf_counter() - state.seconds
+        with self.batches, self.watch:
+            while state.step < recipe.steps:
+                self._step()
+                state.step += 1
+                state.seconds = time.perf_counter() - began
+                tick(state.step, recipe.steps)
+                self._keep_up(report)
+
+    def _keep_up(self, report: Callable[[TrainProgress], None]) -> None:
+        """Validate and write what is due after a step."""
+        step, recipe = self.state.step, self.recipe
+        ended = step == recipe.steps
+        # A stage that ends is validated, as its best is the next one's beginning.
+        stage_ends = bool(recipe.discriminator) and step == recipe.pretrain_steps
+        if step % recipe.validate_every == 0 or ended or stage_ends:
+            progress = self._validate()
+            if self.processes.leads:
+                report(progress)
+            if stage_ends:
+                self.state.best, self.state.worse, self.state.fallen = -math.inf, 0, 1.0
+        if self.processes.leads and (step % recipe.checkpoint_every == 0 or ended):
+            self._write_checkpoint()
+            write_atomic(self.settings.out_dir / STATE, self.state.to_bytes())
+
+    # --- one step --------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        """Make one step of gradient descent, or skip it where its loss is not finite."""
+        state, recipe = self.state, self.recipe
+        rate = recipe.rate(state.step, fallen=state.fallen)
+        state.generator.set_rate(rate)
+        state.generator.zero_grad()
+        alone = recipe.is_alone(state.step)
+        pairs, losses = [], []
+        for _ in range(recipe.accumulate):
+            lr, hr = self._next_pair()
+            with self._autocast():
+                sr = self._forward(lr)
+            pairs.append((sr.detach(), hr))
+            losses.append(self._learn_generator(sr.float(), hr, alone=alone))
+        if not self._is_finite(sum(losses)):
+            return
+        state.generator.step(recipe.clip_norm)
+        state.average_in(recipe.ema)
+        if not alone:
+            self._learn_discriminator(pairs, rate)
+
+    def _learn_generator(self, sr: Tensor, hr: Tensor, *, alone: bool) -> float:
+        judge = None if alone else self._unwrapped_judge()
+        if judge is not None:
+            judge.requires_grad_(False)
+        with self._autocast():
+            found = self.objective.of_generator(sr, hr, step=self.state.step, judge=judge)
+        loss = total(found.values())
+        (loss / self.recipe.accumulate).backward()
+        for name, value in found.items():
+            self._means.add(name, float(value.detach()))
+        self._means.add("loss", float(loss.detach()))
+        return float(loss.detach())
+
+    def _learn_discriminator(self, pairs: list[tuple[Tensor, Tensor]], rate: float) -> None:
+        player, recipe = self.state.discriminator, self.recipe
+        if player is None or self._judge is None:
+            return
+        # It falls as the generator's does, from a rate of its own.
+        player.set_rate(
+            rate * (recipe.discriminator_rate or recipe.learning_rate) / recipe.learning_rate
+        )
+        player.network.requires_grad_(True)
+        player.zero_grad()
+        losses = []
+        for sr, hr in pairs:
+            with self._autocast():
+                loss, judgements = self.objective.of_discriminator(sr, hr, self._judge)
+            (loss / recipe.accumulate).backward()
+            losses.append(float(loss.detach()))
+            self._means.judgements += judgements
+        self._means.add("discriminator", sum(losses) / len(losses))
+        if self._is_finite(sum(losses)):
+            player.step(recipe.clip_norm)
+
+    def _unwrapped_judge(self) -> nn.Module | None:
+        # Gradients pass through it to the generator; its own are not wanted, so nothing is shared.
+        return self.state.discriminator.network if self.state.discriminator else None
+
+    def _is_finite(self, loss: float) -> bool:
+        """Return whether a loss is finite in every process; count the steps in a row that not."""
+        if math.isfinite(self.processes.mean(loss)):
+            self.state.skipped = 0
+            return True
+        self.state.skipped += 1
+        if self.state.skipped >= _NOT_FINITE_IN_A_ROW:
+            raise TrainingError(
+                f"the loss was not finite for {self.state.skipped} steps up to {self.state.step}; "
+                "lower learning_rate and resume"
+            )
+        return False
+
+    def _autocast(self) -> Any:
+        wanted = self.recipe.precision == "bf16"
+        return torch.autocast(self.processes.device.type, dtype=torch.bfloat16, enabled=wanted)
+
+    # --- data ------------------------------------------------------------------------------
+
+    def _open_batches(self, dataset: Dataset) -> Batches:
+        recipe, settings = self.recipe, self.settings
+        versions = tuple(recipe.lr_versions) or None
+        return load_batches(
+            dataset,
+            BatchSpec(
+                batch_size=recipe.batch,
+                seed=recipe.seed,
+                lr=() if recipe.fresh else versions,
+                window_chunks=recipe.window_chunks,
+            ),
+            first=self.state.step * recipe.accumulate,
+            stop=recipe.steps * recipe.accumulate,
+            workers=settings.workers,
+            memory=settings.memory,
+            device=str(self.processes.device),
+            rank=self.processes.rank,
+            world_size=self.processes.count,
+        )
+
+    def _next_pair(self) -> tuple[Tensor, Tensor]:
+        before = time.perf_counter()
+        batch = next(self.batches)
+        self.state.waited_s += time.perf_counter() - before
+        hr = self._unit_range(batch.hr)
+        return (self._degraded(hr, batch) if self.recipe.fresh else self._unit_range(batch.lr)), hr
+
+    def _degraded(self, hr: Tensor, batch: Batch) -> Tensor:
+        chains = self.recipe.fresh
+        # One chain a step, drawn from what the batch is drawn from.
+        chain = chains[int(batch.seeds[0]) % len(chains)]
+        return degrade_batch(hr, batch.seeds.tolist(), chain, scale=self.recipe.scale)
+
+    def _unit_range(self, pixels: Tensor) -> Tensor:
+        moved = pixels.to(self.processes.device, non_blocking=True)
+        return moved.to(memory_format=torch.channels_last).float() / 255
+
+    # --- what is written -------------------------------------------------------------------
+
+    def _validate(self) -> TrainProgress:
+        state, recipe = self.state, self.recipe
+        found, sr = None, None
+        if self.judge is not None:
+            sr = self.judge.enlarged(state.average, device=self.processes.device)
+            found = self.judge.score(sr, device=self.processes.device)
+        merit = self._merit(found)
+        improved = merit > state.best or found is None
+        if self.processes.leads:
+            self._write_models(best=improved)
+            self.watch.record(self._row(found))
+            if self.judge is not None and sr is not None:
+                self.watch.show(self.judge, sr, state.step)
+        self._mind_plateau(improved=improved)
+        state.best = max(state.best, merit)
+        loss = self._means.row().get("loss")
+        self._means = _Means()
+        return TrainProgress(
+            step=state.step,
+            steps=recipe.steps,
+            loss=math.nan if loss is None else loss,
+            validation=found,
+            waiting_share=state.waited_s / max(state.seconds, 1e-9),
+        )
+
+    def _merit(self, found: Validation | None) -> float:
+        """Return what ranks checkpoints: PSNR, or LPIPS in a GAN stage, which PSNR does not."""
+        if found is None:
+            return -math.inf
+        if found.lpips is not None and not self.recipe.is_alone(self.state.step - 1):
+            return -found.lpips
+        return found.psnr_y
+
+    def _mind_plateau(self, *, improved: bool) -> None:
+        # All processes must take one rate, but only the first one validates.
+        worse = self.processes.mean(float(not improved) if self.processes.leads else 0.0) > 0
+        self.state.worse = self.state.worse + 1 if worse else 0
+        if self.recipe.schedule == "plateau" and self.state.worse > self.recipe.patience:
+            self.state.fallen *= self.recipe.gamma
+            self.state.worse = 0
+
+    def _row(self, found: Validation | None) -> dict[str, float | str | None]:
+        state, recipe = self.state, self.recipe
+        alone = recipe.is_alone(state.step - 1)
+        return {
+            **self._means.row(),
+            "step": str(state.step),
+            "stage": "alone" if alone else "gan",
+            "learning_rate": recipe.rate(state.step - 1, fallen=state.fallen),
+            "psnr_y": found.psnr_y if found else None,
+            "ssim_y": found.ssim_y if found else None,
+            "lpips": found.lpips if found else None,
+            "seconds": state.seconds,
+            "waiting_s": state.waited_s,
+        }
+
+    def _content(self) -> bytes:
+        spec = model_spec(self.recipe, data=self.settings.data)
+        return checkpoint.to_bytes(spec, self.state.average.state_dict())
+
+    def _write_models(self, *, best: bool) -> None:
+        content = self._content()
+        write_atomic(self.settings.out_dir / LAST, content)
+        if best:
+            write_atomic(self.settings.out_dir / BEST, content)
+
+    def _write_checkpoint(self) -> None:
+        folder = self.settings.out_dir / CHECKPOINTS
+        folder.mkdir(exist_ok=True)
+        write_atomic(folder / f"{self.state.step:08}.safetensors", self._content())
+        kept = sorted(p for p in folder.iterdir() if re.fullmatch(r"\d{8}\.safetensors", p.name))
+        for old in kept[: -self.recipe.keep]:
+            old.unlink()
+
+    def _begin_or_resume(self) -> None:
+        out = self.settings.out_dir
+        if self.settings.resume:
+            self.state.restore(out / STATE)
+        elif (out / STATE).exists():
+            raise UsageError(f"{out} holds a training already; add --resume or name another folder")
+        if self.processes.leads:
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomic(out / RECIPE, self.recipe.to_toml().encode())
+
+
+def _check_fits(dataset: Dataset, recipe: TrainRecipe) -> None:
+    spec = dataset.spec
+    if (spec.scale, spec.channels) != (recipe.scale, recipe.channels):
+        raise RecipeError(
+            f"{dataset.path} has scale {spec.scale} and {spec.channels} channels, and recipe "
+            f"{recipe.name} scale {recipe.scale} and {recipe.channels}; prepare a dataset by it"
+        )
+    unknown = [name for name in recipe.lr_versions if name not in spec.degradations]
+    if unknown:
+        raise RecipeError(
+            f"lr_versions has {unknown[0]!r}, but {dataset.path} has {', '.join(spec.degradations)}"
+        )
+    if not len(dataset.rows("train")):
+        raise SourceError(f"{dataset.path} holds no patch to train on; prepare it with pictures")

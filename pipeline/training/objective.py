@@ -1,0 +1,106 @@
+"""What one step learns by: the losses of generator and discriminator on a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from models.losses import CONTENT_LOSSES, GAN_LOSSES, Judgements, judged
+from models.vgg import ContentLoss, PerceptualLoss, load_vgg
+from pipeline.errors import RecipeError
+from pipeline.training.recipe import FEATURE_LOSSES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from pipeline.training.recipe import TrainRecipe
+
+_NETWORKS: dict[str, tuple[str, type[ContentLoss] | type[PerceptualLoss]]] = {
+    "content": ("vgg19", ContentLoss),
+    "perceptual": ("vgg16", PerceptualLoss),
+}
+"""Which network's features a loss looks at, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFiles:
+    """Where the features of ImageNet networks lie: files, or folders that hold them."""
+
+    places: tuple[Path, ...] = ()
+
+    def find(self, network: str) -> Path | None:
+        """Return the file of ``vgg19``, ``vgg16`` or ``alexnet``, which its name begins with."""
+        for place in self.places:
+            files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+            for file in files:
+                if file.name.startswith(network):
+                    return file
+        return None
+
+
+@dataclass(slots=True)
+class Objective:
+    """The losses of a recipe, with the networks that they look through."""
+
+    recipe: TrainRecipe
+    features: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, recipe: TrainRecipe, files: FeatureFiles, *, device: torch.device) -> Objective:
+        """Load the features that the recipe's losses need.
+
+        Raises:
+            RecipeError: if a file of them is missing or holds another network.
+        """
+        wanted = {*recipe.losses, *recipe.pretrain_losses} & set(FEATURE_LOSSES)
+        found: dict[str, nn.Module] = {}
+        for name in sorted(wanted):
+            network, loss = _NETWORKS[name]
+            try:
+                features = load_vgg(files.find(network), network=network)
+            except ValueError as error:
+                raise RecipeError(
+                    f"the loss {name!r} of {recipe.name} cannot be had: {error}; then name the "
+                    "file with --features FILE"
+                ) from error
+            found[name] = loss(features).to(device)
+        return cls(recipe, found)
+
+    def of_generator(
+        self, sr: Tensor, hr: Tensor, *, step: int, judge: nn.Module | None
+    ) -> dict[str, Tensor]:
+        """Return the losses of a step by name, weighted; their sum is what is learned by.
+
+        `sr` and `hr` are ``(n, c, h, w)`` in 0..1.
+        """
+        found = {}
+        for name, weight in self.recipe.losses_at(step).items():
+            if name == "adversarial":
+                found[name] = weight * self._fooled(sr, hr, judge)
+            elif name in FEATURE_LOSSES:
+                found[name] = weight * self.features[name](sr, hr)
+            else:
+                found[name] = weight * CONTENT_LOSSES[name](sr, hr)
+        return found
+
+    def of_discriminator(
+        self, sr: Tensor, hr: Tensor, judge: nn.Module
+    ) -> tuple[Tensor, Judgements]:
+        """Return the discriminator's loss, and how often it was right."""
+        real, fake = judge(hr), judge(sr.detach())
+        return GAN_LOSSES["vanilla"].discriminator(real, fake), judged(real, fake)
+
+    def _fooled(self, sr: Tensor, hr: Tensor, judge: nn.Module | None) -> Tensor:
+        if judge is None:
+            raise RecipeError("losses have 'adversarial', but there is no discriminator")
+        fake = judge(sr)
+        return GAN_LOSSES["vanilla"].generator(fake, fake)
+
+
+def total(losses: Iterable[Tensor]) -> Tensor:
+    """Return the sum of losses."""
+    return torch.stack(list(losses)).sum()

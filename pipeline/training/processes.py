@@ -1,0 +1,81 @@
+"""Several processes that share one training, as ``torchrun`` starts them.
+
+Each takes its part of every batch; gradients are averaged over all. Rank 0 alone writes files.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """Which of how many processes this is, and the device that it computes on."""
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this process writes files and talks."""
+        return self.rank == 0
+
+    def shared(self, network: nn.Module) -> nn.Module:
+        """Return the network so that its gradients become the mean over all processes."""
+        if self.count == 1:
+            return network
+        ids = [self.device.index] if self.device.type == "cuda" else None
+        # A discriminator sees two batches before its gradients: between them its buffers must stay.
+        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+
+    def mean(self, value: float) -> float:
+        """Return the mean of a number over all processes; it is the same in each."""
+        if self.count == 1:
+            return value
+        found = torch.tensor(value, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(found)
+        return float(found) / self.count
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started, or be alone where it started none.
+
+    With CUDA each process takes the GPU of its rank on the machine, and they talk over NCCL;
+    on CPUs over gloo.
+
+    Raises:
+        UsageError: if the device cannot be had.
+    """
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and count > 1:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise UsageError(
+                f"device is {chosen}, but there are {torch.cuda.device_count()} GPUs; start as "
+                "many processes as GPUs"
+            )
+        torch.cuda.set_device(chosen)
+    if count == 1:
+        yield Processes(chosen)
+        return
+    distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    try:
+        yield Processes(chosen, rank, count)
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,254 @@
+"""What changes from step to step, and nothing else: a training goes on from it exactly.
+
+Batches depend on their number alone, so weights, averages, optimisers and what a schedule remembers
+are all. Nothing is ever unpickled: the state is a safetensors file.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from models import checkpoint, registry
+from models.spec import ModelSpec
+from pipeline.errors import RecipeError, UsageError
+from pipeline.training.muon import Muon
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from pipeline.training.recipe import TrainRecipe
+
+_ADAM_SHARE = 0.1
+"""Adam's rate as a share of Muon's; measured: 0.012 for Muon trains, 0.025 does not."""
+
+_NUMBERS = ("step", "best", "skipped", "seconds", "waited_s", "fallen", "worse")
+
+
+@dataclass
+class Player:
+    """A network with its optimisers. Each parameter group has a `share` of the learning rate."""
+
+    network: nn.Module
+    optimisers: list[torch.optim.Optimizer]
+
+    def set_rate(self, rate: float) -> None:
+        """Let the next step be taken with a learning rate."""
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate * group["share"]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for optimiser in self.optimisers:
+            optimiser.zero_grad(set_to_none=True)
+
+    def step(self, clip_norm: float) -> None:
+        """Move the weights, by gradients of at most `clip_norm` (0: as they are)."""
+        if clip_norm:
+            nn.utils.clip_grad_norm_(self.network.parameters(), clip_norm)
+        for optimiser in self.optimisers:
+            optimiser.step()
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """Return everything that the next step depends on, by name."""
+        found = {f"{prefix}.network.{k}": v for k, v in self.network.state_dict().items()}
+        for number, optimiser in enumerate(self.optimisers):
+            for parameter, values in optimiser.state_dict()["state"].items():
+                names = {f"{prefix}.optimiser.{number}.{parameter}.{k}": k for k in values}
+                found |= {name: torch.as_tensor(values[k]) for name, k in names.items()}
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
+        """Become what `tensors` told of; RuntimeError if it was of another network."""
+        self.network.load_state_dict(below(tensors, f"{prefix}.network."))
+        for number, optimiser in enumerate(self.optimisers):
+            _restore(optimiser, below(tensors, f"{prefix}.optimiser.{number}."))
+
+
+@dataclass
+class TrainState:
+    """A training between two steps."""
+
+    generator: Player
+    average: nn.Module
+    """The generator with weights averaged over the steps: what is validated and kept."""
+    discriminator: Player | None
+    step: int = 0
+    best: float = -math.inf
+    """The best validation of this stage; larger is better."""
+    skipped: int = 0
+    """Steps in a row whose loss was not finite."""
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    """Of the seconds, those spent waiting for patches."""
+    fallen: float = 1.0
+    """What a plateau has left of the learning rate."""
+    worse: int = 0
+    """Validations since the best one, for a plateau."""
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @classmethod
+    def begin(cls, recipe: TrainRecipe, *, patch_px: int, device: torch.device) -> TrainState:
+        """Return step 0: weights drawn with the recipe's seed, or those of a model.
+
+        Raises:
+            RecipeError: if the recipe names networks or arguments that cannot be.
+        """
+        torch.manual_seed(recipe.seed)
+        try:
+            network = registry.build(model_spec(recipe))
+            judge = _judge(recipe, patch_px)
+            if recipe.initial:
+                _begin_with(network, recipe.initial)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = copy.deepcopy(network).requires_grad_(False).eval()
+        state = cls(Player(network, _optimisers(network, recipe)), average, None, device=device)
+        if judge is not None:
+            judge.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            state.discriminator = Player(judge, [_adam(judge.parameters(), recipe)])
+        return state
+
+    def average_in(self, keep: float) -> None:
+        """Take the generator's weights into the average, of which `keep` is kept.
+
+        Of the first steps less is kept, so that the weights that were drawn are soon forgotten.
+        """
+        keep = min(keep, (self.step + 1) / (self.step + 10))
+        now = self.generator.network.state_dict()
+        with torch.no_grad():
+            for name, mean in self.average.state_dict().items():
+                if mean.is_floating_point():
+                    mean.lerp_(now[name], 1 - keep)
+                else:
+                    mean.copy_(now[name])
+
+    def to_bytes(self) -> bytes:
+        """Return the state as safetensors."""
+        tensors = self.generator.tensors("generator")
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        if self.discriminator is not None:
+            tensors |= self.discriminator.tensors("discriminator")
+        numbers = [float(getattr(self, name)) for name in _NUMBERS]
+        tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
+        # Copied: averages begin as the weights, and safetensors refuses what shares memory.
+        return save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
+
+    def restore(self, path: Path) -> None:
+        """Become the state that `to_bytes` wrote.
+
+        Raises:
+            UsageError: if the file is missing, damaged, or of another network.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.generator.restore(tensors, "generator")
+            self.average.load_state_dict(below(tensors, "average."))
+            if self.discriminator is not None:
+                self.discriminator.restore(tensors, "discriminator")
+            numbers = dict(zip(_NUMBERS, tensors["numbers"].tolist(), strict=True))
+        except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"{path} cannot be resumed ({reason}); resume with the recipe it was trained by, "
+                "or train into an empty folder"
+            ) from error
+        for name, value in numbers.items():
+            setattr(self, name, int(value) if name in ("step", "skipped", "worse") else value)
+
+
+def model_spec(recipe: TrainRecipe, *, data: str = "") -> ModelSpec:
+    """Return the spec of the model that `recipe` trains, on so described data."""
+    return ModelSpec(
+        name=recipe.name,
+        architecture=recipe.architecture,
+        scale=recipe.scale,
+        channels=recipe.channels,
+        arguments=recipe.arguments,
+        summary=recipe.summary,
+        licence=recipe.licence,
+        training_data=f"{data}, {recipe.steps} steps, seed {recipe.seed}".removeprefix(", "),
+    )
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names."""
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _judge(recipe: TrainRecipe, patch_px: int) -> nn.Module | None:
+    if not recipe.discriminator:
+        return None
+    builder = registry.DISCRIMINATORS.get(recipe.discriminator)
+    if builder is None:
+        raise ValueError(
+            f"discriminator is {recipe.discriminator!r}, expected one of "
+            f"{sorted(registry.DISCRIMINATORS)}"
+        )
+    try:
+        return builder(
+            channels=recipe.channels, patch_px=patch_px, **recipe.discriminator_arguments
+        )
+    except TypeError as error:
+        raise ValueError(
+            f"discriminator {recipe.discriminator} refuses {recipe.discriminator_arguments}: "
+            f"{error}"
+        ) from error
+
+
+def _begin_with(network: nn.Module, name_or_file: str) -> None:
+    """Take over the weights of a model that have the same names and shapes."""
+    given = checkpoint.load(name_or_file).network.state_dict()
+    own = network.state_dict()
+    same = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
+    if not same:
+        raise ValueError(
+            f"initial is {name_or_file!r}, none of whose weights fits this network; name a model "
+            "of the same architecture"
+        )
+    network.load_state_dict(own | same)
+
+
+def _optimisers(network: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
+    """Return Adam, or Muon for the kernels inside the network and Adam for the rest.
+
+    The first convolution maps colours, not features, and biases are no matrices: both are
+    outside of what Muon is for.
+    """
+    if recipe.optimiser == "adam":
+        return [_adam(network.parameters(), recipe)]
+    kernels = [p for p in network.parameters() if p.ndim == 4][1:]
+    chosen = {id(p) for p in kernels}
+    others = [p for p in network.parameters() if id(p) not in chosen]
+    muon = Muon(kernels, lr=1.0)
+    muon.param_groups[0]["share"] = 1.0
+    return [muon, _adam(others, recipe, share=_ADAM_SHARE)]
+
+
+def _adam(
+    parameters: Iterable[nn.Parameter], recipe: TrainRecipe, *, share: float = 1.0
+) -> torch.optim.Optimizer:
+    betas = (recipe.betas[0], recipe.betas[1])
+    adam = torch.optim.Adam(list(parameters), lr=1.0, betas=betas)
+    adam.param_groups[0]["share"] = share
+    return adam
+
+
+def _restore(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    states: dict[int, dict[str, Any]] = {}
+    for name, tensor in tensors.items():
+        parameter, _, key = name.partition(".")
+        states.setdefault(int(parameter), {})[key] = tensor
+    content = optimiser.state_dict()
+    optimiser.load_state_dict({"state": states, "param_groups": content["param_groups"]})

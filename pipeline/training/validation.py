@@ -1,0 +1,137 @@
+"""How good a generator is on patches that it never trained on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from models.interpolation import enlarge
+from models.lpips import Lpips, load_lpips
+from pipeline.errors import NotFiniteError, TrainingError
+from pipeline.inference import Inference, from_unit_range, to_unit_range
+from pipeline.metrics import score_picture
+from pipeline.storage.dataset import HR, LR_PREFIX
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from pipeline.storage.dataset import Dataset
+    from pipeline.training.objective import FeatureFiles
+    from pipeline.training.recipe import TrainRecipe
+
+    Pixels = NDArray[np.uint8]
+
+_BATCH = 32
+SPLIT = "validation"
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Means over the patches; `lpips` is None where no features are at hand."""
+
+    psnr_y: float
+    ssim_y: float | None
+    lpips: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Patches to validate with: HR and the first LR version, evenly spaced over the split."""
+
+    hr: Pixels
+    lr: Pixels
+    scale: int
+    channels: int
+    lpips: Lpips | None
+
+    @classmethod
+    def of(
+        cls, dataset: Dataset, recipe: TrainRecipe, files: FeatureFiles, *, device: torch.device
+    ) -> Judge | None:
+        """Read the patches; None where the dataset has none to validate with."""
+        rows = dataset.rows(SPLIT)
+        if not len(rows) or not recipe.validation_patches:
+            return None
+        chosen = np.linspace(0, len(rows) - 1, min(recipe.validation_patches, len(rows)))
+        rows = rows[chosen.round().astype(int)]
+        version = (recipe.lr_versions or list(dataset.spec.degradations))[0]
+        alexnet = files.find("alexnet")
+        lpips = load_lpips(alexnet) if alexnet is not None else None
+        hr = dataset.read(HR, rows)
+        if lpips is not None and min(hr.shape[2:]) < lpips.least_px:
+            lpips = None
+        return cls(
+            hr,
+            dataset.read(LR_PREFIX + version, rows),
+            recipe.scale,
+            recipe.channels,
+            lpips.to(device) if lpips is not None else None,
+        )
+
+    def enlarged(self, network: nn.Module, *, device: torch.device) -> Pixels:
+        """Return what a network makes of the LR patches.
+
+        Raises:
+            TrainingError: if that is not finite.
+        """
+        engine = Inference.of(
+            network,
+            scale=self.scale,
+            channels=self.channels,
+            precision="fp32",
+            device=str(device),
+            backend="torch",
+        )
+        try:
+            parts = [
+                engine.enlarge_batch(self.lr[start : start + _BATCH])
+                for start in range(0, len(self.lr), _BATCH)
+            ]
+        except NotFiniteError as error:
+            raise TrainingError(
+                "training diverged: the network returns NaN or infinity; lower learning_rate and "
+                "train again"
+            ) from error
+        return np.concatenate(parts)
+
+    def bicubic(self, many: int) -> Pixels:
+        """Return the bicubic enlargement of the first LR patches; these themselves at scale 1."""
+        exact = torch.from_numpy(self.lr[:many].astype(np.float64) / 255)
+        found = enlarge(exact, scale=self.scale, method="bicubic") if self.scale > 1 else exact
+        return np.asarray(from_unit_range(found, np.dtype(np.uint8)))
+
+    def score(self, sr: Pixels, *, device: torch.device) -> Validation:
+        """Return the scores of what a network made of the patches."""
+        border = self.scale if self.scale > 1 else 0
+        scores = [
+            score_picture(a, b, border_px=border, data_range=255)
+            for a, b in zip(sr, self.hr, strict=True)
+        ]
+        ssim = [s.ssim_y for s in scores if s.ssim_y is not None]
+        return Validation(
+            fmean(float(s.psnr_y or 0.0) for s in scores),
+            fmean(ssim) if ssim else None,
+            self._lpips(sr, device),
+        )
+
+    def _lpips(self, sr: Pixels, device: torch.device) -> float | None:
+        if self.lpips is None:
+            return None
+        found: list[float] = []
+        with torch.inference_mode():
+            for start in range(0, len(sr), _BATCH):
+                part = slice(start, start + _BATCH)
+                a, b = (to_unit_range(x[part], device) for x in (sr, self.hr))
+                found += self.lpips(a, b).tolist()
+        return fmean(found)
+
+
+def psnr(a: Any, b: Any) -> float:
+    """Return the PSNR of luma of two pictures in dB, without a border left out; at most 99."""
+    found = score_picture(a, b, border_px=0, data_range=255).psnr_y
+    return min(99.0, float(found or 0.0))

@@ -1,0 +1,310 @@
+"""Training: what it leaves, and that a killed one ends as an undisturbed one does."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models import checkpoint
+from pipeline.dataset.prepare import dataset_spec
+from pipeline.dataset.recipe import PrepareRecipe
+from pipeline.degradation.chain import Degradation
+from pipeline.degrade import degrade_patches
+from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
+from pipeline.images import read_picture
+from pipeline.storage.dataset import Dataset, Manifest, Origin
+from pipeline.training.loop import TrainProgress, TrainSettings, train
+from pipeline.training.objective import FeatureFiles
+from pipeline.training.processes import Processes
+from pipeline.training.recipe import TrainRecipe, load_recipe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import TakePhoto
+
+PLAIN = TrainRecipe(
+    name="small",
+    architecture="span",
+    scale=2,
+    arguments={"features": 4},
+    batch=4,
+    steps=6,
+    optimiser="muon",
+    learning_rate=1e-3,
+    schedule="linear",
+    warmup_steps=2,
+    validate_every=3,
+    checkpoint_every=2,
+    validation_patches=4,
+)
+GAN = replace(
+    PLAIN,
+    discriminator="unet",
+    discriminator_arguments={"features": 4},
+    losses={"l1": 1.0, "adversarial": 0.1},
+    pretrain_steps=2,
+    optimiser="adam",
+    schedule="plateau",
+    patience=0,
+)
+
+
+def make(path: Path, photo: TakePhoto, *, train: int = 24, validation: int = 6) -> Dataset:
+    """Return a dataset of patches of 32 px cut from a photograph."""
+    recipe = PrepareRecipe(name="d", scale=2, extract="random", patch_hr_px=32)
+    dataset = Dataset.open_or_create(path, dataset_spec(recipe))
+    many = train + validation
+    corners = np.random.default_rng(0).integers(0, 200, (many, 2))
+    picture = photo(240, 240)
+    hr = np.stack([picture[:, t : t + 32, x : x + 32] for t, x in corners])
+    seeds = np.arange(many)
+    origins = [Origin(item=f"{n}.png", sha256="00", split=n) for n in ("train", "validation")]
+    pictures = (seeds >= train).astype(np.int64)
+    none = np.array([], dtype=np.uint64)
+    dataset.put_manifest(0, Manifest(tuple(origins), seeds, pictures, corners, seeds, none))
+    dataset.grow(many)
+    bicubic = Degradation.from_table({"name": "bicubic"}, scale=2)
+    lr = degrade_patches(hr, seeds.tolist(), bicubic, scale=2)
+    dataset.write(0, {"hr": hr, "lr_bicubic": lr})
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto) -> Dataset:
+    return make(tmp_path_factory.mktemp("patches") / "d", photo)
+
+
+def run(
+    dataset: Dataset,
+    recipe: TrainRecipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    tick: Callable[[int, int], None] = lambda _step, _of: None,
+    heard: list[TrainProgress] | None = None,
+) -> Path:
+    return train(
+        dataset,
+        recipe,
+        TrainSettings(out_dir=out, resume=resume, memory="ram", data="24 patches"),
+        files=FeatureFiles(),
+        processes=Processes(torch.device("cpu")),
+        tick=tick,
+        report=(heard if heard is not None else []).append,
+    )
+
+
+def interrupted(after: int) -> Callable[[int, int], None]:
+    def tick(step: int, _of: int) -> None:
+        if step == after:
+            raise KeyboardInterrupt
+
+    return tick
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, GAN], ids=["plain", "gan"])
+@pytest.mark.parametrize("killed_after", [1, 2, 3, 5])
+def test_a_training_that_was_killed_and_resumed_ends_with_the_same_bytes(
+    killed_after: int, recipe: TrainRecipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(dataset, recipe, whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, recipe, parts, tick=interrupted(killed_after))
+    run(dataset, recipe, parts, resume=(parts / "state.safetensors").exists())
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (parts / name).read_bytes() == (whole / name).read_bytes()
+    one, two = (load_file(folder / "state.safetensors") for folder in (whole, parts))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[name], two[name]) for name in one if name != "numbers")
+
+
+def test_another_seed_gives_other_weights(dataset: Dataset, tmp_path: Path) -> None:
+    one = run(dataset, PLAIN, tmp_path / "1")
+    two = run(dataset, replace(PLAIN, seed=2), tmp_path / "2")
+    assert one.read_bytes() != two.read_bytes()
+
+
+def test_it_leaves_models_a_recipe_figures_curves_and_pictures(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    heard: list[TrainProgress] = []
+    best = run(dataset, GAN, tmp_path, heard=heard)
+    model = checkpoint.load_file(best)
+    assert (model.spec.scale, model.spec.arguments) == (2, {"features": 4})
+    assert "24 patches" in model.spec.training_data
+    assert load_recipe(str(tmp_path / "recipe.toml")) == GAN
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [p.step for p in heard] == [2, 3, 6]
+    assert [row["stage"] for row in rows] == ["alone", "gan", "gan"]
+    assert rows[0]["discriminator"] == ""
+    assert 0 <= float(rows[2]["accuracy"]) <= 1
+    assert all(np.isfinite(float(row["psnr_y"])) for row in rows)
+    for name in ("curves.png", "samples/00000006.png"):
+        pixels = read_picture((tmp_path / name).read_bytes(), name=name).pixels
+        assert min(pixels.shape[1:]) > 200
+    assert list((tmp_path / "events").iterdir())
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == ["00000002.safetensors", "00000004.safetensors", "00000006.safetensors"]
+
+
+def test_only_the_last_checkpoints_are_kept(dataset: Dataset, tmp_path: Path) -> None:
+    run(dataset, replace(PLAIN, keep=1), tmp_path)
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000006.safetensors"]
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "muon"])
+def test_training_learns(optimiser: str, dataset: Dataset, tmp_path: Path) -> None:
+    heard: list[TrainProgress] = []
+    longer = replace(PLAIN, optimiser=optimiser, steps=60, validate_every=20, checkpoint_every=60)
+    run(dataset, longer, tmp_path, heard=heard)
+    assert heard[-1].loss < heard[0].loss
+
+
+def test_accumulated_batches_move_as_one_of_their_size(dataset: Dataset, tmp_path: Path) -> None:
+    plain = replace(PLAIN, optimiser="adam", steps=2)
+    run(dataset, replace(plain, batch=8), tmp_path / "one")
+    run(dataset, replace(plain, batch=4, accumulate=2), tmp_path / "two")
+    one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-5, rtol=1e-4)
+
+
+def test_fresh_degradations_need_no_lr_version(dataset: Dataset, tmp_path: Path) -> None:
+    recipe = replace(PLAIN, fresh_degradations=[{"name": "noise"}, {"name": "blur"}])
+    assert run(dataset, recipe, tmp_path).exists()
+
+
+def test_a_training_begins_with_the_weights_of_another(dataset: Dataset, tmp_path: Path) -> None:
+    first = run(dataset, PLAIN, tmp_path / "first")
+    heard: list[TrainProgress] = []
+    still = replace(PLAIN, initial=str(first), steps=1, learning_rate=1e-12, validate_every=1)
+    second = run(dataset, still, tmp_path / "second", heard=heard)
+    one, two = load_file(first), load_file(second)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)
+    other = replace(PLAIN, architecture="srcnn", arguments={}, initial=str(first))
+    with pytest.raises(RecipeError, match="none of whose weights fits"):
+        run(dataset, other, tmp_path / "third")
+
+
+def test_a_folder_that_holds_a_training_is_not_overwritten_without_asking(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    run(dataset, PLAIN, tmp_path)
+    before = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="--resume"):
+        run(dataset, replace(PLAIN, seed=9), tmp_path)
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_resuming_what_is_not_there_or_of_another_recipe_is_an_error(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="cannot be resumed"):
+        run(dataset, PLAIN, tmp_path, resume=True)
+    run(dataset, PLAIN, tmp_path)
+    with pytest.raises(UsageError, match="cannot be resumed"):
+        run(dataset, replace(PLAIN, arguments={"features": 5}), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"architecture": "spam"}, "spam"),
+        ({"scale": 4}, "has scale 2"),
+        ({"channels": 1}, "3 channels"),
+        ({"lr_versions": ["bicubix"]}, "bicubix"),
+        ({"arguments": {"feature": 4}}, "feature"),
+    ],
+)
+def test_what_does_not_fit_is_told(
+    change: dict[str, object], words: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=words):
+        run(dataset, replace(PLAIN, **change), tmp_path)  # type: ignore[arg-type]
+
+
+def test_an_unknown_discriminator_is_told(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="expected one of"):
+        run(dataset, replace(GAN, discriminator="judge"), tmp_path)
+
+
+def test_a_loss_without_its_features_says_how_to_get_them(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"content.*vgg19.*--features"):
+        run(dataset, replace(PLAIN, losses={"content": 1.0}), tmp_path)
+
+
+def test_a_dataset_without_patches_is_an_error(tmp_path: Path, photo: TakePhoto) -> None:
+    dataset = make(tmp_path / "d", photo, train=0)
+    with pytest.raises(SourceError, match="no patch to train on"):
+        run(dataset, PLAIN, tmp_path / "out")
+
+
+def test_without_validation_the_last_is_the_best(tmp_path: Path, photo: TakePhoto) -> None:
+    dataset = make(tmp_path / "d", photo, validation=0)
+    best = run(dataset, PLAIN, tmp_path / "out")
+    assert best.read_bytes() == (tmp_path / "out" / "last.safetensors").read_bytes()
+
+
+def test_a_loss_that_stays_nan_ends_the_training(dataset: Dataset, tmp_path: Path) -> None:
+    broken = replace(PLAIN, learning_rate=1e30, steps=40, validate_every=40, warmup_steps=0)
+    with pytest.raises(TrainingError, match="lower learning_rate"):
+        run(dataset, broken, tmp_path)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from pipeline.storage.dataset import Dataset
+from pipeline.training.loop import TrainSettings, train
+from pipeline.training.objective import FeatureFiles
+from pipeline.training.processes import joined
+from pipeline.training.recipe import load_recipe
+
+dataset, recipe, out = sys.argv[1:]
+with joined("cpu") as processes:
+    train(
+        Dataset.open(Path(dataset)), load_recipe(recipe),
+        TrainSettings(out_dir=Path(out), memory="ram"),
+        files=FeatureFiles(), processes=processes,
+    )
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [PLAIN, GAN], ids=["plain", "gan"])
+def test_two_processes_train_as_one_with_the_doubled_batch(
+    recipe: TrainRecipe, dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    (tmp_path / "recipe.toml").write_text(replace(recipe, optimiser="adam").to_toml())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [str(tmp_path / "script.py"), str(dataset.path), str(tmp_path / "recipe.toml")]
+    root = Path(__file__).parents[3]
+    shared = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    started = [
+        subprocess.Popen([sys.executable, *words, str(tmp_path / "two")], env=env)
+        for env in ({**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2))
+    ]
+    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    run(dataset, replace(recipe, optimiser="adam", batch=8), tmp_path / "one")
+    one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], atol=2e-4, rtol=1e-2)
