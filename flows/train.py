@@ -15,7 +15,7 @@ from pipeline.config import PREPARE
 from pipeline.errors import SourceError
 from pipeline.inference import resolve_device
 from pipeline.storage.dataset import Dataset, is_dataset
-from pipeline.training.loop import TrainProgress, TrainSettings, train
+from pipeline.training.loop import TrainProgress, TrainSettings, check_folder, train
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes, joined
 from pipeline.training.recipe import load_recipe
@@ -46,6 +46,8 @@ def run_training(
     start = f"{PREPARE}."
     own = [setting for setting in settings if not setting.startswith(start)]
     recipe = load_recipe(recipe_name, settings=own)
+    # Before pictures are prepared for nothing.
+    check_folder(out_dir, resume=resume)
     with joined(resolve_device(device)) as processes:
         path, rejected = _dataset(
             src,

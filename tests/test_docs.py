@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SCRIPTS = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 def commands(document: Path) -> list[str]:
@@ -45,6 +46,8 @@ def test_every_command_of_the_document_does_what_it_says(
     )
     assert told.returncode == 0, told.stderr[-2000:]
     assert "Traceback" not in told.stderr
+    for text in SCRIPTS.findall(document.read_text()):
+        subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True)
 
 
 def test_every_command_of_the_command_line_stands_in_the_documents() -> None:

@@ -377,13 +377,26 @@ class Training:
 
     def _begin_or_resume(self) -> None:
         out = self.settings.out_dir
+        check_folder(out, resume=self.settings.resume)
         if self.settings.resume:
             self.state.restore(out / STATE)
-        elif (out / STATE).exists():
-            raise UsageError(f"{out} holds a training already; add --resume or name another folder")
         if self.processes.leads:
             out.mkdir(parents=True, exist_ok=True)
             write_atomic(out / RECIPE, self.recipe.to_toml().encode())
+
+
+def check_folder(out_dir: Path, *, resume: bool) -> None:
+    """Make sure that a training may begin, or go on, in a folder.
+
+    Raises:
+        UsageError: if it holds one that is not to be resumed, or none that could be.
+    """
+    if resume and not (out_dir / STATE).exists():
+        raise UsageError(
+            f"{out_dir} cannot be resumed: it holds no {STATE}; leave --resume out to begin"
+        )
+    if not resume and (out_dir / STATE).exists():
+        raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")
 
 
 def _check_fits(dataset: Dataset, recipe: TrainRecipe) -> None:

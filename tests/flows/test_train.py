@@ -1,0 +1,102 @@
+"""`upres train`: every recipe trains from a folder of pictures, is killed, and goes on."""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from typing import TYPE_CHECKING
+
+import pytest
+
+from models import checkpoint
+from pipeline.config import RECIPES_DIR, recipe_names
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Command, SavePicture, TakePhoto
+
+TRAINING = [
+    name
+    for name in recipe_names()
+    if "architecture" in tomllib.loads((RECIPES_DIR / f"{name}.toml").read_text())
+]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: SavePicture) -> Path:
+    folder = tmp_path_factory.mktemp("train") / "pictures"
+    for n in range(4):
+        save(folder / f"{n}.png", photo(230, 210, at=60 * n))
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def words(name: str) -> list[str]:
+    """Return settings that make a recipe's training one of seconds, with the same parts."""
+    recipe = tomllib.loads((RECIPES_DIR / f"{name}.toml").read_text())
+    losses = {loss: w for loss, w in recipe["losses"].items() if loss in ("l1", "mse")}
+    losses = losses or {"l1": 1.0}
+    if "adversarial" in recipe["losses"]:
+        losses["adversarial"] = recipe["losses"]["adversarial"]
+    table = ", ".join(f"{loss} = {weight}" for loss, weight in losses.items())
+    small = {
+        "steps": "4",
+        "batch": "2",
+        "checkpoint_every": "2",
+        "validate_every": "4",
+        "validation_patches": "2",
+        "losses": f"{{ {table} }}",
+        "precision": "fp32",
+        "prepare.split.validation": "0.25",
+    }
+    if recipe.get("pretrain_steps"):
+        small["pretrain_steps"] = "2"
+    if recipe["prepare"]["extract"] == "random":
+        small["prepare.count"] = "4"
+        small["prepare.candidates"] = "1"
+    if recipe["prepare"]["extract"] == "crops":
+        small |= {"prepare.patch_hr_px": "[96, 64]", "prepare.crop_px": "[96, 128]"}
+    return [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINING)
+def test_a_recipe_trains_from_pictures_stops_and_goes_on(
+    name: str, pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    given = ("train", pictures, "--recipe", name, "--out", tmp_path / "out", *words(name))
+    said = upres(*given, "--set", "steps=2", "--json")
+    assert said.code == 0, said.err
+    assert said.document["rejected"] == 1
+    assert upres(*given).code == 2
+    said = upres(*given, "--resume", "--json")
+    assert said.code == 0, said.err
+    with (tmp_path / "out" / "metrics.csv").open() as file:
+        assert int(list(csv.DictReader(file))[-1]["step"]) == 4
+    model = checkpoint.load_file(tmp_path / "out" / "best.safetensors")
+    assert model.spec.name == name
+    out = tmp_path / "enlarged"
+    source = next(pictures.glob("*.png"))
+    halo = ("--halo", "16", "--tile", "64")
+    best = tmp_path / "out" / "best.safetensors"
+    if model.spec.scale > 1:
+        assert upres("upscale", source, out, "--model", best, *halo, "--workers", "1").code == 0
+
+
+def test_a_dataset_of_another_scale_is_refused_in_one_line(
+    pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    prepared = upres("prepare", pictures, tmp_path / "set", "--recipe", "srgan-faces-128")
+    assert prepared.code == 3
+    said = upres("train", tmp_path / "set", "--recipe", "srcnn-x4", "--out", tmp_path / "out")
+    assert said.code == 1
+    assert "has scale 2" in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_a_source_without_pictures_is_refused(tmp_path: Path, upres: Command) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    said = upres("train", tmp_path / "a.txt", "--recipe", "srcnn-x4", "--out", tmp_path / "out")
+    assert said.code == 1
+    assert "gives no patch to train on" in said.err
