@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.rig import photographs
-from flows.prepare import PrepareRequest, run_prepare
+from flows.prepare import PrepareOptions, PrepareRequest, run_prepare
 from pipeline.cluster import ClusterSettings, Stop
 from pipeline.storage.dataset import Dataset
 
@@ -76,7 +76,7 @@ def ours(pictures: Path, out: Path, stride: int, processes: int) -> tuple[int, f
         str(pictures), out, recipe=str(recipe), settings=(), lr_sources=(), licence=None
     )
     settings = ClusterSettings(workers=processes)
-    document, _, code = run_prepare(request, settings, stop=Stop(), check=False, limit_s=600)
+    document, _, code = run_prepare(request, settings, stop=Stop(), how=PrepareOptions())
     seconds = time.perf_counter() - began
     if code:
         raise SystemExit(f"the run failed: {document['failures'][:3]}")

@@ -337,15 +337,12 @@ def report(job_dir: Path, as_json: bool) -> None:
     JOB/report.html: figures, before and after, and a map of every tile's score.
     DATASET/about/report.html: splits, statistics, licences, and a sheet of patches.
     """
-    from pipeline.dataset.report import write_dataset_report
+    from flows.prepare import report_dataset
     from pipeline.job import open_job
     from pipeline.report import write_report
-    from pipeline.storage.dataset import Dataset, is_dataset
+    from pipeline.storage.dataset import is_dataset
 
-    if is_dataset(job_dir):
-        path = write_dataset_report(Dataset.open(job_dir))
-    else:
-        path = write_report(open_job(job_dir))
+    path = report_dataset(job_dir) if is_dataset(job_dir) else write_report(open_job(job_dir))
     if as_json:
         options.print_json({"job": str(job_dir), "report": str(path)})
     else:
@@ -451,7 +448,9 @@ def evaluate(
 @click.argument("src", metavar="SRC")
 @click.argument("dataset_dir", metavar="DATASET", type=click.Path(path_type=Path))
 @click.option(
-    "--recipe", required=True, metavar="NAME|FILE", help="How patches are cut and degraded."
+    "--recipe",
+    metavar="NAME|FILE",
+    help="How patches are cut and degraded.  [default: as the dataset was]",
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
@@ -469,6 +468,9 @@ def evaluate(
 @click.option(
     "--preview", is_flag=True, help="Only draw a contact sheet beside DATASET; prepare nothing."
 )
+@click.option(
+    "--prune", is_flag=True, help="Take out the patches of pictures that are gone from SRC."
+)
 @click.option("--check", is_flag=True, help="Read back what is there; make anew what is damaged.")
 @options.limit_option
 @options.cluster_options
@@ -477,11 +479,12 @@ def evaluate(
 def prepare(
     src: str,
     dataset_dir: Path,
-    recipe: str,
+    recipe: str | None,
     settings: tuple[str, ...],
     lr_sources: tuple[str, ...],
     licence: str | None,
     preview: bool,
+    prune: bool,
     check: bool,
     limit_s: float,
     cluster: str,
@@ -494,7 +497,7 @@ def prepare(
     Zarr group, is created or continued: what is there already is not made again. What became of
     each picture is kept beside it, in DATASET.ledger.sqlite.
     """
-    from flows.prepare import PrepareRequest, preview_dataset, run_prepare
+    from flows.prepare import PrepareOptions, PrepareRequest, preview_dataset, run_prepare
     from pipeline.cluster import ClusterSettings
 
     request = PrepareRequest.of(
@@ -505,9 +508,8 @@ def prepare(
     else:
         with options.interruptible() as stop:
             cluster_settings = ClusterSettings(address=cluster, workers=workers)
-            document, text, code = run_prepare(
-                request, cluster_settings, stop=stop, check=check, limit_s=limit_s
-            )
+            how = PrepareOptions(check=check, prune=prune, limit_s=limit_s)
+            document, text, code = run_prepare(request, cluster_settings, stop=stop, how=how)
     if as_json:
         options.print_json(document)
     else:

@@ -168,7 +168,7 @@ def limit_option(function: F) -> F:
         default=1800.0,
         show_default=True,
         metavar="S",
-        help="Seconds that one tile may take before it counts as hanging.",
+        help="Seconds that one tile, or chunk of patches, may take before it counts as hanging.",
     )(function)
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,23 +16,23 @@ from flows import options
 from flows.progress import counted
 from pipeline.cluster import connect
 from pipeline.dataset.export import run_dataset_export
-from pipeline.dataset.licences import read_licences
+from pipeline.dataset.licences import check_named, read_licences
 from pipeline.dataset.originals import list_originals
-from pipeline.dataset.prepare import Ledgers, Preparation, dataset_spec
-from pipeline.dataset.preview import preview
+from pipeline.dataset.prepare import DEFAULT_LIMIT_S, Ledgers, Preparation, dataset_spec
+from pipeline.dataset.preview import EXAMPLES, preview
 from pipeline.dataset.recipe import PrepareRecipe, load_prepare_recipe
 from pipeline.dataset.report import write_dataset_report
-from pipeline.dataset.splits import check_split, with_lists_read
+from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import UsageError
 from pipeline.job import beside, locked
 from pipeline.status import read_status
+from pipeline.storage.archive import is_archive
 from pipeline.storage.atomic import write_atomic
-from pipeline.storage.dataset import Dataset
-from pipeline.storage.ledger import Ledger
+from pipeline.storage.dataset import Dataset, is_dataset
+from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.cluster import ClusterSettings, Stop
     from pipeline.status import Failure
@@ -40,6 +41,7 @@ PICTURES, CHUNKS = "pictures", "chunks"
 """What the two ledgers of a dataset are called in their database."""
 
 _FAILURES_SHOWN = 20
+_INTERRUPTED = "\ninterrupted; the same command continues"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,18 +60,18 @@ class PrepareRequest:
         source: str,
         dataset_dir: Path,
         *,
-        recipe: str,
+        recipe: str | None,
         settings: Iterable[str],
         lr_sources: Iterable[str],
         licence: str | None,
     ) -> PrepareRequest:
-        """Read what was given on the command line.
+        """Read what was given on the command line; a dataset that is there has its own recipe.
 
         Raises:
             RecipeError, UsageError: if something cannot be.
         """
         pairs = _pairs(lr_sources)
-        found = load_prepare_recipe(recipe, settings=settings)
+        found = _recipe(recipe, dataset_dir, settings)
         lacking = [name for name in found.pairs if name not in pairs]
         if lacking:
             raise UsageError(
@@ -77,7 +79,7 @@ class PrepareRequest:
                 f"they are with --lr {lacking[0]}=SRC"
             )
         found = replace(found, split=with_lists_read(found.split))
-        check_split(found.split)
+        check_split(found.split, group=found.group)
         return cls(
             source=source,
             dataset_dir=dataset_dir,
@@ -87,43 +89,84 @@ class PrepareRequest:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrepareOptions:
+    """How a run prepares; none of it decides what a patch holds."""
+
+    check: bool = False
+    """Whether what is there is read back, and made anew where it is damaged."""
+    prune: bool = False
+    """Whether patches of pictures that are gone from the source are taken out."""
+    limit_s: float = DEFAULT_LIMIT_S
+
+
 def run_prepare(
-    request: PrepareRequest, cluster: ClusterSettings, *, stop: Stop, check: bool, limit_s: float
+    request: PrepareRequest, cluster: ClusterSettings, *, stop: Stop, how: PrepareOptions
 ) -> tuple[dict[str, Any], str, int]:
     """Prepare a dataset; return what became of it as JSON and as text, and the exit code."""
-    recipe = request.recipe
+    recipe, place = request.recipe, request.dataset_dir.resolve()
+    _check_apart(request.source, place)
     originals = list_originals(request.source, request.pairs, scale=recipe.scale)
-    lock, ledger_path = beside(request.dataset_dir)
+    check_named((original.item for original in originals), request.licences)
+    lock, ledger_path = beside(place)
     with (
-        locked(lock, request.dataset_dir.resolve(), "upres prepare"),
+        locked(lock, place, "upres prepare"),
         closing(Ledger.open_file(ledger_path, job=PICTURES)) as pictures,
         closing(Ledger.open_file(ledger_path, job=CHUNKS)) as chunks,
     ):
-        dataset = Dataset.open_or_create(request.dataset_dir.resolve(), dataset_spec(recipe))
+        dataset = Dataset.open_or_create(place, dataset_spec(recipe))
+        ledgers = Ledgers(pictures=pictures, chunks=chunks)
         with connect(cluster) as client:
             preparation = Preparation(
                 dataset,
                 recipe,
-                ledgers=Ledgers(pictures=pictures, chunks=chunks),
+                ledgers=ledgers,
                 client=client,
                 run=uuid.uuid4().hex[:12],
                 stop=stop,
-                limit_s=limit_s,
+                limit_s=how.limit_s,
             )
             with counted("survey", "pictures") as report:
-                preparation.survey(originals, request.licences, report)
+                surveyed = preparation.survey(originals, request.licences, report, prune=how.prune)
             with counted("prepare", "chunks") as report:
-                preparation.compute(originals, partial(_tell, report), check=check)
+                preparation.compute(originals, partial(_tell, report), check=how.check)
         dataset.put_about("recipe.toml", recipe.to_toml().encode())
         dataset.describe({"statistics": dataset.statistics()})
-        path = write_dataset_report(dataset)
-        told = _told(dataset, Ledgers(pictures=pictures, chunks=chunks))
+        path = write_dataset_report(dataset, absent=_absent(pictures))
+        told = _told(dataset, ledgers)
     document = told.document | {
         "computed_units": preparation.prepared.computed,
         "report": str(path),
     }
-    code = options.INTERRUPTED if stop.requested else told.code
-    return document, _text(document), code
+    if stop.requested and not (surveyed and told.made):
+        return document, _text(document) + _INTERRUPTED, options.INTERRUPTED
+    return document, _text(document), told.code
+
+
+def report_dataset(folder: Path) -> Path:
+    """Write the report of a dataset anew; return where it lies."""
+    dataset = Dataset.open(folder)
+    _, path = beside(folder)
+    if not path.exists():
+        return write_dataset_report(dataset)
+    with closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures:
+        return write_dataset_report(dataset, absent=_absent(pictures))
+
+
+def _absent(pictures: Ledger) -> list[tuple[str, str]]:
+    """Return the pictures that are not in the dataset, or not in the source, with the reason."""
+    rows = [row for row in pictures.items() if row.state != INGESTED]
+    gone = "gone from the source; its patches stay until --prune"
+    return [(row.item, gone if row.state == VANISHED else row.message) for row in rows]
+
+
+def _check_apart(source: str, place: Path) -> None:
+    """Refuse a dataset among its own pictures: its files would be taken for some of them."""
+    root = Path(source).resolve()
+    if root.is_dir() and (place == root or root in place.parents) and not is_archive(root):
+        raise UsageError(
+            f"{place} lies inside {root}, where the pictures are; name a folder outside of it"
+        )
 
 
 def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], str, int]:
@@ -160,7 +203,12 @@ def export_dataset(
 
 def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     """Draw a contact sheet beside the dataset that would be; return JSON, text, exit code."""
-    originals = list_originals(request.source, request.pairs, scale=request.recipe.scale)
+    _check_apart(request.source, request.dataset_dir.resolve())
+    recipe = request.recipe
+    originals = list_originals(request.source, request.pairs, scale=recipe.scale)
+    # For its errors: what the pictures give is not known yet.
+    items = [original.item for original in originals]
+    assign_splits(items, recipe.split, seed=recipe.seed, before={}, group=recipe.group)
     sheet, broken = preview(originals, request.recipe)
     place = request.dataset_dir.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -171,11 +219,22 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
         "preview": str(path),
         "failures": [{"item": item, "message": reason} for item, reason in broken.items()],
     }
-    return document, str(path), options.INCOMPLETE if broken else options.DONE
+    text = f"{path}: {EXAMPLES} patches of a few of {len(originals)} pictures"
+    return document, text, options.INCOMPLETE if broken else options.DONE
 
 
 def _tell(report: Any, done: int, failed: int, planned: int) -> None:
     report(done + failed, planned)
+
+
+def _recipe(name: str | None, dataset_dir: Path, settings: Iterable[str]) -> PrepareRecipe:
+    if name is not None:
+        return load_prepare_recipe(name, settings=settings)
+    if not is_dataset(dataset_dir):
+        raise UsageError(f"{dataset_dir} is no dataset yet; say how to prepare it with --recipe")
+    if list(settings):
+        raise UsageError("--set goes with --recipe; a dataset's own recipe stays as it is")
+    return PrepareRecipe.from_json(Dataset.open(dataset_dir).spec.recipe)
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, str]:
@@ -198,6 +257,8 @@ class _Told:
 
     document: dict[str, Any]
     code: int
+    made: bool
+    """Whether every chunk that was planned is made."""
 
 
 def _told(dataset: Dataset, ledgers: Ledgers) -> _Told:
@@ -214,17 +275,18 @@ def _told(dataset: Dataset, ledgers: Ledgers) -> _Told:
     document["patches"] = {split: found["patches"] for split, found in statistics.items()}
     document["left_out"] = dict(sorted(left_out.items()))
     complete = status.complete and made.complete
-    return _Told(document, options.DONE if complete else options.INCOMPLETE)
+    document["lr_versions"] = list(dataset.spec.degradations)
+    return _Told(document, options.DONE if complete else options.INCOMPLETE, made.complete)
 
 
 def _text(document: Mapping[str, Any]) -> str:
     lines = [
-        f"{name:9} " + ", ".join(f"{n} {what}" for what, n in document[key].items() if n)
+        f"{name:9} {_listed(document[key])}"
         for name, key in (("pictures", "items"), ("chunks", "units"), ("patches", "patches"))
     ]
+    lines.insert(-1, f"LR        {', '.join(document['lr_versions'])}")
     if document["left_out"]:
-        told = ", ".join(f"{n} {reason}" for reason, n in document["left_out"].items())
-        lines.append(f"left out  {told}")
+        lines.append(f"left out  {_listed(document['left_out'])}")
     if "report" in document:
         lines.append(f"report    {document['report']}")
     _tell_failures(
@@ -234,6 +296,10 @@ def _text(document: Mapping[str, Any]) -> str:
         ]
     )
     return "\n".join(lines)
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} {what}" for what, n in counts.items() if n) or "none"
 
 
 def _tell_failures(lines: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.prepare import PrepareRequest, run_prepare
+from flows.prepare import PrepareOptions, PrepareRequest, run_prepare
 from flows.progress import counted
 from pipeline.cluster import ClusterSettings, Stop
 from pipeline.config import PREPARE
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 PATCHES = "patches"
 """Where below the output the dataset lies that pictures were prepared into."""
-
-_LIMIT_S = 1800.0
 
 
 def run_training(
@@ -102,7 +100,7 @@ def _dataset(
             src, path, recipe=recipe_name, settings=settings, lr_sources=(), licence=None
         )
         document, text, _ = run_prepare(
-            request, ClusterSettings(), stop=Stop(), check=False, limit_s=_LIMIT_S
+            request, ClusterSettings(), stop=Stop(), how=PrepareOptions()
         )
         click.echo(text, err=True)
         rejected = document["items"]["rejected"]

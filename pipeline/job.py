@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
+from pipeline.storage.dataset import is_dataset
 from pipeline.storage.ledger import FILE_NAME, Ledger
 
 if TYPE_CHECKING:
@@ -101,6 +102,11 @@ def open_job(folder: Path) -> Job:
             ledger_url=values["ledger"] or _file_url(folder),
         )
     except FileNotFoundError as error:
+        if is_dataset(folder):
+            raise UsageError(
+                f"{folder} is a dataset, expected a job; datasets have prepare, status, report, "
+                "export and train"
+            ) from error
         raise UsageError(
             f"{folder} is no job (it has no {DESCRIPTION}); start one with "
             f"`upres upscale SRC {folder}`"

@@ -245,9 +245,9 @@ def _write_words(writer: _Writer, examples: Sequence[Example], layout: _Layout) 
     rows, cols = layout.cell_px
     for column, (name, pixels) in enumerate({"HR": first.hr, **first.lr}.items()):
         left = layout.corner(0, column)[1]
-        size = f"{pixels.shape[2]} × {pixels.shape[1]} px"
+        size = f"{pixels.shape[1]} × {pixels.shape[2]} px"
         if column == 0 and layout.cell_px != tuple(n * layout.factor for n in pixels.shape[1:]):
-            size += f", middle {cols} × {rows}"
+            size += f", middle {rows} × {cols}"
         writer.write(name, top=top - _HEADINGS_PX, left=left, width=cols)
         writer.write(size, top=top - _HEADINGS_PX + 17, left=left, width=cols, colour=_SOFT)
     for row, example in enumerate(examples):

@@ -78,6 +78,8 @@ class PatchDataset(TorchDataset[Pair]):
         self.rows = _rows_of(dataset, spec.split)
         self.patch_seeds = _patch_seeds(dataset, self.rows)
         self.versions = dataset.spec.degradations if spec.lr is None else spec.lr
+        if isinstance(self.versions, str):
+            raise DatasetError(f"lr is {spec.lr!r}, expected a tuple of names, as ({spec.lr!r},)")
         for name in self.versions:
             if name not in dataset.spec.degradations:
                 raise DatasetError(

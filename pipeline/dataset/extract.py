@@ -257,8 +257,8 @@ def _crossed(tops: NDArray[np.int64], lefts: NDArray[np.int64]) -> NDArray[np.in
 def _require_size(height: int, width: int, rows: int, cols: int) -> None:
     if height < rows or width < cols:
         raise PictureError(
-            f"picture is {height}x{width} px, expected at least {rows}x{cols} px; leave it out, "
-            "or take smaller patches"
+            f"picture is {height}x{width} px, expected at least {rows}x{cols} px (rows x columns); "
+            "leave it out, or take smaller patches"
         )
 
 

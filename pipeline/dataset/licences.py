@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +30,11 @@ def read_licences(text_or_file: str | None) -> Mapping[str, str]:
     path = Path(text_or_file)
     kind = path.suffix.lower()
     if not _is_file(path):
-        if kind in (".json", ".csv"):
-            raise UsageError(f"--licence {path} does not exist, expected a .json or .csv file")
+        if re.fullmatch(r"\S+\.[A-Za-z]{3,4}", text_or_file):
+            raise UsageError(
+                f"--licence {text_or_file} reads like a file, but there is none; name a .json or "
+                ".csv file, or write the licence as a text with a space in it"
+            )
         return {"": text_or_file}
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -76,3 +80,17 @@ def licence_of(item: str, licences: Mapping[str, str]) -> str:
         if name in licences:
             return licences[name]
     return ""
+
+
+def check_named(items: Iterable[str], licences: Mapping[str, str]) -> None:
+    """Make sure that a list of licences has that of one picture at least.
+
+    Raises:
+        UsageError: if it names none of them.
+    """
+    items = list(items)
+    if licences and items and not any(licence_of(item, licences) for item in items):
+        raise UsageError(
+            f"--licence names none of the {len(items)} pictures, such as {items[0]}, but "
+            f"{min(licences)}; name pictures by file or item"
+        )

@@ -140,8 +140,8 @@ def decode(
     for name in pairs:
         if name not in original.lr:
             raise SourceError(
-                f"{item} has no partner of its own among the LR pictures of {name!r}; call it "
-                f"{PurePosixPath(item).stem}x{scale}, in a folder of the same name"
+                f"{item} has no partner of its own among the LR pictures of {name!r}, expected one "
+                f"called {PurePosixPath(item).stem} or {PurePosixPath(item).stem}x{scale}"
             )
         file = original.lr[name]
         found = read_picture(contents[name], name=file.item).pixels

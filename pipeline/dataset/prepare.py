@@ -121,10 +121,13 @@ class Preparation:
         originals: Sequence[Original],
         licences: Mapping[str, str],
         report: Callable[[int, int], None],
-    ) -> None:
+        *,
+        prune: bool = False,
+    ) -> bool:
         """Read all pictures, and give the patches of new and changed ones their rows.
 
-        Nothing is placed where the run is stopped meanwhile.
+        With `prune`, patches of pictures that are gone are taken out. Nothing is placed, and False
+        returned, where the run is stopped meanwhile.
         """
         self.dataset.drop_manifests()
         placed = Placed.of(self.dataset)
@@ -133,13 +136,17 @@ class Preparation:
         self._retire(placed.outdated)
         found = self._surveyed(originals, placed, report)
         if self._stop.requested:
-            return
+            return False
         fresh = sorted((one for one in found if one.cut is not None), key=lambda one: one.row.item)
         self._place(fresh, placed, licences)
+        self._license(licences)
         gone = placed.shas.keys() - {o.item for o in originals}
+        if prune and gone:
+            self._retire(dict.fromkeys(range(self.dataset.chunks), gone))
         broken = {one.row.item for one in found if one.row.state != INGESTED}
         self._retire_unmade(gone | (broken & placed.shas.keys()))
         self._record(found, gone)
+        return True
 
     def compute(
         self,
@@ -192,7 +199,13 @@ class Preparation:
         fresh = self._without_duplicates(fresh, placed)
         items = [one.row.item for one in fresh if len(_cut(one))]
         splits = {
-            **assign_splits(items, self.recipe.split, seed=self.recipe.seed, before=placed.splits),
+            **assign_splits(
+                items,
+                self.recipe.split,
+                seed=self.recipe.seed,
+                before=placed.splits,
+                group=self.recipe.group,
+            ),
             **{item: placed.splits[item] for item in items if item in placed.splits},
         }
         plans = [_Placement.of(one, splits, licences, self.recipe) for one in fresh]
@@ -224,14 +237,28 @@ class Preparation:
         for chunk, items in items_of.items():
             manifest = self.dataset.manifest(chunk)
             mine = frozenset(items) & {origin.item for origin in manifest.origins}
-            if not mine:
-                continue
-            made = self._is_made(chunk)
-            self.dataset.put_manifest(chunk, manifest.without(mine))
-            if made:
-                self.dataset.retain(chunk)
-                self._declare([chunk])
-                self._adopt(chunk)
+            if mine:
+                self._rewrite(chunk, manifest.without(mine))
+
+    def _license(self, licences: Mapping[str, str]) -> None:
+        """Say the licences of pictures that were placed before, where others are given now."""
+        for chunk in range(self.dataset.chunks) if licences else ():
+            manifest = self.dataset.manifest(chunk)
+            now = tuple(
+                replace(o, licence=licence_of(o.item, licences) or o.licence)
+                for o in manifest.origins
+            )
+            if now != manifest.origins:
+                self._rewrite(chunk, replace(manifest, origins=now))
+
+    def _rewrite(self, chunk: int, manifest: Manifest) -> None:
+        """Say something else of a chunk whose patches are there, or some of them, as they are."""
+        made = self._is_made(chunk)
+        self.dataset.put_manifest(chunk, manifest)
+        if made:
+            self.dataset.retain(chunk)
+            self._declare([chunk])
+            self._adopt(chunk)
 
     def _retire_unmade(self, items: Iterable[str]) -> None:
         """Take items that cannot be read any more out of chunks that were not made yet."""

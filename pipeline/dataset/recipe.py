@@ -67,6 +67,8 @@ class PrepareRecipe:
     """Names of the LR versions that come as files beside the HR ones."""
     split: dict[str, Any] = field(default_factory=dict)
     """Of pictures: fractions, counts, lists of globs, or files of names, by split."""
+    group: str = ""
+    """A regular expression: pictures in whose names it finds the same are in one split."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "count", "candidates"):

@@ -21,7 +21,7 @@ from pipeline.page import one_line, render
 from pipeline.storage.dataset import HR, LR_PREFIX, NO_PATCH, SPLITS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -57,8 +57,10 @@ class Source:
     patches: int = 0
 
 
-def write_dataset_report(dataset: Dataset) -> Path:
+def write_dataset_report(dataset: Dataset, *, absent: Sequence[tuple[str, str]] = ()) -> Path:
     """Write ``about/report.html`` of `dataset`, whole or not at all, and return where it lies.
+
+    `absent` are pictures of the source that could not be used, or are gone, with the reason.
 
     Datasets of equal bytes have equal reports, wherever they lie. A dataset in any state has one:
     empty, half made, or with one split alone.
@@ -67,7 +69,7 @@ def write_dataset_report(dataset: Dataset) -> Path:
         DatasetError: if a manifest is damaged, or a patch that is shown.
         OSError: if the page cannot be written.
     """
-    return dataset.put_about(_REPORT, render("dataset_report.html", _facts(dataset)))
+    return dataset.put_about(_REPORT, render("dataset_report.html", _facts(dataset, absent)))
 
 
 def luma_variances(sums: NDArray[np.int64], *, pixels: int) -> NDArray[np.float64]:
@@ -84,7 +86,7 @@ def luma_variances(sums: NDArray[np.int64], *, pixels: int) -> NDArray[np.float6
     return np.asarray((np.sqrt(variances) * weights).sum(axis=1) ** 2, dtype=np.float64)
 
 
-def _facts(dataset: Dataset) -> dict[str, Any]:
+def _facts(dataset: Dataset, absent: Sequence[tuple[str, str]]) -> dict[str, Any]:
     """Return all that the template is told."""
     spec, splits = dataset.spec, dataset.splits()
     contents = _contents(dataset, splits)
@@ -105,6 +107,8 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
             for name, figures in dataset.statistics().items()
         ],
         "left_out": sorted(contents.left_out.items(), key=lambda pair: (-pair[1], pair[0])),
+        "absent": [(one_line(item), one_line(reason)) for item, reason in absent[:MAX_SOURCES]],
+        "absent_total": len(absent),
         "sources": _sources(contents)[:MAX_SOURCES],
         "sources_total": len(contents.sources),
         "examples_of": split,
@@ -205,4 +209,4 @@ def _words(value: Any) -> str:
 
 
 def _size(px: tuple[int, int]) -> str:
-    return f"{px[1]} × {px[0]}"
+    return f"{px[0]} × {px[1]}"

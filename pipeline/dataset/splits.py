@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import glob
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +26,8 @@ _ROUNDING = 1e-9
 """0.33 + 0.56 + 0.11 is a little more than 1, and 0.7 + 0.2 + 0.1 a little less."""
 
 
-def check_split(wanted: Mapping[str, Any]) -> None:
-    """Make sure that a split can be read: fractions, counts, globs or files, all of one kind.
+def check_split(wanted: Mapping[str, Any], *, group: str = "") -> None:
+    """Make sure that a split can be read: fractions or counts, and globs or files of names.
 
     Raises:
         RecipeError: if not.
@@ -35,35 +35,63 @@ def check_split(wanted: Mapping[str, Any]) -> None:
     for name in wanted:
         if name not in SPLITS:
             raise RecipeError(f"split has {name!r}, expected {', '.join(SPLITS)}")
-    kinds = _kinds(wanted)
+    kinds = _kinds(wanted) - {"lists"}
     if len(kinds) > 1:
-        raise RecipeError(f"split mixes {' and '.join(sorted(kinds))}, expected one of them")
-    if kinds == {"fractions"} and not 0 < sum(wanted.values()) <= 1 + _ROUNDING:
-        raise RecipeError(f"split adds up to {sum(wanted.values()):g}, expected at most 1")
+        told = ", ".join(f"{name} = {value!r}" for name, value in wanted.items())
+        raise RecipeError(
+            f"split mixes {' and '.join(sorted(kinds))} ({told}), expected one of them; set all of "
+            "it at once, as split={ validation = 0.1, test = 0.1 }"
+        )
+    shares = _without_lists(wanted)
+    if kinds == {"fractions"} and not 0 < sum(shares.values()) <= 1 + _ROUNDING:
+        raise RecipeError(f"split adds up to {sum(shares.values()):g}, expected at most 1")
+    try:
+        re.compile(group)
+    except re.error as error:
+        raise RecipeError(f"group is {group!r}, which is no regular expression: {error}") from error
 
 
 def assign_splits(
-    items: Iterable[str], wanted: Mapping[str, Any], *, seed: int, before: Mapping[str, str]
+    items: Iterable[str],
+    wanted: Mapping[str, Any],
+    *,
+    seed: int,
+    before: Mapping[str, str],
+    group: str = "",
 ) -> dict[str, str]:
     """Return the split of each of `items`, "" for those that no split has room for.
 
-    What `before` says stays, so that a picture never changes sides when others are added. Fractions
-    are of all pictures, and at least one; what they leave is for training, if that has none of its
-    own. Counts of validation and test come first: a broken file costs training one. Which pictures:
-    by the hash of their names and `seed`, so that it does not depend on their order.
+    What `before` says stays, so that a picture never changes sides when others are added. Lists
+    come first; fractions and counts are of the pictures that no list names. Fractions are of all
+    of these, and at least one; what they leave is for training, if that has none of its own.
+    Counts of validation and test come first: a broken file costs training one. Which pictures: by
+    the hash of their names and `seed`, so that it does not depend on their order. Pictures of one
+    group stay together: those in whose items the regular expression `group` finds the same (its
+    first parenthesis, or all of it); then a split may get a few more than its share.
 
     Raises:
-        RecipeError: if there are fewer pictures than validation and test are to have.
+        RecipeError: if there are fewer pictures than validation and test are to have, or a list
+            names none of them.
     """
-    check_split(wanted)
-    fresh = sorted(set(items) - before.keys(), key=lambda item: seed_of(seed, "split", item))
-    if _kinds(wanted) <= {"fractions", "counts"}:
-        rooms = _rooms(len(fresh) + len(before), wanted, Counter(before.values()))
-        return _filled(fresh, rooms)
-    lists = {name: _NameList(wanted[name]) for name in (*HELD_OUT, TRAIN) if name in wanted}
+    check_split(wanted, group=group)
+    fresh = sorted(set(items) - before.keys())
+    lists = {
+        name: _NameList(wanted[name])
+        for name in (*HELD_OUT, TRAIN)
+        if isinstance(wanted.get(name), list)
+    }
     for name, names in lists.items():
         _check_matches(name, names, [*fresh, *before])
-    return {item: _listed(item, lists) for item in fresh}
+    found = {item: name for item in fresh if (name := _listed(item, lists))}
+    rest = [item for item in fresh if item not in found]
+    shares = _without_lists(wanted)
+    if lists and not shares:
+        return found | dict.fromkeys(rest, "" if TRAIN in lists else TRAIN)
+    known = {item: split for item, split in before.items() if not _listed(item, lists)}
+    rooms = _rooms(len(rest) + len(known), shares, Counter(known.values()))
+    if TRAIN in lists:
+        rooms[TRAIN] = 0
+    return found | _filled(rest, rooms, seed=seed, before=before, group=group)
 
 
 def _check_matches(name: str, names: _NameList, items: list[str]) -> None:
@@ -113,10 +141,38 @@ def _kinds(wanted: Mapping[str, Any]) -> set[str]:
     return kinds or {_kind(name, value) for name, value in wanted.items()}
 
 
-def _filled(fresh: list[str], rooms: Mapping[str, int]) -> dict[str, str]:
-    places = [name for name, room in rooms.items() for _ in range(room)]
-    places += [""] * max(0, len(fresh) - len(places))
-    return dict(zip(fresh, places, strict=False))
+def _without_lists(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in wanted.items() if not isinstance(value, list)}
+
+
+def _filled(
+    items: Iterable[str],
+    rooms: Mapping[str, int],
+    *,
+    seed: int,
+    before: Mapping[str, str],
+    group: str,
+) -> dict[str, str]:
+    """Return splits for whole groups at a time, in the order of their names' hashes."""
+    together: dict[str, list[str]] = defaultdict(list)
+    for item in items:
+        together[_group_of(item, group)].append(item)
+    known = {_group_of(item, group): split for item, split in before.items()} if group else {}
+    left, found = dict(rooms), dict[str, str]()
+    for name in sorted(together, key=lambda name: seed_of(seed, "split", name)):
+        open_to = (split for split, room in left.items() if room > 0)
+        split = known.get(name) or next(open_to, "")
+        if split:
+            left[split] -= len(together[name])
+        found |= dict.fromkeys(together[name], split)
+    return found
+
+
+def _group_of(item: str, group: str) -> str:
+    match = re.search(group, item) if group else None
+    if match is None:
+        return item
+    return match[1] if match.re.groups and match[1] is not None else match[0]
 
 
 class _NameList:
@@ -135,10 +191,8 @@ class _NameList:
 
 
 def _listed(item: str, lists: Mapping[str, _NameList]) -> str:
-    for name, names in lists.items():
-        if item in names:
-            return name
-    return "" if TRAIN in lists else TRAIN
+    """Return the split that a list puts an item into, "" where none does."""
+    return next((name for name, names in lists.items() if item in names), "")
 
 
 def _kind(name: str, value: Any) -> str:

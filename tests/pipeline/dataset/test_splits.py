@@ -237,9 +237,8 @@ def test_lists_of_many_thousand_names_take_no_time() -> None:
         ({"train": 0.0}, "split adds up to 0"),
         ({"valid": 0.1}, "split has 'valid', expected train, validation, test"),
         ({"": 0.1}, "split has ''"),
-        ({"train": 0.9, "test": 100}, "split mixes counts and fractions, expected one of them"),
-        ({"train": 9, "test": ["a"]}, "split mixes counts and lists"),
-        ({"train": 0.5, "validation": 3, "test": ["a"]}, "mixes counts and fractions and lists"),
+        ({"train": 0.9, "test": 100}, "split mixes counts and fractions .*set all of"),
+        ({"train": 0.5, "validation": 3, "test": ["a"]}, "mixes counts and fractions"),
         ({"test": -1}, r"split\.test is -1, expected a fraction"),
         ({"test": -0.1}, r"split\.test is -0.1"),
         ({"test": 1.1}, r"split\.test is 1.1"),
@@ -285,3 +284,28 @@ def test_a_list_that_names_no_picture_is_refused() -> None:
 def test_a_zero_goes_with_fractions_and_with_counts(wanted: dict[str, float]) -> None:
     found = assign_splits(["a.png", "b.png"], wanted, seed=1, before={})
     assert sorted(found.values()) == ["train", "validation"]
+
+
+def test_a_list_goes_with_fractions_of_the_others() -> None:
+    wanted = {"test": ["s1_*"], "validation": 0.5}
+    items = ["s1_1", "s1_2", *names(10)]
+    found = assign_splits(items, wanted, seed=1, before={})
+    assert [found["s1_1"], found["s1_2"]] == ["test", "test"]
+    assert Counter(found[item] for item in names(10)) == {"train": 5, "validation": 5}
+
+
+def test_pictures_of_a_group_stay_together_also_when_one_comes_later() -> None:
+    people = [f"s{person}_{n}.png" for person in range(20) for n in range(5)]
+    wanted = {"validation": 0.1, "test": 0.2}
+    found = assign_splits(people, wanted, seed=3, before={}, group=r"^(s\d+)_")
+    for person in range(20):
+        assert len({found[f"s{person}_{n}.png"] for n in range(5)}) == 1
+    assert Counter(found.values()) == {"train": 70, "validation": 10, "test": 20}
+    later = [f"s{person}_9.png" for person in range(20)]
+    more = assign_splits(later, wanted, seed=3, before=found, group=r"^(s\d+)_")
+    assert all(more[f"s{n}_9.png"] == found[f"s{n}_0.png"] for n in range(20))
+
+
+def test_a_group_that_is_no_expression_is_refused() -> None:
+    with pytest.raises(RecipeError, match="no regular expression"):
+        assign_splits(["a"], {}, seed=1, before={}, group="(")
