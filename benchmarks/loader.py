@@ -23,7 +23,8 @@ from pipeline.dataset.order import BatchSpec
 from pipeline.degrade import degrade_bicubic
 from pipeline.images import EXTENSIONS, Metadata, Picture, read_picture, write_picture
 from pipeline.sources import list_source
-from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec, Manifest, Origin
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec
+from pipeline.storage.manifest import Manifest, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

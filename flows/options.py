@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,19 @@ class HaloType(click.ParamType[str | int]):
             return int(value)
         self.fail(f"halo is {value!r}, expected auto or a number of pixels", param, ctx)
         return None
+
+
+class SecondsType(click.FloatRange):
+    """A number of seconds; "nan" is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return found
 
 
 def json_option(function: F) -> F:
@@ -164,7 +178,7 @@ def limit_option(function: F) -> F:
     return click.option(
         "--time-limit",
         "limit_s",
-        type=click.FloatRange(min=0.1),
+        type=SecondsType(min=0.1, max=1e7),
         default=1800.0,
         show_default=True,
         metavar="S",

@@ -28,7 +28,7 @@ from pipeline.job import beside, locked
 from pipeline.status import read_status
 from pipeline.storage.archive import is_archive
 from pipeline.storage.atomic import write_atomic
-from pipeline.storage.dataset import Dataset, is_dataset
+from pipeline.storage.dataset import Dataset, check_place, is_dataset
 from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
 
 if TYPE_CHECKING:
@@ -104,11 +104,13 @@ def run_prepare(
     request: PrepareRequest, cluster: ClusterSettings, *, stop: Stop, how: PrepareOptions
 ) -> tuple[dict[str, Any], str, int]:
     """Prepare a dataset; return what became of it as JSON and as text, and the exit code."""
-    recipe, place = request.recipe, request.dataset_dir.resolve()
+    recipe = request.recipe
+    lock, ledger_path = beside(request.dataset_dir)
+    place = request.dataset_dir.resolve()
     _check_apart(request.source, place)
+    check_place(place)
     originals = list_originals(request.source, request.pairs, scale=recipe.scale)
     check_named((original.item for original in originals), request.licences)
-    lock, ledger_path = beside(place)
     with (
         locked(lock, place, "upres prepare"),
         closing(Ledger.open_file(ledger_path, job=PICTURES)) as pictures,

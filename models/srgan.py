@@ -44,7 +44,8 @@ class SRResNet(nn.Module):
         deep = self.join(self.blocks(shallow)) + shallow
         # In the input's precision: bf16 has but 1/256 between neighbours near white.
         y = self.tail(self.enlarge(deep)).to(x.dtype)
-        return 0.5 + 0.5 * evenly(torch.tanh, y)
+        # tanh(y) brought from -1..1 to 0..1; OpenVINO rounds tanh itself otherwise with the size.
+        return evenly(torch.sigmoid, 2 * y)
 
 
 def _doubling(features: int) -> nn.Sequential:

@@ -249,17 +249,27 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
         _interrupts_ignored_by_children(),
     ):
-        cluster = LocalCluster(
+        cluster = _started(count, threads=_GPU_THREADS if settings.gpus else 2)
+    with cluster, Client(cluster) as client:
+        yield client
+
+
+def _started(count: int, *, threads: int) -> LocalCluster:
+    try:
+        return LocalCluster(
             n_workers=count,
             # While one thread runs the network, the others read or write: a GPU needs more of them.
-            threads_per_worker=_GPU_THREADS if settings.gpus else 2,
+            threads_per_worker=threads,
             processes=True,
             dashboard_address="127.0.0.1:0",
             host="127.0.0.1",
             silence_logs=logging.CRITICAL,
         )
-    with cluster, Client(cluster) as client:
-        yield client
+    except RuntimeError as error:
+        raise ClusterError(
+            f"the worker processes could not be started ({error}); is there memory left? then the "
+            "same command continues"
+        ) from error
 
 
 @contextmanager

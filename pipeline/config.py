@@ -53,7 +53,7 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or 5,000 digits.
         raise RecipeError(f"{path} is no TOML file: {error}") from error
 
 
@@ -112,6 +112,8 @@ def _value(text: str, wanted: str) -> Any:
         values = tomllib.loads(f"x = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except (ValueError, RecursionError) as error:  # 5,000 digits, or brackets in brackets.
+        raise RecipeError(f"setting {text[:40]}... cannot be read ({error})") from error
     # A second key would come from a line break in the text.
     plain = len(values) > 1 or (wanted == "str" and not isinstance(values["x"], str))
     return text if plain else values["x"]
@@ -119,11 +121,24 @@ def _value(text: str, wanted: str) -> Any:
 
 def _typed(name: str, value: Any, wanted: str) -> Any:
     if wanted == "float" and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise RecipeError(f"{name} is larger than any number of 64 bits") from error
+    if isinstance(value, str) and not value.isprintable() and not _is_utf8(value):
+        raise RecipeError(f"{name} holds bytes that are no UTF-8, expected text")
     found = type(value).__name__
     if found not in [kind.split("[")[0] for kind in wanted.split(" | ")]:
         raise RecipeError(f"{name} is {value!r} ({found}), expected {wanted}")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def toml_lines(values: Mapping[str, Any]) -> str:

@@ -195,9 +195,18 @@ def beside(folder: Path) -> tuple[Path, Path]:
     """Return where lock and ledger of a Zarr store lie that is no job: beside it.
 
     The folder that they lie in is made, if need be.
+
+    Raises:
+        UsageError: if no folder can be called so.
     """
-    # Resolved, as "." has no name that another one could stand beside.
-    store = folder.resolve()
+    try:
+        # Resolved, as "." has no name that another one could stand beside.
+        store = folder.resolve()
+        str(store).encode()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that go in circles.
+        raise UsageError(f"{str(folder)!r} cannot be a folder ({error}); name another") from error
+    if not store.name:
+        raise UsageError(f"{store} has no name that files could stand beside; name a folder in it")
     store.parent.mkdir(parents=True, exist_ok=True)
     return store.with_name(f"{store.name}.lock"), store.with_name(f"{store.name}.{FILE_NAME}")
 

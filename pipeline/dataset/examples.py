@@ -17,7 +17,8 @@ from torch.utils.data import Dataset as TorchDataset
 from pipeline.config import nearest
 from pipeline.dataset.order import SEEDS, TURNS, looked_up
 from pipeline.errors import DatasetError
-from pipeline.storage.dataset import HR, LR_PREFIX, SPLITS
+from pipeline.storage.dataset import HR, LR_PREFIX
+from pipeline.storage.manifest import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -22,7 +22,8 @@ from pipeline.errors import UpresError, UsageError
 from pipeline.images import Metadata, Picture, write_picture
 from pipeline.status import Failure
 from pipeline.storage.atomic import replace_atomically, write_atomic
-from pipeline.storage.dataset import NO_PATCH, SPLITS, Dataset
+from pipeline.storage.dataset import Dataset
+from pipeline.storage.manifest import NO_PATCH, SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -234,8 +234,9 @@ def _drawn(
         return corners[: recipe.count]
     # Place i competes with i + count, i + 2 * count ...: the most textured of them is kept.
     found = texture.gradient(corners)
-    groups = [np.arange(i, len(corners), recipe.count) for i in range(recipe.count)]
-    best = [group[np.argmax(found[group])] for group in groups if len(group)]
+    wanted = min(recipe.count, len(corners))
+    groups = [np.arange(i, len(corners), recipe.count) for i in range(wanted)]
+    best = [group[np.argmax(found[group])] for group in groups]
     return np.asarray(corners[best])
 
 

@@ -35,13 +35,13 @@ def read_licences(text_or_file: str | None) -> Mapping[str, str]:
                 f"--licence {text_or_file} reads like a file, but there is none; name a .json or "
                 ".csv file, or write the licence as a text with a space in it"
             )
-        return {"": text_or_file}
+        return {"": _utf8(text_or_file)}
     try:
         text = path.read_text(encoding="utf-8-sig")
         is_json = kind == ".json"
         rows = json.loads(text) if is_json else list(csv.DictReader(io.StringIO(text)))
         return dict(_licences(rows))
-    except (OSError, ValueError, TypeError, AttributeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise UsageError(
             f"--licence {path} cannot be read ({type(error).__name__}: {error}); expected a list "
             "of objects with file and licence, as JSON or CSV"
@@ -64,7 +64,12 @@ def _licences(rows: Any) -> Iterable[tuple[str, str]]:
     for row in rows:
         name = _first(row, "file", "item", "name", "path")
         licence = _first(row, "licence", "license")
-        yield name, f"{licence} ({row['source']})" if row.get("source") else licence
+        yield name, _utf8(f"{licence} ({row['source']})" if row.get("source") else licence)
+
+
+def _utf8(text: str) -> str:
+    """Return the text as files can hold it: JSON and command lines may say what is no UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def _first(row: Any, *keys: str) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.data import Sampler
 
 from pipeline.errors import UsageError
+from pipeline.storage.manifest import GOLDEN, scrambled
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +132,4 @@ def looked_up(values: Numbers, seed: int, epoch: int, purpose: int) -> NDArray[n
     64 bits each; no two of one stream are equal.
     """
     start = np.random.SeedSequence((seed, epoch, purpose)).generate_state(1, np.uint64)
-    mixed: NDArray[np.uint64] = start + values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))
+    return scrambled(start + values.astype(np.uint64) * GOLDEN)

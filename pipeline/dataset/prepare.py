@@ -39,8 +39,9 @@ from pipeline.dataset.unit import (
 from pipeline.errors import DatasetError, SourceError
 from pipeline.recording import failed_unit, recorded
 from pipeline.sources import check_same_source
-from pipeline.storage.dataset import Dataset, DatasetSpec, Manifest, Origin
+from pipeline.storage.dataset import Dataset, DatasetSpec
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, VANISHED, ItemRow, UnitRow
+from pipeline.storage.manifest import Manifest, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -143,8 +144,6 @@ class Preparation:
         gone = placed.shas.keys() - {o.item for o in originals}
         if prune and gone:
             self._retire(dict.fromkeys(range(self.dataset.chunks), gone))
-        broken = {one.row.item for one in found if one.row.state != INGESTED}
-        self._retire_unmade(gone | (broken & placed.shas.keys()))
         self._record(found, gone)
         return True
 
@@ -205,6 +204,7 @@ class Preparation:
                 seed=self.recipe.seed,
                 before=placed.splits,
                 group=self.recipe.group,
+                contents={**placed.shas, **{one.row.item: one.row.sha256 for one in fresh}},
             ),
             **{item: placed.splits[item] for item in items if item in placed.splits},
         }
@@ -252,20 +252,10 @@ class Preparation:
                 self._rewrite(chunk, replace(manifest, origins=now))
 
     def _rewrite(self, chunk: int, manifest: Manifest) -> None:
-        """Say something else of a chunk whose patches are there, or some of them, as they are."""
-        made = self._is_made(chunk)
+        """Say less, or something else, of a chunk; its patches stay as they are."""
         self.dataset.put_manifest(chunk, manifest)
-        if made:
+        with suppress(DatasetError):  # Damaged: it will be made anew.
             self.dataset.retain(chunk)
-            self._declare([chunk])
-            self._adopt(chunk)
-
-    def _retire_unmade(self, items: Iterable[str]) -> None:
-        """Take items that cannot be read any more out of chunks that were not made yet."""
-        items = frozenset(items)
-        if items:
-            unmade = [c for c in range(self.dataset.chunks) if not self._is_made(c)]
-            self._retire(dict.fromkeys(unmade, items))
 
     def _record(self, found: Sequence[Surveyed], gone: Iterable[str]) -> None:
         known = {row.item: row for row in self._pictures.items()}
@@ -288,30 +278,38 @@ class Preparation:
         self._declare(range(self.dataset.chunks))
         for chunk in range(self.dataset.chunks):
             content = self.dataset.content(chunk)
-            if check and not self.dataset.is_whole(chunk):
-                due[chunk] = content
-                continue
-            if self._is_made(chunk):
-                continue
-            if self.dataset.is_whole(chunk):
-                # The ledger was lost, or a kill came between the pixels and its row.
+            if self._is_made(chunk, check=check):
                 self._adopt(chunk)
-                continue
-            due[chunk] = content
+            else:
+                due[chunk] = content
         return due
 
-    def _is_made(self, chunk: int) -> bool:
-        if self._done.get(chunk_name(chunk)) != self.dataset.content(chunk):
+    def _is_made(self, chunk: int, *, check: bool = False) -> bool:
+        """Return whether every patch of a chunk is there.
+
+        What the ledger does not know, as it was lost, is read back, and with `check` all.
+        """
+        try:
+            if not self.dataset.is_made(chunk):
+                return False
+            known = self._done.get(chunk_name(chunk)) == self.dataset.content(chunk)
+            return (known and not check) or bool(self.dataset.readable(chunk).all())
+        except DatasetError:  # Damaged: it will be made anew.
             return False
-        with suppress(DatasetError):  # Damaged: it will be made anew.
-            return self.dataset.is_marked(chunk)
-        return False
 
     def _adopt(self, chunk: int) -> None:
-        """Record a chunk as made, as it lies there."""
+        """Record a chunk as made, as it lies there, and mark its patches."""
+        if not self._is_marked(chunk):
+            self.dataset.retain(chunk)
         row = unit_row(chunk, self.dataset.content(chunk))
-        self._chunks.put_units([row])
-        self._done[row.item] = row.fingerprint
+        if self._done.get(row.item) != row.fingerprint:
+            self._chunks.put_units([row])
+            self._done[row.item] = row.fingerprint
+
+    def _is_marked(self, chunk: int) -> bool:
+        with suppress(DatasetError):
+            return self.dataset.is_marked(chunk)
+        return False
 
     def _declare(self, chunks: Iterable[int]) -> None:
         self._chunks.put_items(

@@ -11,7 +11,8 @@ from pipeline.dataset.contact_sheet import Example, draw_sheet
 from pipeline.dataset.extract import Cut, Texture, cut, seed_of, whole
 from pipeline.dataset.unit import Darkroom, decoded
 from pipeline.errors import SourceError
-from pipeline.storage.dataset import HR, LR_PREFIX, Manifest, Origin
+from pipeline.storage.dataset import HR, LR_PREFIX
+from pipeline.storage.manifest import Manifest, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,6 +106,9 @@ def _example(
         np.array([seed_of(recipe.seed, original.item, top, left)], dtype=np.int64),
         none,
     )
-    pixels = Darkroom(recipe, by_item).develop(manifest)
+    found = Darkroom(recipe, by_item).develop(manifest, np.ones(1, dtype=bool))
+    if found.errors:
+        raise found.errors[0]
+    pixels = found.pixels
     lr = {n.removeprefix(LR_PREFIX): found[0] for n, found in pixels.items() if n != HR}
     return Example(pixels[HR][0], lr, f"{original.item}, row {top}, column {left}")

@@ -18,7 +18,8 @@ import numpy as np
 
 from pipeline.dataset.contact_sheet import Example, draw_sheet
 from pipeline.page import one_line, render
-from pipeline.storage.dataset import HR, LR_PREFIX, NO_PATCH, SPLITS
+from pipeline.storage.dataset import HR, LR_PREFIX
+from pipeline.storage.manifest import NO_PATCH, SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.dataset.extract import seed_of
 from pipeline.errors import RecipeError
-from pipeline.storage.dataset import SPLITS
+from pipeline.storage.manifest import SPLITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -58,6 +58,7 @@ def assign_splits(
     seed: int,
     before: Mapping[str, str],
     group: str = "",
+    contents: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Return the split of each of `items`, "" for those that no split has room for.
 
@@ -67,7 +68,8 @@ def assign_splits(
     Counts of validation and test come first: a broken file costs training one. Which pictures: by
     the hash of their names and `seed`, so that it does not depend on their order. Pictures of one
     group stay together: those in whose items the regular expression `group` finds the same (its
-    first parenthesis, or all of it); then a split may get a few more than its share.
+    first parenthesis, or all of it), and those of equal `contents` (hashes by item), which would
+    be tested on what they trained on; then a split may get a few more than its share.
 
     Raises:
         RecipeError: if there are fewer pictures than validation and test are to have, or a list
@@ -91,7 +93,8 @@ def assign_splits(
     rooms = _rooms(len(rest) + len(known), shares, Counter(known.values()))
     if TRAIN in lists:
         rooms[TRAIN] = 0
-    return found | _filled(rest, rooms, seed=seed, before=before, group=group)
+    groups = _groups([*sorted(before), *rest], group, contents or {})
+    return found | _filled(rest, rooms, seed=seed, before=before, names=groups)
 
 
 def _check_matches(name: str, names: _NameList, items: list[str]) -> None:
@@ -151,13 +154,13 @@ def _filled(
     *,
     seed: int,
     before: Mapping[str, str],
-    group: str,
+    names: Mapping[str, str],
 ) -> dict[str, str]:
     """Return splits for whole groups at a time, in the order of their names' hashes."""
     together: dict[str, list[str]] = defaultdict(list)
     for item in items:
-        together[_group_of(item, group)].append(item)
-    known = {_group_of(item, group): split for item, split in before.items()} if group else {}
+        together[names[item]].append(item)
+    known = {names[item]: split for item, split in before.items()}
     left, found = dict(rooms), dict[str, str]()
     for name in sorted(together, key=lambda name: seed_of(seed, "split", name)):
         open_to = (split for split, room in left.items() if room > 0)
@@ -168,11 +171,17 @@ def _filled(
     return found
 
 
-def _group_of(item: str, group: str) -> str:
-    match = re.search(group, item) if group else None
-    if match is None:
-        return item
-    return match[1] if match.re.groups and match[1] is not None else match[0]
+def _groups(items: Iterable[str], group: str, contents: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of each item's group: what `group` finds, or the first of equal content."""
+    first: dict[str, str] = {}
+    names = {}
+    for item in items:
+        match = re.search(group, item) if group else None
+        if match is not None:
+            names[item] = match[1] if match.re.groups and match[1] is not None else match[0]
+        else:
+            names[item] = first.setdefault(contents.get(item) or item, item)
+    return names
 
 
 class _NameList:

@@ -20,8 +20,8 @@ from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.deadline import Deadline
 from pipeline.degrade import degrade_patches
 from pipeline.errors import SourceError
-from pipeline.recording import outcome_of
-from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, Manifest
+from pipeline.recording import outcome_of, reason_of
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset
 from pipeline.storage.ledger import DONE, INGESTED, REJECTED, ItemRow, UnitRow
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from pipeline.storage.manifest import Manifest
 
     Pixels = NDArray[np.uint8]
 
@@ -104,6 +106,15 @@ def chunk_name(chunk: int) -> str:
     return f"chunk {chunk}"
 
 
+@dataclass(slots=True)
+class Developed:
+    """Patches ``(m, c, y, x)`` by array, which of them are there, and why others are not."""
+
+    pixels: dict[str, Pixels]
+    present: NDArray[np.bool_]
+    errors: list[Exception]
+
+
 class Darkroom:
     """Makes patches of pictures, and remembers the picture that was read last."""
 
@@ -112,48 +123,65 @@ class Darkroom:
         self._originals = originals
         self._last: tuple[str, Pictures] | None = None
 
-    def develop(self, manifest: Manifest) -> dict[str, Pixels]:
-        """Return the pixels of all patches of a manifest: HR and every LR version.
+    def develop(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
+        """Return the pixels of the `wanted` patches of a manifest: HR and every LR version.
 
-        Raises:
-            SourceError: if a picture is gone, or was changed since it was surveyed.
-            PictureError: if it cannot be read any more.
+        A picture that cannot be read leaves its patches out, and says why.
         """
         recipe = self._recipe
-        found = self._cut_out(manifest)
+        found = self._cut_out(manifest, wanted)
+        rows = np.flatnonzero(found.present)
         for degradation in recipe.lr_versions:
-            found[LR_PREFIX + degradation.name] = degrade_patches(
-                found[HR], manifest.seeds.tolist(), degradation, scale=recipe.scale
+            lr = degrade_patches(
+                found.pixels[HR][rows],
+                manifest.seeds[rows].tolist(),
+                degradation,
+                scale=recipe.scale,
             )
+            small = np.zeros((len(manifest), *lr.shape[1:]), dtype=np.uint8)
+            small[rows] = lr
+            found.pixels[LR_PREFIX + degradation.name] = small
         return found
 
-    def _cut_out(self, manifest: Manifest) -> dict[str, Pixels]:
+    def _cut_out(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
         recipe, scale = self._recipe, self._recipe.scale
         rows, cols = recipe.patch_px
-        many = len(manifest)
-        found = {HR: np.empty((many, recipe.channels, rows, cols), dtype=np.uint8)}
         small = (rows // scale, cols // scale)
-        for name in recipe.pairs:
-            found[LR_PREFIX + name] = np.empty((many, recipe.channels, *small), dtype=np.uint8)
+        sizes = {HR: (rows, cols), **{LR_PREFIX + name: small for name in recipe.pairs}}
+        pixels = {
+            name: np.zeros((len(manifest), recipe.channels, *px), dtype=np.uint8)
+            for name, px in sizes.items()
+        }
+        found = Developed(pixels, np.zeros(len(manifest), dtype=bool), [])
         for number, origin in enumerate(manifest.origins):
-            mine = np.flatnonzero(manifest.pictures == number)
+            mine = np.flatnonzero((manifest.pictures == number) & wanted)
             if not len(mine):
                 continue
-            pictures, corners = self._read(origin.item, origin.sha256), manifest.corners[mine]
-            if recipe.extract == "whole":
-                found[HR][mine] = whole(pictures.hr, recipe)
+            try:
+                pictures = self._read(origin.item, origin.sha256)
+            except Exception as error:
+                # The picture's border: the others of the chunk go on.
+                found.errors.append(error)
                 continue
-            found[HR][mine] = patches(pictures.hr, corners, recipe.patch_px)
+            corners = manifest.corners[mine]
+            if recipe.extract == "whole":
+                pixels[HR][mine] = whole(pictures.hr, recipe)
+            else:
+                pixels[HR][mine] = patches(pictures.hr, corners, recipe.patch_px)
             for name in recipe.pairs:
                 cuts = patches(pictures.lr[name], corners // scale, small)
-                found[LR_PREFIX + name][mine] = cuts
+                pixels[LR_PREFIX + name][mine] = cuts
+            found.present[mine] = True
         return found
 
     def _read(self, item: str, sha256: str) -> Pictures:
         if self._last is not None and self._last[0] == item:
             return self._last[1]
         if item not in self._originals:
-            raise SourceError(f"{item} is gone from the source; restore it, or prepare again")
+            raise SourceError(
+                f"{item} is gone from the source; restore it, or prepare with --prune, which takes "
+                "out its patches"
+            )
         original = self._originals[item]
         contents = original.contents()
         if original.sha256(contents) != sha256:
@@ -164,7 +192,20 @@ class Darkroom:
 
 
 def _prepare_chunk(dataset: Dataset, chunk: int, darkroom: Darkroom) -> None:
-    dataset.write(chunk, darkroom.develop(dataset.manifest(chunk)))
+    """Make what a chunk lacks, and keep what it holds: that may be of a picture that is gone."""
+    manifest, kept = dataset.manifest(chunk), dataset.readable(chunk)
+    found = darkroom.develop(manifest, ~kept)
+    rows = chunk * dataset.spec.chunk_patches + manifest.places
+    if kept.any():
+        for name, pixels in found.pixels.items():
+            pixels[kept] = dataset.read(name, rows[kept])
+    if (kept | found.present).any():
+        dataset.write(chunk, found.pixels, kept | found.present)
+    if len(found.errors) == 1:
+        raise found.errors[0]
+    if found.errors:
+        first = reason_of(found.errors[0])
+        raise SourceError(f"{first}; and {len(found.errors) - 1} more pictures of this chunk")
 
 
 def _surveyed(original: Original, task: SurveyTask) -> Surveyed:

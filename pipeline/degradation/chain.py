@@ -218,9 +218,12 @@ def _option(table: Any) -> Option:
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RecipeError(f"{where} is {value!r}, expected a number")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError as error:
+        raise RecipeError(f"{where} is larger than any number of 64 bits") from error
+    raise RecipeError(f"{where} is {value!r}, expected a number")
 
 
 def _uniform(value: Any, where: str) -> Uniform:

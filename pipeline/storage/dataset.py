@@ -1,11 +1,13 @@
 """Datasets: the patches that networks train on, as Zarr stacks.
 
 A dataset is a Zarr v3 group of arrays whose first axis counts the patches: ``hr (n, c, y, x)``, one
-``lr_<degradation>`` for each degradation, ``split (n,)`` and ``moments (n, c, 2)``. A patch is one
-inner chunk, so that any of them is read alone; a shard holds some hundred, a **chunk** of the
-dataset, written whole by one writer. ``manifest/N.json`` says which patches chunk N is to hold: it
-is written first, and so is the plan that an interrupted preparation goes on with. ``split`` comes
-last: a row of it is `NO_PATCH` until its patch is durable.
+``lr_<degradation>`` for each degradation, ``moments (n, c, 2)``, ``identity (n,)`` and
+``split (n,)``. A patch is one inner chunk, so that any of them is read alone; a shard holds some
+hundred, a **chunk** of the dataset, written whole by one writer. ``manifest/N.json`` says which
+patches chunk N is to hold: it is written first, and so is the plan that an interrupted preparation
+goes on with.
+``identity`` proves which of them the chunk does hold; ``split`` comes last: a row of it is
+`NO_PATCH` until its patch is durable.
 
 zarr makes and describes the arrays; tensorstore carries pixels in and out of them, as zarr 3.1
 takes half a millisecond for each inner chunk and tensorstore 0.05 (`benchmarks.loader`).
@@ -19,8 +21,8 @@ import hashlib
 import json
 import math
 import os
-import shutil
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +35,7 @@ from zarr.storage import LocalStore
 from pipeline.errors import DatasetError
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.image import METADATA, fsync, holds_bytes, numbered_files
+from pipeline.storage.manifest import NO_PATCH, SPLITS, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -44,24 +47,20 @@ if TYPE_CHECKING:
 
 DATASET_KEY = "upres_dataset"
 VERSION = 1
-HR, LR_PREFIX, SPLIT, MOMENTS, MANIFEST, ABOUT = (
+HR, LR_PREFIX, SPLIT, MOMENTS, IDENTITY, MANIFEST, ABOUT = (
     "hr",
     "lr_",
     "split",
     "moments",
+    "identity",
     "manifest",
     "about",
 )
-SPLITS = ("train", "validation", "test")
-"""Names of the splits; the number of a split in `split` is its place here."""
-
-NO_PATCH = 255
-"""What `split` says of a row that holds no patch: not yet made, or left by a changed picture."""
-
 # Training waits for decoding: against level 1, files are a fifth larger and read in two thirds of
 # the time. The checksum turns a flipped bit into an error.
 _CODEC = ZstdCodec(level=-5, checksum=True)
 _CHUNK_BYTES = 2**24
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 _CHUNK_PATCHES = 1024
 
 
@@ -82,6 +81,17 @@ class DatasetSpec:
     """How many patches make up a chunk; 0 stands for a power of two, 16 MiB of HR at most."""
 
     def __post_init__(self) -> None:
+        sides = (self.scale, self.channels, *self.hr_px)
+        if min(sides) < 1 or any(side % self.scale for side in self.hr_px):
+            raise ValueError(
+                f"scale {self.scale}, channels {self.channels} and patches of {self.hr_px} px, "
+                "expected at least 1 each, and multiples of the scale"
+            )
+        for name in self.degradations:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"a degradation is called {name!r}, expected {_NAME.pattern}")
+        if self.chunk_patches < 0:
+            raise ValueError(f"chunk_patches is {self.chunk_patches}, expected at least 1")
         if not self.chunk_patches:
             most = _CHUNK_BYTES // (self.channels * self.hr_px[0] * self.hr_px[1])
             chosen = 1 << (max(1, min(most, _CHUNK_PATCHES)).bit_length() - 1)
@@ -96,103 +106,6 @@ class DatasetSpec:
     def pixel_arrays(self) -> dict[str, tuple[int, int]]:
         """Return the arrays that hold pixels, and rows and columns of a patch in each."""
         return {HR: self.hr_px, **{LR_PREFIX + name: self.lr_px for name in self.degradations}}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """A picture that patches were cut from."""
-
-    item: str
-    sha256: str
-    """Of the file, or of the HR and LR files together where they came as pairs."""
-    split: str
-    """One of `SPLITS`, or "" for a picture that all patches of are left out."""
-    licence: str = ""
-    copyright: str = ""
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    """How many of its patches were left out, by reason; said once, with its first patch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """Which patches one chunk holds.
-
-    `places` (m,) are their rows, counted from the chunk's first; `pictures` (m,) index `origins`;
-    `corners` (m, 2) are top and left of each patch in its picture, in pixels; `seeds` (m,) are what
-    its degradations draw from; `hashes` (m,) are their perceptual hashes, or empty.
-    """
-
-    origins: tuple[Origin, ...]
-    places: NDArray[np.int64]
-    pictures: NDArray[np.int64]
-    corners: NDArray[np.int64]
-    seeds: NDArray[np.int64]
-    hashes: NDArray[np.uint64]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    @property
-    def splits(self) -> NDArray[np.uint8]:
-        """Return the number of the split of each patch."""
-        known = {"": NO_PATCH, **{name: number for number, name in enumerate(SPLITS)}}
-        numbers = np.array([known[origin.split] for origin in self.origins], dtype=np.uint8)
-        return numbers[self.pictures]
-
-    def without(self, items: frozenset[str]) -> Manifest:
-        """Return the same without the patches of `items`; the others keep their places."""
-        names = [origin.item for origin in self.origins]
-        kept = np.array([names[p] not in items for p in self.pictures], dtype=bool)
-        left = [n for n, name in enumerate(names) if name not in items]
-        renumbered = np.full(len(names), -1, dtype=np.int64)
-        renumbered[left] = np.arange(len(left))
-        return Manifest(
-            tuple(self.origins[n] for n in left),
-            self.places[kept],
-            renumbered[self.pictures[kept]],
-            self.corners[kept],
-            self.seeds[kept],
-            self.hashes[kept] if len(self.hashes) else self.hashes,
-        )
-
-    def to_json(self) -> bytes:
-        """Return it as the bytes of a JSON file, equal bytes for equal manifests."""
-        content = {
-            "origins": [asdict(origin) for origin in self.origins],
-            "places": self.places.tolist(),
-            "pictures": self.pictures.tolist(),
-            "corners": self.corners.tolist(),
-            "seeds": self.seeds.tolist(),
-            "hashes": [f"{value:016x}" for value in self.hashes.tolist()],
-        }
-        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes, *, most: int) -> Manifest:
-        """Read what `to_json` gave for a chunk of `most` rows.
-
-        Raises:
-            ValueError, KeyError, TypeError, OverflowError: if the bytes are anything else.
-        """
-        content = json.loads(data)
-        found = cls(
-            tuple(Origin(**origin) for origin in content["origins"]),
-            np.array(content["places"], dtype=np.int64),
-            np.array(content["pictures"], dtype=np.int64),
-            np.array(content["corners"], dtype=np.int64).reshape(-1, 2),
-            np.array(content["seeds"], dtype=np.int64),
-            np.array([int(text, 16) for text in content["hashes"]], dtype=np.uint64),
-        )
-        lengths = {len(found.places), len(found.pictures), len(found.corners), len(found.seeds)}
-        if len(lengths) > 1 or len(found.hashes) not in (0, len(found.places)):
-            raise ValueError(f"columns have lengths {sorted(lengths)}, expected one")
-        if any(origin.split not in ("", *SPLITS) for origin in found.origins):
-            raise ValueError(f"a split is none of {', '.join(SPLITS)}")
-        if not np.isin(found.pictures, np.arange(len(found.origins))).all():
-            raise ValueError("a patch is of a picture that is not listed")
-        if len(np.intersect1d(found.places, np.arange(most))) < len(found):
-            raise ValueError(f"places are not {len(found)} different ones of 0 to {most - 1}")
-        return found
 
 
 class Dataset:
@@ -244,11 +157,12 @@ class Dataset:
         if is_dataset(path):
             found = cls.open(path)
             _check_same(found, spec)
-            # What an interruption while it was made may have left out.
-            found._create_arrays()
+            if next(numbered_files(path / MANIFEST, ".json"), None) is None:
+                # What an interruption while it was made may have left out.
+                found._create_arrays()
+            found._check_arrays()
             return found
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise DatasetError(f"{path} exists and is no dataset; name a new or empty folder")
+        check_place(path)
         path.mkdir(parents=True, exist_ok=True)
         made = cls(path, spec)
         values = {"version": VERSION, **asdict(spec)}
@@ -258,14 +172,7 @@ class Dataset:
 
     def __len__(self) -> int:
         """Return the number of rows, those without a patch too."""
-        file = self.path / SPLIT / METADATA
-        try:
-            return int(json.loads(file.read_bytes())["shape"][0])
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-            raise DatasetError(
-                f"{file} is missing or damaged ({type(error).__name__}: {error}); prepare the "
-                "dataset anew in another folder"
-            ) from error
+        return self._shape(SPLIT)[0]
 
     @property
     def chunks(self) -> int:
@@ -278,7 +185,7 @@ class Dataset:
         The last step of planning: manifests beyond the rows count for nothing.
         """
         # `split` comes last, as its length is that of the dataset.
-        for name in (*self.spec.pixel_arrays, MOMENTS, SPLIT):
+        for name in (*self.spec.pixel_arrays, MOMENTS, IDENTITY, SPLIT):
             array = self._zarr(name)
             if array.shape[0] < rows:
                 array.resize((rows, *array.shape[1:]))
@@ -304,8 +211,25 @@ class Dataset:
         """Return a hash of what a chunk is to hold."""
         return hashlib.sha256(self._manifest_file(chunk).read_bytes()).hexdigest()
 
+    def held(self, chunk: int) -> NDArray[np.bool_]:
+        """Return which patches of a chunk's manifest are there ``(m,)``, by their identities.
+
+        Raises:
+            DatasetError: if what says so is damaged.
+        """
+        manifest = self.manifest(chunk)
+        shards = (self._shard(name, chunk) for name in (*self.spec.pixel_arrays, MOMENTS, IDENTITY))
+        if not len(manifest) or not all(map(holds_bytes, shards)):
+            return np.zeros(len(manifest), dtype=bool)
+        rows = chunk * self.spec.chunk_patches + manifest.places
+        return np.asarray(self.read(IDENTITY, rows) == manifest.identities)
+
+    def is_made(self, chunk: int) -> bool:
+        """Return whether every patch of a chunk's manifest is there; nothing is read of them."""
+        return bool(self.held(chunk).all())
+
     def is_marked(self, chunk: int) -> bool:
-        """Return whether `split` says of a chunk what its manifest says: it was made.
+        """Return whether `split` says of a chunk what its manifest says.
 
         Raises:
             DatasetError: if what it says is damaged.
@@ -327,31 +251,40 @@ class Dataset:
             if number >= self.chunks:
                 path.unlink()
 
-    def write(self, chunk: int, pixels: Mapping[str, Pixels]) -> None:
-        """Write all patches of a chunk, in the order of its manifest; durable when this returns.
+    def write(
+        self,
+        chunk: int,
+        pixels: Mapping[str, Pixels],
+        present: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write the patches of a chunk, in the order of its manifest; durable when this returns.
 
-        `pixels` holds one array ``(m, c, y, x)`` for each of `DatasetSpec.pixel_arrays`.
+        `pixels` holds one array ``(m, c, y, x)`` for each of `DatasetSpec.pixel_arrays`; `present`
+        says which of them are to be written, all if it is None. Shards are replaced in one piece,
+        so that what was there and is written again is never away.
 
         Raises:
             DatasetError: if the arrays do not fit.
         """
         manifest = self.manifest(chunk)
-        self._write_split(chunk, np.array([], dtype=np.int64), np.array([], dtype=np.uint8))
+        which = np.ones(len(manifest), dtype=bool) if present is None else present
         for name, (rows, cols) in self.spec.pixel_arrays.items():
-            wanted = (len(manifest), self.spec.channels, rows, cols)
-            found = pixels[name]
+            wanted, found = (len(manifest), self.spec.channels, rows, cols), pixels[name]
             if found.shape != wanted or found.dtype != np.uint8:
                 raise DatasetError(
                     f"{name} is {found.dtype} {found.shape}, expected uint8 {wanted}"
                 )
-            self._write(name, chunk, manifest.places, found)
-        self._write(MOMENTS, chunk, manifest.places, moments(pixels[HR]))
-        self._write_split(chunk, manifest.places, manifest.splits)
+        self._mark(chunk, manifest, self._held_or_none(chunk) & which)
+        places = manifest.places[which]
+        for name in self.spec.pixel_arrays:
+            self._write(name, chunk, places, pixels[name][which])
+        self._write(MOMENTS, chunk, places, moments(pixels[HR][which]))
+        self._write(IDENTITY, chunk, places, manifest.identities[which])
+        self._mark(chunk, manifest, which)
 
     def retain(self, chunk: int) -> None:
-        """Let a chunk that is written say only what its manifest says."""
-        manifest = self.manifest(chunk)
-        self._write_split(chunk, manifest.places, manifest.splits)
+        """Let `split` say of a chunk what its manifest says, of the patches that are there."""
+        self._mark(chunk, self.manifest(chunk), self.held(chunk))
 
     def splits(self) -> NDArray[np.uint8]:
         """Return the split of every row ``(n,)``, `NO_PATCH` where there is no patch.
@@ -387,17 +320,21 @@ class Dataset:
                 "again with --check"
             ) from error
 
+    def readable(self, chunk: int) -> NDArray[np.bool_]:
+        """Return which patches of a chunk's manifest are there and can be read back ``(m,)``."""
+        kept = self._held_or_none(chunk)
+        rows = chunk * self.spec.chunk_patches + self.manifest(chunk).places
+        for name in (*self.spec.pixel_arrays, MOMENTS):
+            try:
+                self.read(name, rows[kept])
+            except DatasetError:
+                kept &= [self._can_read(name, row) for row in rows.tolist()]
+        return kept
+
     def is_whole(self, chunk: int) -> bool:
-        """Return whether every patch of a chunk can be read back."""
-        manifest = self.manifest(chunk)
-        start = chunk * self.spec.chunk_patches
-        names = [*self.spec.pixel_arrays, MOMENTS]
+        """Return whether every patch of a chunk can be read back, and is marked as it should."""
         try:
-            if not all(holds_bytes(self._shard(name, chunk)) for name in names):
-                return False
-            for name in names:
-                self.read(name, start + manifest.places)
-            return self.is_marked(chunk)
+            return bool(self.readable(chunk).all()) and self.is_marked(chunk)
         except DatasetError:
             return False
 
@@ -416,7 +353,8 @@ class Dataset:
             DatasetError: if one is missing or damaged.
         """
         self._require(MOMENTS, np.flatnonzero(self.splits() != NO_PATCH))
-        return self._read_all(MOMENTS)
+        # An interruption while the arrays grew may have left it longer.
+        return self._read_all(MOMENTS)[: len(self)]
 
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Put `facts` beside the spec into the description of the dataset."""
@@ -444,12 +382,59 @@ class Dataset:
                     f"--check, which makes chunk {chunk} anew"
                 )
 
+    def _check_arrays(self) -> None:
+        """Make sure that all arrays are there: without one, what the others hold says nothing."""
+        wanted: dict[str, tuple[int, ...]] = {
+            name: (self.spec.channels, *px) for name, px in self.spec.pixel_arrays.items()
+        }
+        wanted |= {MOMENTS: (self.spec.channels, 2), IDENTITY: (), SPLIT: ()}
+        for name, patch in wanted.items():
+            found = self._shape(name)
+            if found[1:] != patch or found[0] < len(self):
+                raise DatasetError(
+                    f"{self.path / name / METADATA} tells of shape {found}, expected "
+                    f"{(len(self), *patch)}; restore it, or prepare the dataset in another folder"
+                )
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        file = self.path / name / METADATA
+        try:
+            shape = json.loads(file.read_bytes())["shape"]
+            return (int(shape[0]), *map(int, shape[1:]))
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise DatasetError(
+                f"{file} is missing or damaged ({type(error).__name__}: {error}); restore it, or "
+                "prepare the dataset in another folder"
+            ) from error
+
+    def _held_or_none(self, chunk: int) -> NDArray[np.bool_]:
+        try:
+            return self.held(chunk)
+        except DatasetError:
+            return np.zeros(len(self.manifest(chunk)), dtype=bool)
+
+    def _can_read(self, name: str, row: int) -> bool:
+        try:
+            self.read(name, np.array([row]))
+        except DatasetError:
+            return False
+        return True
+
+    def _mark(self, chunk: int, manifest: Manifest, which: NDArray[np.bool_]) -> None:
+        """Let `split` tell of `which` patches of a chunk, and of no others."""
+        start = chunk * self.spec.chunk_patches
+        many = min(self.spec.chunk_patches, len(self) - start)
+        rows = np.full(many, NO_PATCH, dtype=np.uint8)
+        rows[manifest.places[which]] = manifest.splits[which]
+        self._write(SPLIT, chunk, np.arange(many), rows)
+
     def _create_arrays(self) -> None:
         group = zarr.open_group(LocalStore(self.path), mode="r+", zarr_format=3)
         spec = self.spec
         for name, px in spec.pixel_arrays.items():
             self._create(group, name, (spec.channels, *px), "uint8", ("n", "c", "y", "x"), 0)
         self._create(group, MOMENTS, (spec.channels, 2), "int64", ("n", "c", "moment"), 0)
+        self._create(group, IDENTITY, (), "uint64", ("n",), 0)
         self._create(group, SPLIT, (), "uint8", ("n",), NO_PATCH)
         for name in (MANIFEST, ABOUT):
             if not (self.path / name / METADATA).exists():
@@ -486,16 +471,16 @@ class Dataset:
     def _write(
         self, name: str, chunk: int, places: NDArray[np.int64], values: NDArray[Any]
     ) -> None:
-        """Write one shard anew: `values` at `places`, nothing elsewhere."""
+        """Write one shard anew, in one piece: `values` at `places`, nothing elsewhere."""
         start = chunk * self.spec.chunk_patches
         stop = min(start + self.spec.chunk_patches, len(self))
         shard = self._shard(name, chunk)
-        # Whatever stands there, and what a killed writer left beside it.
-        for path in (shard, *shard.parent.glob(f"{shard.name}.__lock*")):
-            _remove(path)
         store = self._store(name)[start:stop]
         block = np.full(store.shape, 0, dtype=values.dtype)
         block[places] = values
+        # What a killed writer left beside it.
+        for path in shard.parent.glob(f"{shard.name}.__lock*"):
+            path.unlink(missing_ok=True)
         try:
             store.write(block).result()
         except (ValueError, OSError) as error:
@@ -504,15 +489,6 @@ class Dataset:
             fsync(path)
             if path == self.path:
                 break
-
-    def _write_split(
-        self, chunk: int, places: NDArray[np.int64], values: NDArray[np.uint8]
-    ) -> None:
-        start = chunk * self.spec.chunk_patches
-        many = min(self.spec.chunk_patches, len(self) - start)
-        rows = np.full(many, NO_PATCH, dtype=np.uint8)
-        rows[places] = values
-        self._write(SPLIT, chunk, np.arange(many), rows)
 
     def _read_all(self, name: str) -> NDArray[Any]:
         try:
@@ -531,11 +507,21 @@ class Dataset:
         return _opened(str(self.path / name), stamp.st_mtime_ns, stamp.st_ino, os.getpid())
 
     def _shard(self, name: str, chunk: int) -> Path:
-        inner = {MOMENTS: ("0", "0"), SPLIT: ()}.get(name, ("0", "0", "0"))
+        inner = {MOMENTS: ("0", "0"), IDENTITY: (), SPLIT: ()}.get(name, ("0", "0", "0"))
         return self.path.joinpath(name, "c", str(chunk), *inner)
 
     def _manifest_file(self, chunk: int) -> Path:
         return self.path / MANIFEST / f"{chunk}.json"
+
+
+def check_place(path: Path) -> None:
+    """Make sure that a dataset is at `path`, or could be made there.
+
+    Raises:
+        DatasetError: if another thing is there.
+    """
+    if path.exists() and not is_dataset(path) and (not path.is_dir() or any(path.iterdir())):
+        raise DatasetError(f"{path} exists and is no dataset; name a new or empty folder")
 
 
 def is_dataset(path: Path) -> bool:
@@ -588,7 +574,8 @@ def _opened(folder: str, _mtime_ns: int, _inode: int, _pid: int) -> tensorstore.
 
 def _check_same(found: Dataset, spec: DatasetSpec) -> None:
     """Make sure that a dataset was made by the recipe that is wanted now."""
-    if found.spec.fingerprint == spec.fingerprint:
+    # As JSON has it, in which a tuple is a list.
+    if json.loads(json.dumps(asdict(found.spec))) == json.loads(json.dumps(asdict(spec))):
         return
     before, now = dict(found.spec.recipe), dict(spec.recipe)
     differs = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
@@ -599,13 +586,7 @@ def _check_same(found: Dataset, spec: DatasetSpec) -> None:
     )
 
 
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
-    return lines[0] if lines else type(error).__name__
+    # tensorstore goes on with the spec of what it opened.
+    return lines[0].split(" [")[0][:300] if lines else type(error).__name__

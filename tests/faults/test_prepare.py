@@ -186,9 +186,10 @@ def test_a_picture_that_is_changed_in_mid_run_fails_its_chunks_and_is_prepared_b
         (own / path.name).write_bytes(path.read_bytes())
     survey = Preparation.survey
 
-    def surveyed(self: Preparation, *args: Any) -> None:
-        survey(self, *args)
+    def surveyed(self: Preparation, *args: Any, **options: Any) -> bool:
+        found = survey(self, *args, **options)
         save(own / "2.png", photo(128, 140, at=5))
+        return found
 
     words = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
     with monkeypatch.context() as patched:

@@ -98,7 +98,7 @@ def test_a_recipe_that_lacks_what_has_no_default_says_what(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("step", "steps"), ("learningrate", "learning_rate"), ("patch_px", "patch_hr_px")],
+    [("step", "steps"), ("learningrate", "learning_rate"), ("acumulate", "accumulate")],
 )
 def test_an_unknown_key_is_answered_with_the_nearest_right_one(wrong: str, right: str) -> None:
     with pytest.raises(RecipeError, match=f"no key '{wrong}'; did you mean {right}"):
@@ -167,7 +167,14 @@ def test_of_two_settings_of_one_key_the_last_holds_and_the_rest_stays() -> None:
         ("learning_rate=nan", "learning_rate is nan"),
         ("learning_rate=inf", "learning_rate is inf"),
         ("precision=fp8", "precision is 'fp8'"),
-        ("patch_hr_px=97", "patch_hr_px is 97, expected a multiple of the scale 4"),
+        ("losses={perceptua=1.0}", "losses has 'perceptua'; did you mean perceptual?"),
+        ("losses={l1=0.0}", "losses.l1 is 0.0, expected more than 0"),
+        ("losses={adversarial=1.0}", "expected a discriminator and an adversarial loss, or none"),
+        ("schedule=cosin", "schedule is 'cosin', expected one of constant, linear"),
+        ("betas=[0.9]", "betas is .0.9., expected two numbers"),
+        ("learning_rate=1" + 400 * "0", "learning_rate is larger than any number"),
+        ("steps=1" + 6000 * "0", "cannot be read"),
+        ("arguments=" + 3000 * "[", "cannot be read"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_with_the_value_and_what_is_wanted(
@@ -198,7 +205,14 @@ def test_the_rate_is_above_zero_at_every_step_and_never_above_its_peak(
 
 
 def test_the_rate_rises_stays_and_falls_to_zero() -> None:
-    recipe = replace(PLAIN, steps=1000, warmup_steps=100, decay_share=0.4, learning_rate=2.0)
+    recipe = replace(
+        PLAIN,
+        steps=1000,
+        warmup_steps=100,
+        schedule="linear",
+        decay_share=0.4,
+        learning_rate=2.0,
+    )
     rates = [recipe.rate(step) for step in range(1001)]
     assert math.isclose(rates[0], 0.02)
     assert all(math.isclose(b - a, 0.02) for a, b in pairwise(rates[:100]))
@@ -206,6 +220,24 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
     assert all(b < a for a, b in pairwise(rates[600:]))
     assert rates[1000] == 0
     assert math.isclose(rates[800], 1.0)
+
+
+def test_schedules_fall_as_they_are_called_and_begin_after_the_steps_alone() -> None:
+    plain = replace(PLAIN, steps=100, learning_rate=1.0)
+    cosine = replace(plain, schedule="cosine")
+    assert math.isclose(cosine.rate(50), 0.5)
+    assert cosine.rate(0) == 1
+    step = replace(plain, schedule="step", milestones=[0.5, 0.75], gamma=0.1)
+    assert [step.rate(n) for n in (49, 50, 75)] == pytest.approx([1, 0.1, 0.01])
+    assert replace(plain, schedule="plateau").rate(99, fallen=0.25) == 0.25
+    gan = replace(
+        cosine,
+        discriminator="unet",
+        losses={"adversarial": 1.0},
+        pretrain_steps=20,
+        pretrain_rate=3.0,
+    )
+    assert [gan.rate(n) for n in (19, 20, 60)] == pytest.approx([3, 1, 0.5])
 
 
 def test_without_warm_up_and_decay_the_rate_is_constant() -> None:

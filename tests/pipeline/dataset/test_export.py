@@ -13,7 +13,8 @@ from pipeline.cluster import Stop
 from pipeline.dataset.export import run_dataset_export
 from pipeline.errors import DatasetError, UsageError
 from pipeline.images import read_picture
-from pipeline.storage.dataset import Dataset, DatasetSpec, Manifest, Origin
+from pipeline.storage.dataset import Dataset, DatasetSpec
+from pipeline.storage.manifest import Manifest, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,8 @@ from pipeline.dataset.examples import Batch, PatchDataset, ResidentPatches, turn
 from pipeline.dataset.loader import load_batches
 from pipeline.dataset.order import BatchSpec, ShardSampler
 from pipeline.errors import DatasetError, UsageError, WorkerError
-from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec, Manifest, Origin
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec
+from pipeline.storage.manifest import Manifest, Origin
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -214,7 +214,9 @@ def test_an_lr_picture_of_another_size_is_refused_with_both_sizes(
 def test_a_missing_lr_picture_is_named(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> None:
     save(tmp_path / "hr" / "1.png", photo(8, 8))
     lr = touch(tmp_path / "lr", "2x4.png")
-    with pytest.raises(SourceError, match=r"1\.png has no partner .* of 'mild'; call it 1x4"):
+    with pytest.raises(
+        SourceError, match=r"1\.png has no partner .* of 'mild', expected one called 1 or 1x4"
+    ):
         read(listed(tmp_path / "hr", mild=lr)["1.png"], pairs="mild")
 
 

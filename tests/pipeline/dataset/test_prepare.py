@@ -12,7 +12,8 @@ import pytest
 from pipeline.degradation.chain import Degradation
 from pipeline.degrade import degrade_patches
 from pipeline.images import read_picture
-from pipeline.storage.dataset import HR, SPLITS, Dataset
+from pipeline.storage.dataset import HR, Dataset
+from pipeline.storage.manifest import SPLITS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -325,7 +326,7 @@ def test_a_lost_dataset_beside_its_ledger_is_made_again(
     assert digest(tmp_path / "set") == before
 
 
-@pytest.mark.parametrize("array", ["hr", "lr_noise", "moments", "split"])
+@pytest.mark.parametrize("array", ["hr", "lr_noise", "moments", "identity", "split"])
 def test_a_damaged_shard_is_made_anew_by_check(
     pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest, array: str
 ) -> None:
@@ -337,7 +338,8 @@ def test_a_damaged_shard_is_made_anew_by_check(
     shard.write_bytes(data)
     said = prepare(pictures, tmp_path / "set", "--check")
     assert said.code == 0
-    assert said.document["computed_units"] == 1
+    # What `split` says is made of what the others hold.
+    assert said.document["computed_units"] == (array != "split")
     assert digest(tmp_path / "set") == before
 
 
@@ -408,3 +410,131 @@ def test_the_preview_prepares_nothing(pictures: Path, tmp_path: Path, prepare: P
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", "set.preview.png"]
     sheet = read_picture((tmp_path / "set.preview.png").read_bytes(), name="sheet").pixels
     assert sheet.shape[1] > 400
+
+
+def test_a_picture_that_cannot_be_read_for_a_while_loses_no_patch(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+) -> None:
+    prepare(pictures, tmp_path / "whole")
+    prepare(pictures, tmp_path / "set")
+    # The second chunk was not made: its picture lies in the first one too.
+    for array in ("hr", "lr_bicubic", "lr_noise", "moments", "identity", "split"):
+        for path in (tmp_path / "set" / array / "c").glob("1*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    data = (pictures / "d.png").read_bytes()
+    (pictures / "d.png").write_bytes(data[:1000])
+    said = prepare(pictures, tmp_path / "set")
+    assert said.code == 3
+    assert "chunk 1" in {failure["item"] for failure in said.document["failures"]}
+    (pictures / "d.png").write_bytes(data)
+    said = prepare(pictures, tmp_path / "set")
+    assert (said.code, said.document["computed_units"]) == (0, 1)
+    assert digest(tmp_path / "set") == digest(tmp_path / "whole")
+
+
+def test_patches_of_a_vanished_picture_outlive_a_lost_ledger_and_damage_to_others(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    before = prepare(pictures, tmp_path / "set").document["patches"]
+    kept = Dataset.open(tmp_path / "set")
+    hr = kept.read(HR, np.arange(len(kept)))
+    (pictures / "a.png").unlink()
+    (tmp_path / "set.ledger.sqlite").unlink()
+    said = prepare(pictures, tmp_path / "set")
+    assert (said.code, said.document["patches"]) == (0, before)
+    # A flipped bit in the last patch of the first chunk, which is of another picture.
+    shard = tmp_path / "set" / "hr" / "c" / "0" / "0" / "0" / "0"
+    data = bytearray(shard.read_bytes())
+    data[-16 * 1024 - 100] ^= 1
+    shard.write_bytes(data)
+    said = prepare(pictures, tmp_path / "set", "--check")
+    assert (said.code, said.document["patches"]) == (0, before)
+    np.testing.assert_array_equal(kept.read(HR, np.arange(len(kept))), hr)
+
+
+def test_prune_takes_out_what_is_gone(pictures: Path, tmp_path: Path, prepare: Prepare) -> None:
+    prepare(pictures, tmp_path / "set")
+    (pictures / "a.png").unlink()
+    said = prepare(pictures, tmp_path / "set", "--prune")
+    assert said.code == 0
+    assert sum(said.document["patches"].values()) == 3 * 323
+    assert "a.png" not in origins(Dataset.open(tmp_path / "set"))
+
+
+def test_an_edited_manifest_is_no_proof_of_its_patches(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    path = tmp_path / "set" / "manifest" / "0.json"
+    content = json.loads(path.read_text())
+    content["corners"][5] = [3, 4]
+    path.write_text(json.dumps(content))
+    assert prepare(pictures, tmp_path / "set").document["computed_units"] == 1
+    dataset = Dataset.open(tmp_path / "set")
+    item = dataset.manifest(0).origins[0].item
+    expected = pixels_of(pictures, item)[:, 3:19, 4:20]
+    np.testing.assert_array_equal(dataset.read(HR, np.array([5]))[0], expected)
+
+
+@pytest.mark.parametrize("array", ["hr", "lr_noise", "moments", "identity", "split"])
+def test_an_array_without_its_description_is_refused_and_nothing_is_lost(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest, array: str
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    path = tmp_path / "set" / array / "zarr.json"
+    content = path.read_bytes()
+    before = digest(tmp_path / "set")
+    path.unlink()
+    for words in ((), ("--check",)):
+        said = prepare(pictures, tmp_path / "set", *words)
+        assert said.code == 1
+        assert f"{array}/zarr.json is missing" in said.err
+    path.write_bytes(content)
+    assert digest(tmp_path / "set") == before
+
+
+def test_pictures_of_equal_content_are_in_one_split(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    for n in range(6):
+        shutil.copy(pictures / "a.png", pictures / f"copy{n}.png")
+    prepare(pictures, tmp_path / "set")
+    shutil.copy(pictures / "a.png", pictures / "later.png")
+    prepare(pictures, tmp_path / "set")
+    dataset = Dataset.open(tmp_path / "set")
+    splits = {o.item: o.split for m in dataset.manifests() for o in m.origins}
+    copies = {splits[item] for item in splits if item not in ("b/b.png", "c.png", "d.png")}
+    assert len(copies) == 1
+
+
+def test_a_dataset_among_its_pictures_is_refused(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    for words in ((), ("--preview",)):
+        said = prepare(pictures, pictures / "set", *words)
+        assert said.code == 2
+        assert "lies inside" in said.err
+    assert not list(pictures.glob("set*"))
+
+
+def test_licences_that_come_later_are_said_of_what_is_there(
+    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    before = shards(digest(tmp_path / "set"))
+    said = prepare(pictures, tmp_path / "set", "--licence", "CC BY 4.0")
+    assert (said.code, said.document["computed_units"]) == (0, 0)
+    dataset = Dataset.open(tmp_path / "set")
+    assert {o.licence for m in dataset.manifests() for o in m.origins} == {"CC BY 4.0"}
+    assert shards(digest(tmp_path / "set")) == before
+
+
+def test_a_dataset_is_continued_by_its_own_recipe(
+    pictures: Path, tmp_path: Path, prepare: Prepare, upres: Command, cluster: tuple[str, str]
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    said = upres("prepare", pictures, tmp_path / "set", *cluster, "--json")
+    assert (said.code, said.document["computed_units"]) == (0, 0)
+    said = upres("prepare", pictures, tmp_path / "other", *cluster)
+    assert said.code == 2
+    assert "--recipe" in said.err

@@ -122,7 +122,7 @@ def test_a_recipe_that_only_prepares_is_refused_by_training() -> None:
 
 
 def test_a_recipe_of_both_trains_and_prepares() -> None:
-    assert load_recipe("span-x4").patch_hr_px == load_prepare_recipe("span-x4").patch_hr_px == 96
+    assert load_recipe("span-x4").scale == load_prepare_recipe("span-x4").scale == 4
 
 
 def test_what_is_common_is_told_once(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.dataset.report import luma_variances, write_dataset_report
 from pipeline.errors import DatasetError
-from pipeline.storage.dataset import Dataset, DatasetSpec, Manifest, Origin, moments
+from pipeline.storage.dataset import Dataset, DatasetSpec, moments
+from pipeline.storage.manifest import Manifest, Origin
 
 if TYPE_CHECKING:
     from pathlib import Path

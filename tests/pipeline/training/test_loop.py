@@ -23,7 +23,8 @@ from pipeline.degradation.chain import Degradation
 from pipeline.degrade import degrade_patches
 from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
 from pipeline.images import read_picture
-from pipeline.storage.dataset import Dataset, Manifest, Origin
+from pipeline.storage.dataset import Dataset
+from pipeline.storage.manifest import Manifest, Origin
 from pipeline.training.loop import TrainProgress, TrainSettings, train
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes
