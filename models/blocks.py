@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from models.span import evenly
 
+_FLAT = 80.0
+"""Beyond it a sigmoid is 0 or 1, and its exponential would overflow in fp32."""
+
 
 def conv_norm(inputs: int, outputs: int, *, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
     """Return a 3x3 convolution and its BatchNorm; it has no bias, which BatchNorm would take out.
@@ -28,6 +31,15 @@ class Swish(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor like `x`."""
         return evenly(nn.functional.silu, x)
+
+
+def bounded(x: Tensor) -> Tensor:
+    """Return ``sigmoid(x)``, with equal bits for equal elements.
+
+    Spelt out, because openvino 2026.4 makes a sigmoid or tanh one with the convolution before it,
+    and one of 5x5 or more to few channels then rounds otherwise at some widths.
+    """
+    return evenly(lambda y: 1 / (1 + torch.exp(-y.clamp(-_FLAT, _FLAT))), x)
 
 
 class Residual(nn.Module):

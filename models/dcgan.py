@@ -24,9 +24,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.blocks import conv_norm, dense_judge, doublings, he_normal, require_patch
+from models.blocks import bounded, conv_norm, dense_judge, doublings, he_normal, require_patch
 from models.exact import in_pairs
-from models.span import conv3x3, evenly
+from models.span import conv3x3
 
 
 class DcganGenerator(nn.Module):
@@ -62,7 +62,7 @@ class DcganGenerator(nn.Module):
     def _enhance(self, x: Tensor) -> Tensor:
         # In the input's precision: bf16 has but 1/256 between neighbours near white.
         y = self.tail(self.blocks(self.head(x))).to(x.dtype)
-        return evenly(torch.sigmoid, y)
+        return bounded(y)
 
 
 class _Block(nn.Module):

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
-from models.blocks import Residual, conv_norm, dense_judge, doublings, require_patch
+from models.blocks import Residual, bounded, conv_norm, dense_judge, doublings, require_patch
 from models.exact import in_pairs
-from models.span import conv3x3, evenly
+from models.span import conv3x3
 
 
 class SRResNet(nn.Module):
@@ -44,8 +43,8 @@ class SRResNet(nn.Module):
         deep = self.join(self.blocks(shallow)) + shallow
         # In the input's precision: bf16 has but 1/256 between neighbours near white.
         y = self.tail(self.enlarge(deep)).to(x.dtype)
-        # tanh(y) brought from -1..1 to 0..1; OpenVINO rounds tanh itself otherwise with the size.
-        return evenly(torch.sigmoid, 2 * y)
+        # (1 + tanh(y)) / 2
+        return bounded(2 * y)
 
 
 def _doubling(features: int) -> nn.Sequential:

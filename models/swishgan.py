@@ -65,7 +65,10 @@ class SwishGenerator(nn.Module):
 
 
 class GreyDiscriminator(nn.Module):
-    """Four pairs of convolutions, each with BatchNorm and swish: one widens, one keeps."""
+    """Four pairs of convolutions, each with BatchNorm and swish: one widens, one keeps.
+
+    Takes pictures of any size; `patch_px` is there since all discriminators are built alike.
+    """
 
     def __init__(
         self,
@@ -90,7 +93,10 @@ class GreyDiscriminator(nn.Module):
 
 
 class ColourDiscriminator(nn.Module):
-    """A head, then eight convolutions with BatchNorm, every second of which doubles the width."""
+    """A head, then eight convolutions with BatchNorm, every second of which doubles the width.
+
+    Takes pictures of any size; `patch_px` is there since all discriminators are built alike.
+    """
 
     def __init__(
         self,

@@ -16,7 +16,10 @@ _LEAST_PX = 8
 
 
 class UNetDiscriminator(nn.Module):
-    """Three times half the size, three times back, with the way down added on the way up."""
+    """Three times half the size, three times back, with the way down added on the way up.
+
+    Takes pictures of any size; `patch_px` is there since all discriminators are built alike.
+    """
 
     def __init__(
         self, *, channels: int = 3, patch_px: int | None = None, features: int = 64

@@ -464,6 +464,8 @@ class Dataset:
             compressors=_CODEC,
             fill_value=fill_value,
             dimension_names=tuple(axes),
+            # All files of an array in one folder: each folder more is one more to make durable.
+            chunk_key_encoding={"name": "default", "separator": "."},
         )
         fsync(self.path / name / METADATA)
         fsync(self.path / name)
@@ -476,8 +478,10 @@ class Dataset:
         stop = min(start + self.spec.chunk_patches, len(self))
         shard = self._shard(name, chunk)
         store = self._store(name)[start:stop]
-        block = np.full(store.shape, 0, dtype=values.dtype)
-        block[places] = values
+        block = values
+        if len(values) < stop - start or not np.array_equal(places, np.arange(stop - start)):
+            block = np.zeros(store.shape, dtype=values.dtype)
+            block[places] = values
         # What a killed writer left beside it.
         for path in shard.parent.glob(f"{shard.name}.__lock*"):
             path.unlink(missing_ok=True)
@@ -485,10 +489,8 @@ class Dataset:
             store.write(block).result()
         except (ValueError, OSError) as error:
             raise OSError(f"{shard} cannot be written ({_first_line(error)})") from error
-        for path in (shard, *shard.parents):
-            fsync(path)
-            if path == self.path:
-                break
+        fsync(shard)
+        fsync(shard.parent)
 
     def _read_all(self, name: str) -> NDArray[Any]:
         try:
@@ -507,8 +509,8 @@ class Dataset:
         return _opened(str(self.path / name), stamp.st_mtime_ns, stamp.st_ino, os.getpid())
 
     def _shard(self, name: str, chunk: int) -> Path:
-        inner = {MOMENTS: ("0", "0"), IDENTITY: (), SPLIT: ()}.get(name, ("0", "0", "0"))
-        return self.path.joinpath(name, "c", str(chunk), *inner)
+        others = {MOMENTS: ".0.0", IDENTITY: "", SPLIT: ""}.get(name, ".0.0.0")
+        return self.path / name / f"c.{chunk}{others}"
 
     def _manifest_file(self, chunk: int) -> Path:
         return self.path / MANIFEST / f"{chunk}.json"
@@ -538,10 +540,13 @@ def moments(pixels: Pixels) -> NDArray[np.int64]:
 
     They are exact, so that statistics do not depend on the order in which they are added up.
     """
-    wide = pixels.reshape(*pixels.shape[:2], -1)
-    total = wide.sum(axis=2, dtype=np.int64)
-    squares = np.einsum("mcp,mcp->mc", wide, wide, dtype=np.int64, casting="unsafe")
-    return np.stack((total, squares), axis=2)
+    found = np.empty((*pixels.shape[:2], 2), dtype=np.int64)
+    for patch, sums in zip(pixels.reshape(*pixels.shape[:2], -1), found, strict=True):
+        # Sums of integers below 2**53 are exact in floats, and BLAS adds these the fastest.
+        wide = patch.astype(np.float64)
+        for channel, values in enumerate(wide):
+            sums[channel] = int(values.sum()), int(values @ values)
+    return found
 
 
 def _statistics(sums: NDArray[np.int64], pixels: int) -> dict[str, Any]:
@@ -568,6 +573,8 @@ def _opened(folder: str, _mtime_ns: int, _inode: int, _pid: int) -> tensorstore.
         "kvstore": {"driver": "file", "path": f"{folder}/"},
         # A black patch is written too: then a shard's existence is proof of its patches.
         "store_data_equal_to_fill_value": True,
+        # What is written is made durable by the writer, with the folders that it lies in.
+        "context": {"file_io_sync": False},
     }
     return tensorstore.open(spec).result()
 

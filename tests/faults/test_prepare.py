@@ -308,7 +308,7 @@ def test_a_killed_driver_is_continued_by_the_same_command_to_the_same_bytes(
     folder = tmp_path / "set"
     process = subprocess.Popen([*words, *heavy, str(folder)], start_new_session=True)
     until = time.monotonic() + 120
-    while not list(folder.glob("split/c/*")) and time.monotonic() < until:
+    while not list(folder.glob("split/c.*")) and time.monotonic() < until:
         time.sleep(0.02)
     time.sleep(after_s)
     os.killpg(process.pid, signal.SIGKILL)
@@ -327,7 +327,7 @@ def test_an_interrupt_ends_with_130_and_the_same_command_continues(
     folder = tmp_path / "set"
     process = subprocess.Popen([*words, *heavy, str(folder)], start_new_session=True)
     until = time.monotonic() + 120
-    while not list(folder.glob("split/c/*")) and time.monotonic() < until:
+    while not list(folder.glob("split/c.*")) and time.monotonic() < until:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=120) == 130

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import nn
 
 from models.registry import DISCRIMINATORS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PARAMETERS = {
     "srgan": 23_563_649,
@@ -19,6 +22,14 @@ PARAMETERS = {
     "unet": 4_376_897,
 }
 DENSE = ("srgan", "dcgan")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def discriminator(name: str, *, patch_px: int = 32, **arguments: Any) -> nn.Module:

@@ -17,7 +17,17 @@ from models.vgg import Features, vgg
 from pipeline.images import read_picture
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @cache

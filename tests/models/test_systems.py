@@ -271,7 +271,7 @@ def test_tiles_are_the_whole_picture_bit_for_bit_when_the_halo_covers_the_reach(
 
 
 @pytest.mark.parametrize("threads", [2], indirect=True)
-@pytest.mark.parametrize("system", [SYSTEMS[0], SYSTEMS[2], SYSTEMS[5], SYSTEMS[9]])
+@pytest.mark.parametrize("system", [SYSTEMS[0], SYSTEMS[5]])
 def test_tiles_are_the_whole_picture_on_several_threads_too(system: System) -> None:
     run = Inference.of(
         small(system), scale=system.scale, channels=system.channels, precision="fp32"
@@ -282,7 +282,7 @@ def test_tiles_are_the_whole_picture_on_several_threads_too(system: System) -> N
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="no OpenVINO there")
-@pytest.mark.parametrize("system", [SYSTEMS[1], SYSTEMS[2], SYSTEMS[5], SYSTEMS[8], SYSTEMS[10]])
+@pytest.mark.parametrize("system", [SYSTEMS[1], SYSTEMS[2], SYSTEMS[5], SYSTEMS[8]])
 def test_openvino_computes_the_same_picture_in_tiles_and_whole(system: System) -> None:
     network, x = small(system), picture(system.channels, 31, 43)
     found = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -21,7 +22,18 @@ from models.vgg import (
     vgg,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 VGG19 = "vgg19_features_q8_caffe.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def feature_file(name: str) -> Path:

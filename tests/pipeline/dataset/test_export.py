@@ -190,7 +190,7 @@ def test_a_damaged_chunk_is_a_failure_and_the_others_are_written(
     tmp_path: Path, out: Path, export: Export
 ) -> None:
     dataset = many(tmp_path / "dataset")
-    (dataset.path / "lr_blind" / "c" / "0" / "0" / "0" / "0").unlink()
+    (dataset.path / "lr_blind" / "c.0.0.0.0").unlink()
     told: list[tuple[int, int]] = []
     written, (failure,) = export(dataset, report=lambda done, of: told.append((done, of)))
     assert (written, failure.item, failure.error) == (2, "chunk 0", "DatasetError")
