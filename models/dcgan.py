@@ -1,7 +1,8 @@
 """The DCGAN enhancer: it enlarges by 2 or 4, or cleans at the same size (denoises, deblurs).
 
-Source: A. Tariq, "Image Enhancement (Low Resolution to High Resolution)", after Y. Yan and
-S. Wang, "DCGANs for image super-resolution, denoising and debluring", Stanford EE367, 2017.
+Source: A. Tariq, "Image Enhancement (Low Resolution to High Resolution)", after Yan and Wang,
+"DCGANs for image super-resolution, denoising and debluring", Stanford EE367, 2017. Weights are
+drawn after He et al. (arXiv 1502.01852).
 
 The report lists the layers and ends with "still trying to figure out the correct network layers
 values". Taken literally it cannot fit: five blocks that each double enlarge 32 times, and a 4x4
