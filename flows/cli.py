@@ -410,11 +410,13 @@ def export(
     "hr_dirs", metavar="HR_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @options.device_options("fp32")
+@options.features_option
 @options.json_option
 @options.reported
 def evaluate(
     model: str,
     hr_dirs: tuple[Path, ...],
+    features: tuple[Path, ...],
     device: str,
     backend: str,
     precision: str,
@@ -429,8 +431,16 @@ def evaluate(
     machine.
     """
     from pipeline.evaluate import evaluate_model
+    from pipeline.training.objective import FeatureFiles
 
-    document = evaluate_model(model, hr_dirs, device=device, precision=precision, backend=backend)
+    document = evaluate_model(
+        model,
+        hr_dirs,
+        device=device,
+        precision=precision,
+        backend=backend,
+        features=FeatureFiles(features),
+    )
     if as_json:
         options.print_json(document)
         return
@@ -441,6 +451,7 @@ def evaluate(
         click.echo(
             f"{found['name']:16} {found['images']:>4} pictures  "
             f"PSNR-Y {found['psnr_y']:.3f} dB  SSIM-Y {found['ssim_y']:.4f}"
+            + ("" if found["lpips"] is None else f"  LPIPS {found['lpips']:.4f}")
         )
 
 
@@ -526,13 +537,7 @@ def prepare(
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
 )
-@click.option(
-    "--features",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    metavar="FILE|DIR",
-    help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS, as safetensors files.",
-)
+@options.features_option
 @click.option(
     "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="To train on."
 )

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -171,6 +172,17 @@ def tile_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def features_option(function: F) -> F:
+    """Add where the features of ImageNet networks lie."""
+    return click.option(
+        "--features",
+        multiple=True,
+        type=click.Path(path_type=Path),
+        metavar="FILE|DIR",
+        help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS, as safetensors files.",
+    )(function)
 
 
 def limit_option(function: F) -> F:

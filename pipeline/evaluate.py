@@ -11,13 +11,21 @@ from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import torch
 
+from models.lpips import load_lpips
 from models.reach import reach_px
 from pipeline.backends import resolve_backend
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
 from pipeline.errors import ModelError, PictureError, TileShapeError
 from pipeline.images import read_picture
-from pipeline.inference import Inference, load_model, resolve_device, resolve_precision
+from pipeline.inference import (
+    Inference,
+    load_model,
+    resolve_device,
+    resolve_precision,
+    to_unit_range,
+)
 from pipeline.metrics import SSIM_REACH_PX, score_picture, without_alpha
 from pipeline.sources import list_source
 
@@ -29,9 +37,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.sources import SourceFile
+    from pipeline.training.objective import FeatureFiles
 
     Picture8: TypeAlias = NDArray[np.uint8]
     Enlarge: TypeAlias = Callable[[Picture8], Picture8]
+    Distance: TypeAlias = Callable[[Picture8, Picture8], float]
 
 
 _TILE_PX = 512
@@ -62,16 +72,18 @@ class SetScores:
     per_image: tuple[ImageScores, ...]
 
 
-def evaluate_set(directory: Path, *, enlarge: Enlarge, scale: int) -> SetScores:
+def evaluate_set(
+    directory: Path, *, enlarge: Enlarge, scale: int, distance: Distance | None = None
+) -> SetScores:
     """Score `enlarge` on every picture in a folder by the published protocol.
 
     Each picture is cropped to a multiple of `scale`, reduced bicubically to uint8, enlarged, and
     compared on the luma plane without a border of `scale` px: PSNR at peak 255, SSIM over 11x11
     Gaussian windows. Grey pictures are scored as they are; alpha is dropped before all else, only
     the colours are enlarged and scored. `enlarge` maps uint8 ``(c, h, w)``, c of 1 or 3, to uint8
-    ``(c, scale * h, scale * w)``. The set bears the folder's name. No file is left out in
-    silence: one that cannot be scored ends the evaluation, as a mean over the rest would be
-    another benchmark's figure.
+    ``(c, scale * h, scale * w)``; `distance` is LPIPS of two such pictures, nothing cut off. The
+    set bears the folder's name. No file is left out in silence: one that cannot be scored ends the
+    evaluation, as a mean over the rest would be another benchmark's figure.
 
     Raises:
         SourceError: if the folder is missing or empty, or a file of it cannot be read.
@@ -80,25 +92,35 @@ def evaluate_set(directory: Path, *, enlarge: Enlarge, scale: int) -> SetScores:
         ModelError: if `enlarge` returns another dtype.
     """
     files = list_source(str(directory))
-    scores = tuple(_score_file(file, enlarge=enlarge, scale=scale) for file in files)
+    scores = tuple(
+        _score_file(file, enlarge=enlarge, scale=scale, distance=distance) for file in files
+    )
+    distances = [score.lpips for score in scores if score.lpips is not None]
     return SetScores(
         name=directory.resolve().name,
         images=len(scores),
         psnr_y=fmean(score.psnr_y for score in scores),
         ssim_y=fmean(score.ssim_y for score in scores),
-        lpips=None,
+        lpips=fmean(distances) if distances else None,
         per_image=scores,
     )
 
 
-def _score_file(file: SourceFile, *, enlarge: Enlarge, scale: int) -> ImageScores:
+def _score_file(
+    file: SourceFile, *, enlarge: Enlarge, scale: int, distance: Distance | None
+) -> ImageScores:
     hr = _read_reference(file, scale=scale)
     sr = enlarge(degrade_bicubic(hr, scale))
     _require_like(sr, hr, name=file.item, scale=scale)
     scores = score_picture(sr, hr, border_px=scale, data_range=255)
     if scores.psnr_y is None or scores.ssim_y is None:
         raise _too_small(file.item, hr, scale=scale)
-    return ImageScores(name=file.item, psnr_y=scores.psnr_y, ssim_y=scores.ssim_y, lpips=None)
+    return ImageScores(
+        name=file.item,
+        psnr_y=scores.psnr_y,
+        ssim_y=scores.ssim_y,
+        lpips=None if distance is None else distance(sr, hr),
+    )
 
 
 def _read_reference(file: SourceFile, *, scale: int) -> Picture8:
@@ -153,13 +175,16 @@ def evaluate_model(
     device: str,
     precision: str,
     backend: str = "auto",
+    features: FeatureFiles | None = None,
 ) -> dict[str, Any]:
     """Return the document that ``upres evaluate`` prints: the scores of a model on each set.
 
     Pictures are tiled with the model's own reach, which changes no pixel and bounds memory; a
-    model that cannot be tiled gets whole pictures.
+    model that cannot be tiled gets whole pictures. LPIPS is measured where `features` hold
+    AlexNet's.
 
     Raises:
+        ModelError: if the features are of another network.
         ModelError: if there is no such model.
         SourceError, PictureError: if a set is missing, or one of its pictures cannot be scored.
         UsageError: if the device, precision or backend cannot be had.
@@ -181,7 +206,10 @@ def evaluate_model(
             return inference.enlarge(lr)
         return inference.enlarge_tiled(lr, tile_px=_TILE_PX, halo_px=reach)
 
-    sets = [evaluate_set(d, enlarge=enlarge, scale=spec.scale) for d in directories]
+    distance = _distance(features, device)
+    sets = [
+        evaluate_set(d, enlarge=enlarge, scale=spec.scale, distance=distance) for d in directories
+    ]
     return {
         "model": spec.name,
         "scale": spec.scale,
@@ -191,3 +219,21 @@ def evaluate_model(
         "device": str(inference.device),
         "sets": [asdict(found) for found in sets],
     }
+
+
+def _distance(features: FeatureFiles | None, device: str) -> Distance | None:
+    """Return LPIPS on AlexNet of two uint8 pictures, None where its features are not at hand."""
+    file = features.find("alexnet") if features is not None else None
+    if file is None:
+        return None
+    try:
+        network = load_lpips(file).to(device)
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    where = torch.device(device)
+
+    @torch.inference_mode()
+    def distance(sr: Picture8, hr: Picture8) -> float:
+        return float(network(*(to_unit_range(p[np.newaxis], where) for p in (sr, hr))))
+
+    return distance

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from models import checkpoint
+from models.blocks import folded
 from pipeline.backends import TORCH, Backend, open_backend
 from pipeline.errors import ModelError, NotFiniteError, TileShapeError, UsageError
 from pipeline.geometry import TileGrid
@@ -52,7 +53,7 @@ class Inference:
         device: str = "cpu",
         backend: str = TORCH,
     ) -> Inference:
-        """Move `network` to `device`, and make it ready to be run by `backend`.
+        """Make `network` ready to be run by `backend` on `device`, BatchNorm folded away.
 
         Raises:
             ModelError: if this machine does not have the backend.
@@ -60,7 +61,7 @@ class Inference:
         if precision not in PRECISIONS:
             raise UsageError(f"precision is {precision!r}, expected one of {PRECISIONS}")
         where = torch.device(device)
-        ready = open_backend(backend, network, channels=channels, scale=scale, device=where)
+        ready = open_backend(backend, folded(network), channels=channels, scale=scale, device=where)
         return cls(ready, scale, channels, where, precision)
 
     def enlarge(self, pixels: NDArray[Any]) -> NDArray[Any]:
