@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 LIMIT_PX = 256
 """A network that looks further than this counts as looking at the whole picture."""
@@ -30,10 +33,41 @@ def reach_px(network: nn.Module, *, channels: int) -> int | None:
     return None
 
 
-def _float64_copy(network: nn.Module) -> nn.Module:
-    import copy
+class _Spread(nn.Module):
+    """What a convolution does to NaN, and nothing else: where one is in sight, the output is NaN.
 
-    return copy.deepcopy(network).to(device="cpu", dtype=torch.float64).eval()
+    The convolution itself would lay out every window of the probe in memory: eleven gigabytes for
+    64 channels and kernels of 9x9.
+    """
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__()
+        self.groups = convolution.groups
+        self.outputs = convolution.out_channels
+        self.spread = partial(
+            nn.functional.conv2d,
+            weight=torch.ones(self.groups, 1, *convolution.kernel_size, dtype=torch.float64),
+            stride=convolution.stride,
+            padding=convolution.padding,
+            dilation=convolution.dilation,
+            groups=self.groups,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(n, c, h, w)`` to the convolution's shape: NaN, or 0.5 where none is in sight."""
+        of_groups = x.isnan().unflatten(1, (self.groups, -1)).any(dim=2).to(torch.float64)
+        met = self.spread(of_groups) > 0
+        found = torch.where(met, torch.nan, 0.5).to(torch.float64)
+        return found.repeat_interleave(self.outputs // self.groups, dim=1)
+
+
+def _float64_copy(network: nn.Module) -> nn.Module:
+    probe = copy.deepcopy(network).to(device="cpu", dtype=torch.float64).eval()
+    for module in list(probe.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Conv2d and child.padding_mode == "zeros":
+                setattr(module, name, _Spread(child))
+    return probe
 
 
 @torch.no_grad()
