@@ -89,14 +89,15 @@ def files_in(folder: Path) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=16)
+    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--turns", type=int, default=1)
     parser.add_argument("--stride", type=int, default=64)
     parser.add_argument("--processes", type=int, default=min(8, len(os.sched_getaffinity(0))))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         pictures = Path(folder) / "in"
         photographs(pictures, given.pictures)
-        for turn in range(3):
+        for turn in range(given.turns):
             told = {}
             for name, way in (("png files", field), ("upres", ours)):
                 out = Path(folder) / f"{name}{turn}".replace(" ", "")
