@@ -129,7 +129,9 @@ def run_prepare(
                 limit_s=how.limit_s,
             )
             with counted("survey", "pictures") as report:
-                surveyed = preparation.survey(originals, request.licences, report, prune=how.prune)
+                surveyed = preparation.survey(
+                    request.source, originals, request.licences, report, prune=how.prune
+                )
             with counted("prepare", "chunks") as report:
                 preparation.compute(originals, partial(_tell, report), check=how.check)
         dataset.put_about("recipe.toml", recipe.to_toml().encode())
@@ -137,7 +139,8 @@ def run_prepare(
         path = write_dataset_report(dataset, absent=_absent(pictures))
         told = _told(dataset, ledgers)
     document = told.document | {
-        "computed_units": preparation.prepared.computed,
+        "computed_units": preparation.computed,
+        "left_out": dict(Counter(told.document["left_out"]) + preparation.unplaced),
         "report": str(path),
     }
     if stop.requested and not (surveyed and told.made):

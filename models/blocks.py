@@ -6,11 +6,15 @@ Here belongs a layer or a block that two systems share; a whole network does not
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from models.span import evenly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _FLAT = 80.0
 """Beyond it a sigmoid is 0 or 1, and its exponential would overflow in fp32."""
@@ -68,20 +72,33 @@ def doublings(scale: int) -> int:
     return scale.bit_length() - 1
 
 
-def dense_judge(values: int) -> nn.Sequential:
-    """Return the dense layers ``values -> 1024 -> 1`` that SRGAN and the DCGAN end with."""
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(values, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1)
-    )
+class PatchJudge(nn.Module):
+    """Convolutions that leave a sixteenth of each side, then dense layers ``-> 1024 -> 1``.
 
+    So SRGAN's discriminator and the DCGAN's end, which therefore take one size of patch alone.
+    """
 
-def require_patch(x: Tensor, *, patch_px: int) -> None:
-    """Raise ValueError unless the pictures in `x` are patches of `patch_px`."""
-    if x.shape[2:] != (patch_px, patch_px):
-        raise ValueError(
-            f"discriminator got {x.shape[2]}x{x.shape[3]} px, expected {patch_px}x{patch_px}; "
-            "build it with the patch_px of the training"
-        )
+    def __init__(self, layers: Iterable[nn.Module], *, width: int, patch_px: int) -> None:
+        super().__init__()
+        self.patch_px = patch_px
+        self.body = nn.Sequential(*layers)
+        side = -(-patch_px // 16)
+        dense = (nn.Linear(width * side * side, 1024), nn.LeakyReLU(0.2), nn.Linear(1024, 1))
+        self.judge = nn.Sequential(nn.Flatten(), *dense)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map patches ``(n, c, patch_px, patch_px)`` in 0..1 to logits ``(n,)``: large is real.
+
+        Raises:
+            ValueError: if the patches have another size, which the dense layers cannot take.
+        """
+        if x.shape[2:] != (self.patch_px, self.patch_px):
+            raise ValueError(
+                f"discriminator got {x.shape[2]}x{x.shape[3]} px, expected {self.patch_px}x"
+                f"{self.patch_px}; build it with the patch_px of the training"
+            )
+        logits: Tensor = self.judge(self.body(2 * x - 1))
+        return logits.squeeze(1)
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.blocks import bounded, conv_norm, dense_judge, doublings, he_normal, require_patch
+from models.blocks import PatchJudge, bounded, conv_norm, doublings, he_normal
 from models.exact import in_pairs
 from models.span import conv3x3
 
@@ -98,12 +98,10 @@ class _DoublingBlock(_Block):
         return y
 
 
-class DcganDiscriminator(nn.Module):
+class DcganDiscriminator(PatchJudge):
     """A head, four convolutions that halve, two that keep, and two dense layers."""
 
     def __init__(self, *, patch_px: int, channels: int = 3, features: int = 64) -> None:
-        super().__init__()
-        self.patch_px = patch_px
         widths = [features * factor for factor in (1, 1, 2, 4, 8)]
         first = nn.Conv2d(channels, features, 3, padding=1)
         layers: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
@@ -111,16 +109,4 @@ class DcganDiscriminator(nn.Module):
             layers += [*conv_norm(inputs, outputs, stride=2), nn.LeakyReLU(0.2)]
         for _ in range(2):
             layers += [*conv_norm(widths[-1], widths[-1]), nn.ReLU()]
-        self.body = nn.Sequential(*layers)
-        side = -(-patch_px // 16)
-        self.judge = dense_judge(widths[-1] * side * side)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map patches ``(n, c, patch_px, patch_px)`` in 0..1 to logits ``(n,)``: large is real.
-
-        Raises:
-            ValueError: if the patches have another size, which the dense layers cannot take.
-        """
-        require_patch(x, patch_px=self.patch_px)
-        logits: Tensor = self.judge(self.body(2 * x - 1))
-        return logits.squeeze(1)
+        super().__init__(layers, width=widths[-1], patch_px=patch_px)

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models.blocks import Residual, bounded, conv_norm, dense_judge, doublings, require_patch
+from models.blocks import PatchJudge, Residual, bounded, conv_norm, doublings
 from models.exact import in_pairs
 from models.span import conv3x3
 
@@ -51,27 +51,13 @@ def _doubling(features: int) -> nn.Sequential:
     return nn.Sequential(conv3x3(features, 4 * features), nn.PixelShuffle(2), nn.PReLU(features))
 
 
-class SrganDiscriminator(nn.Module):
+class SrganDiscriminator(PatchJudge):
     """Eight convolutions in pairs that halve the patch four times, then two dense layers."""
 
     def __init__(self, *, patch_px: int, channels: int = 3, features: int = 64) -> None:
-        super().__init__()
-        self.patch_px = patch_px
         widths = [features * factor for factor in (1, 1, 2, 2, 4, 4, 8, 8)]
         first = nn.Conv2d(channels, features, 3, padding=1)
         layers: list[nn.Module] = [first, nn.LeakyReLU(0.2)]
         for number, (inputs, outputs) in enumerate(pairwise(widths)):
             layers += [*conv_norm(inputs, outputs, stride=2 - number % 2), nn.LeakyReLU(0.2)]
-        self.body = nn.Sequential(*layers)
-        side = -(-patch_px // 16)
-        self.judge = dense_judge(widths[-1] * side * side)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map patches ``(n, c, patch_px, patch_px)`` in 0..1 to logits ``(n,)``: large is real.
-
-        Raises:
-            ValueError: if the patches have another size, which the dense layers cannot take.
-        """
-        require_patch(x, patch_px=self.patch_px)
-        logits: Tensor = self.judge(self.body(2 * x - 1))
-        return logits.squeeze(1)
+        super().__init__(layers, width=widths[-1], patch_px=patch_px)

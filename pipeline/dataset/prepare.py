@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -69,14 +69,6 @@ class Ledgers:
     chunks: Ledger
 
 
-@dataclass(slots=True)
-class Prepared:
-    """What a run did: chunks made, and patches left out of new pictures, by reason."""
-
-    computed: int = 0
-    left_out: Counter[str] = field(default_factory=Counter)
-
-
 def dataset_spec(recipe: PrepareRecipe) -> DatasetSpec:
     """Return the spec of the datasets that a recipe prepares."""
     # Presets are written out: what they mean may change with upres, what was made does not.
@@ -108,7 +100,10 @@ class Preparation:
     ) -> None:
         self.dataset = dataset
         self.recipe = recipe
-        self.prepared = Prepared()
+        self.computed = 0
+        """Chunks made."""
+        self.unplaced: Counter[str] = Counter()
+        """Patches left out, by reason, of pictures that no manifest names: none gave any."""
         self._pictures = ledgers.pictures
         self._chunks = ledgers.chunks
         self._client = client
@@ -119,20 +114,23 @@ class Preparation:
 
     def survey(
         self,
+        source: str,
         originals: Sequence[Original],
         licences: Mapping[str, str],
         report: Callable[[int, int], None],
         *,
         prune: bool = False,
     ) -> bool:
-        """Read all pictures, and give the patches of new and changed ones their rows.
+        """Read all pictures of a source, and give patches of new and changed ones their rows.
 
         With `prune`, patches of pictures that are gone are taken out. Nothing is placed, and False
         returned, where the run is stopped meanwhile.
+
+        Raises:
+            SourceError: if the source holds none of the pictures that were placed before.
         """
         self.dataset.drop_manifests()
         placed = Placed.of(self.dataset)
-        source = originals[0].address if originals else "the source"
         check_same_source(source, (original.item for original in originals), placed.shas)
         self._retire(placed.outdated)
         found = self._surveyed(originals, placed, report)
@@ -171,9 +169,9 @@ class Preparation:
         )
         failed = 0
         for _, rows in recorded(outcomes, self._chunks, run=self._run, failed=_failed_whole):
-            self.prepared.computed += sum(row.state == DONE for row in rows)
+            self.computed += sum(row.state == DONE for row in rows)
             failed += sum(row.state == FAILED for row in rows)
-            report(self.prepared.computed, failed, len(due))
+            report(self.computed, failed, len(due))
 
     def _surveyed(
         self,
@@ -209,14 +207,15 @@ class Preparation:
             **{item: placed.splits[item] for item in items if item in placed.splits},
         }
         plans = [_Placement.of(one, splits, licences, self.recipe) for one in fresh]
-        for plan in plans:
-            self.prepared.left_out.update(plan.origin.left_out)
         total = sum(len(plan.corners) for plan in plans)
         many, first = self.dataset.spec.chunk_patches, self.dataset.chunks
         if total:
             for number, manifest in enumerate(_manifests(plans, many), first):
                 self.dataset.put_manifest(number, manifest)
             self.dataset.grow(first * many + total)
+        else:
+            for plan in plans:
+                self.unplaced.update(plan.origin.left_out)
         changed = {plan.origin.item for plan in plans} & placed.shas.keys()
         if changed:
             self._retire(dict.fromkeys(range(first), changed))
@@ -419,12 +418,13 @@ def _manifests(plans: Sequence[_Placement], many: int) -> Iterator[Manifest]:
     for plan in plans:
         start = 0
         while True:
+            # Only for a patch: a picture without any goes with those before it.
+            if held == many and start < len(plan.corners):
+                yield _manifest(waiting)
+                waiting, held = [], 0
             take = min(len(plan.corners) - start, many - held)
             waiting.append((plan, slice(start, start + take)))
             start, held = start + take, held + take
-            if held == many:
-                yield _manifest(waiting)
-                waiting, held = [], 0
             if start == len(plan.corners):
                 break
     if waiting:

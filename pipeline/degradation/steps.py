@@ -6,7 +6,6 @@ the steps do to pixels is in `pipeline.degrade` and `batch`.
 
 from __future__ import annotations
 
-import difflib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.config import nearest
 from pipeline.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -297,6 +297,4 @@ def check_known(word: Any, known: Iterable[str], problem: str) -> None:
         RecipeError: that states the problem, and names the nearest right word.
     """
     if word not in list(known):
-        near = difflib.get_close_matches(str(word), list(known), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise RecipeError(f"{problem}; {hint}")
+        raise RecipeError(f"{problem}; {nearest(str(word), known)}")

@@ -538,3 +538,32 @@ def test_a_dataset_is_continued_by_its_own_recipe(
     said = upres("prepare", pictures, tmp_path / "other", *cluster)
     assert said.code == 2
     assert "--recipe" in said.err
+
+
+def test_a_picture_without_patches_behind_a_full_chunk_is_named_with_those_before_it(
+    tmp_path: Path, prepare: Prepare, digest: Digest, photo: TakePhoto, save: SavePicture
+) -> None:
+    folder = tmp_path / "pictures"
+    save(folder / "a.png", photo(264, 264))
+    save(folder / "z.png", np.full((3, 16, 24), 9, np.uint8))
+    words = (
+        "--set",
+        "least_gradient=0.001",
+        "--set",
+        "split.validation=0",
+        "--set",
+        "split.test=0",
+    )
+    for _ in range(2):
+        said = prepare(folder, tmp_path / "set", *words)
+        assert said.document["patches"]["train"] == 1024
+        assert said.document["left_out"] == {"flat": 2}
+    assert [p.name for p in sorted((tmp_path / "set" / "manifest").glob("[0-9]*"))] == ["0.json"]
+
+
+def test_what_is_left_out_is_told_also_where_nothing_is_left(
+    tmp_path: Path, prepare: Prepare, save: SavePicture
+) -> None:
+    save(tmp_path / "pictures" / "flat.png", np.full((3, 16, 24), 9, np.uint8))
+    said = prepare(tmp_path / "pictures", tmp_path / "set", "--set", "least_variance=1")
+    assert (said.code, said.document["left_out"]) == (0, {"flat": 2})
