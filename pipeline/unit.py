@@ -11,6 +11,7 @@ import socket
 import threading
 import time
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -227,22 +228,24 @@ def upscale_units(task: UpscaleTask | StackTask, *, key: str) -> list[UnitRow]:
     bench: Workbench = worker_state(key)
     if isinstance(task, StackTask):
         return [_outcome(task, chunk, bench, partial(_upscale_chunk, task)) for chunk in task.tiles]
-    rows = _together(task, bench) if len(task.tiles) > 1 else None
-    return rows or [
-        _outcome(task, tile, bench, partial(_upscale_tile, task)) for tile in task.tiles
-    ]
+    together = _together(task, bench) if len(task.tiles) > 1 else []
+    written = {row.tile for row in together}
+    alone = [tile for tile in task.tiles if tile not in written]
+    return together + [_outcome(task, tile, bench, partial(_upscale_tile, task)) for tile in alone]
 
 
-def _together(task: UpscaleTask, bench: Workbench) -> list[UnitRow] | None:
-    """Compute equal windows in batches; None where anything fails: each alone will tell which."""
+def _together(task: UpscaleTask, bench: Workbench) -> list[UnitRow]:
+    """Compute equal windows in batches; where anything fails, those written until then.
+
+    The others run alone after that, which tells which of them fails.
+    """
     began = time.perf_counter()
-    try:
-        with bench.deadline.within(task.limit_s * len(task.tiles)):
-            _upscale_tiles(task, bench)
-    except Exception:
-        return None
-    seconds = (time.perf_counter() - began) / len(task.tiles)
-    return [replace(_done(task, tile), seconds=seconds) for tile in task.tiles]
+    written: list[int] = []
+    with suppress(Exception), bench.deadline.within(task.limit_s * len(task.tiles)):
+        for tile in _upscale_tiles(task, bench):
+            written.append(tile)  # noqa: PERF402 - what was written before an error counts.
+    seconds = (time.perf_counter() - began) / max(1, len(written))
+    return [replace(_done(task, tile), seconds=seconds) for tile in written]
 
 
 def _outcome(
@@ -279,8 +282,8 @@ def _upscale_tile(task: UpscaleTask, tile: int, bench: Workbench) -> None:
     target.replace(core.scaled(bench.inference.scale), sr)
 
 
-def _upscale_tiles(task: UpscaleTask, bench: Workbench) -> None:
-    """Compute and write all tiles of a task, those with equal windows at once."""
+def _upscale_tiles(task: UpscaleTask, bench: Workbench) -> Iterator[int]:
+    """Compute and write all tiles of a task, equal windows at once; yield each once written."""
     source = _image(task.source_dir, task.item, task.fingerprint)
     target = _image(task.sr_dir, task.item, task.fingerprint)
     scale = bench.inference.scale
@@ -293,6 +296,7 @@ def _upscale_tiles(task: UpscaleTask, bench: Workbench) -> None:
         for tile, sr in zip(tiles, bench.enlarge_all(windows, task.grid.halo_px), strict=True):
             core, window = task.grid.core(tile).scaled(scale), task.grid.window(tile).scaled(scale)
             target.replace(core, np.ascontiguousarray(sr[core.within(window)]))
+            yield tile
 
 
 def _upscale_chunk(task: StackTask, number: int, bench: Workbench) -> None:

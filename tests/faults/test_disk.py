@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from tests.faults.conftest import Mount
 
 WORDS = ("--model", "lanczos-x4", "--tile", 32, "--device", "cpu", "--precision", "fp32")
+PICTURES = 4
 TILES = 9
-UNITS = 4 * TILES
+UNITS = PICTURES * TILES
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, save: SavePicture) -> Pat
     """Four pictures of nine tiles, of noise: it fills a disk, as it can hardly be compressed."""
     folder = tmp_path_factory.mktemp("disk") / "pictures"
     noise = np.random.default_rng(0)
-    for n in range(4):
+    for n in range(PICTURES):
         save(folder / f"{n}.png", noise.integers(0, 256, (3, 96, 96), dtype=np.uint8))
     return folder
 
@@ -171,7 +172,9 @@ def test_a_store_that_fails_at_every_third_call_costs_those_tiles_alone(
     units, failures = said.document["units"], said.document["failures"]
     assert (units["done"], units["pending"]) == (tiles_in(job / "sr.zarr"), 0)
     assert units["done"] >= UNITS // 3
-    assert units["failed"] == len(failures) >= UNITS // 3 - 2
+    # Each of two workers counts for itself, and the first call that fails for the tiles of a
+    # picture together costs none of them: those not written yet are tried again alone.
+    assert units["failed"] == len(failures) >= UNITS // 3 - 1 - PICTURES
     assert all(os.strerror(number) in f["message"] for f in failures)
     on_every_worker(client, "fault", mend)
     again = upres(*words)
