@@ -530,7 +530,11 @@ def prepare(
 
 @main.command()
 @click.argument("src", metavar="DATASET|SRC")
-@click.option("--recipe", required=True, metavar="NAME|FILE", help="What to train, and how.")
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="What to train, and how.  [with --resume: as it was begun]",
+)
 @click.option(
     "--out", "out_dir", required=True, type=click.Path(path_type=Path), help="Where it is left."
 )
@@ -560,7 +564,7 @@ def prepare(
 @options.reported
 def train(
     src: str,
-    recipe: str,
+    recipe: str | None,
     out_dir: Path,
     settings: tuple[str, ...],
     features: tuple[Path, ...],
@@ -582,21 +586,26 @@ def train(
     """
     from flows.train import run_training
 
-    document = run_training(
-        src,
-        recipe,
-        settings,
-        out_dir=out_dir,
-        features=features,
-        device=device,
-        workers=readers,
-        memory=memory,
-        resume=resume,
-    )
+    with options.interruptible() as stop:
+        document = run_training(
+            src,
+            recipe,
+            settings,
+            out_dir=out_dir,
+            features=features,
+            device=device,
+            workers=readers,
+            memory=memory,
+            resume=resume,
+            stop=stop,
+        )
     if as_json:
         options.print_json(document)
     else:
         click.echo("\n".join(f"{key:18} {value}" for key, value in document.items()))
+    if document["steps"] < document["of_steps"]:
+        click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
+        sys.exit(options.INTERRUPTED)
 
 
 @main.command()
@@ -604,12 +613,15 @@ def train(
 @options.json_option
 @options.reported
 def models(name: str | None, as_json: bool) -> None:
-    """List the models, or tell all of one."""
-    from flows.models import describe, table
+    """List the models, or tell all of one.
+
+    Some come with their weights; the others are recipes that `upres train` trains.
+    """
+    from flows.models import describe, sheet, table
 
     if name is not None:
         document: Any = describe(name)
-        text = "\n".join(f"{key:14} {value}" for key, value in document.items())
+        text = sheet(document)
     else:
         document, text = table()
     if as_json:

@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -21,7 +22,14 @@ from torch import Tensor, nn
 from models import registry
 from models.spec import ModelSpec
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 SPEC_KEY = "upres_model_spec"
+
+
+class UnknownModelError(ValueError):
+    """A name leads to no weights, and is no file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +102,8 @@ def load(name_or_file: str) -> Model:
     A bare baseline name means its first scale in `registry.BASELINE_SCALES`.
 
     Raises:
-        ValueError: if there is no such model; the message names the nearest one.
+        UnknownModelError: if there is no such model; the message names the nearest one.
+        ValueError: if its file is damaged, or a baseline does not have that scale.
     """
     shipped = registry.shipped()
     if name_or_file in shipped:
@@ -106,9 +115,13 @@ def load(name_or_file: str) -> Model:
         return Model(spec, registry.build(spec).eval(), sha256)
     if name_or_file.endswith(".safetensors") or Path(name_or_file).is_file():
         return load_file(Path(name_or_file))
-    near = difflib.get_close_matches(name_or_file, registry.names(), n=1)
+    raise UnknownModelError(unknown(name_or_file, registry.names()))
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """Return the message about a name that is none of those known."""
+    near = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(
-        f"no model is called {name_or_file!r} and no such file exists; {hint}"
-        "`upres models` lists them"
+    return (
+        f"no model is called {name!r} and no such file exists; {hint}`upres models` lists them"
     )

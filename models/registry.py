@@ -112,12 +112,16 @@ def shipped() -> dict[str, Path]:
     return {p.stem: p for p in sorted(WEIGHTS_DIR.glob("*.safetensors"))}
 
 
-def names() -> list[str]:
-    """Return every name that `resolve` knows: shipped models first, then the baselines."""
-    baselines = [
+def baselines() -> list[str]:
+    """Return the names of the baselines, at the scales that are listed."""
+    return [
         f"{name}-x{scale}"
         for name in BASELINES
         for scale in sorted(BASELINE_SCALES)
         if not (name == "neighbour-average" and scale == 3)
     ]
-    return [*shipped(), *baselines]
+
+
+def names() -> list[str]:
+    """Return every name that `checkpoint.load` knows: shipped models first, then the baselines."""
+    return [*shipped(), *baselines()]

@@ -22,6 +22,7 @@ from models.blocks import folded
 from pipeline.backends import TORCH, Backend, open_backend
 from pipeline.errors import ModelError, NotFiniteError, TileShapeError, UsageError
 from pipeline.geometry import TileGrid
+from pipeline.untrained import why_no_model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,10 +138,12 @@ def load_model(name_or_file: str) -> checkpoint.Model:
     """Return a model by name or checkpoint file.
 
     Raises:
-        ModelError: if there is no such model, or its file is damaged.
+        ModelError: if there is no such model, its file is damaged, or it is yet to be trained.
     """
     try:
         return checkpoint.load(name_or_file)
+    except checkpoint.UnknownModelError as error:
+        raise ModelError(why_no_model(name_or_file)) from error
     except (TypeError, ValueError) as error:
         raise ModelError(str(error)) from error
 

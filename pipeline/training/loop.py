@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from pipeline.cluster import Stop
     from pipeline.dataset.examples import Batch
     from pipeline.dataset.loader import Batches
     from pipeline.storage.dataset import Dataset
@@ -47,6 +48,8 @@ LAST, BEST, STATE, RECIPE = (
 )
 CHECKPOINTS = "checkpoints"
 _NOT_FINITE_IN_A_ROW = 10
+_SAVED_EVERY_S = 60.0
+"""A training that is killed loses no more than this, and no step of it is made otherwise again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +108,9 @@ def train(
     processes: Processes,
     tick: Callable[[int, int], None] = lambda _step, _of: None,
     report: Callable[[TrainProgress], None] = lambda _: None,
-) -> Path:
-    """Train to the end of `recipe`; return the checkpoint with the best validation.
+    stop: Stop | None = None,
+) -> int:
+    """Train to the end of `recipe`, or until a `stop` is requested; return the steps made.
 
     `tick` hears of every step, `report` of every validation.
 
@@ -121,8 +125,8 @@ def train(
     """
     _check_fits(dataset, recipe)
     training = Training(dataset, recipe, settings, files=files, processes=processes)
-    training.run(tick, report)
-    return settings.out_dir / BEST
+    training.run(tick, report, stop)
+    return training.state.step
 
 
 class Training:
@@ -151,20 +155,26 @@ class Training:
         judge = self.state.discriminator
         self._judge = processes.shared(judge.network) if judge else None
         self._means = _Means()
+        self._saved_at = time.monotonic()
 
     def run(
-        self, tick: Callable[[int, int], None], report: Callable[[TrainProgress], None]
+        self,
+        tick: Callable[[int, int], None],
+        report: Callable[[TrainProgress], None],
+        stop: Stop | None,
     ) -> None:
-        """Make every step that is left."""
+        """Make every step that is left, or those until a stop is requested."""
         state, recipe = self.state, self.recipe
         began = time.perf_counter() - state.seconds
         with self.batches, self.watch:
-            while state.step < recipe.steps:
+            while state.step < recipe.steps and not self._is_stopped(stop):
                 self._step()
                 state.step += 1
                 state.seconds = time.perf_counter() - began
                 tick(state.step, recipe.steps)
                 self._keep_up(report)
+        if state.step < recipe.steps:
+            self._save()
 
     def _keep_up(self, report: Callable[[TrainProgress], None]) -> None:
         """Validate and write what is due after a step."""
@@ -172,15 +182,28 @@ class Training:
         ended = step == recipe.steps
         # A stage that ends is validated, as its best is the next one's beginning.
         stage_ends = bool(recipe.discriminator) and step == recipe.pretrain_steps
-        if step % recipe.validate_every == 0 or ended or stage_ends:
+        if step % recipe.validation_interval == 0 or ended or stage_ends:
             progress = self._validate()
             if self.processes.leads:
                 report(progress)
             if stage_ends:
                 self.state.best, self.state.worse, self.state.fallen = -math.inf, 0, 1.0
-        if self.processes.leads and (step % recipe.checkpoint_every == 0 or ended):
-            self._write_checkpoint()
+        if step % recipe.checkpoint_interval == 0 or ended:
+            if self.processes.leads:
+                self._write_checkpoint()
+            self._save()
+        elif step == 1 or time.monotonic() - self._saved_at > _SAVED_EVERY_S:
+            self._save()
+
+    def _save(self) -> None:
+        """Write what resuming needs."""
+        if self.processes.leads:
             write_atomic(self.settings.out_dir / STATE, self.state.to_bytes())
+        self._saved_at = time.monotonic()
+
+    def _is_stopped(self, stop: Stop | None) -> bool:
+        # All processes must end after one and the same step.
+        return self.processes.mean(float(stop is not None and stop.requested)) > 0
 
     # --- one step --------------------------------------------------------------------------
 

@@ -51,8 +51,8 @@ class TrainRecipe:
 
     losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
     """Weights of the generator's losses, by their names in `LOSSES`."""
-    pretrain_steps: int = 0
-    """Steps that the generator trains alone first."""
+    pretrain_share: float = 0.0
+    """Share of the steps that the generator trains alone first."""
     pretrain_losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
 
     lr_versions: list[str] = field(default_factory=list)
@@ -94,8 +94,10 @@ class TrainRecipe:
     compile: bool = False
 
     validation_patches: int = 256
-    validate_every: int = 1_000
-    checkpoint_every: int = 500
+    validate_every: int = 0
+    """Steps from one validation to the next; 0 stands for a twentieth of all, 1,000 at most."""
+    checkpoint_every: int = 0
+    """Steps from one checkpoint that is kept to the next; 0 stands for `validate_every`."""
     keep: int = 3
     """How many of the last checkpoints stay."""
 
@@ -104,7 +106,7 @@ class TrainRecipe:
             require_least(self, name, 1)
         for name in _AMOUNTS:
             require_least(self, name, 0)
-        for name in ("decay_share", "ema", "gamma"):
+        for name in ("pretrain_share", "decay_share", "ema", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected 0 to 1")
         if self.seed >= 2**63:
@@ -139,13 +141,9 @@ class TrainRecipe:
                 f"losses are {', '.join(self.losses)} and discriminator is "
                 f"{self.discriminator!r}, expected a discriminator and an adversarial loss, or none"
             )
-        if self.pretrain_steps and not self.discriminator:
+        if self.pretrain_share and not self.discriminator:
             raise RecipeError(
-                f"pretrain_steps is {self.pretrain_steps}, expected 0 without a discriminator"
-            )
-        if self.pretrain_steps > self.steps:
-            raise RecipeError(
-                f"pretrain_steps is {self.pretrain_steps}, expected at most steps {self.steps}"
+                f"pretrain_share is {self.pretrain_share}, expected 0 without a discriminator"
             )
 
     @property
@@ -153,6 +151,21 @@ class TrainRecipe:
         """Return the degradations that make LR anew in every step."""
         tables = self.fresh_degradations
         return tuple(Degradation.from_table(table, scale=self.scale) for table in tables)
+
+    @property
+    def pretrain_steps(self) -> int:
+        """Return how many steps the generator trains alone first."""
+        return round(self.steps * self.pretrain_share)
+
+    @property
+    def validation_interval(self) -> int:
+        """Return the steps from one validation to the next."""
+        return self.validate_every or min(1_000, max(1, self.steps // 20))
+
+    @property
+    def checkpoint_interval(self) -> int:
+        """Return the steps from one checkpoint that is kept to the next."""
+        return self.checkpoint_every or self.validation_interval
 
     def is_alone(self, step: int) -> bool:
         """Return whether the generator trains without discriminator in a step."""
@@ -185,12 +198,11 @@ class TrainRecipe:
 
 
 _COUNTS = (
-    "scale", "channels", "batch", "accumulate", "window_chunks", "steps", "validate_every",
-    "checkpoint_every", "keep",
+    "scale", "channels", "batch", "accumulate", "window_chunks", "steps", "keep",
 )  # fmt: skip
 _AMOUNTS = (
-    "warmup_steps", "validation_patches", "seed", "pretrain_steps", "pretrain_rate",
-    "discriminator_rate", "clip_norm", "patience",
+    "warmup_steps", "validation_patches", "seed", "pretrain_rate", "discriminator_rate",
+    "clip_norm", "patience", "validate_every", "checkpoint_every",
 )  # fmt: skip
 
 

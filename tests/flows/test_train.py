@@ -100,3 +100,41 @@ def test_a_source_without_pictures_is_refused(tmp_path: Path, upres: Command) ->
     said = upres("train", tmp_path / "a.txt", "--recipe", "srcnn-x4", "--out", tmp_path / "out")
     assert said.code == 1
     assert "gives no patch to train on" in said.err
+
+
+@pytest.fixture
+def begun(pictures: Path, tmp_path: Path, upres: Command) -> tuple[object, ...]:
+    """A training of two steps of batch 2, as the words that go on with it; it has four."""
+    out = tmp_path / "out"
+    given = ("train", pictures, "--recipe", "srcnn-x4", "--out", out, *words("srcnn-x4"))
+    assert upres(*given, "--set", "steps=2").code == 0
+    return ("train", pictures, "--out", out, "--resume", "--set", "steps=4")
+
+
+def test_a_training_goes_on_as_it_was_begun_without_saying_its_recipe_again(
+    begun: tuple[object, ...], tmp_path: Path, upres: Command
+) -> None:
+    said = upres(*begun, "--json")
+    assert said.code == 0, said.err
+    assert (said.document["steps"], said.document["of_steps"]) == (4, 4)
+    recipe = tomllib.loads((tmp_path / "out" / "recipe.toml").read_text())
+    assert (recipe["name"], recipe["batch"], recipe["steps"]) == ("srcnn-x4", 2, 4)
+
+
+def test_what_its_recipe_has_otherwise_is_told_and_another_recipe_is_refused(
+    begun: tuple[object, ...], upres: Command
+) -> None:
+    said = upres(*begun, "--recipe", "srcnn-x4")
+    assert said.code == 0, said.err
+    assert "goes on as it was begun: batch = 2, " in said.err
+    assert "steps" not in said.err.split("as it was begun")[1].splitlines()[0]
+    said = upres(*begun, "--recipe", "vdsr-x4")
+    assert said.code == 2
+    assert "was begun with recipe srcnn-x4, not vdsr-x4" in said.err
+
+
+def test_without_a_recipe_nothing_can_begin(pictures: Path, tmp_path: Path, upres: Command) -> None:
+    said = upres("train", pictures, "--out", tmp_path / "out")
+    assert said.code == 2
+    assert "--recipe is missing; recipes are dcgan-deblur" in said.err
+    assert not (tmp_path / "out").exists()

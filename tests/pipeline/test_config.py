@@ -234,7 +234,7 @@ def test_schedules_fall_as_they_are_called_and_begin_after_the_steps_alone() -> 
         cosine,
         discriminator="unet",
         losses={"adversarial": 1.0},
-        pretrain_steps=20,
+        pretrain_share=0.2,
         pretrain_rate=3.0,
     )
     assert [gan.rate(n) for n in (19, 20, 60)] == pytest.approx([3, 1, 0.5])

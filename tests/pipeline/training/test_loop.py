@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import checkpoint
+from pipeline.cluster import Stop
 from pipeline.dataset.prepare import dataset_spec
 from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.degradation.chain import Degradation
@@ -55,7 +56,7 @@ GAN = replace(
     discriminator="unet",
     discriminator_arguments={"features": 4},
     losses={"l1": 1.0, "adversarial": 0.1},
-    pretrain_steps=2,
+    pretrain_share=1 / 3,
     optimiser="adam",
     schedule="plateau",
     patience=0,
@@ -95,8 +96,9 @@ def run(
     resume: bool = False,
     tick: Callable[[int, int], None] = lambda _step, _of: None,
     heard: list[TrainProgress] | None = None,
+    stop: Stop | None = None,
 ) -> Path:
-    return train(
+    train(
         dataset,
         recipe,
         TrainSettings(out_dir=out, resume=resume, memory="ram", data="24 patches"),
@@ -104,7 +106,9 @@ def run(
         processes=Processes(torch.device("cpu")),
         tick=tick,
         report=(heard if heard is not None else []).append,
+        stop=stop,
     )
+    return out / "best.safetensors"
 
 
 def interrupted(after: int) -> Callable[[int, int], None]:
@@ -130,6 +134,45 @@ def test_a_training_that_was_killed_and_resumed_ends_with_the_same_bytes(
     one, two = (load_file(folder / "state.safetensors") for folder in (whole, parts))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one if name != "numbers")
+
+
+def test_a_training_that_is_asked_to_stop_keeps_the_step_it_ends_after(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run(dataset, PLAIN, whole)
+    stop, made = Stop(), []
+
+    def ask(step: int, _of: int) -> None:
+        made.append(step)
+        if step == 3:
+            stop.request()
+
+    run(dataset, PLAIN, parts, tick=ask, stop=stop)
+    assert made == [1, 2, 3]
+    run(dataset, PLAIN, parts, tick=lambda step, _of: made.append(step), resume=True)
+    assert made == [1, 2, 3, 4, 5, 6]
+    assert (parts / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+
+
+def test_what_resuming_needs_is_written_after_the_first_step_and_every_minute(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock is moved on by 25 s a step: of 9 steps, three end a minute."""
+    now = 0.0
+    monkeypatch.setattr("pipeline.training.loop.time.monotonic", lambda: now)
+    written: list[int] = []
+
+    def tick(step: int, _of: int) -> None:
+        nonlocal now
+        now += 25.0
+        state = tmp_path / "state.safetensors"
+        if state.exists():
+            written.append(int(load_file(state)["numbers"][0]))
+
+    run(dataset, replace(PLAIN, steps=9, validate_every=9, checkpoint_every=9), tmp_path, tick=tick)
+    # Heard before what is due after the step itself.
+    assert written == [1, 1, 1, 4, 4, 4, 7, 7]
 
 
 def test_another_seed_gives_other_weights(dataset: Dataset, tmp_path: Path) -> None:
