@@ -407,7 +407,7 @@ def export(
 @main.command()
 @click.argument("model", metavar="MODEL")
 @click.argument(
-    "hr_dirs", metavar="HR_DIR...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "hr_dirs", metavar="HR_DIR|DATASET...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
 @options.device_options("fp32")
 @options.features_option
@@ -424,11 +424,12 @@ def evaluate(
 ) -> None:
     """Measure a model by the published protocol.
 
-    MODEL is a name or a file, HR_DIR a folder of HR pictures.
+    MODEL is a name or a file, HR_DIR a folder of HR pictures: LR is made by antialiased bicubic
+    reduction. Of a DATASET that `upres prepare` made, each LR version is scored, on the patches
+    held out for test (or validation).
 
-    LR is made by antialiased bicubic reduction; PSNR and SSIM are of the Y channel, a border of
-    `scale` pixels left out. The default precision is fp32, so that figures do not depend on the
-    machine.
+    PSNR and SSIM are of the Y channel, a border of `scale` pixels left out. The default precision
+    is fp32, so that figures do not depend on the machine.
     """
     from pipeline.evaluate import evaluate_model
     from pipeline.training.objective import FeatureFiles

@@ -167,7 +167,7 @@ def _cells(values: dict[str, Any]) -> tuple[str, ...]:
 
 def _head(text: str) -> str:
     """Return the first words of a text, which name the thing; the rest says more of it."""
-    return re.split(r" of yours| \(|[:;,]", text)[0]
+    return re.split(r" of yours| \(|[:;,] ", text)[0]
 
 
 def _figure(value: float | None, digits: int) -> str:
@@ -176,5 +176,5 @@ def _figure(value: float | None, digits: int) -> str:
 
 def _row(cells: tuple[str, ...]) -> str:
     first, *more = textwrap.wrap(cells[-1], _WIDTHS[-1]) or [""]
-    line = "".join(f"{c:{w}}" for c, w in zip((*cells[:-1], first), _WIDTHS, strict=True))
+    line = "".join(f"{c + ' ':{w}}" for c, w in zip((*cells[:-1], first), _WIDTHS, strict=True))
     return "\n".join([line.rstrip(), *(" " * sum(_WIDTHS[:-1]) + rest for rest in more)])

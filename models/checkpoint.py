@@ -122,6 +122,4 @@ def unknown(name: str, known: Iterable[str]) -> str:
     """Return the message about a name that is none of those known."""
     near = difflib.get_close_matches(name, list(known), n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return (
-        f"no model is called {name!r} and no such file exists; {hint}`upres models` lists them"
-    )
+    return f"no model is called {name!r} and no such file exists; {hint}`upres models` lists them"

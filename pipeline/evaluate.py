@@ -17,7 +17,7 @@ from models.lpips import load_lpips
 from models.reach import reach_px
 from pipeline.backends import resolve_backend
 from pipeline.degrade import crop_to_multiple, degrade_bicubic
-from pipeline.errors import ModelError, PictureError, TileShapeError
+from pipeline.errors import DatasetError, ModelError, PictureError, TileShapeError
 from pipeline.images import read_picture
 from pipeline.inference import (
     Inference,
@@ -28,14 +28,16 @@ from pipeline.inference import (
 )
 from pipeline.metrics import SSIM_REACH_PX, score_picture, without_alpha
 from pipeline.sources import list_source
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, is_dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray
 
+    from models.spec import ModelSpec
     from pipeline.sources import SourceFile
     from pipeline.training.objective import FeatureFiles
 
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 
 
 _TILE_PX = 512
+_HELD_OUT = ("test", "validation")
+_PATCHES_AT_ONCE = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,9 +99,68 @@ def evaluate_set(
     scores = tuple(
         _score_file(file, enlarge=enlarge, scale=scale, distance=distance) for file in files
     )
+    return _means(directory.resolve().name, scores)
+
+
+def evaluate_dataset(
+    dataset: Dataset, *, enlarge: Enlarge, distance: Distance | None = None
+) -> list[SetScores]:
+    """Score `enlarge` on the patches that a dataset holds out, one set for each LR version.
+
+    The patches are those of the split ``test``, or of ``validation`` where that is empty; LR is
+    what the dataset holds. A border of `scale` px is left out, none at scale 1. Otherwise as
+    `evaluate_set`.
+
+    Raises:
+        DatasetError: if the dataset is damaged, or holds nothing out.
+        PictureError: if its patches are too small to be scored.
+        TileShapeError, ModelError: as `evaluate_set`.
+    """
+    split = next((name for name in _HELD_OUT if len(dataset.rows(name))), None)
+    if split is None:
+        raise DatasetError(
+            f"{dataset.path} holds out no patches; prepare it with --set split.test=0.1"
+        )
+    rows, names = dataset.rows(split), _patch_names(dataset)
+    return [
+        _means(
+            f"{dataset.path.resolve().name} {split} {version}",
+            tuple(_score_patches(dataset, rows, names, version, enlarge, distance)),
+        )
+        for version in dataset.spec.degradations
+    ]
+
+
+def _patch_names(dataset: Dataset) -> dict[int, str]:
+    """Return which picture, and from which row and column, the patch of each row is."""
+    return {
+        chunk * dataset.spec.chunk_patches + int(place): f"{m.origins[n].item} at {y},{x}"
+        for chunk, m in enumerate(dataset.manifests())
+        for place, n, (y, x) in zip(m.places, m.pictures, m.corners, strict=True)
+    }
+
+
+def _score_patches(
+    dataset: Dataset,
+    rows: NDArray[np.int64],
+    names: Mapping[int, str],
+    version: str,
+    enlarge: Enlarge,
+    distance: Distance | None,
+) -> Iterator[ImageScores]:
+    scale = dataset.spec.scale
+    for start in range(0, len(rows), _PATCHES_AT_ONCE):
+        some = rows[start : start + _PATCHES_AT_ONCE]
+        pairs = zip(dataset.read(HR, some), dataset.read(LR_PREFIX + version, some), strict=True)
+        for row, (hr, lr) in zip(some.tolist(), pairs, strict=True):
+            border = scale if scale > 1 else 0
+            yield _scored(lr, hr, names[row], enlarge, distance, scale=scale, border_px=border)
+
+
+def _means(name: str, scores: tuple[ImageScores, ...]) -> SetScores:
     distances = [score.lpips for score in scores if score.lpips is not None]
     return SetScores(
-        name=directory.resolve().name,
+        name=name,
         images=len(scores),
         psnr_y=fmean(score.psnr_y for score in scores),
         ssim_y=fmean(score.ssim_y for score in scores),
@@ -110,13 +173,27 @@ def _score_file(
     file: SourceFile, *, enlarge: Enlarge, scale: int, distance: Distance | None
 ) -> ImageScores:
     hr = _read_reference(file, scale=scale)
-    sr = enlarge(degrade_bicubic(hr, scale))
-    _require_like(sr, hr, name=file.item, scale=scale)
-    scores = score_picture(sr, hr, border_px=scale, data_range=255)
+    lr = degrade_bicubic(hr, scale)
+    return _scored(lr, hr, file.item, enlarge, distance, scale=scale, border_px=scale)
+
+
+def _scored(
+    lr: Picture8,
+    hr: Picture8,
+    name: str,
+    enlarge: Enlarge,
+    distance: Distance | None,
+    *,
+    scale: int,
+    border_px: int,
+) -> ImageScores:
+    sr = enlarge(lr)
+    _require_like(sr, hr, name=name, scale=scale)
+    scores = score_picture(sr, hr, border_px=border_px, data_range=255)
     if scores.psnr_y is None or scores.ssim_y is None:
-        raise _too_small(file.item, hr, scale=scale)
+        raise _too_small(name, hr, scale=scale)
     return ImageScores(
-        name=file.item,
+        name=name,
         psnr_y=scores.psnr_y,
         ssim_y=scores.ssim_y,
         lpips=None if distance is None else distance(sr, hr),
@@ -179,6 +256,8 @@ def evaluate_model(
 ) -> dict[str, Any]:
     """Return the document that ``upres evaluate`` prints: the scores of a model on each set.
 
+    A set is a folder of HR pictures, or a dataset, each LR version of which makes a set.
+
     Pictures are tiled with the model's own reach, which changes no pixel and bounds memory; a
     model that cannot be tiled gets whole pictures. LPIPS is measured where `features` hold
     AlexNet's.
@@ -207,9 +286,16 @@ def evaluate_model(
         return inference.enlarge_tiled(lr, tile_px=_TILE_PX, halo_px=reach)
 
     distance = _distance(features, device)
-    sets = [
-        evaluate_set(d, enlarge=enlarge, scale=spec.scale, distance=distance) for d in directories
-    ]
+    sets: list[SetScores] = []
+    for directory in directories:
+        if is_dataset(directory):
+            dataset = Dataset.open(directory)
+            _check_fits(dataset, spec)
+            sets += evaluate_dataset(dataset, enlarge=enlarge, distance=distance)
+        else:
+            sets.append(
+                evaluate_set(directory, enlarge=enlarge, scale=spec.scale, distance=distance)
+            )
     return {
         "model": spec.name,
         "scale": spec.scale,
@@ -219,6 +305,14 @@ def evaluate_model(
         "device": str(inference.device),
         "sets": [asdict(found) for found in sets],
     }
+
+
+def _check_fits(dataset: Dataset, spec: ModelSpec) -> None:
+    if dataset.spec.scale != spec.scale:
+        raise ModelError(
+            f"{spec.name} has scale {spec.scale} and {dataset.path} scale "
+            f"{dataset.spec.scale}; evaluate a model of that scale"
+        )
 
 
 def _distance(features: FeatureFiles | None, device: str) -> Distance | None:
