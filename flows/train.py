@@ -55,14 +55,15 @@ def run_training(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     start = f"{PREPARE}."
     own = [setting for setting in settings if not setting.startswith(start)]
+    prepared = [s.removeprefix(start) for s in settings if s.startswith(start)]
     # Before pictures are prepared for nothing.
     check_folder(out_dir, resume=resume)
     recipe = _recipe(recipe_name, own, out_dir=out_dir, resume=resume)
     with joined(resolve_device(device)) as processes:
         path, rejected = _dataset(
             src,
-            None if resume else recipe_name,
-            [setting.removeprefix(start) for setting in settings if setting.startswith(start)],
+            recipe_name if prepared or not resume else None,
+            prepared,
             out_dir=out_dir,
             processes=processes,
             stop=stop,
