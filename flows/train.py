@@ -80,7 +80,7 @@ def run_training(
             data=f"{patches['train']} patches, with validation and test of {pictures} pictures",
         )
         with counted("train", "steps") as tick:
-            steps = train(
+            end = train(
                 dataset,
                 recipe,
                 wanted,
@@ -93,8 +93,8 @@ def run_training(
     best = out_dir / BEST
     return {
         "model": str(best) if best.exists() else None,
-        "steps": steps,
-        "of_steps": recipe.steps,
+        "steps": end.step,
+        "of_steps": end.steps,
         "dataset": str(path),
         "patches": patches,
         "rejected": rejected,

@@ -76,6 +76,14 @@ class TrainProgress:
     waiting_share: float
 
 
+@dataclass(frozen=True, slots=True)
+class TrainEnd:
+    """The step that a training ended after; less than `steps` where it was asked to stop."""
+
+    step: int
+    steps: int
+
+
 @dataclass(slots=True)
 class _Means:
     """Sums since the last validation."""
@@ -109,8 +117,8 @@ def train(
     tick: Callable[[int, int], None] = lambda _step, _of: None,
     report: Callable[[TrainProgress], None] = lambda _: None,
     stop: Stop | None = None,
-) -> int:
-    """Train to the end of `recipe`, or until a `stop` is requested; return the steps made.
+) -> TrainEnd:
+    """Train to the end of `recipe`, or until a `stop` is requested; return where it ended.
 
     `tick` hears of every step, `report` of every validation.
 
@@ -124,9 +132,10 @@ def train(
         TrainingError: after ten steps in a row whose loss is not finite.
     """
     _check_fits(dataset, recipe)
+    recipe = recipe.of_patches(len(dataset.rows("train")), processes=processes.count)
     training = Training(dataset, recipe, settings, files=files, processes=processes)
     training.run(tick, report, stop)
-    return training.state.step
+    return TrainEnd(training.state.step, recipe.steps)
 
 
 class Training:

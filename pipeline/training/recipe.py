@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import (
@@ -67,6 +67,8 @@ class TrainRecipe:
     """How many chunks of the dataset patches are mixed among."""
 
     steps: int = 24_000
+    epochs: int = 0
+    """Passes over the patches that make up the steps; 0 stands for `steps` as they are."""
     optimiser: str = "adam"
     """adam, or muon for the kernels inside the generator and adam for the rest of it."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
@@ -167,6 +169,13 @@ class TrainRecipe:
         """Return the steps from one checkpoint that is kept to the next."""
         return self.checkpoint_every or self.validation_interval
 
+    def of_patches(self, patches: int, *, processes: int) -> TrainRecipe:
+        """Return the recipe whose epochs are steps, of so many patches in so many processes."""
+        if not self.epochs:
+            return self
+        together = self.batch * self.accumulate * processes
+        return replace(self, epochs=0, steps=max(1, math.ceil(self.epochs * patches / together)))
+
     def is_alone(self, step: int) -> bool:
         """Return whether the generator trains without discriminator in a step."""
         return not self.discriminator or step < self.pretrain_steps
@@ -201,7 +210,7 @@ _COUNTS = (
     "scale", "channels", "batch", "accumulate", "window_chunks", "steps", "keep",
 )  # fmt: skip
 _AMOUNTS = (
-    "warmup_steps", "validation_patches", "seed", "pretrain_rate", "discriminator_rate",
+    "epochs", "warmup_steps", "validation_patches", "seed", "pretrain_rate", "discriminator_rate",
     "clip_norm", "patience", "validate_every", "checkpoint_every",
 )  # fmt: skip
 

@@ -175,6 +175,17 @@ def test_what_resuming_needs_is_written_after_the_first_step_and_every_minute(
     assert written == [1, 1, 1, 4, 4, 4, 7, 7]
 
 
+def test_epochs_are_steps_of_the_patches_that_there_are(dataset: Dataset, tmp_path: Path) -> None:
+    """24 patches to train on: two passes in batches of 5 are 9.6 steps."""
+    made: list[int] = []
+    recipe = replace(PLAIN, epochs=2, batch=5)
+    run(dataset, recipe, tmp_path, tick=lambda step, of: made.append(of))
+    assert made == [10] * 10
+    begun = load_recipe(str(tmp_path / "recipe.toml"))
+    assert (begun.epochs, begun.steps) == (0, 10)
+    assert recipe.of_patches(24, processes=2).steps == 5
+
+
 def test_another_seed_gives_other_weights(dataset: Dataset, tmp_path: Path) -> None:
     one = run(dataset, PLAIN, tmp_path / "1")
     two = run(dataset, replace(PLAIN, seed=2), tmp_path / "2")
