@@ -7,7 +7,7 @@ import math
 import re
 import time
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from pipeline.cluster import Stop
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from pipeline.training.objective import FeatureFiles
     from pipeline.training.processes import Processes
     from pipeline.training.recipe import TrainRecipe
+
+    Pixels = NDArray[np.uint8]
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +162,10 @@ class Training:
         leads = processes.leads
         self.judge = Judge.of(dataset, recipe, files, device=device) if leads else None
         self.watch = Watch(settings.out_dir)
+        # What a network must be better than, on the same patches.
+        self._baseline = (
+            self.judge.score(self.judge.bicubic(), device=device) if self.judge else None
+        )
         self.batches = self._open_batches(dataset)
         self._generator = processes.shared(self.state.generator.network)
         self._forward = torch.compile(self._generator) if recipe.compile else self._generator
@@ -343,7 +351,7 @@ class Training:
         improved = merit > state.best or found is None
         if self.processes.leads:
             self._write_models(best=improved)
-            self.watch.record(self._row(found))
+            self.watch.record(self._row(found) | self._held_out(sr))
             if self.judge is not None and sr is not None:
                 self.watch.show(self.judge, sr, state.step)
         self._mind_plateau(improved=improved)
@@ -388,6 +396,16 @@ class Training:
             "seconds": state.seconds,
             "waiting_s": state.waited_s,
         }
+
+    def _held_out(self, sr: Pixels | None) -> dict[str, float | None]:
+        """Return the losses on validation patches, and the scores of their bicubic enlargement."""
+        if self.judge is None or sr is None or self._baseline is None:
+            return {}
+        step = self.state.step - 1
+        judge = None if self.recipe.is_alone(step) else self._unwrapped_judge()
+        pairs = self.judge.pairs(sr, device=self.processes.device)
+        scores = {f"bicubic_{k}": v for k, v in asdict(self._baseline).items()}
+        return self.objective.held_out(*pairs, step=step, judge=judge) | scores
 
     def _content(self) -> bytes:
         spec = model_spec(self.recipe, data=self.settings.data)

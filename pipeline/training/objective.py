@@ -94,6 +94,20 @@ class Objective:
         real, fake = judge(hr), judge(sr.detach())
         return GAN_LOSSES["vanilla"].discriminator(real, fake), judged(real, fake)
 
+    @torch.no_grad()
+    def held_out(
+        self, sr: Tensor, hr: Tensor, *, step: int, judge: nn.Module | None
+    ) -> dict[str, float]:
+        """Return both losses of patches that nothing is learned from, by their metrics' names."""
+        if judge is not None:
+            judge.eval()
+        found = total(self.of_generator(sr, hr, step=step, judge=judge).values())
+        losses = {"validation_loss": float(found)}
+        if judge is not None:
+            losses["validation_discriminator"] = float(self.of_discriminator(sr, hr, judge)[0])
+            judge.train()
+        return losses
+
     def _fooled(self, sr: Tensor, hr: Tensor, judge: nn.Module | None) -> Tensor:
         if judge is None:
             raise RecipeError("losses have 'adversarial', but there is no discriminator")

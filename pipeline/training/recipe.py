@@ -95,7 +95,7 @@ class TrainRecipe:
     precision: str = "fp32"
     compile: bool = False
 
-    validation_patches: int = 256
+    validation_patches: int = 128
     validate_every: int = 0
     """Steps from one validation to the next; 0 stands for a twentieth of all, 1,000 at most."""
     checkpoint_every: int = 0

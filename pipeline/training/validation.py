@@ -18,7 +18,7 @@ from pipeline.storage.dataset import HR, LR_PREFIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
     from pipeline.storage.dataset import Dataset
     from pipeline.training.objective import FeatureFiles
@@ -99,11 +99,22 @@ class Judge:
             ) from error
         return np.concatenate(parts)
 
-    def bicubic(self, many: int) -> Pixels:
-        """Return the bicubic enlargement of the first LR patches; these themselves at scale 1."""
-        exact = torch.from_numpy(self.lr[:many].astype(np.float64) / 255)
-        found = enlarge(exact, scale=self.scale, method="bicubic") if self.scale > 1 else exact
-        return np.asarray(from_unit_range(found, np.dtype(np.uint8)))
+    def bicubic(self, rows: slice | NDArray[np.int64] = slice(None)) -> Pixels:
+        """Return the bicubic enlargement of LR patches; these themselves at scale 1."""
+        lr = self.lr[rows]
+        if self.scale == 1:
+            return lr
+        parts = []
+        for start in range(0, len(lr), _BATCH):
+            exact = torch.from_numpy(lr[start : start + _BATCH].astype(np.float64) / 255)
+            found = enlarge(exact, scale=self.scale, method="bicubic")
+            parts.append(np.asarray(from_unit_range(found, np.dtype(np.uint8))))
+        return np.concatenate(parts)
+
+    def pairs(self, sr: Pixels, *, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the first patches that a network made, and their HR, in 0..1."""
+        first, second = (to_unit_range(pixels[:_BATCH], device) for pixels in (sr, self.hr))
+        return first, second
 
     def score(self, sr: Pixels, *, device: torch.device) -> Validation:
         """Return the scores of what a network made of the patches."""

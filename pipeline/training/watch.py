@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,17 +33,37 @@ SHOWN = 4
 
 COLUMNS = (
     "step", "stage", "loss", "l1", "mse", "content", "perceptual", "adversarial",
-    "discriminator", "accuracy", "precision", "recall", "f1", "specificity",
-    "learning_rate", "psnr_y", "ssim_y", "lpips", "seconds", "waiting_s",
+    "validation_loss", "discriminator", "validation_discriminator",
+    "accuracy", "precision", "recall", "f1", "specificity", "learning_rate",
+    "psnr_y", "bicubic_psnr_y", "ssim_y", "bicubic_ssim_y", "lpips", "bicubic_lpips",
+    "seconds", "waiting_s",
 )  # fmt: skip
 """Of the metrics: means since the validation before, and the validation."""
 
-_PANELS = (
-    ("generator, training", ("loss", "l1", "mse", "content", "perceptual", "adversarial")),
-    ("discriminator, training", ("discriminator", "accuracy", "f1", "specificity")),
-    ("PSNR-Y, validation, dB", ("psnr_y",)),
-    ("SSIM-Y and LPIPS, validation", ("ssim_y", "lpips")),
-)
+_PARTS = ("l1", "mse", "content", "perceptual", "adversarial")
+_PANELS = {
+    "generator: loss in training, its parts, loss in validation": (
+        "loss",
+        "validation_loss",
+        *_PARTS,
+    ),
+    "discriminator: loss in training and in validation": (
+        "discriminator",
+        "validation_discriminator",
+    ),
+    "discriminator: how often it was right, in training": (
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "specificity",
+    ),
+    "PSNR-Y in validation, dB: higher is better": ("psnr_y", "bicubic_psnr_y"),
+    "SSIM-Y in validation: higher is better": ("ssim_y", "bicubic_ssim_y"),
+    "LPIPS in validation: lower is better": ("lpips", "bicubic_lpips"),
+}
+_WIDE = 30.0
+"""Lines whose values are so many times apart are drawn on a logarithmic scale."""
 
 
 @dataclass(slots=True)
@@ -85,9 +106,10 @@ class Watch:
             return list(csv.DictReader(file))
 
     def show(self, judge: Judge, sr: Pixels, step: int) -> None:
-        """Write a picture of LR, bicubic, SR and HR of some validation patches."""
+        """Write a picture of LR, bicubic, SR and HR of validation patches, spaced evenly."""
         (self.folder / SAMPLES).mkdir(exist_ok=True)
-        content = draw_samples(judge.lr, judge.bicubic(SHOWN), sr, judge.hr)
+        rows = np.linspace(0, len(sr) - 1, min(SHOWN, len(sr))).round().astype(np.int64)
+        content = draw_samples(judge.lr[rows], judge.bicubic(rows), sr[rows], judge.hr[rows])
         write_atomic(self.folder / SAMPLES / f"{step:08}.png", content)
 
     def _tell_tensorboard(self, row: Mapping[str, float | str | None]) -> None:
@@ -102,47 +124,69 @@ class Watch:
 
 def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
     """Return a PNG with a panel for each side of the training, over the steps."""
-    panels = [
-        (title, [name for name in names if any(row.get(name) for row in rows)])
-        for title, names in _PANELS
-    ]
-    panels = [(title, names) for title, names in panels if names]
-    figure = Figure(figsize=(9, 2.6 * max(1, len(panels))), dpi=100, layout="constrained")
+    panels = {title: lines for title, names in _PANELS.items() if (lines := _lines(rows, names))}
+    figure = Figure(figsize=(9, 2.4 * max(1, len(panels))), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    for place, (title, names) in enumerate(panels, 1):
+    for place, (title, lines) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(len(panels), 1, place)
-        for name in names:
-            points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-            axes.plot(*zip(*points, strict=True), marker=".", label=name)
+        for name, points in lines.items():
+            style = "--" if name.startswith("bicubic") else "-"
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=name.replace("_", " "))
+        values = [value for points in lines.values() for _, value in points]
+        if min(values) > 0 and max(values) > _WIDE * min(values):
+            axes.set_yscale("log")
+        for step in _stage_ends(rows):
+            axes.axvline(step, color="grey", linewidth=0.8, linestyle=":")
         axes.set_title(title, fontsize=10, loc="left")
         axes.grid(visible=True, linewidth=0.3)
-        axes.legend(fontsize=8, frameon=False, ncols=len(names))
-    if panels:
-        axes.set_xlabel("step")
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.set_xlabel("step" if place == len(panels) else "")
     return _png(figure)
+
+
+def _lines(
+    rows: Sequence[Mapping[str, str]], names: Sequence[str]
+) -> dict[str, list[tuple[int, float]]]:
+    """Return the points of each column that has any; a loss of one part is drawn once."""
+    lines = {
+        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        for name in names
+    }
+    lines = {name: points for name, points in lines.items() if points}
+    parts = [name for name in lines if name in _PARTS]
+    return {name: p for name, p in lines.items() if len(parts) > 1 or name not in parts}
+
+
+def _stage_ends(rows: Sequence[Mapping[str, str]]) -> list[int]:
+    """Return the steps after which the generator was not alone any more."""
+    return [int(a["step"]) for a, b in pairwise(rows) if a["stage"] != b["stage"]]
 
 
 def draw_samples(lr: Pixels, bicubic: Pixels, sr: Pixels, hr: Pixels) -> bytes:
-    """Return a PNG with a row LR, bicubic, SR, HR for each of the first patches."""
-    many = min(SHOWN, len(hr))
-    figure = Figure(figsize=(8, 2.2 * many), dpi=100, layout="constrained")
+    """Return a PNG with a row LR, bicubic, SR, HR for each patch, PSNR under what was made.
+
+    At scale 1 nothing is enlarged, and LR stands beside SR at once.
+    """
+    columns = {"LR": lr, "bicubic": bicubic, "SR": sr, "HR": hr}
+    if lr.shape == hr.shape:
+        del columns["bicubic"]
+    figure = Figure(figsize=(2 * len(columns), 2.2 * len(hr)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    for row in range(many):
-        told = (
-            ("LR", lr[row], ""),
-            ("bicubic", bicubic[row], f"{psnr(bicubic[row], hr[row]):.2f} dB"),
-            ("SR", sr[row], f"{psnr(sr[row], hr[row]):.2f} dB"),
-            ("HR", hr[row], ""),
-        )
-        for column, (name, pixels, score) in enumerate(told):
-            axes = figure.add_subplot(many, len(told), row * len(told) + column + 1)
-            shown = np.moveaxis(np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, 0, 2)
-            axes.imshow(shown, interpolation="nearest")
+    for row in range(len(hr)):
+        for column, (name, pixels) in enumerate(columns.items(), 1):
+            axes = figure.add_subplot(len(hr), len(columns), row * len(columns) + column)
+            axes.imshow(_shown_pixels(pixels[row]), interpolation="nearest", vmin=0, vmax=255)
             axes.set_title(name if row == 0 else "", fontsize=9)
-            axes.set_xlabel(score, fontsize=8)
+            if pixels.shape == hr.shape and name != "HR":
+                axes.set_xlabel(f"{psnr(pixels[row], hr[row]):.2f} dB", fontsize=8)
             axes.set_xticks([])
             axes.set_yticks([])
     return _png(figure)
+
+
+def _shown_pixels(pixels: Pixels) -> Pixels:
+    """Return ``(c, h, w)`` as matplotlib takes it, grey three times over."""
+    return np.moveaxis(np.repeat(pixels, 3, axis=0) if len(pixels) == 1 else pixels, 0, 2)
 
 
 def _png(figure: Figure) -> bytes:

@@ -208,6 +208,11 @@ def test_it_leaves_models_a_recipe_figures_curves_and_pictures(
     assert rows[0]["discriminator"] == ""
     assert 0 <= float(rows[2]["accuracy"]) <= 1
     assert all(np.isfinite(float(row["psnr_y"])) for row in rows)
+    assert rows[0]["validation_discriminator"] == ""
+    assert all(float(row["validation_discriminator"]) > 0 for row in rows[1:])
+    # Alone, the loss is the mean absolute error, also of what is held out.
+    assert 0 < float(rows[0]["validation_loss"]) < 0.5
+    assert len({row["bicubic_psnr_y"] for row in rows}) == 1
     for name in ("curves.png", "samples/00000006.png"):
         pixels = read_picture((tmp_path / name).read_bytes(), name=name).pixels
         assert min(pixels.shape[1:]) > 200
