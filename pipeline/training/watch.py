@@ -63,7 +63,7 @@ _PANELS = {
     "LPIPS in validation: lower is better": ("lpips", "bicubic_lpips"),
 }
 _WIDE = 30.0
-"""Lines whose values are so many times apart are drawn on a logarithmic scale."""
+"""Losses that are so many times apart are drawn on a logarithmic scale."""
 
 
 @dataclass(slots=True)
@@ -133,8 +133,9 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
             style = "--" if name.startswith("bicubic") else "-"
             axes.plot(*zip(*points, strict=True), style, marker=".", label=name.replace("_", " "))
         values = [value for points in lines.values() for _, value in points]
-        if min(values) > 0 and max(values) > _WIDE * min(values):
+        if "loss" in lines and min(values) > 0 and max(values) > _WIDE * min(values):
             axes.set_yscale("log")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         for step in _stage_ends(rows):
             axes.axvline(step, color="grey", linewidth=0.8, linestyle=":")
         axes.set_title(title, fontsize=10, loc="left")
