@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.storage.atomic import write_atomic
@@ -135,7 +136,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
         values = [value for points in lines.values() for _, value in points]
         if "loss" in lines and min(values) > 0 and max(values) > _WIDE * min(values):
             axes.set_yscale("log")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for step in _stage_ends(rows):
             axes.axvline(step, color="grey", linewidth=0.8, linestyle=":")
         axes.set_title(title, fontsize=10, loc="left")
