@@ -138,7 +138,8 @@ class ContentLoss(nn.Module):
     """SRGAN's: the mean squared difference of one layer's features, each times 1/12.75.
 
     The default is phi 5,4 of VGG19 before its activation, as ESRGAN found better; the paper's own
-    is ``relu5_4``.
+    is ``relu5_4``. Features of the Caffe convention are divided by `CAFFE_GAIN` first, so that the
+    loss weighs as much beside others with either.
     """
 
     def __init__(
@@ -147,7 +148,8 @@ class ContentLoss(nn.Module):
         super().__init__()
         self.network = network
         self.layer = layer
-        self.feature_scale = feature_scale
+        gain = CAFFE_GAIN[int(layer[4]) - 1] if network.convention == CAFFE else 1.0
+        self.feature_scale = feature_scale / gain
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return a scalar for two batches ``(n, c, h, w)`` in 0..1, c of 1 or 3."""

@@ -120,6 +120,20 @@ def test_the_caffe_convention_is_taken_from_the_files_metadata(saved: Path, tmp_
     assert torch.allclose(found, wanted, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(("layer", "stage"), [("conv5_4", 5), ("relu2_2", 2), ("pool4", 4)])
+def test_a_content_loss_of_caffe_features_is_divided_by_how_much_larger_they_are(
+    layer: str, stage: int
+) -> None:
+    torch.manual_seed(0)
+    network = vgg("vgg19")
+    sr, hr = torch.rand(2, 1, 3, 32, 32)
+    plain = ContentLoss(network, layer=layer)(sr, hr)
+    # Fed as before, so that only the convention's name differs.
+    network.convention = CAFFE
+    found = ContentLoss(network, layer=layer)(sr, hr)
+    assert found.item() == pytest.approx(plain.item() / CAFFE_GAIN[stage - 1] ** 2, rel=1e-5)
+
+
 @pytest.mark.parametrize("path", [None, "nowhere.safetensors"])
 def test_a_missing_file_is_answered_with_both_ways_to_get_one(path: str | None) -> None:
     with pytest.raises(ValueError, match="features of vgg19 are needed") as met:
