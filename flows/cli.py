@@ -585,19 +585,18 @@ def train(
     checkpoints/, metrics.csv, curves.png, samples/, events/ for TensorBoard, recipe.toml as
     resolved, and state.safetensors for --resume.
     """
-    from flows.train import run_training
+    from flows.train import TrainRequest, run_training
 
+    request = TrainRequest(
+        source=src, recipe=recipe, settings=settings, out_dir=out_dir, resume=resume
+    )
     with options.interruptible() as stop:
         document = run_training(
-            src,
-            recipe,
-            settings,
-            out_dir=out_dir,
+            request,
             features=features,
             device=device,
             workers=readers,
             memory=memory,
-            resume=resume,
             stop=stop,
         )
     if as_json:

@@ -179,7 +179,7 @@ def features_option(function: F) -> F:
     return click.option(
         "--features",
         multiple=True,
-        type=click.Path(path_type=Path),
+        type=click.Path(exists=True, path_type=Path),
         metavar="FILE|DIR",
         help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS, as safetensors files.",
     )(function)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from pipeline.cluster import ClusterSettings
 from pipeline.config import PREPARE, recipe_names
 from pipeline.errors import SourceError, UsageError
 from pipeline.inference import resolve_device
+from pipeline.job import locked
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.training.loop import (
     BEST,
@@ -29,7 +31,7 @@ from pipeline.training.processes import Processes, joined
 from pipeline.training.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pipeline.cluster import Stop
     from pipeline.training.recipe import TrainRecipe
@@ -37,44 +39,71 @@ if TYPE_CHECKING:
 PATCHES = "patches"
 """Where below the output the dataset lies that pictures were prepared into."""
 
+LOCK = "train.lock"
+_PREPARING = f"{PREPARE}."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainRequest:
+    """What is to be trained from what, and where it is left."""
+
+    source: str
+    """Path of a dataset, or of pictures that are prepared into one first."""
+    recipe: str | None
+    """Name or file; None goes on with the recipe of the training in `out_dir`."""
+    settings: Sequence[str]
+    out_dir: Path
+    resume: bool
+
+    @property
+    def own_settings(self) -> list[str]:
+        """Return what is set of the training itself."""
+        return [s for s in self.settings if not s.startswith(_PREPARING)]
+
+    @property
+    def prepare_settings(self) -> list[str]:
+        """Return what is set of how patches are cut and degraded."""
+        return [s.removeprefix(_PREPARING) for s in self.settings if s.startswith(_PREPARING)]
+
+    def check(self) -> None:
+        """Make sure that the words fit what is there, before anything is written.
+
+        Raises:
+            UsageError: if they contradict each other, or the folder.
+        """
+        if is_dataset(self.out_dir):
+            raise UsageError(f"{self.out_dir} is a dataset; name another folder with --out")
+        if is_dataset(Path(self.source)) and self.prepare_settings:
+            raise UsageError(
+                f"--set {_PREPARING}{self.prepare_settings[0]} is for pictures, and {self.source} "
+                "is a dataset that was prepared already; leave it out, or name the pictures"
+            )
+        check_folder(self.out_dir, resume=self.resume)
+
 
 def run_training(
-    src: str,
-    recipe_name: str | None,
-    settings: Sequence[str],
+    request: TrainRequest,
     *,
-    out_dir: Path,
     features: Sequence[Path],
     device: str,
     workers: int,
     memory: str,
-    resume: bool,
     stop: Stop,
 ) -> dict[str, Any]:
     """Train by a recipe; return where the best checkpoint lies and what it was trained on."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    start = f"{PREPARE}."
-    own = [setting for setting in settings if not setting.startswith(start)]
-    prepared = [s.removeprefix(start) for s in settings if s.startswith(start)]
-    # Before pictures are prepared for nothing.
-    check_folder(out_dir, resume=resume)
-    recipe = _recipe(recipe_name, own, out_dir=out_dir, resume=resume)
-    with joined(resolve_device(device)) as processes:
-        path, rejected = _dataset(
-            src,
-            recipe_name if prepared or not resume else None,
-            prepared,
-            out_dir=out_dir,
-            processes=processes,
-            stop=stop,
-        )
+    request.check()
+    recipe, files = _recipe(request), FeatureFiles(tuple(features))
+    files.check(recipe)
+    with joined(resolve_device(device)) as processes, _held(request.out_dir, processes):
+        path, rejected = _dataset(request, processes, stop)
         dataset = Dataset.open(path)
         statistics = dataset.statistics()
         patches = {name: found["patches"] for name, found in statistics.items()}
         pictures = len({o.item for m in dataset.manifests() for o in m.origins if o.split})
         wanted = TrainSettings(
-            out_dir=out_dir,
-            resume=resume,
+            out_dir=request.out_dir,
+            resume=request.resume,
             workers=workers,
             memory=memory,
             data=f"{patches['train']} patches, with validation and test of {pictures} pictures",
@@ -84,13 +113,13 @@ def run_training(
                 dataset,
                 recipe,
                 wanted,
-                files=FeatureFiles(tuple(features)),
+                files=files,
                 processes=processes,
                 tick=tick if processes.leads else lambda _step, _of: None,
                 report=_tell,
                 stop=stop,
             )
-    best = out_dir / BEST
+    best = request.out_dir / BEST
     return {
         "model": str(best) if best.exists() else None,
         "steps": end.step,
@@ -101,25 +130,40 @@ def run_training(
     }
 
 
-def _recipe(
-    name: str | None, settings: Sequence[str], *, out_dir: Path, resume: bool
-) -> TrainRecipe:
-    """Return the recipe of that name, or the one that the training in `out_dir` was begun with.
+@contextmanager
+def _held(out_dir: Path, processes: Processes) -> Iterator[None]:
+    """Let no other training write into the folder meanwhile."""
+    if not processes.leads:
+        yield
+        return
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with locked(out_dir / LOCK, out_dir, "upres train"):
+        yield
+
+
+def _recipe(request: TrainRequest) -> TrainRecipe:
+    """Return the recipe of a new training, or the one that the training was begun with.
 
     Raises:
         UsageError: if there is none, or the training was begun with another.
     """
-    if not resume:
-        if name is None:
+    if not request.resume:
+        if request.recipe is None:
             raise UsageError(f"--recipe is missing; recipes are {', '.join(recipe_names())}")
-        return load_recipe(name, settings=settings)
-    begun = load_recipe(str(out_dir / RECIPE), settings=settings)
-    if name is not None:
-        given = load_recipe(name, settings=settings)
+        return load_recipe(request.recipe, settings=request.own_settings)
+    path = request.out_dir / RECIPE
+    if not path.is_file():
+        raise UsageError(
+            f"{path} is missing, by which the training was begun; write it again, or train into "
+            "an empty folder"
+        )
+    begun = load_recipe(str(path), settings=request.own_settings)
+    if request.recipe is not None:
+        given = load_recipe(request.recipe, settings=request.own_settings)
         if given.name != begun.name:
             raise UsageError(
-                f"{out_dir} was begun with recipe {begun.name}, not {given.name}; leave --recipe "
-                "out, or name another folder"
+                f"{request.out_dir} was begun with recipe {begun.name}, not {given.name}; leave "
+                "--recipe out, or name another folder"
             )
         _tell_differences(begun, given)
     return begun
@@ -133,38 +177,39 @@ def _tell_differences(begun: TrainRecipe, given: TrainRecipe) -> None:
         click.echo(f"goes on as it was begun: {told}; --set changes that", err=True)
 
 
-def _dataset(
-    src: str,
-    recipe_name: str | None,
-    settings: Sequence[str],
-    *,
-    out_dir: Path,
-    processes: Processes,
-    stop: Stop,
-) -> tuple[Path, int]:
-    """Return the dataset at `src`, or the one that its pictures are prepared into first.
+def _dataset(request: TrainRequest, processes: Processes, stop: Stop) -> tuple[Path, int]:
+    """Return the dataset of a request, or the one that its pictures are prepared into first.
 
-    Without the name of a recipe it is prepared as it was before.
+    A training that is resumed goes on with the patches that it has. How many pictures were
+    rejected is returned too.
 
     Raises:
         SourceError: if no patch can be made of the pictures.
     """
-    if is_dataset(Path(src)):
-        return Path(src), 0
-    path = out_dir / PATCHES
+    if is_dataset(Path(request.source)):
+        return Path(request.source), 0
+    path = request.out_dir / PATCHES
+    settings = request.prepare_settings
     rejected = 0
     if processes.leads:
-        request = PrepareRequest.of(
-            src, path, recipe=recipe_name, settings=settings, lr_sources=(), licence=None
+        wanted = PrepareRequest.of(
+            request.source,
+            path,
+            recipe=request.recipe if settings or not request.resume else None,
+            settings=settings,
+            lr_sources=(),
+            licence=None,
         )
-        document, text, _ = run_prepare(request, ClusterSettings(), stop=stop, how=PrepareOptions())
+        document, text, _ = run_prepare(wanted, ClusterSettings(), stop=stop, how=PrepareOptions())
         if stop.requested:
             raise KeyboardInterrupt
         click.echo(text, err=True)
         rejected = document["items"]["rejected"]
         if not document["patches"]["train"]:
+            why = f" ({document['failures'][0]['message']})" if document["failures"] else ""
             raise SourceError(
-                f"{src} gives no patch to train on; {rejected} pictures were rejected"
+                f"{request.source} gives no patch to train on; {rejected} pictures were "
+                f"rejected{why}"
             )
     processes.mean(0.0)  # The others wait here until the patches are there.
     return path, rejected

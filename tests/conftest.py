@@ -178,7 +178,7 @@ def upscale(client: Client) -> Upscale:
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def upres() -> Command:
     """Run a command of the command line in this process; a bug's exception comes through."""
     from click.testing import CliRunner

@@ -85,7 +85,7 @@ class ShardSampler(Sampler[list[int]]):
         if not len(self):
             raise UsageError(
                 f"{spec.split} holds {len(chunks)} patches, expected {self._step_patches} for one "
-                "batch; make batch_size smaller"
+                "batch; make batch smaller"
             )
 
     def __len__(self) -> int:

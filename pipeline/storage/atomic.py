@@ -42,6 +42,12 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def remove_partials(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder; none may be writing there."""
+    for partial in folder.glob(".*.partial"):
+        partial.unlink(missing_ok=True)
+
+
 def _sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut, where folders can be synced (POSIX)."""
     if os.name != "posix":

@@ -211,6 +211,11 @@ class Dataset:
         """Return a hash of what a chunk is to hold."""
         return hashlib.sha256(self._manifest_file(chunk).read_bytes()).hexdigest()
 
+    def digest(self) -> str:
+        """Return a hash of which patches there are, of what, in which order."""
+        parts = (self.spec.fingerprint, *map(self.content, range(self.chunks)))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def held(self, chunk: int) -> NDArray[np.bool_]:
         """Return which patches of a chunk's manifest are there ``(m,)``, by their identities.
 

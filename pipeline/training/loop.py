@@ -18,7 +18,7 @@ from pipeline.dataset.loader import load_batches
 from pipeline.dataset.order import BatchSpec
 from pipeline.degradation.batch import degrade_batch
 from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
-from pipeline.storage.atomic import write_atomic
+from pipeline.storage.atomic import remove_partials, write_atomic
 from pipeline.training.objective import Objective, total
 from pipeline.training.state import TrainState, model_spec
 from pipeline.training.validation import Judge, Validation
@@ -156,7 +156,12 @@ class Training:
     ) -> None:
         device = processes.device
         self.recipe, self.settings, self.processes = recipe, settings, processes
-        self.state = TrainState.begin(recipe, patch_px=max(dataset.spec.hr_px), device=device)
+        self.state = TrainState.begin(
+            recipe,
+            patch_px=max(dataset.spec.hr_px),
+            device=device,
+            dataset=dataset.digest(),
+        )
         self._begin_or_resume()
         self.objective = Objective.of(recipe, files, device=device)
         leads = processes.leads
@@ -213,8 +218,8 @@ class Training:
             self._save()
 
     def _save(self) -> None:
-        """Write what resuming needs."""
-        if self.processes.leads:
+        """Write what resuming needs, unless the weights are about to be lost."""
+        if self.processes.leads and not self.state.skipped:
             write_atomic(self.settings.out_dir / STATE, self.state.to_bytes())
         self._saved_at = time.monotonic()
 
@@ -292,7 +297,7 @@ class Training:
         if self.state.skipped >= _NOT_FINITE_IN_A_ROW:
             raise TrainingError(
                 f"the loss was not finite for {self.state.skipped} steps up to {self.state.step}; "
-                "lower learning_rate and resume"
+                f"lower learning_rate, and train into another folder"
             )
         return False
 
@@ -430,8 +435,14 @@ class Training:
         check_folder(out, resume=self.settings.resume)
         if self.settings.resume:
             self.state.restore(out / STATE)
+            if self.state.step > self.recipe.steps:
+                raise UsageError(
+                    f"steps is {self.recipe.steps}, but {out} has made {self.state.step}; resume "
+                    "with at least as many"
+                )
         if self.processes.leads:
             out.mkdir(parents=True, exist_ok=True)
+            remove_partials(out)
             write_atomic(out / RECIPE, self.recipe.to_toml().encode())
 
 

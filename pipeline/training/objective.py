@@ -32,6 +32,17 @@ class FeatureFiles:
 
     places: tuple[Path, ...] = ()
 
+    def check(self, recipe: TrainRecipe) -> None:
+        """Make sure that what the losses of a recipe need is there, before anything is begun.
+
+        Raises:
+            RecipeError: if a file is missing; the message says how to get one.
+        """
+        for loss in sorted(_feature_losses(recipe)):
+            network, _ = _NETWORKS[loss]
+            if self.find(network) is None:
+                _load(recipe, loss, self)
+
     def find(self, network: str) -> Path | None:
         """Return the file of ``vgg19``, ``vgg16`` or ``alexnet``, which its name begins with."""
         for place in self.places:
@@ -56,19 +67,8 @@ class Objective:
         Raises:
             RecipeError: if a file of them is missing or holds another network.
         """
-        wanted = {*recipe.losses, *recipe.pretrain_losses} & set(FEATURE_LOSSES)
-        found: dict[str, nn.Module] = {}
-        for name in sorted(wanted):
-            network, loss = _NETWORKS[name]
-            try:
-                features = load_vgg(files.find(network), network=network)
-            except ValueError as error:
-                raise RecipeError(
-                    f"the loss {name!r} of {recipe.name} cannot be had: {error}; then name the "
-                    "file with --features FILE"
-                ) from error
-            found[name] = loss(features).to(device)
-        return cls(recipe, found)
+        wanted = sorted(_feature_losses(recipe))
+        return cls(recipe, {name: _load(recipe, name, files).to(device) for name in wanted})
 
     def of_generator(
         self, sr: Tensor, hr: Tensor, *, step: int, judge: nn.Module | None
@@ -113,6 +113,24 @@ class Objective:
             raise RecipeError("losses have 'adversarial', but there is no discriminator")
         fake = judge(sr)
         return GAN_LOSSES["vanilla"].generator(fake, fake)
+
+
+def _feature_losses(recipe: TrainRecipe) -> set[str]:
+    return {*recipe.losses, *recipe.pretrain_losses} & set(FEATURE_LOSSES)
+
+
+def _load(recipe: TrainRecipe, name: str, files: FeatureFiles) -> nn.Module:
+    network, loss = _NETWORKS[name]
+    file = files.find(network)
+    try:
+        return loss(load_vgg(file, network=network))
+    except ValueError as error:
+        given = ", ".join(map(str, files.places))
+        among = f" (none in {given} is called {network}...)" if given and file is None else ""
+        raise RecipeError(
+            f"the loss {name!r} of {recipe.name} cannot be had: {error}; then name the "
+            f"file with --features FILE{among}"
+        ) from error
 
 
 def total(losses: Iterable[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ Each takes its part of every batch; gradients are averaged over all. Rank 0 alon
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.errors import UsageError
+from pipeline.errors import ClusterError, UpresError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,5 +78,13 @@ def joined(device: str) -> Iterator[Processes]:
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(chosen, rank, count)
+    except RuntimeError as error:
+        # What a collective operation raises when one of them ends has no type of its own.
+        if isinstance(error, UpresError) or not re.search("gloo|nccl", str(error), re.IGNORECASE):
+            raise
+        raise ClusterError(
+            f"another process of this training is gone (this is rank {rank} of {count}); start "
+            "all of them again with --resume"
+        ) from error
     finally:
         distributed.destroy_process_group()

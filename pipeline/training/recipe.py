@@ -108,6 +108,8 @@ class TrainRecipe:
             require_least(self, name, 1)
         for name in _AMOUNTS:
             require_least(self, name, 0)
+        if self.steps > _MOST_STEPS:
+            raise RecipeError(f"steps is {self.steps}, expected at most {_MOST_STEPS}")
         for name in ("pretrain_share", "decay_share", "ema", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected 0 to 1")
@@ -123,8 +125,15 @@ class TrainRecipe:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected numbers from 0 to 1")
         if len(self.betas) != 2:
             raise RecipeError(f"betas is {self.betas}, expected two numbers")
+        self._check_arguments()
         self._check_losses()
         _ = self.fresh
+
+    def _check_arguments(self) -> None:
+        for key in ("arguments", "discriminator_arguments"):
+            for name, value in getattr(self, key).items():
+                if type(value) is int and value < 1:
+                    raise RecipeError(f"{key}.{name} is {value}, expected at least 1")
 
     def _check_losses(self) -> None:
         for key in ("losses", "pretrain_losses"):
@@ -206,6 +215,7 @@ class TrainRecipe:
         return toml_lines(asdict(self))
 
 
+_MOST_STEPS = 10**9
 _COUNTS = (
     "scale", "channels", "batch", "accumulate", "window_chunks", "steps", "keep",
 )  # fmt: skip
@@ -224,7 +234,10 @@ def load_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> TrainReci
     """
     values = read_recipe(name_or_file)
     settings = list(settings)
-    named = {setting.partition("=")[0] for setting in settings} | values.keys()
+    told = {setting.partition("=")[0] for setting in settings}
+    if {"steps", "epochs"} <= told:
+        raise RecipeError("steps and epochs are both set, expected one: epochs make the steps")
+    named = told | values.keys()
     if PREPARE in values and "architecture" not in named:
         raise RecipeError(
             f"recipe {name_or_file} only says how to prepare a dataset, expected architecture and "

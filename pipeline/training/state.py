@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _ADAM_SHARE = 0.1
 """Adam's rate as a share of Muon's; measured: 0.012 for Muon trains, 0.025 does not."""
 
+_DATASET = "dataset"
 _NUMBERS = ("step", "best", "skipped", "seconds", "waited_s", "fallen", "worse")
 
 
@@ -94,10 +95,14 @@ class TrainState:
     """What a plateau has left of the learning rate."""
     worse: int = 0
     """Validations since the best one, for a plateau."""
+    dataset: str = ""
+    """`Dataset.digest` of what it is trained on."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def begin(cls, recipe: TrainRecipe, *, patch_px: int, device: torch.device) -> TrainState:
+    def begin(
+        cls, recipe: TrainRecipe, *, patch_px: int, device: torch.device, dataset: str = ""
+    ) -> TrainState:
         """Return step 0: weights drawn with the recipe's seed, or those of a model.
 
         Raises:
@@ -113,7 +118,8 @@ class TrainState:
             raise RecipeError(str(error)) from error
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = copy.deepcopy(network).requires_grad_(False).eval()
-        state = cls(Player(network, _optimisers(network, recipe)), average, None, device=device)
+        player = Player(network, _optimisers(network, recipe))
+        state = cls(player, average, None, dataset=dataset, device=device)
         if judge is not None:
             judge.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             state.discriminator = Player(judge, [_adam(judge.parameters(), recipe)])
@@ -142,7 +148,8 @@ class TrainState:
         numbers = [float(getattr(self, name)) for name in _NUMBERS]
         tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
         # Copied: averages begin as the weights, and safetensors refuses what shares memory.
-        return save({k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()})
+        copied = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+        return save(copied, {_DATASET: self.dataset})
 
     def restore(self, path: Path) -> None:
         """Become the state that `to_bytes` wrote.
@@ -153,17 +160,23 @@ class TrainState:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                trained_on = (file.metadata() or {}).get(_DATASET, "")
             self.generator.restore(tensors, "generator")
             self.average.load_state_dict(below(tensors, "average."))
             if self.discriminator is not None:
                 self.discriminator.restore(tensors, "discriminator")
             numbers = dict(zip(_NUMBERS, tensors["numbers"].tolist(), strict=True))
         except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())[:200]
             raise UsageError(
                 f"{path} cannot be resumed ({reason}); resume with the recipe it was trained by, "
                 "or train into an empty folder"
             ) from error
+        if trained_on != self.dataset:
+            raise UsageError(
+                f"{path} was trained on another dataset, or on this one before it was changed; "
+                "resume with that one, or train into an empty folder"
+            )
         for name, value in numbers.items():
             setattr(self, name, int(value) if name in ("step", "skipped", "worse") else value)
 
@@ -200,7 +213,7 @@ def _judge(recipe: TrainRecipe, patch_px: int) -> nn.Module | None:
         return builder(
             channels=recipe.channels, patch_px=patch_px, **recipe.discriminator_arguments
         )
-    except TypeError as error:
+    except (TypeError, RuntimeError, ZeroDivisionError) as error:
         raise ValueError(
             f"discriminator {recipe.discriminator} refuses {recipe.discriminator_arguments}: "
             f"{error}"

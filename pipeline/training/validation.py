@@ -11,12 +11,14 @@ import torch
 
 from models.interpolation import enlarge
 from models.lpips import Lpips, load_lpips
-from pipeline.errors import NotFiniteError, TrainingError
+from pipeline.errors import NotFiniteError, RecipeError, TrainingError
 from pipeline.inference import Inference, from_unit_range, to_unit_range
 from pipeline.metrics import score_picture
 from pipeline.storage.dataset import HR, LR_PREFIX
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
@@ -61,7 +63,7 @@ class Judge:
         rows = rows[chosen.round().astype(int)]
         version = (recipe.lr_versions or list(dataset.spec.degradations))[0]
         alexnet = files.find("alexnet")
-        lpips = load_lpips(alexnet) if alexnet is not None else None
+        lpips = _lpips_of(alexnet) if alexnet is not None else None
         hr = dataset.read(HR, rows)
         if lpips is not None and min(hr.shape[2:]) < lpips.least_px:
             lpips = None
@@ -140,6 +142,13 @@ class Judge:
                 a, b = (to_unit_range(x[part], device) for x in (sr, self.hr))
                 found += self.lpips(a, b).tolist()
         return fmean(found)
+
+
+def _lpips_of(file: Path) -> Lpips:
+    try:
+        return load_lpips(file)
+    except ValueError as error:
+        raise RecipeError(f"LPIPS cannot be had: {error}") from error
 
 
 def psnr(a: Any, b: Any) -> float:

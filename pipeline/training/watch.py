@@ -129,7 +129,9 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
     figure = Figure(figsize=(9, 2.4 * max(1, len(panels))), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     for place, (title, lines) in enumerate(panels.items(), 1):
-        axes = figure.add_subplot(len(panels), 1, place)
+        axes = figure.add_subplot(
+            len(panels), 1, place, sharex=figure.axes[0] if place > 1 else None
+        )
         for name, points in lines.items():
             style = "--" if name.startswith("bicubic") else "-"
             axes.plot(*zip(*points, strict=True), style, marker=".", label=name.replace("_", " "))

@@ -10,6 +10,7 @@ import pytest
 
 from models import checkpoint
 from pipeline.config import RECIPES_DIR, recipe_names
+from pipeline.job import locked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,3 +137,103 @@ def test_without_a_recipe_nothing_can_begin(pictures: Path, tmp_path: Path, upre
     assert said.code == 2
     assert "--recipe is missing; recipes are dcgan-deblur" in said.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def patches(pictures: Path, tmp_path_factory: pytest.TempPathFactory, upres: Command) -> Path:
+    """Patches of a whole picture each, as srgan-faces-64 takes them."""
+    dataset = tmp_path_factory.mktemp("train") / "patches"
+    words = ("--recipe", "srgan-faces-64", "--set", "split={ validation = 0.25 }")
+    assert upres("prepare", pictures, dataset, *words).code == 3
+    return dataset
+
+
+SMALL = (
+    "--recipe", "srcnn-x4", "--set", "steps=2", "--set", "batch=2", "--set", "precision=fp32",
+    "--set", "arguments={ features = 4 }",
+)  # fmt: skip
+
+
+def test_two_trainings_do_not_write_into_one_folder(
+    patches: Path, tmp_path: Path, upres: Command
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with locked(out / "train.lock", out, "upres train"):
+        said = upres("train", patches, "--out", out, *SMALL)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "is held by upres train (pid" in said.err
+    assert upres("train", patches, "--out", out, *SMALL).code == 0
+
+
+def test_it_goes_on_with_the_patches_and_steps_that_it_was_begun_with(
+    patches: Path, pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    out, others = tmp_path / "out", tmp_path / "others"
+    assert upres("train", patches, "--out", out, *SMALL).code == 0
+    before = (out / "recipe.toml").read_bytes()
+    words = ("--recipe", "srgan-faces-64", "--set", "split={ validation = 0.5 }")
+    assert upres("prepare", pictures, others, *words).code == 3
+    for dataset, steps, told in (
+        (others, 3, "was trained on another dataset"),
+        (patches, 1, "steps is 1, but"),
+    ):
+        said = upres("train", dataset, "--out", out, "--resume", "--set", f"steps={steps}")
+        assert (said.code, said.err.count("\n")) == (2, 1), said.err
+        assert told in said.err
+    assert (out / "recipe.toml").read_bytes() == before
+    (out / "recipe.toml").unlink()
+    said = upres("train", patches, "--out", out, "--resume")
+    assert said.code == 2
+    assert "recipe.toml is missing" in said.err
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (("--set", "prepare.count=3"), "--set prepare.count=3 is for pictures"),
+        (("--set", "epochs=1"), "steps and epochs are both set"),
+        (("--set", f"steps={10**21}"), "expected at most 1000000000"),
+        (("--set", "arguments={ features = 0 }"), "arguments.features is 0, expected at least 1"),
+        (("--set", "losses={ perceptual = 1 }"), "--features FILE"),
+        (("--features", "nowhere"), "'nowhere' does not exist"),
+        (("--features", "{out}"), "LPIPS cannot be had"),
+    ],
+)
+def test_what_cannot_be_is_told_before_anything_is_written(
+    given: tuple[str, str], told: str, patches: Path, tmp_path: Path, upres: Command
+) -> None:
+    (tmp_path / "alexnet.safetensors").write_bytes(b"cut off")
+    option, value = given
+    value = value.format(out=tmp_path) if option == "--features" else value
+    said = upres("train", patches, "--out", tmp_path / "out", *SMALL, option, value)
+    assert said.code in (1, 2)
+    assert told in " ".join(said.err.split())
+    assert not (tmp_path / "out" / "state.safetensors").exists()
+
+
+def test_a_dataset_is_no_place_for_a_training(patches: Path, upres: Command) -> None:
+    said = upres("train", patches, "--out", patches, *SMALL)
+    assert said.code == 2
+    assert "is a dataset" in said.err
+
+
+def test_features_that_are_missing_are_told_before_pictures_are_prepared(
+    pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    (tmp_path / "vgg16.safetensors").write_bytes(b"")
+    words = ("--recipe", "srgan-x4", "--features", tmp_path)
+    said = upres("train", pictures, "--out", tmp_path / "out", *words)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert f"none in {tmp_path} is called vgg19..." in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_that_are_too_small_are_told_with_the_reason(
+    tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command
+) -> None:
+    save(tmp_path / "small" / "a.png", photo(50, 60))
+    said = upres("train", tmp_path / "small", "--out", tmp_path / "out", *SMALL)
+    assert said.code == 1
+    assert "gives no patch to train on; 1 pictures were rejected (" in said.err
+    assert "96" in said.err.splitlines()[-1]
