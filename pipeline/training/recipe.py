@@ -125,15 +125,8 @@ class TrainRecipe:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected numbers from 0 to 1")
         if len(self.betas) != 2:
             raise RecipeError(f"betas is {self.betas}, expected two numbers")
-        self._check_arguments()
         self._check_losses()
         _ = self.fresh
-
-    def _check_arguments(self) -> None:
-        for key in ("arguments", "discriminator_arguments"):
-            for name, value in getattr(self, key).items():
-                if type(value) is int and value < 1:
-                    raise RecipeError(f"{key}.{name} is {value}, expected at least 1")
 
     def _check_losses(self) -> None:
         for key in ("losses", "pretrain_losses"):

@@ -108,6 +108,7 @@ class TrainState:
         Raises:
             RecipeError: if the recipe names networks or arguments that cannot be.
         """
+        _check_arguments(recipe)
         torch.manual_seed(recipe.seed)
         try:
             network = registry.build(model_spec(recipe))
@@ -218,6 +219,13 @@ def _judge(recipe: TrainRecipe, patch_px: int) -> nn.Module | None:
             f"discriminator {recipe.discriminator} refuses {recipe.discriminator_arguments}: "
             f"{error}"
         ) from error
+
+
+def _check_arguments(recipe: TrainRecipe) -> None:
+    for key in ("arguments", "discriminator_arguments"):
+        for name, value in getattr(recipe, key).items():
+            if type(value) is int and value < 1:
+                raise RecipeError(f"{key}.{name} is {value}, expected at least 1")
 
 
 def _begin_with(network: nn.Module, name_or_file: str) -> None:
