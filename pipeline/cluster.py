@@ -250,7 +250,10 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
         _interrupts_ignored_by_children(),
     ):
         cluster = _started(count, threads=_GPU_THREADS if settings.gpus else 2)
-    with cluster, Client(cluster) as client:
+    # Nannies start workers again that died. A cluster would close the nanny for good whose worker
+    # is not there 15 s later, as on a busy machine, or when it has died once more meanwhile.
+    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
+    with patient, cluster, Client(cluster) as client:
         yield client
 
 

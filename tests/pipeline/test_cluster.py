@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections import Counter
 from functools import partial
+from multiprocessing import active_children
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,6 +26,7 @@ from pipeline.errors import UsageError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.process import BaseProcess
     from pathlib import Path
 
     from pipeline.cluster import Client
@@ -161,6 +164,31 @@ def test_a_worker_that_replaces_a_dead_one_has_the_state_too(
 
     outcomes = list(submit_windowed(client, answer, range(1, 9)))
     assert {o.task: o.result for o in outcomes} == {n: 42 + n for n in range(1, 9)}
+
+
+@pytest.mark.slow
+def test_a_worker_that_takes_long_to_come_back_does_come_back() -> None:
+    """Dask's own clusters close the nanny of a worker that is gone for 15 s."""
+    with connect(ClusterSettings(workers=1)) as client:
+        (first,) = active_children()
+        assert first.pid is not None
+        os.kill(first.pid, signal.SIGKILL)
+        second = next_child(first)
+        os.kill(second, signal.SIGSTOP)
+        time.sleep(17)
+        os.kill(second, signal.SIGCONT)
+        tasks = submit_windowed(client, square, range(8))
+        assert sorted(o.result or 0 for o in tasks) == [n * n for n in range(8)]
+
+
+def next_child(first: BaseProcess) -> int:
+    """Wait for the process that a nanny starts after `first` has died; return its id."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        for child in active_children():
+            if child.pid is not None and child.pid != first.pid:
+                return child.pid
+    raise TimeoutError("no process has taken the place of the worker that was killed")
 
 
 def test_a_state_that_cannot_be_built_is_an_error_at_once(client: Client) -> None:
