@@ -210,11 +210,10 @@ class Training:
                 report(progress)
             if stage_ends:
                 self.state.best, self.state.worse, self.state.fallen = -math.inf, 0, 1.0
-        if step % recipe.checkpoint_interval == 0 or ended:
-            if self.processes.leads:
-                self._write_checkpoint()
-            self._save()
-        elif step == 1 or time.monotonic() - self._saved_at > _SAVED_EVERY_S:
+        if self.processes.leads and (step % recipe.checkpoint_interval == 0 or ended):
+            self._write_checkpoint()
+        asked = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
+        if ended or asked or step == 1 or time.monotonic() - self._saved_at > _SAVED_EVERY_S:
             self._save()
 
     def _save(self) -> None:

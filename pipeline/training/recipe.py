@@ -99,7 +99,10 @@ class TrainRecipe:
     validate_every: int = 0
     """Steps from one validation to the next; 0 stands for a twentieth of all, 1,000 at most."""
     checkpoint_every: int = 0
-    """Steps from one checkpoint that is kept to the next; 0 stands for `validate_every`."""
+    """Steps from one checkpoint that is kept to the next; 0 stands for every validation.
+
+    What resuming needs is written then too, where this is given, and every minute anyway.
+    """
     keep: int = 3
     """How many of the last checkpoints stay."""
 
