@@ -51,8 +51,8 @@ def words(name: str) -> list[str]:
         "precision": "fp32",
         "prepare.split.validation": "0.25",
     }
-    if recipe.get("pretrain_steps"):
-        small["pretrain_steps"] = "2"
+    if recipe.get("discriminator"):
+        small["discriminator_arguments"] = "{ features = 8 }"
     if recipe["prepare"]["extract"] == "random":
         small["prepare.count"] = "4"
         small["prepare.candidates"] = "1"
