@@ -11,6 +11,7 @@ import platform
 import socket
 import sys
 import warnings
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -81,7 +82,7 @@ class OpenVinoBackend:
     def __init__(self, network: nn.Module, *, channels: int, scale: int) -> None:
         self._library = _openvino()
         self._model = _converted(self._library, network, channels=channels)
-        self._core = self._library.Core()
+        self._core = _core()
         self._scale = scale
         self._requests: dict[str, Any] = {}
         self._shapes: set[tuple[int, ...]] = set()
@@ -189,6 +190,16 @@ def _openvino() -> Any:
             "openvino there, or take --backend torch"
         ) from error
     return openvino
+
+
+@cache
+def _core() -> Any:
+    """Return the one Core of this process.
+
+    Each gives its thread a stack for signals, and when it goes brings back the one from before.
+    That may have gone with another Core, and the next signal ends the process (openvino 2026.4.1).
+    """
+    return _openvino().Core()
 
 
 def _converted(library: Any, network: nn.Module, *, channels: int) -> Any:

@@ -356,6 +356,35 @@ def test_openvino_tells_nobody_and_writes_and_prints_nothing(tmp_path: Path) -> 
     assert list(tmp_path.rglob("*")) == []
 
 
+_SIGNALLED = """
+import gc, os, signal
+import numpy as np
+from models.span import Span
+from pipeline.inference import Inference
+def opened():
+    return Inference.of(
+        Span(scale=2, features=4), scale=2, channels=3, precision="fp32", backend="openvino"
+    )
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first, second = opened(), opened()
+for run in (first, second):
+    run.enlarge(np.zeros((3, 9, 9), np.uint8))
+del run, first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
+def test_a_process_that_gave_up_networks_survives_a_signal() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SIGNALLED], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("handled\n", "", 0)
+
+
 # --- which one ----------------------------------------------------------------------------------
 
 
