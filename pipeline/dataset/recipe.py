@@ -176,7 +176,8 @@ class PrepareRecipe:
 def load_prepare_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> PrepareRecipe:
     """Return how a recipe prepares its dataset: the table ``[prepare]``, and what is common.
 
-    Settings may reach into tables: ``split.test=0.1``.
+    Settings may reach into tables, ``split.test=0.1``, and may say where a recipe has their key,
+    ``prepare.count=20``.
 
     Raises:
         RecipeError: as `load_recipe`, and if the recipe says nothing of preparing.
@@ -193,6 +194,7 @@ def load_prepare_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> P
     twice = sorted(shared.keys() & prepare.keys())
     if twice:
         raise RecipeError(f"recipe has {twice[0]} twice; leave it out of [{PREPARE}]")
+    settings = [setting.removeprefix(f"{PREPARE}.") for setting in settings]
     return checked(PrepareRecipe, {**shared, **prepare}, settings)
 
 

@@ -206,6 +206,8 @@ def test_values_of_another_upres_are_refused(values: dict[str, Any], message: st
         ("name=2024", "name", "2024"),
         ("channels=1", "channels", 1),
         ("stride_px=[32,64]", "stride_px", [32, 64]),
+        ("prepare.stride_px=[32,64]", "stride_px", [32, 64]),
+        ("prepare.split.validation=0.2", "split", {"validation": 0.2}),
     ],
 )
 def test_a_setting_replaces_one_value_and_no_other(setting: str, key: str, value: Any) -> None:
