@@ -585,7 +585,7 @@ def train(
     checkpoints/, metrics.csv, curves.png, samples/, events/ for TensorBoard, recipe.toml as
     resolved, and state.safetensors for --resume.
     """
-    from flows.train import TrainRequest, run_training
+    from flows.train import TrainRequest, run_training, sheet
 
     request = TrainRequest(
         source=src, recipe=recipe, settings=settings, out_dir=out_dir, resume=resume
@@ -602,7 +602,7 @@ def train(
     if as_json:
         options.print_json(document)
     else:
-        click.echo("\n".join(f"{key:18} {value}" for key, value in document.items()))
+        click.echo(sheet(document))
     if document["steps"] < document["of_steps"]:
         click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
         sys.exit(options.INTERRUPTED)

@@ -14,7 +14,8 @@ from flows.prepare import PrepareOptions, PrepareRequest, run_prepare
 from flows.progress import counted
 from pipeline.cluster import ClusterSettings
 from pipeline.config import PREPARE, recipe_names
-from pipeline.errors import SourceError, UsageError
+from pipeline.dataset.recipe import load_prepare_recipe
+from pipeline.errors import RecipeError, SourceError, UsageError
 from pipeline.inference import resolve_device
 from pipeline.job import locked
 from pipeline.storage.dataset import Dataset, is_dataset
@@ -80,6 +81,21 @@ class TrainRequest:
             )
         check_folder(self.out_dir, resume=self.resume)
 
+    def check_preparing(self, recipe: TrainRecipe) -> None:
+        """Make sure that pictures can be prepared into what `recipe` trains on.
+
+        Raises:
+            RecipeError: if it does not say how, or trains on an LR version that it does not make.
+        """
+        if self.recipe is None or self.resume or is_dataset(Path(self.source)):
+            return
+        made = load_prepare_recipe(self.recipe, settings=self.prepare_settings).lr_names
+        for name in recipe.lr_versions:
+            if name not in made:
+                raise RecipeError(
+                    f"lr_versions has {name!r}, but the recipe prepares {', '.join(made)}"
+                )
+
 
 def run_training(
     request: TrainRequest,
@@ -95,6 +111,7 @@ def run_training(
     request.check()
     recipe, files = _recipe(request), FeatureFiles(tuple(features))
     files.check(recipe)
+    request.check_preparing(recipe)
     with joined(resolve_device(device)) as processes, _held(request.out_dir, processes):
         path, rejected = _dataset(request, processes, stop)
         dataset = Dataset.open(path)
@@ -213,6 +230,18 @@ def _dataset(request: TrainRequest, processes: Processes, stop: Stop) -> tuple[P
             )
     processes.mean(0.0)  # The others wait here until the patches are there.
     return path, rejected
+
+
+def sheet(document: dict[str, Any]) -> str:
+    """Return what `run_training` gave as lines for people."""
+    shown = {
+        "model": document["model"] or "none yet, as nothing was validated",
+        "steps": f"{document['steps']} of {document['of_steps']}",
+        "dataset": document["dataset"],
+        "patches": ", ".join(f"{count} {split}" for split, count in document["patches"].items()),
+        "rejected": f"{document['rejected']} pictures",
+    }
+    return "\n".join(f"{key:18} {value}" for key, value in shown.items())
 
 
 def _tell(progress: TrainProgress) -> None:

@@ -126,10 +126,10 @@ def _load(recipe: TrainRecipe, name: str, files: FeatureFiles) -> nn.Module:
         return loss(load_vgg(file, network=network))
     except ValueError as error:
         given = ", ".join(map(str, files.places))
-        among = f" (none in {given} is called {network}...)" if given and file is None else ""
+        among = f"no file of {given} is called {network}...: " if given and file is None else ""
         raise RecipeError(
-            f"the loss {name!r} of {recipe.name} cannot be had: {error}; then name the "
-            f"file with --features FILE{among}"
+            f"the loss {name!r} of {recipe.name} cannot be had: {among}{error}; then name the "
+            "file with --features FILE"
         ) from error
 
 

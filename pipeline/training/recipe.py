@@ -79,7 +79,8 @@ class TrainRecipe:
     """Learning rate of the discriminator; 0 stands for `learning_rate`."""
     schedule: str = "constant"
     """How the rate falls: one of `SCHEDULES`, after the steps alone."""
-    warmup_steps: int = 0
+    warmup_share: float = 0.0
+    """Share of the steps over which the rate rises from zero first."""
     decay_share: float = 0.5
     """linear: over the last share of the steps it falls to zero."""
     milestones: list[float] = field(default_factory=lambda: [0.5])
@@ -97,7 +98,7 @@ class TrainRecipe:
 
     validation_patches: int = 128
     validate_every: int = 0
-    """Steps from one validation to the next; 0 stands for a twentieth of all, 1,000 at most."""
+    """Steps from one validation to the next; 0 stands for a twentieth of all, 10 to 1,000."""
     checkpoint_every: int = 0
     """Steps from one checkpoint that is kept to the next; 0 stands for every validation.
 
@@ -113,7 +114,7 @@ class TrainRecipe:
             require_least(self, name, 0)
         if self.steps > _MOST_STEPS:
             raise RecipeError(f"steps is {self.steps}, expected at most {_MOST_STEPS}")
-        for name in ("pretrain_share", "decay_share", "ema", "gamma"):
+        for name in ("pretrain_share", "warmup_share", "decay_share", "ema", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected 0 to 1")
         if self.seed >= 2**63:
@@ -167,7 +168,7 @@ class TrainRecipe:
     @property
     def validation_interval(self) -> int:
         """Return the steps from one validation to the next."""
-        return self.validate_every or min(1_000, max(1, self.steps // 20))
+        return self.validate_every or min(1_000, max(10, self.steps // 20))
 
     @property
     def checkpoint_interval(self) -> int:
@@ -191,7 +192,7 @@ class TrainRecipe:
 
     def rate(self, step: int, *, fallen: float = 1.0) -> float:
         """Return the generator's learning rate; `fallen` is what a plateau has left of it."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        warm = min(1.0, (step + 1) / max(1.0, self.steps * self.warmup_share))
         if step < self.pretrain_steps:
             return (self.pretrain_rate or self.learning_rate) * warm
         return self.learning_rate * warm * self._scheduled(step) * fallen
@@ -216,7 +217,7 @@ _COUNTS = (
     "scale", "channels", "batch", "accumulate", "window_chunks", "steps", "keep",
 )  # fmt: skip
 _AMOUNTS = (
-    "epochs", "warmup_steps", "validation_patches", "seed", "pretrain_rate", "discriminator_rate",
+    "epochs", "validation_patches", "seed", "pretrain_rate", "discriminator_rate",
     "clip_norm", "patience", "validate_every", "checkpoint_every",
 )  # fmt: skip
 

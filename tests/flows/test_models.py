@@ -206,6 +206,6 @@ def test_upscaling_by_a_recipe_without_weights_is_one_line_that_tells_how_to_tra
 def test_a_file_wins_over_the_recipe_of_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "srgan-x4").write_bytes(registry.shipped()["span-x4"].read_bytes())
+    (tmp_path / "srgan-faces-64").write_bytes(registry.shipped()["span-x4"].read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert load_model("srgan-x4").spec.name == "span-x4"
+    assert load_model("srgan-faces-64").spec.name == "span-x4"

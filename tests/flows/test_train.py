@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import tomllib
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pytest
 
+from flows import options
 from models import checkpoint
+from pipeline.cluster import Stop
 from pipeline.config import RECIPES_DIR, recipe_names
 from pipeline.job import locked
 
@@ -222,11 +225,47 @@ def test_features_that_are_missing_are_told_before_pictures_are_prepared(
     pictures: Path, tmp_path: Path, upres: Command
 ) -> None:
     (tmp_path / "vgg16.safetensors").write_bytes(b"")
-    words = ("--recipe", "srgan-x4", "--features", tmp_path)
+    words = ("--recipe", "srgan-faces-96", "--features", tmp_path)
     said = upres("train", pictures, "--out", tmp_path / "out", *words)
     assert (said.code, said.err.count("\n")) == (1, 1)
-    assert f"none in {tmp_path} is called vgg19..." in said.err
+    assert f"cannot be had: no file of {tmp_path} is called vgg19...: " in said.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("lr_versions = ['foggy']", "lr_versions has 'foggy', but the recipe prepares bicubic"),
+        ("[prepare]\nextract = 'random'\npatch_hr_px = 97", "patch_hr_px is 97x97"),
+    ],
+)
+def test_a_recipe_that_cannot_be_is_told_before_pictures_are_prepared(
+    recipe: str, message: str, pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    words = ["name = 'mine'", "architecture = 'span'", "scale = 2", recipe]
+    if "prepare" not in recipe:
+        words += ["[prepare]", "extract = 'random'", "patch_hr_px = 96"]
+    (tmp_path / "mine.toml").write_text("\n".join(words))
+    out = tmp_path / "out"
+    said = upres("train", pictures, "--out", out, "--recipe", tmp_path / "mine.toml")
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert message in said.err
+    assert not out.exists()
+
+
+def test_a_training_that_was_stopped_at_once_says_that_there_is_no_model_yet(
+    patches: Path, tmp_path: Path, upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = Stop()
+    stopped.request()
+    monkeypatch.setattr(options, "interruptible", lambda: nullcontext(stopped))
+    said = upres("train", patches, "--out", tmp_path / "out", *SMALL)
+    assert said.code == options.INTERRUPTED
+    lines = dict(line.split(maxsplit=1) for line in said.out.splitlines())
+    assert lines["model"] == "none yet, as nothing was validated"
+    assert lines["steps"].startswith("0 of ")
+    assert "train" in lines["patches"]
+    assert "{" not in said.out
 
 
 def test_pictures_that_are_too_small_are_told_with_the_reason(

@@ -46,7 +46,7 @@ PLAIN = TrainRecipe(
     optimiser="muon",
     learning_rate=1e-3,
     schedule="linear",
-    warmup_steps=2,
+    warmup_share=1 / 3,
     validate_every=3,
     checkpoint_every=2,
     validation_patches=4,
@@ -321,7 +321,7 @@ def test_without_validation_the_last_is_the_best(tmp_path: Path, photo: TakePhot
 
 
 def test_a_loss_that_stays_nan_ends_the_training(dataset: Dataset, tmp_path: Path) -> None:
-    broken = replace(PLAIN, learning_rate=1e30, steps=40, validate_every=40, warmup_steps=0)
+    broken = replace(PLAIN, learning_rate=1e30, steps=40, validate_every=40, warmup_share=0.0)
     with pytest.raises(TrainingError, match="lower learning_rate"):
         run(dataset, broken, tmp_path)
 
