@@ -70,7 +70,16 @@ def table() -> tuple[list[dict[str, Any]], str]:
 
 def sheet(values: dict[str, Any]) -> str:
     """Return all that is known of one model as lines of text."""
-    return "\n".join(f"{key:14} {value}" for key, value in values.items() if value != "")
+    return "\n".join(f"{key:14} {_told(v)}" for key, v in values.items() if v not in ("", {}))
+
+
+def _told(value: Any) -> str:
+    """Return a value, or the values of a table, as words."""
+    if not isinstance(value, dict):
+        return str(value)
+    if all(isinstance(v, dict) for v in value.values()):
+        return "; ".join(f"{key}: {_told(v)}" for key, v in value.items())
+    return ", ".join(f"{key} {v}" for key, v in value.items())
 
 
 def _of_weights(name: str) -> dict[str, Any]:

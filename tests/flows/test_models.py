@@ -131,6 +131,14 @@ def test_recipes_for_faces_and_no_others_say_that_they_are_never_shipped(
     assert not FACES & registry.shipped().keys()
 
 
+def test_a_model_is_told_in_words(upres: Command) -> None:
+    said = upres("models", "span-x4")
+    lines = dict(line.split(maxsplit=1) for line in said.out.splitlines())
+    assert lines["arguments"] == "features 48"
+    assert "; Set14: lpips 0." in lines["scores"]
+    assert "{" not in said.out
+
+
 def test_a_recipe_is_told_with_its_command_and_nothing_that_it_lacks(upres: Command) -> None:
     lines = dict(line.split(maxsplit=1) for line in upres("models", "dcgan-x4").out.splitlines())
     assert lines["train"] == "upres train PICTURES --recipe dcgan-x4 --out DIR"
