@@ -93,7 +93,8 @@ class TrainRequest:
         for name in recipe.lr_versions:
             if name not in made:
                 raise RecipeError(
-                    f"lr_versions has {name!r}, but the recipe prepares {', '.join(made)}"
+                    f"lr_versions has {name!r}, but the recipe prepares {', '.join(made)}; take "
+                    "one of these, or add it to prepare.degradations"
                 )
 
 
