@@ -189,7 +189,7 @@ def _recipe(request: TrainRequest) -> TrainRecipe:
 
 def _tell_differences(begun: TrainRecipe, given: TrainRecipe) -> None:
     """Say where a training goes on as it was begun, and not as its recipe has it."""
-    kept = {k: v for k, v in asdict(begun).items() if v != getattr(given, k)}
+    kept = {k: v for k, v in asdict(begun).items() if getattr(given, k) not in (v, "auto")}
     if kept:
         told = ", ".join(f"{key} = {value}" for key, value in kept.items())
         click.echo(f"goes on as it was begun: {told}; --set changes that", err=True)

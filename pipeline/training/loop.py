@@ -7,17 +7,19 @@ import math
 import re
 import time
 from collections import defaultdict
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from models import checkpoint
+from models.blocks import folded
 from models.losses import Judgements
 from pipeline.dataset.loader import load_batches
 from pipeline.dataset.order import BatchSpec
 from pipeline.degradation.batch import degrade_batch
 from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
+from pipeline.inference import load_model, resolve_precision
 from pipeline.storage.atomic import remove_partials, write_atomic
 from pipeline.training.objective import Objective, total
 from pipeline.training.state import TrainState, model_spec
@@ -137,6 +139,8 @@ def train(
     """
     _check_fits(dataset, recipe)
     recipe = recipe.of_patches(len(dataset.rows("train")), processes=processes.count)
+    precision = resolve_precision(recipe.precision, device=str(processes.device))
+    recipe = replace(recipe, precision=precision)
     training = Training(dataset, recipe, settings, files=files, processes=processes)
     training.run(tick, report, stop)
     return TrainEnd(training.state.step, recipe.steps)
@@ -156,6 +160,7 @@ class Training:
     ) -> None:
         device = processes.device
         self.recipe, self.settings, self.processes = recipe, settings, processes
+        self._teacher = _teacher(recipe, device) if recipe.teacher else None
         self.state = TrainState.begin(
             recipe,
             patch_px=max(dataset.spec.hr_px),
@@ -241,6 +246,8 @@ class Training:
             with self._autocast():
                 sr = self._forward(lr)
             pairs.append((sr.detach(), hr))
+            if self._teacher is not None:
+                hr = self._taught(self._teacher, lr)
             losses.append(self._learn_generator(sr.float(), hr, alone=alone))
         if not self._is_finite(sum(losses)):
             return
@@ -261,6 +268,12 @@ class Training:
             self._means.add(name, float(value.detach()))
         self._means.add("loss", float(loss.detach()))
         return float(loss.detach())
+
+    @torch.no_grad()
+    def _taught(self, teacher: nn.Module, lr: Tensor) -> Tensor:
+        with self._autocast():
+            taught: Tensor = teacher(lr)
+        return taught.float()
 
     def _learn_discriminator(self, pairs: list[tuple[Tensor, Tensor]], rate: float) -> None:
         player, recipe = self.state.discriminator, self.recipe
@@ -457,6 +470,24 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
         )
     if not resume and (out_dir / STATE).exists():
         raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")
+
+
+def _teacher(recipe: TrainRecipe, device: torch.device) -> nn.Module:
+    """Return the network that is learned from.
+
+    Raises:
+        ModelError: if there is no such model.
+        RecipeError: if it enlarges otherwise than what is trained.
+    """
+    model = load_model(recipe.teacher)
+    if (model.spec.scale, model.spec.channels) != (recipe.scale, recipe.channels):
+        raise RecipeError(
+            f"teacher {recipe.teacher} has scale {model.spec.scale} and {model.spec.channels} "
+            f"channels, and recipe {recipe.name} scale {recipe.scale} and {recipe.channels}; name "
+            "another one, or leave teacher out"
+        )
+    network = folded(model.network).requires_grad_(False)
+    return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
 def _check_fits(dataset: Dataset, recipe: TrainRecipe) -> None:

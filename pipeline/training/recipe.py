@@ -49,6 +49,9 @@ class TrainRecipe:
     """A name of `models.registry.DISCRIMINATORS`; "" trains without one."""
     discriminator_arguments: dict[str, Any] = field(default_factory=dict)
 
+    teacher: str = ""
+    """A model whose output is learned instead of HR (arXiv 1503.02531); validation is by HR."""
+
     losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
     """Weights of the generator's losses, by their names in `LOSSES`."""
     pretrain_share: float = 0.0
@@ -93,7 +96,8 @@ class TrainRecipe:
     ema: float = 0.999
     """Share that the averaged weights keep in each step."""
     seed: int = 1
-    precision: str = "fp32"
+    precision: str = "auto"
+    """fp32, bf16, or auto: bf16 where the device computes in it, as a training begins."""
     compile: bool = False
 
     validation_patches: int = 128
@@ -121,7 +125,7 @@ class TrainRecipe:
             raise RecipeError(f"seed is {self.seed}, expected less than 2**63")
         if not 0 < self.learning_rate < math.inf:
             raise RecipeError(f"learning_rate is {self.learning_rate}, expected more than 0")
-        require_one_of(self, "precision", ("fp32", "bf16"))
+        require_one_of(self, "precision", ("auto", "fp32", "bf16"))
         require_one_of(self, "optimiser", ("adam", "muon"))
         require_one_of(self, "schedule", SCHEDULES)
         for name in ("betas", "milestones"):
@@ -152,6 +156,11 @@ class TrainRecipe:
         if self.pretrain_share and not self.discriminator:
             raise RecipeError(
                 f"pretrain_share is {self.pretrain_share}, expected 0 without a discriminator"
+            )
+        if self.teacher and (self.discriminator or {*self.losses} & {*FEATURE_LOSSES}):
+            raise RecipeError(
+                f"teacher is {self.teacher!r} and losses are {', '.join(self.losses)}, expected l1 "
+                "or mse alone: a teacher's pictures are no originals to judge looks by"
             )
 
     @property

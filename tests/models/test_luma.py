@@ -59,6 +59,19 @@ def test_a_network_of_luma_leaves_chroma_bicubic(name: str) -> None:
 
 def test_a_vdsr_that_finds_nothing_lacking_is_bicubic() -> None:
     network = BUILDERS["vdsr"](scale=2, channels=3, features=4)
-    torch.nn.init.zeros_(network.body[-1].weight)
+    torch.nn.init.zeros_(network.last.weight)
     x = rgb(5, 4).float()
     assert torch.allclose(network(x), enlarge(x, scale=2, method="bicubic"), atol=1e-6)
+
+
+def test_layers_that_are_added_to_a_vdsr_change_nothing_at_first() -> None:
+    """So a training may begin with a shallow network and go on with a deep one."""
+    torch.manual_seed(0)
+    shallow, deep = (BUILDERS["vdsr"](scale=2, features=16, layers=n) for n in (4, 6))
+    torch.nn.init.normal_(shallow.last.weight, std=0.1)
+    deep.load_state_dict(deep.state_dict() | shallow.state_dict())
+    x = rgb(12, 9).float()
+    with torch.no_grad():
+        one, two = shallow(x), deep(x)
+    assert torch.allclose(one, two, atol=1e-6)
+    assert not torch.allclose(one, enlarge(x, scale=2, method="bicubic"), atol=1e-2)

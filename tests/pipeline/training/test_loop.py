@@ -22,7 +22,7 @@ from pipeline.dataset.prepare import dataset_spec
 from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.degradation.chain import Degradation
 from pipeline.degrade import degrade_patches
-from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
+from pipeline.errors import ModelError, RecipeError, SourceError, TrainingError, UsageError
 from pipeline.images import read_picture
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.manifest import Manifest, Origin
@@ -50,6 +50,7 @@ PLAIN = TrainRecipe(
     validate_every=3,
     checkpoint_every=2,
     validation_patches=4,
+    precision="fp32",
 )
 GAN = replace(
     PLAIN,
@@ -259,6 +260,59 @@ def test_a_training_begins_with_the_weights_of_another(dataset: Dataset, tmp_pat
     other = replace(PLAIN, architecture="srcnn", arguments={}, initial=str(first))
     with pytest.raises(RecipeError, match="none of whose weights fits"):
         run(dataset, other, tmp_path / "third")
+
+
+def test_the_arithmetic_that_the_device_is_fast_in_is_chosen_once(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that goes on elsewhere computes as it was begun."""
+    wanted = replace(PLAIN, precision="auto")
+    for found in ("bf16", "fp32"):
+        monkeypatch.setattr(
+            "pipeline.training.loop.resolve_precision", lambda _, *, device, found=found: found
+        )
+        run(dataset, wanted, tmp_path / found)
+        begun = load_recipe(str(tmp_path / found / "recipe.toml"))
+        assert begun == replace(wanted, precision=found)
+    one, two = (load_file(tmp_path / n / "last.safetensors") for n in ("bf16", "fp32"))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_student_nears_its_teacher_and_is_validated_by_the_originals(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """What bicubic makes is learned, which is not what the patches hold."""
+    heard: list[TrainProgress] = []
+    longer = replace(PLAIN, steps=40, validate_every=20, checkpoint_every=40)
+    run(dataset, replace(longer, teacher="bicubic-x2"), tmp_path / "taught", heard=heard)
+    taught = {p.step: p.loss for p in heard}
+    heard.clear()
+    run(dataset, longer, tmp_path / "plain", heard=heard)
+    assert taught[40] < taught[20]
+    assert taught[40] != heard[-1].loss
+    with (tmp_path / "taught" / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["loss"]) != pytest.approx(float(last["validation_loss"]), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"teacher": "bicubic-x4"}, "teacher bicubic-x4 has scale 4"),
+        ({"teacher": "bicubix-x2"}, "did you mean bicubic-x2"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_told_before_anything_is_written(
+    change: dict[str, str], words: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises((RecipeError, ModelError), match=words):
+        run(dataset, replace(PLAIN, **change), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_is_no_original_for_a_discriminator() -> None:
+    with pytest.raises(RecipeError, match="expected l1 or mse alone"):
+        replace(GAN, teacher="bicubic-x2")
 
 
 def test_a_folder_that_holds_a_training_is_not_overwritten_without_asking(
