@@ -16,6 +16,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import ClusterError, UpresError, UsageError
+from pipeline.training.batchnorm import share_statistics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +36,10 @@ class Processes:
         return self.rank == 0
 
     def shared(self, network: nn.Module) -> nn.Module:
-        """Return the network so that its gradients become the mean over all processes."""
+        """Return the network so that it learns as if one process held the batches of all."""
         if self.count == 1:
             return network
+        share_statistics(network)
         ids = [self.device.index] if self.device.type == "cuda" else None
         # A discriminator sees two batches before its gradients: between them its buffers must stay.
         return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)

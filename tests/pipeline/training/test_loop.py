@@ -64,6 +64,15 @@ GAN = replace(
 )
 
 
+# All that they have in common with the others is the loop: BatchNorm sees whole batches.
+NORMED = replace(
+    GAN,
+    architecture="srresnet",
+    arguments={"features": 4, "blocks": 2},
+    discriminator="srgan",
+)
+
+
 def make(path: Path, photo: TakePhoto, *, train: int = 24, validation: int = 6) -> Dataset:
     """Return a dataset of patches of 32 px cut from a photograph."""
     recipe = PrepareRecipe(name="d", scale=2, extract="random", patch_hr_px=32)
@@ -400,7 +409,7 @@ with joined("cpu") as processes:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", [PLAIN, GAN], ids=["plain", "gan"])
+@pytest.mark.parametrize("recipe", [PLAIN, GAN, NORMED], ids=["plain", "gan", "normed"])
 def test_two_processes_train_as_one_with_the_doubled_batch(
     recipe: TrainRecipe, dataset: Dataset, tmp_path: Path
 ) -> None:
