@@ -440,7 +440,7 @@ def evaluate(
         device=device,
         precision=precision,
         backend=backend,
-        features=FeatureFiles(features),
+        features=FeatureFiles.named(features),
     )
     if as_json:
         options.print_json(document)

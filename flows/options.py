@@ -174,14 +174,24 @@ def tile_options(function: F) -> F:
     return function
 
 
+class FeaturesType(click.Path):
+    """A file or folder, or the word ``torchvision``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; the word stays as it is."""
+        word = str(value) == "torchvision" and not Path(value).exists()
+        return Path(value) if word else super().convert(value, param, ctx)
+
+
 def features_option(function: F) -> F:
     """Add where the features of ImageNet networks lie."""
     return click.option(
         "--features",
         multiple=True,
-        type=click.Path(exists=True, path_type=Path),
-        metavar="FILE|DIR",
-        help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS, as safetensors files.",
+        type=FeaturesType(exists=True, path_type=Path),
+        metavar="FILE|DIR|torchvision",
+        help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS: safetensors files, or "
+        "torchvision's own, which it may have to download.",
     )(function)
 
 

@@ -110,7 +110,7 @@ def run_training(
     """Train by a recipe; return where the best checkpoint lies and what it was trained on."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     request.check()
-    recipe, files = _recipe(request), FeatureFiles(tuple(features))
+    recipe, files = _recipe(request), FeatureFiles.named(features)
     files.check(recipe)
     request.check_preparing(recipe)
     with joined(resolve_device(device)) as processes, _held(request.out_dir, processes):

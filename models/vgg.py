@@ -3,8 +3,8 @@
 Sources: Simonyan and Zisserman, "Very Deep Convolutional Networks", 2015 (arXiv 1409.1556); the
 losses of SRGAN (arXiv 1609.04802), ESRGAN (arXiv 1809.00219) and Real-ESRGAN (arXiv 2107.10833).
 
-The weights come from safetensors files that the user names; upres ships none, loads none from the
-network and unpickles nothing. A file has torchvision's keys (``features.0.weight`` and on). Its
+The weights come from safetensors files that the user names, or that `models.imagenet` makes of
+torchvision's; upres ships none. A file has torchvision's keys (``features.0.weight`` and on). Its
 metadata may say what its network was fed: ``"input"`` that begins with ``BGR`` means the Caffe
 convention (0..255 minus a mean a channel), else it is torchvision's (RGB, mean and deviation).
 """
@@ -219,8 +219,6 @@ def _numbered(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _advice(network: str) -> str:
     return (
-        f"name a safetensors file with torchvision's keys (features.0.weight, ...), or install "
-        f'torchvision and write one: python -c "from torchvision.models import {network}; from '
-        f"safetensors.torch import save_file; save_file({network}(weights='DEFAULT').state_dict(), "
-        f"'{network}.safetensors')\""
+        "name a safetensors file with torchvision's keys (features.0.weight, ...) that is called "
+        f"{network}... with --features FILE, or install torchvision and say --features torchvision"
     )

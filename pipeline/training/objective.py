@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from models.imagenet import torchvision_file
 from models.losses import CONTENT_LOSSES, GAN_LOSSES, Judgements, judged
 from models.vgg import ContentLoss, PerceptualLoss, load_vgg
 from pipeline.errors import RecipeError
@@ -28,9 +29,20 @@ _NETWORKS: dict[str, tuple[str, type[ContentLoss] | type[PerceptualLoss]]] = {
 
 @dataclass(frozen=True, slots=True)
 class FeatureFiles:
-    """Where the features of ImageNet networks lie: files, or folders that hold them."""
+    """Where the features of ImageNet networks lie: files, or folders that hold them.
+
+    Where these have none, `torchvision` says whether its own are taken.
+    """
 
     places: tuple[Path, ...] = ()
+    torchvision: bool = False
+
+    @classmethod
+    def named(cls, words: Iterable[Path]) -> FeatureFiles:
+        """Return what a user names: files, folders, and the word ``torchvision``."""
+        places = tuple(words)
+        files = tuple(place for place in places if not is_torchvision(place))
+        return cls(files, torchvision=len(files) < len(places))
 
     def check(self, recipe: TrainRecipe) -> None:
         """Make sure that what the losses of a recipe need is there, before anything is begun.
@@ -44,13 +56,27 @@ class FeatureFiles:
                 _load(recipe, loss, self)
 
     def find(self, network: str) -> Path | None:
-        """Return the file of ``vgg19``, ``vgg16`` or ``alexnet``, which its name begins with."""
+        """Return the file of ``vgg19``, ``vgg16`` or ``alexnet``, which its name begins with.
+
+        Raises:
+            RecipeError: if torchvision is to have it and does not.
+        """
         for place in self.places:
             files = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
             for file in files:
                 if file.name.startswith(network):
                     return file
-        return None
+        if not self.torchvision:
+            return None
+        try:
+            return torchvision_file(network)
+        except ValueError as error:
+            raise RecipeError(str(error)) from error
+
+
+def is_torchvision(place: Path) -> bool:
+    """Return whether a place is the word for torchvision's own weights, and no file or folder."""
+    return str(place) == "torchvision" and not place.exists()
 
 
 @dataclass(slots=True)
@@ -128,8 +154,7 @@ def _load(recipe: TrainRecipe, name: str, files: FeatureFiles) -> nn.Module:
         given = ", ".join(map(str, files.places))
         among = f"no file of {given} is called {network}...: " if given and file is None else ""
         raise RecipeError(
-            f"the loss {name!r} of {recipe.name} cannot be had: {among}{error}; then name the "
-            "file with --features FILE"
+            f"the loss {name!r} of {recipe.name} cannot be had: {among}{error}"
         ) from error
 
 

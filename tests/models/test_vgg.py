@@ -140,7 +140,7 @@ def test_a_missing_file_is_answered_with_both_ways_to_get_one(path: str | None) 
         load_vgg(path)
     message = str(met.value)
     assert "name a safetensors file with torchvision's keys" in message
-    assert "install torchvision and write one: python -c" in message
+    assert "install torchvision and say --features torchvision" in message
     assert "\n" not in message
 
 
