@@ -25,6 +25,7 @@ from pipeline.training.loop import (
     TrainProgress,
     TrainSettings,
     check_folder,
+    check_networks,
     train,
 )
 from pipeline.training.objective import FeatureFiles
@@ -112,6 +113,8 @@ def run_training(
     request.check()
     recipe, files = _recipe(request), FeatureFiles.named(features)
     files.check(recipe)
+    if not request.resume:
+        check_networks(recipe)
     request.check_preparing(recipe)
     with joined(resolve_device(device)) as processes, _held(request.out_dir, processes):
         path, rejected = _dataset(request, processes, stop)

@@ -1,8 +1,8 @@
 """Every error that upres raises on purpose: value met, value wanted, next step.
 
 One base class, and each error also is the builtin that fits, so that callers who know nothing of
-upres catch it too. The command line turns these into one line and exit code 1; anything else is
-a bug and keeps its traceback.
+upres catch it too. The command line turns these into one line and exit code 1, or 2 where
+its words are wrong (`UsageError`); anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ class UpresError(Exception):
 
 class UsageError(UpresError, ValueError):
     """The words of a command contradict each other or the job."""
+
+
+class RecipeError(UsageError):
+    """A recipe, or what is set over it, names an unknown key or a value that cannot be."""
 
 
 class SourceError(UpresError, OSError):
@@ -66,7 +70,3 @@ class TrainingError(UpresError, ArithmeticError):
 
 class ClusterError(UpresError, ConnectionError):
     """The scheduler that work was submitted to is gone."""
-
-
-class RecipeError(UpresError, ValueError):
-    """A recipe names an unknown key, or a value that cannot be."""

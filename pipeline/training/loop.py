@@ -162,7 +162,8 @@ class Training:
         self.recipe, self.settings, self.processes = recipe, settings, processes
         self._teacher = _teacher(recipe, device) if recipe.teacher else None
         self.state = TrainState.begin(
-            recipe,
+            # What it began with is in its state, and may be gone by now.
+            replace(recipe, initial="") if settings.resume else recipe,
             patch_px=max(dataset.spec.hr_px),
             device=device,
             dataset=dataset.digest(),
@@ -470,6 +471,20 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
         )
     if not resume and (out_dir / STATE).exists():
         raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")
+
+
+def check_networks(recipe: TrainRecipe) -> None:
+    """Make sure that the networks of a recipe can be had, before anything is begun.
+
+    Raises:
+        RecipeError: if it names networks, arguments or weights that cannot be.
+        ModelError: if there is no such teacher.
+    """
+    device = torch.device("cpu")
+    # A discriminator takes patches of any multiple of sixteen alike; which, the dataset says.
+    TrainState.begin(recipe, patch_px=64, device=device)
+    if recipe.teacher:
+        _teacher(recipe, device)
 
 
 def _teacher(recipe: TrainRecipe, device: torch.device) -> nn.Module:

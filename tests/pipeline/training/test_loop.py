@@ -263,6 +263,9 @@ def test_a_training_begins_with_the_weights_of_another(dataset: Dataset, tmp_pat
     heard: list[TrainProgress] = []
     still = replace(PLAIN, initial=str(first), steps=1, learning_rate=1e-12, validate_every=1)
     second = run(dataset, still, tmp_path / "second", heard=heard)
+    moved = first.rename(tmp_path / "moved.safetensors")
+    run(dataset, replace(still, steps=2), tmp_path / "second", resume=True)
+    first = moved.rename(first)
     one, two = load_file(first), load_file(second)
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)
