@@ -8,6 +8,7 @@ Sources: Wang et al., "Real-ESRGAN", 2021, section 3.1 and 3.4 (arXiv 2107.10833
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -135,5 +136,7 @@ def _normalised(weights: Floats, sizes: Floats) -> Floats:
     rows, cols = _grid(sizes)
     inside = np.maximum(np.abs(rows), np.abs(cols)) <= (sizes // 2)[:, None, None]
     weights = np.where(inside, weights, 0.0)
-    normalised: Floats = weights / weights.sum(axis=(1, 2), keepdims=True)
+    # Exact sums: zeros around a kernel, as in a batch with larger ones, must not change its bits.
+    totals = np.array([math.fsum(w.ravel().tolist()) for w in weights])
+    normalised: Floats = weights / totals[:, None, None]
     return normalised

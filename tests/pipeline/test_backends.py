@@ -211,6 +211,8 @@ def test_two_workers_write_what_one_writes(
 @precisions
 @pytest.mark.parametrize("name", ["head.bias", "blocks.3.conv2.weight", "enlarge.bias"])
 def test_weights_of_nan_are_an_error(backend: str, precision: str, name: str) -> None:
+    if (backend, precision) == ("openvino", "bf16") and not HAS_BF16:
+        pytest.skip("this CPU does not compute in bf16, and openvino says so")
     broken = network("random-x2")
     with torch.no_grad():
         broken.get_parameter(name).view(-1)[0] = torch.nan
