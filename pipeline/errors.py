@@ -16,10 +16,6 @@ class UsageError(UpresError, ValueError):
     """The words of a command contradict each other or the job."""
 
 
-class RecipeError(UsageError):
-    """A recipe, or what is set over it, names an unknown key or a value that cannot be."""
-
-
 class SourceError(UpresError, OSError):
     """A source (folder, glob, archive file) is missing or holds nothing to read."""
 
@@ -70,3 +66,7 @@ class TrainingError(UpresError, ArithmeticError):
 
 class ClusterError(UpresError, ConnectionError):
     """The scheduler that work was submitted to is gone."""
+
+
+class RecipeError(UpresError, ValueError):
+    """A recipe names an unknown key, or a value that cannot be."""
