@@ -562,7 +562,7 @@ def prepare(
 )
 @click.option("--resume", is_flag=True, help="Go on exactly where the training in DIR stopped.")
 @options.json_option
-@options.reported
+@options.reported_with(again="the same command, with --resume if a step was made,")
 def train(
     src: str,
     recipe: str | None,
@@ -591,7 +591,7 @@ def train(
         source=src, recipe=recipe, settings=settings, out_dir=out_dir, resume=resume
     )
     with options.interruptible() as stop:
-        document = run_training(
+        document, leads = run_training(
             request,
             features=features,
             device=device,
@@ -599,13 +599,14 @@ def train(
             memory=memory,
             stop=stop,
         )
-    if as_json:
+    ended = document["steps"] == document["of_steps"]
+    if leads and as_json:
         options.print_json(document)
-    else:
+    elif leads:
         click.echo(sheet(document))
-    if document["steps"] < document["of_steps"]:
+    if leads and not ended:
         click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
-        sys.exit(options.INTERRUPTED)
+    sys.exit(options.DONE if ended else options.INTERRUPTED)
 
 
 @main.command()

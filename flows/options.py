@@ -25,7 +25,7 @@ DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
 
 
-_INTERRUPTED = "upres: interrupted; the same command continues"
+_AGAIN = "the same command"
 
 
 class OneLineErrors(click.Group):
@@ -208,13 +208,17 @@ def limit_option(function: F) -> F:
     )(function)
 
 
-def reported(command: F) -> F:
-    """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback."""
+def reported(command: F, *, again: str = _AGAIN) -> F:
+    """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback.
+
+    `again` says what continues, where the command was interrupted.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         from pipeline.errors import UpresError, UsageError
 
+        interrupted = f"upres: interrupted; {again} continues"
         try:
             return command(*args, **kwargs)
         except UpresError as error:
@@ -225,19 +229,24 @@ def reported(command: F) -> F:
             # Python wraps a Ctrl-C that comes while a module defines its classes.
             if not isinstance(error.__cause__, KeyboardInterrupt):
                 raise
-            click.echo(_INTERRUPTED, err=True)
+            click.echo(interrupted, err=True)
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
             raise
         except OSError as error:
             # A full disk or a folder that may not be written is no bug: one line is enough.
-            click.echo(f"upres: {error}; mend that and run the same command again", err=True)
+            click.echo(f"upres: {error}; mend that and run {again} again", err=True)
             sys.exit(FAILED)
         except KeyboardInterrupt:
-            click.echo(_INTERRUPTED, err=True)
+            click.echo(interrupted, err=True)
             sys.exit(INTERRUPTED)
 
     return run  # type: ignore[return-value]
+
+
+def reported_with(*, again: str) -> Callable[[F], F]:
+    """Return `reported` for a command that another one than itself continues."""
+    return functools.partial(reported, again=again)
 
 
 @contextmanager

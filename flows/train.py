@@ -14,6 +14,7 @@ from flows.prepare import PrepareOptions, PrepareRequest, run_prepare
 from flows.progress import counted
 from pipeline.cluster import ClusterSettings
 from pipeline.config import PREPARE, recipe_names
+from pipeline.dataset.prepare import dataset_spec
 from pipeline.dataset.recipe import load_prepare_recipe
 from pipeline.errors import RecipeError, SourceError, UsageError
 from pipeline.inference import resolve_device
@@ -67,6 +68,13 @@ class TrainRequest:
         """Return what is set of how patches are cut and degraded."""
         return [s.removeprefix(_PREPARING) for s in self.settings if s.startswith(_PREPARING)]
 
+    @property
+    def hr_px(self) -> tuple[int, int]:
+        """Return rows and columns of the HR patches that a new training learns from."""
+        if is_dataset(Path(self.source)):
+            return Dataset.open(Path(self.source)).spec.hr_px
+        return load_prepare_recipe(str(self.recipe), settings=self.prepare_settings).patch_px
+
     def check(self) -> None:
         """Make sure that the words fit what is there, before anything is written.
 
@@ -107,14 +115,17 @@ def run_training(
     workers: int,
     memory: str,
     stop: Stop,
-) -> dict[str, Any]:
-    """Train by a recipe; return where the best checkpoint lies and what it was trained on."""
+) -> tuple[dict[str, Any], bool]:
+    """Train by a recipe; return where the best checkpoint lies and what it was trained on.
+
+    Of several processes that share a training one tells of it: whether this is it comes second.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     request.check()
     recipe, files = _recipe(request), FeatureFiles.named(features)
     files.check(recipe)
     if not request.resume:
-        check_networks(recipe)
+        check_networks(recipe, hr_px=request.hr_px)
     request.check_preparing(recipe)
     with joined(resolve_device(device)) as processes, _held(request.out_dir, processes):
         path, rejected = _dataset(request, processes, stop)
@@ -141,7 +152,7 @@ def run_training(
                 stop=stop,
             )
     best = request.out_dir / BEST
-    return {
+    document = {
         "model": str(best) if best.exists() else None,
         "steps": end.step,
         "of_steps": end.steps,
@@ -149,6 +160,7 @@ def run_training(
         "patches": patches,
         "rejected": rejected,
     }
+    return document, processes.leads
 
 
 @contextmanager
@@ -178,7 +190,8 @@ def _recipe(request: TrainRequest) -> TrainRecipe:
             f"{path} is missing, by which the training was begun; write it again, or train into "
             "an empty folder"
         )
-    begun = load_recipe(str(path), settings=request.own_settings)
+    begun = load_recipe(str(path), settings=request.own_settings, whole=True)
+    _check_unchanged(path, begun)
     if request.recipe is not None:
         given = load_recipe(request.recipe, settings=request.own_settings)
         if given.name != begun.name:
@@ -188,6 +201,18 @@ def _recipe(request: TrainRequest) -> TrainRecipe:
             )
         _tell_differences(begun, given)
     return begun
+
+
+def _check_unchanged(path: Path, wanted: TrainRecipe) -> None:
+    """Refuse settings that would be written down, and yet come too late to change a weight."""
+    begun = load_recipe(str(path))
+    for key in ("initial", "optimiser"):
+        was, now = getattr(begun, key), getattr(wanted, key)
+        if was != now:
+            raise UsageError(
+                f"{key} is {now!r}, and the training was begun with {was!r}; leave it out, or "
+                "train into another folder"
+            )
 
 
 def _tell_differences(begun: TrainRecipe, given: TrainRecipe) -> None:
@@ -201,26 +226,19 @@ def _tell_differences(begun: TrainRecipe, given: TrainRecipe) -> None:
 def _dataset(request: TrainRequest, processes: Processes, stop: Stop) -> tuple[Path, int]:
     """Return the dataset of a request, or the one that its pictures are prepared into first.
 
-    A training that is resumed goes on with the patches that it has. How many pictures were
-    rejected is returned too.
+    How many pictures were rejected now is returned too.
 
     Raises:
         SourceError: if no patch can be made of the pictures.
     """
     if is_dataset(Path(request.source)):
         return Path(request.source), 0
+    if request.resume:
+        return _own_patches(request), 0
     path = request.out_dir / PATCHES
-    settings = request.prepare_settings
     rejected = 0
     if processes.leads:
-        wanted = PrepareRequest.of(
-            request.source,
-            path,
-            recipe=request.recipe if settings or not request.resume else None,
-            settings=settings,
-            lr_sources=(),
-            licence=None,
-        )
+        wanted = _preparing(request)
         document, text, _ = run_prepare(wanted, ClusterSettings(), stop=stop, how=PrepareOptions())
         if stop.requested:
             raise KeyboardInterrupt
@@ -234,6 +252,35 @@ def _dataset(request: TrainRequest, processes: Processes, stop: Stop) -> tuple[P
             )
     processes.mean(0.0)  # The others wait here until the patches are there.
     return path, rejected
+
+
+def _own_patches(request: TrainRequest) -> Path:
+    """Return the patches of a training that goes on, whatever became of their pictures since.
+
+    Raises:
+        SourceError: if it has none of its own.
+        DatasetError: if they were prepared otherwise than is asked for now.
+    """
+    path = request.out_dir / PATCHES
+    if not is_dataset(path):
+        raise SourceError(
+            f"{request.source} is no dataset, and {request.out_dir} has no {PATCHES} of its own; "
+            "name the dataset that the training was begun with"
+        )
+    if request.prepare_settings:
+        Dataset.open_or_create(path, dataset_spec(_preparing(request).recipe))
+    return path
+
+
+def _preparing(request: TrainRequest) -> PrepareRequest:
+    return PrepareRequest.of(
+        request.source,
+        request.out_dir / PATCHES,
+        recipe=request.recipe,
+        settings=request.prepare_settings,
+        lr_sources=(),
+        licence=None,
+    )
 
 
 def sheet(document: dict[str, Any]) -> str:

@@ -33,10 +33,9 @@ class ModelSpec:
             value = getattr(self, name)
             if type(value) is not kind:
                 raise TypeError(f"{name} is {value!r}, expected {kind.__name__}")
-        if self.scale < 1:
-            raise ValueError(f"scale is {self.scale}, expected an integer of at least 1")
-        if self.channels < 1:
-            raise ValueError(f"channels is {self.channels}, expected at least 1")
+        for name, most in (("scale", _LARGEST_SCALE), ("channels", _MOST_CHANNELS)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 to {most}")
 
     def to_json(self) -> str:
         """Return the spec as one JSON object that `from_json` reads back unchanged."""
@@ -45,7 +44,10 @@ class ModelSpec:
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
         """Read a spec; refuse keys that it does not know, with the keys that it does."""
-        values = json.loads(text)
+        try:
+            values = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("model spec is nested too deeply to be one") from error
         if not isinstance(values, dict):
             raise TypeError(f"model spec is {type(values).__name__}, expected a JSON object")
         known = {f.name for f in fields(cls)}
@@ -57,6 +59,8 @@ class ModelSpec:
             raise ValueError(f"model spec lacks {missing}")
         return cls(**values)
 
+
+_LARGEST_SCALE, _MOST_CHANNELS = 16, 64
 
 _TYPES: dict[str, type] = {
     "name": str,

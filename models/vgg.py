@@ -84,7 +84,7 @@ class Features(nn.Module):
         try:
             weights, fed = _read(Path(path))
             weights = {f"features.{k}": t.float() for k, t in _numbered(weights).items()}
-            self.load_state_dict({k: weights[k] for k in self.state_dict()})
+            self.load_state_dict({k: _finite(weights[k]) for k in self.state_dict()})
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             why = " ".join(str(error).split())
             raise ValueError(
@@ -215,6 +215,12 @@ def _numbered(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
         k.removeprefix("features."): t for k, t in weights.items() if not k.startswith("classifier")
     }
+
+
+def _finite(weights: Tensor) -> Tensor:
+    if not bool(torch.isfinite(weights).all()):
+        raise RuntimeError("some of its weights are NaN or infinite")
+    return weights
 
 
 def _advice(network: str) -> str:

@@ -125,7 +125,7 @@ def _typed(name: str, value: Any, wanted: str) -> Any:
             return float(value)
         except OverflowError as error:
             raise RecipeError(f"{name} is larger than any number of 64 bits") from error
-    if isinstance(value, str) and not value.isprintable() and not _is_utf8(value):
+    if isinstance(value, str) and not value.isprintable() and not is_utf8(value):
         raise RecipeError(f"{name} holds bytes that are no UTF-8, expected text")
     found = type(value).__name__
     if found not in [kind.split("[")[0] for kind in wanted.split(" | ")]:
@@ -133,7 +133,8 @@ def _typed(name: str, value: Any, wanted: str) -> Any:
     return value
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written down: the command line may hold any bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,12 +157,11 @@ def resolve_device(wanted: str) -> str:
     """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = wanted.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?", wanted):
         raise UsageError(f"device is {wanted!r}, expected auto, cpu, cuda or cuda:N")
-    if kind == "cuda":
+    if wanted != "cpu":
         found = torch.cuda.device_count()
-        if int(number or 0) >= found:
+        if int(wanted.removeprefix("cuda").removeprefix(":") or 0) >= found:
             raise UsageError(
                 f"device is {wanted!r}, this machine has {found} CUDA devices; use cpu"
             )

@@ -6,15 +6,14 @@ import logging
 import math
 import re
 import time
-from collections import defaultdict
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from models import checkpoint
 from models.blocks import folded
-from models.losses import Judgements
+from pipeline.config import is_utf8
 from pipeline.dataset.loader import load_batches
 from pipeline.dataset.order import BatchSpec
 from pipeline.degradation.batch import degrade_batch
@@ -22,7 +21,8 @@ from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
 from pipeline.inference import load_model, resolve_precision
 from pipeline.storage.atomic import remove_partials, write_atomic
 from pipeline.training.objective import Objective, total
-from pipeline.training.state import TrainState, model_spec
+from pipeline.training.state import Means, TrainState, model_spec
+from pipeline.training.validation import SPLIT as VALIDATED
 from pipeline.training.validation import Judge, Validation
 from pipeline.training.watch import Watch
 
@@ -53,6 +53,7 @@ LAST, BEST, STATE, RECIPE = (
     "recipe.toml",
 )
 CHECKPOINTS = "checkpoints"
+_NUMBERED = r"[0-9]{8,}\.safetensors"
 _NOT_FINITE_IN_A_ROW = 10
 _SAVED_EVERY_S = 60.0
 """A training that is killed loses no more than this, and no step of it is made otherwise again."""
@@ -88,29 +89,6 @@ class TrainEnd:
 
     step: int
     steps: int
-
-
-@dataclass(slots=True)
-class _Means:
-    """Sums since the last validation."""
-
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    judgements: Judgements = field(default_factory=Judgements)
-
-    def add(self, name: str, value: float) -> None:
-        """Count a value, unless it is not finite."""
-        if math.isfinite(value):
-            self.sums[name] += value
-            self.counts[name] += 1
-
-    def row(self) -> dict[str, float | None]:
-        """Return the means by name."""
-        found: dict[str, float | None] = {n: s / self.counts[n] for n, s in self.sums.items()}
-        if "discriminator" in found:
-            names = ("accuracy", "precision", "recall", "f1", "specificity")
-            found |= {name: getattr(self.judgements, name) for name in names}
-        return found
 
 
 def train(
@@ -164,7 +142,7 @@ class Training:
         self.state = TrainState.begin(
             # What it began with is in its state, and may be gone by now.
             replace(recipe, initial="") if settings.resume else recipe,
-            patch_px=max(dataset.spec.hr_px),
+            hr_px=dataset.spec.hr_px,
             device=device,
             dataset=dataset.digest(),
         )
@@ -182,7 +160,6 @@ class Training:
         self._forward = torch.compile(self._generator) if recipe.compile else self._generator
         judge = self.state.discriminator
         self._judge = processes.shared(judge.network) if judge else None
-        self._means = _Means()
         self._saved_at = time.monotonic()
 
     def run(
@@ -193,6 +170,7 @@ class Training:
     ) -> None:
         """Make every step that is left, or those until a stop is requested."""
         state, recipe = self.state, self.recipe
+        first = state.step
         began = time.perf_counter() - state.seconds
         with self.batches, self.watch:
             while state.step < recipe.steps and not self._is_stopped(stop):
@@ -201,6 +179,8 @@ class Training:
                 state.seconds = time.perf_counter() - began
                 tick(state.step, recipe.steps)
                 self._keep_up(report)
+        if state.skipped and state.skipped >= state.step - first:
+            raise TrainingError(self._why_not_finite())
         if state.step < recipe.steps:
             self._save()
 
@@ -266,8 +246,8 @@ class Training:
         loss = total(found.values())
         (loss / self.recipe.accumulate).backward()
         for name, value in found.items():
-            self._means.add(name, float(value.detach()))
-        self._means.add("loss", float(loss.detach()))
+            self.state.means.add(name, float(value.detach()))
+        self.state.means.add("loss", float(loss.detach()))
         return float(loss.detach())
 
     @torch.no_grad()
@@ -292,8 +272,8 @@ class Training:
                 loss, judgements = self.objective.of_discriminator(sr, hr, self._judge)
             (loss / recipe.accumulate).backward()
             losses.append(float(loss.detach()))
-            self._means.judgements += judgements
-        self._means.add("discriminator", sum(losses) / len(losses))
+            self.state.means.judgements += judgements
+        self.state.means.add("discriminator", sum(losses) / len(losses))
         if self._is_finite(sum(losses)):
             player.step(recipe.clip_norm)
 
@@ -308,11 +288,14 @@ class Training:
             return True
         self.state.skipped += 1
         if self.state.skipped >= _NOT_FINITE_IN_A_ROW:
-            raise TrainingError(
-                f"the loss was not finite for {self.state.skipped} steps up to {self.state.step}; "
-                f"lower learning_rate, and train into another folder"
-            )
+            raise TrainingError(self._why_not_finite())
         return False
+
+    def _why_not_finite(self) -> str:
+        return (
+            f"the loss was not finite for {self.state.skipped} steps up to {self.state.step}; "
+            "lower learning_rate or the weights of losses, and train into another folder"
+        )
 
     def _autocast(self) -> Any:
         wanted = self.recipe.precision == "bf16"
@@ -374,8 +357,8 @@ class Training:
                 self.watch.show(self.judge, sr, state.step)
         self._mind_plateau(improved=improved)
         state.best = max(state.best, merit)
-        loss = self._means.row().get("loss")
-        self._means = _Means()
+        loss = self.state.means.row().get("loss")
+        state.means = Means()
         return TrainProgress(
             step=state.step,
             steps=recipe.steps,
@@ -404,7 +387,7 @@ class Training:
         state, recipe = self.state, self.recipe
         alone = recipe.is_alone(state.step - 1)
         return {
-            **self._means.row(),
+            **self.state.means.row(),
             "step": str(state.step),
             "stage": "alone" if alone else "gan",
             "learning_rate": recipe.rate(state.step - 1, fallen=state.fallen),
@@ -439,8 +422,10 @@ class Training:
         folder = self.settings.out_dir / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         write_atomic(folder / f"{self.state.step:08}.safetensors", self._content())
-        kept = sorted(p for p in folder.iterdir() if re.fullmatch(r"\d{8}\.safetensors", p.name))
-        for old in kept[: -self.recipe.keep]:
+        numbered = sorted(p for p in folder.iterdir() if re.fullmatch(_NUMBERED, p.name))
+        # Those of later steps are of a training before this one.
+        own = [path for path in numbered if int(path.stem) <= self.state.step]
+        for old in own[: -self.recipe.keep]:
             old.unlink()
 
     def _begin_or_resume(self) -> None:
@@ -465,6 +450,8 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
     Raises:
         UsageError: if it holds one that is not to be resumed, or none that could be.
     """
+    if not is_utf8(str(out_dir)):
+        raise UsageError(f"{str(out_dir)!r} is no UTF-8; name another folder")
     if resume and not (out_dir / STATE).exists():
         raise UsageError(
             f"{out_dir} cannot be resumed: it holds no {STATE}; leave --resume out to begin"
@@ -473,16 +460,16 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
         raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")
 
 
-def check_networks(recipe: TrainRecipe) -> None:
+def check_networks(recipe: TrainRecipe, *, hr_px: tuple[int, int]) -> None:
     """Make sure that the networks of a recipe can be had, before anything is begun.
 
     Raises:
-        RecipeError: if it names networks, arguments or weights that cannot be.
+        RecipeError: if it names networks, arguments or weights that cannot be, or that do not
+            take HR patches of ``(rows, columns)``.
         ModelError: if there is no such teacher.
     """
     device = torch.device("cpu")
-    # A discriminator takes patches of any multiple of sixteen alike; which, the dataset says.
-    TrainState.begin(recipe, patch_px=64, device=device)
+    TrainState.begin(recipe, hr_px=hr_px, device=device)
     if recipe.teacher:
         _teacher(recipe, device)
 
@@ -516,6 +503,17 @@ def _check_fits(dataset: Dataset, recipe: TrainRecipe) -> None:
     if unknown:
         raise RecipeError(
             f"lr_versions has {unknown[0]!r}, but {dataset.path} has {', '.join(spec.degradations)}"
+        )
+    if recipe.validation_patches and len(dataset.rows(VALIDATED)):
+        if min(spec.hr_px) <= 2 * recipe.scale:
+            raise RecipeError(
+                f"patches of {dataset.path} are {spec.hr_px[0]}x{spec.hr_px[1]} px, of which a "
+                f"border of {recipe.scale} is not scored; prepare larger ones"
+            )
+    elif recipe.schedule == "plateau":
+        raise RecipeError(
+            "schedule is 'plateau', but nothing is validated by which the rate could fall; prepare "
+            "a validation split, or take one of constant, linear, step and cosine"
         )
     if not len(dataset.rows("train")):
         raise SourceError(f"{dataset.path} holds no patch to train on; prepare it with pictures")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -42,7 +43,10 @@ class Processes:
         share_statistics(network)
         ids = [self.device.index] if self.device.type == "cuda" else None
         # A discriminator sees two batches before its gradients: between them its buffers must stay.
-        return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+        with warnings.catch_warnings():
+            # torch 2.13 has another word for it, which earlier ones do not know.
+            warnings.filterwarnings("ignore", "`broadcast_buffers`", FutureWarning)
+            return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
 
     def mean(self, value: float) -> float:
         """Return the mean of a number over all processes; it is the same in each."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config import (
@@ -123,8 +123,11 @@ class TrainRecipe:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected 0 to 1")
         if self.seed >= 2**63:
             raise RecipeError(f"seed is {self.seed}, expected less than 2**63")
-        if not 0 < self.learning_rate < math.inf:
+        if not self.learning_rate > 0:
             raise RecipeError(f"learning_rate is {self.learning_rate}, expected more than 0")
+        for name in ("learning_rate", "pretrain_rate", "discriminator_rate"):
+            if getattr(self, name) > _LARGEST:
+                raise RecipeError(f"{name} is {getattr(self, name)}, expected at most {_LARGEST:g}")
         require_one_of(self, "precision", ("auto", "fp32", "bf16"))
         require_one_of(self, "optimiser", ("adam", "muon"))
         require_one_of(self, "schedule", SCHEDULES)
@@ -142,8 +145,10 @@ class TrainRecipe:
             for name, weight in weights.items():
                 if name not in LOSSES:
                     raise RecipeError(f"{key} has {name!r}; {nearest(name, LOSSES)}")
-                if type(weight) not in (int, float) or not 0 < weight < math.inf:
-                    raise RecipeError(f"{key}.{name} is {weight!r}, expected more than 0")
+                if type(weight) not in (int, float) or not 0 < weight <= _LARGEST:
+                    raise RecipeError(
+                        f"{key}.{name} is {weight!r}, expected more than 0, at most {_LARGEST:g}"
+                    )
             if not weights:
                 raise RecipeError(f"{key} is empty, expected one of {', '.join(LOSSES)}")
         if "adversarial" in self.pretrain_losses:
@@ -222,6 +227,9 @@ class TrainRecipe:
 
 
 _MOST_STEPS = 10**9
+_LARGEST = 1e6
+"""Of rates and of weights of losses: what is larger overflows in fp32 sooner than it trains."""
+
 _COUNTS = (
     "scale", "channels", "batch", "accumulate", "window_chunks", "steps", "keep",
 )  # fmt: skip
@@ -231,8 +239,12 @@ _AMOUNTS = (
 )  # fmt: skip
 
 
-def load_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> TrainRecipe:
+def load_recipe(
+    name_or_file: str, *, settings: Iterable[str] = (), whole: bool = False
+) -> TrainRecipe:
     """Return a recipe by name or file, with ``KEY=VALUE`` settings put over its values.
+
+    A `whole` one, as a training writes it, has every key: a default may not stand in for one.
 
     Raises:
         RecipeError: for an unknown recipe or key (the message names the nearest right one), or a
@@ -241,6 +253,12 @@ def load_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> TrainReci
     values = read_recipe(name_or_file)
     settings = list(settings)
     told = {setting.partition("=")[0] for setting in settings}
+    lacking = [f.name for f in fields(TrainRecipe) if f.name not in values.keys() | told]
+    if whole and lacking:
+        raise RecipeError(
+            f"{name_or_file} lacks {', '.join(lacking)}, as if it was cut off; write it again, or "
+            f"add --set {lacking[0]}=VALUE and so on"
+        )
     if {"steps", "epochs"} <= told:
         raise RecipeError("steps and epochs are both set, expected one: epochs make the steps")
     named = told | values.keys()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import astuple, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from models import checkpoint, registry
+from models.losses import Judgements
 from models.spec import ModelSpec
 from pipeline.errors import RecipeError, UsageError
 from pipeline.training.muon import Muon
@@ -30,8 +32,15 @@ if TYPE_CHECKING:
 _ADAM_SHARE = 0.1
 """Adam's rate as a share of Muon's; measured: 0.012 for Muon trains, 0.025 does not."""
 
-_DATASET = "dataset"
+_REMEMBERED: dict[type, set[str]] = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    Muon: {"momentum"},
+}
+"""What each optimiser keeps of a parameter; ``step`` is one number, the others have its shape."""
+
+_DATASET, _JUDGEMENTS = "dataset", "judgements"
 _NUMBERS = ("step", "best", "skipped", "seconds", "waited_s", "fallen", "worse")
+_COUNTS = ("step", "skipped", "worse")
 
 
 @dataclass
@@ -75,6 +84,44 @@ class Player:
             _restore(optimiser, below(tensors, f"{prefix}.optimiser.{number}."))
 
 
+@dataclass(slots=True)
+class Means:
+    """Sums of the steps since the last validation."""
+
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    judgements: Judgements = field(default_factory=Judgements)
+
+    def add(self, name: str, value: float) -> None:
+        """Count a value, unless it is not finite."""
+        if math.isfinite(value):
+            self.sums[name] += value
+            self.counts[name] += 1
+
+    def row(self) -> dict[str, float | None]:
+        """Return the means by name."""
+        found: dict[str, float | None] = {n: s / self.counts[n] for n, s in self.sums.items()}
+        if "discriminator" in found:
+            names = ("accuracy", "precision", "recall", "f1", "specificity")
+            found |= {name: getattr(self.judgements, name) for name in names}
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return sums and counts by name."""
+        found = {n: torch.tensor([s, self.counts[n]]).double() for n, s in self.sums.items()}
+        return found | {_JUDGEMENTS: torch.tensor(astuple(self.judgements))}
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Become what `tensors` told of."""
+        for name, values in tensors.items():
+            if name == _JUDGEMENTS:
+                names = (f.name for f in fields(Judgements))
+                self.judgements = Judgements(**dict(zip(names, values.tolist(), strict=True)))
+            else:
+                self.sums[name], count = values.tolist()
+                self.counts[name] = int(count)
+
+
 @dataclass
 class TrainState:
     """A training between two steps."""
@@ -95,26 +142,31 @@ class TrainState:
     """What a plateau has left of the learning rate."""
     worse: int = 0
     """Validations since the best one, for a plateau."""
+    means: Means = field(default_factory=Means)
     dataset: str = ""
     """`Dataset.digest` of what it is trained on."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def begin(
-        cls, recipe: TrainRecipe, *, patch_px: int, device: torch.device, dataset: str = ""
+        cls, recipe: TrainRecipe, *, hr_px: tuple[int, int], device: torch.device, dataset: str = ""
     ) -> TrainState:
         """Return step 0: weights drawn with the recipe's seed, or those of a model.
 
+        HR patches have ``(rows, columns)`` of `hr_px`.
+
         Raises:
-            RecipeError: if the recipe names networks or arguments that cannot be.
+            RecipeError: if the recipe names networks or arguments that cannot be, or that do not
+                take such patches.
         """
         _check_arguments(recipe)
         torch.manual_seed(recipe.seed)
         try:
-            network = registry.build(model_spec(recipe))
-            judge = _judge(recipe, patch_px)
+            network = _generator(recipe)
+            judge = _judge(recipe, max(hr_px))
             if recipe.initial:
                 _begin_with(network, recipe.initial)
+            _try(recipe, network, judge, hr_px)
         except ValueError as error:
             raise RecipeError(str(error)) from error
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -146,6 +198,7 @@ class TrainState:
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         if self.discriminator is not None:
             tensors |= self.discriminator.tensors("discriminator")
+        tensors |= {f"means.{k}": v for k, v in self.means.tensors().items()}
         numbers = [float(getattr(self, name)) for name in _NUMBERS]
         tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
         # Copied: averages begin as the weights, and safetensors refuses what shares memory.
@@ -166,8 +219,9 @@ class TrainState:
             self.average.load_state_dict(below(tensors, "average."))
             if self.discriminator is not None:
                 self.discriminator.restore(tensors, "discriminator")
-            numbers = dict(zip(_NUMBERS, tensors["numbers"].tolist(), strict=True))
-        except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
+            self.means.restore(below(tensors, "means."))
+            numbers = _numbers(tensors["numbers"])
+        except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
                 f"{path} cannot be resumed ({reason}); resume with the recipe it was trained by, "
@@ -179,7 +233,17 @@ class TrainState:
                 "resume with that one, or train into an empty folder"
             )
         for name, value in numbers.items():
-            setattr(self, name, int(value) if name in ("step", "skipped", "worse") else value)
+            setattr(self, name, int(value) if name in _COUNTS else value)
+
+
+def _numbers(tensor: Tensor) -> dict[str, float]:
+    if tensor.shape != (len(_NUMBERS),):
+        raise ValueError(f"numbers have the shape {tuple(tensor.shape)}")
+    found = dict(zip(_NUMBERS, tensor.tolist(), strict=True))
+    for name in _COUNTS:
+        if not (found[name] >= 0 and float(found[name]).is_integer()):
+            raise ValueError(f"{name} is {found[name]}, expected a count")
+    return found
 
 
 def model_spec(recipe: TrainRecipe, *, data: str = "") -> ModelSpec:
@@ -201,6 +265,15 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
 
 
+def _generator(recipe: TrainRecipe) -> nn.Module:
+    network = registry.build(model_spec(recipe))
+    if not any(True for _ in network.parameters()):
+        raise ValueError(
+            f"architecture {recipe.architecture} has no weights to learn"
+        )
+    return network
+
+
 def _judge(recipe: TrainRecipe, patch_px: int) -> nn.Module | None:
     if not recipe.discriminator:
         return None
@@ -219,6 +292,28 @@ def _judge(recipe: TrainRecipe, patch_px: int) -> nn.Module | None:
             f"discriminator {recipe.discriminator} refuses {recipe.discriminator_arguments}: "
             f"{error}"
         ) from error
+
+
+@torch.no_grad()
+def _try(
+    recipe: TrainRecipe, network: nn.Module, judge: nn.Module | None, hr_px: tuple[int, int]
+) -> None:
+    """Raise ValueError unless the networks take a patch, which may be black."""
+    rows, cols = hr_px
+    lr = torch.zeros(1, recipe.channels, rows // recipe.scale, cols // recipe.scale)
+    named = {"architecture": recipe.architecture, "discriminator": recipe.discriminator}
+    for (key, name), tried in zip(named.items(), (network, judge), strict=True):
+        if tried is None:
+            continue
+        x = lr if key == "architecture" else torch.zeros(1, recipe.channels, rows, cols)
+        training = tried.training
+        try:
+            tried.eval()(x)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"{key} {name} does not take HR patches of {rows}x{cols} px as it is set: {error}"
+            ) from error
+        tried.train(training)
 
 
 def _check_arguments(recipe: TrainRecipe) -> None:
@@ -267,9 +362,19 @@ def _adam(
 
 
 def _restore(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Give an optimiser its memory back; ValueError if it is not that of its parameters."""
     states: dict[int, dict[str, Any]] = {}
     for name, tensor in tensors.items():
         parameter, _, key = name.partition(".")
         states.setdefault(int(parameter), {})[key] = tensor
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    # One that has made no step yet remembers nothing.
+    if states and sorted(states) != list(range(len(parameters))):
+        raise ValueError(f"the optimiser has {len(states)} of {len(parameters)} parameters")
+    wanted = _REMEMBERED[type(optimiser)]
+    for number, state in states.items():
+        shapes = {tuple(t.shape) for key, t in state.items() if key != "step"}
+        if set(state) != wanted or shapes != {tuple(parameters[number].shape)}:
+            raise ValueError(f"the optimiser remembers {', '.join(sorted(state))} of {number}")
     content = optimiser.state_dict()
     optimiser.load_state_dict({"state": states, "param_groups": content["param_groups"]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.training.validation import Judge
 
     Pixels = NDArray[np.uint8]
+
+logger = logging.getLogger(__name__)
 
 METRICS, CURVES, SAMPLES, EVENTS = "metrics.csv", "curves.png", "samples", "events"
 SHOWN = 4
@@ -99,12 +102,25 @@ class Watch:
         write_atomic(self.folder / CURVES, draw_curves(rows))
 
     def rows(self) -> list[dict[str, str]]:
-        """Return the rows so far, as text."""
+        """Return the rows so far, as text, without those that cannot be read."""
         path = self.folder / METRICS
         if not path.exists():
             return []
-        with path.open(newline="") as file:
-            return list(csv.DictReader(file))
+        with path.open(newline="", errors="replace") as file:
+            try:
+                found = list(csv.DictReader(file))
+            except csv.Error:
+                found = [{}]
+        rows = [row for row in found if _is_readable(row)]
+        if len(rows) < len(found):
+            # It is for people: no training ends because of it.
+            logger.warning(
+                "%s is damaged: %d of %d rows are left out",
+                path,
+                len(found) - len(rows),
+                len(found),
+            )
+        return rows
 
     def show(self, judge: Judge, sr: Pixels, step: int) -> None:
         """Write a picture of LR, bicubic, SR and HR of validation patches, spaced evenly."""
@@ -197,6 +213,16 @@ def _png(figure: Figure) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", metadata={"Software": None})
     return content.getvalue()
+
+
+def _is_readable(row: Mapping[str | None, str | None]) -> bool:
+    if not {"step", "stage"} <= row.keys() or None in row or None in row.values():
+        return False
+    try:
+        int(row["step"] or "")
+        return all(math.isfinite(float(row.get(name) or 0)) for name in COLUMNS if name != "stage")
+    except ValueError:
+        return False
 
 
 def _shown(value: float | str | None) -> str:

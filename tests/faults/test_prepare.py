@@ -41,6 +41,8 @@ degradations = [{ name = "mild" }]
 split = { validation = 0.25 }
 """
 UPRES = Path(sys.executable).with_name("upres")
+HEAVY = ("--set", 'degradations=[{ name = "real-esrgan" }]')
+"""What keeps a worker busy for long enough to be killed at it."""
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +70,24 @@ def whole(
 ) -> dict[str, str]:
     """What an undisturbed run leaves."""
     folder = tmp_path_factory.mktemp("whole") / "set"
-    words = [UPRES, "prepare", pictures, folder, "--recipe", recipe, "--workers", "1"]
-    subprocess.run(list(map(str, words)), check=True, capture_output=True)
+    subprocess.run([*words(pictures, recipe), str(folder)], check=True, capture_output=True)
     assert Dataset.open(folder).chunks == 4
     return digest(folder)
+
+
+@pytest.fixture(scope="module")
+def heavy(
+    pictures: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory, digest: Digest
+) -> dict[str, str]:
+    """What an undisturbed run leaves whose patches take long to degrade."""
+    folder = tmp_path_factory.mktemp("heavy") / "set"
+    subprocess.run([*words(pictures, recipe), *HEAVY, str(folder)], check=True)
+    return digest(folder)
+
+
+def words(pictures: Path, recipe: Path) -> list[str]:
+    """Return a command that lacks the folder to prepare."""
+    return [str(UPRES), "prepare", str(pictures), "--recipe", str(recipe), "--workers", "1"]
 
 
 class Strike(Protocol):
@@ -134,9 +150,9 @@ def test_a_struck_chunk_is_recorded_and_the_next_run_completes_byte_for_byte(
     upres: Command,
     digest: Digest,
 ) -> None:
-    words = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    command = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
     strike(kind)
-    said = upres(*words, "--time-limit", 3)
+    said = upres(*command, "--time-limit", 3)
     assert said.code == 3
     # The marked picture lies in the second and the third chunk.
     assert {f["item"] for f in said.document["failures"]} == {"chunk 1", "chunk 2"}
@@ -147,7 +163,7 @@ def test_a_struck_chunk_is_recorded_and_the_next_run_completes_byte_for_byte(
     done = dataset.rows("train")
     assert set((done // dataset.spec.chunk_patches).tolist()) <= {0, 3}
     strike("nothing")
-    said = upres(*words)
+    said = upres(*command)
     assert (said.code, said.document["computed_units"]) == (0, 2)
     assert digest(tmp_path / "set") == whole
 
@@ -164,8 +180,8 @@ def test_a_worker_that_dies_once_costs_nothing(
     digest: Digest,
 ) -> None:
     strike("crash", once_in=tmp_path / "struck")
-    words = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
-    assert upres(*words).code == 0
+    command = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    assert upres(*command).code == 0
     assert (tmp_path / "struck").exists()
     assert digest(tmp_path / "set") == whole
 
@@ -191,14 +207,14 @@ def test_a_picture_that_is_changed_in_mid_run_fails_its_chunks_and_is_prepared_b
         save(own / "2.png", photo(128, 140, at=5))
         return found
 
-    words = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    command = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
     with monkeypatch.context() as patched:
         patched.setattr(Preparation, "survey", surveyed)
-        said = upres(*words)
+        said = upres(*command)
     assert said.code == 3
     assert {f["item"] for f in said.document["failures"]} == {"chunk 1", "chunk 2"}
     assert all("2.png was changed" in f["message"] for f in said.document["failures"])
-    said = upres(*words)
+    said = upres(*command)
     assert said.code == 0
     assert sum(said.document["patches"].values()) == 4 * 29 * 32
 
@@ -219,8 +235,8 @@ def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
     own.mkdir()
     for path in pictures.iterdir():
         (own / path.name).write_bytes(path.read_bytes())
-    words = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
-    assert upres(*words).code == 0
+    command = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
+    assert upres(*command).code == 0
     # One is changed and one is new: manifests are written, the dataset grows, others are retired.
     save(own / "0.png", photo(128, 140, at=33))
     save(own / "5.png", photo(64, 64, at=3))
@@ -243,8 +259,8 @@ def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
         for name in ("put_manifest", "grow", "retain"):
             patched.setattr(Dataset, name, dying(getattr(Dataset, name)))
         with pytest.raises(Killed):
-            upres(*words)
-    said = upres(*words)
+            upres(*command)
+    said = upres(*command)
     assert said.code == 0
     assert sum(said.document["patches"].values()) == 4 * 29 * 32 + 13 * 13
     dataset = Dataset.open(tmp_path / "set")
@@ -269,12 +285,12 @@ def test_patches_that_a_full_disk_does_not_hold_are_made_once_there_is_space(
     digest: Digest,
 ) -> None:
     disk = mount("size=2200k")
-    words = ("prepare", pictures, disk / "set", "--recipe", recipe, *cluster, "--json")
-    said = upres(*words)
+    command = ("prepare", pictures, disk / "set", "--recipe", recipe, *cluster, "--json")
+    said = upres(*command)
     assert said.code in (1, 3)
     assert "No space left" in said.out + said.err or "ENOSPC" in said.out + said.err
     mount("remount", "size=64m")
-    said = upres(*words)
+    said = upres(*command)
     assert said.code == 0
     assert digest(disk / "set") == whole
 
@@ -282,12 +298,12 @@ def test_patches_that_a_full_disk_does_not_hold_are_made_once_there_is_space(
 def test_a_source_that_is_gone_as_a_whole_does_not_retire_the_pictures(
     pictures: Path, recipe: Path, tmp_path: Path, cluster: tuple[str, str], upres: Command
 ) -> None:
-    words = ("--recipe", recipe, *cluster, "--json")
-    assert upres("prepare", pictures, tmp_path / "set", *words).code == 0
+    options = ("--recipe", recipe, *cluster, "--json")
+    assert upres("prepare", pictures, tmp_path / "set", *options).code == 0
     empty = tmp_path / "unmounted"
     empty.mkdir()
     (empty / "readme.txt").write_text("nothing is mounted here")
-    said = upres("prepare", empty, tmp_path / "set", *words)
+    said = upres("prepare", empty, tmp_path / "set", *options)
     assert said.code == 1
     assert "holds none of the 4 pictures" in said.err
 
@@ -298,23 +314,21 @@ def test_a_killed_driver_is_continued_by_the_same_command_to_the_same_bytes(
     after_s: float,
     pictures: Path,
     recipe: Path,
+    heavy: dict[str, str],
     tmp_path: Path,
     digest: Digest,
 ) -> None:
-    words = [str(UPRES), "prepare", str(pictures), "--recipe", str(recipe), "--workers", "1"]
-    heavy = ["--set", 'degradations=[{ name = "real-esrgan" }]']
-    undisturbed = subprocess.run([*words, *heavy, str(tmp_path / "whole")], check=False)
-    assert undisturbed.returncode == 0
     folder = tmp_path / "set"
-    process = subprocess.Popen([*words, *heavy, str(folder)], start_new_session=True)
+    command = [*words(pictures, recipe), *HEAVY, str(folder)]
+    process = subprocess.Popen(command, start_new_session=True)
     until = time.monotonic() + 120
     while not list(folder.glob("split/c.*")) and time.monotonic() < until:
         time.sleep(0.02)
     time.sleep(after_s)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert subprocess.run([*words, *heavy, str(folder)], check=False).returncode == 0
-    assert digest(folder) == digest(tmp_path / "whole")
+    assert subprocess.run(command, check=False).returncode == 0
+    assert digest(folder) == heavy
     assert np.isin(Dataset.open(folder).splits(), (0, 1)).all()
 
 
@@ -322,16 +336,15 @@ def test_a_killed_driver_is_continued_by_the_same_command_to_the_same_bytes(
 def test_an_interrupt_ends_with_130_and_the_same_command_continues(
     pictures: Path, recipe: Path, tmp_path: Path, digest: Digest
 ) -> None:
-    words = [str(UPRES), "prepare", str(pictures), "--recipe", str(recipe), "--workers", "1"]
-    # Many chunks: those that are in flight are finished.
-    heavy = ["--set", "stride_px=2"]
     folder = tmp_path / "set"
-    process = subprocess.Popen([*words, *heavy, str(folder)], start_new_session=True)
+    # Many chunks: those that are in flight are finished.
+    command = [*words(pictures, recipe), "--set", "stride_px=2", str(folder)]
+    process = subprocess.Popen(command, start_new_session=True)
     until = time.monotonic() + 120
     while not list(folder.glob("split/c.*")) and time.monotonic() < until:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=120) == 130
-    assert subprocess.run([*words, *heavy, str(folder)], check=False).returncode == 0
+    assert subprocess.run(command, check=False).returncode == 0
     assert np.isin(Dataset.open(folder).splits(), (0, 1)).all()
     assert len(digest(folder)) > 10

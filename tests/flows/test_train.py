@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 import tomllib
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
@@ -108,6 +109,12 @@ def test_a_dataset_of_another_scale_is_refused_in_one_line(
         (("--recipe", "srcnn-x4", "--set", "teacher=span-x2"), "teacher span-x2 has scale 2"),
         (("--recipe", "srcnn-x4", "--set", "initial=span-x2"), "none of whose weights fits"),
         (("--recipe", "srcnn-x4", "--set", "arguments={ depth = 2 }"), "refuses arguments"),
+        (("--recipe", "srcnn-x4", "--set", "arguments={ features = 1 }"), "srcnn does not take"),
+        (("--recipe", "srcnn-x4", "--set", "architecture=bicubic"), "has no weights to learn"),
+        (
+            ("--recipe", "dcgan-x4", "--set", "prepare.patch_hr_px=[32,64]"),
+            "discriminator dcgan does not take HR patches of 32x64 px",
+        ),
     ],
 )
 def test_words_that_are_wrong_are_told_in_one_line_and_nothing_is_written(
@@ -156,6 +163,41 @@ def test_what_its_recipe_has_otherwise_is_told_and_another_recipe_is_refused(
     said = upres(*begun, "--recipe", "vdsr-x4")
     assert said.code == 2
     assert "was begun with recipe srcnn-x4, not vdsr-x4" in said.err
+
+
+def test_it_goes_on_with_its_patches_whatever_became_of_the_pictures(
+    begun: tuple[object, ...], pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    command, _, *rest = begun
+    gone = tmp_path / "gone"
+    before = (tmp_path / "out" / "patches" / "zarr.json").read_bytes()
+    said = upres(command, gone, *rest)
+    assert said.code == 0, said.err
+    assert (tmp_path / "out" / "patches" / "zarr.json").read_bytes() == before
+    said = upres(*begun, "--recipe", "srcnn-x4", "--set", "prepare.count=5")
+    assert said.code == 1
+    assert "prepared" in said.err
+    shutil.rmtree(tmp_path / "out" / "patches")
+    said = upres(command, gone, *rest)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "name the dataset that the training was begun with" in said.err
+
+
+def test_what_would_change_no_weight_any_more_is_refused(
+    begun: tuple[object, ...], tmp_path: Path, upres: Command
+) -> None:
+    recipe = tmp_path / "out" / "recipe.toml"
+    before = recipe.read_text()
+    for setting in ("initial=span-x4", "optimiser=muon"):
+        said = upres(*begun, "--set", setting)
+        assert (said.code, said.err.count("\n")) == (2, 1)
+        assert "the training was begun with" in said.err
+        assert recipe.read_text() == before
+    lines = before.splitlines(keepends=True)
+    recipe.write_text("".join(lines[:18]))
+    said = upres(*begun)
+    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert "as if it was cut off" in said.err
 
 
 def test_without_a_recipe_nothing_can_begin(pictures: Path, tmp_path: Path, upres: Command) -> None:

@@ -174,6 +174,8 @@ def test_safetensors_of_others_are_refused_for_lack_of_a_spec(tmp_path: Path) ->
         (changed(scale="2"), "scale is '2', expected int"),
         (changed(scale=True), "scale is True, expected int"),
         (changed(scale=0), "scale is 0"),
+        (changed(architecture="bicubic", arguments={}, scale=10**6), "expected 1 to 16"),
+        (100_000 * "[", "nested too deeply"),
         (changed(channels=-3), "channels is -3"),
         (changed(name=None), "name is None, expected str"),
         ('{"name": "x"}', r"lacks \['architecture', 'channels', 'scale'\]"),

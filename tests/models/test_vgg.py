@@ -153,6 +153,14 @@ def test_a_file_of_another_network_is_refused(saved: Path, tmp_path: Path) -> No
         assert "\n" not in str(met.value)
 
 
+def test_features_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    weights = vgg("vgg16").state_dict()
+    weights["features.0.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "vgg16.safetensors")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        vgg("vgg16").load(tmp_path / "vgg16.safetensors", network="vgg16")
+
+
 def test_the_content_loss_is_the_scaled_mean_square_of_one_layer(vgg19: Features) -> None:
     sr, hr = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
     difference = vgg19(sr, ["conv5_4"])["conv5_4"] - vgg19(hr, ["conv5_4"])["conv5_4"]

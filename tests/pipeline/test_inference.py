@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.inference import gpus_of, own_device
+from pipeline.errors import UsageError
+from pipeline.inference import gpus_of, own_device, resolve_device
 
 
 @pytest.fixture
@@ -17,6 +18,15 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cpu_is_no_gpu() -> None:
     assert gpus_of("cpu") == 0
     assert own_device("cpu", 3) == "cpu"
+
+
+@pytest.mark.parametrize(
+    "word", ["cpu:", "cpu:3", "cuda:", "cuda:²", "cuda:-1", "gpu", "cuda:99999"]
+)
+@pytest.mark.usefixtures("two_gpus")
+def test_a_word_that_is_no_device_is_refused(word: str) -> None:
+    with pytest.raises(UsageError, match="device is"):
+        resolve_device(word)
 
 
 @pytest.mark.usefixtures("two_gpus")

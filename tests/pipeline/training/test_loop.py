@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from models import checkpoint
 from pipeline.cluster import Stop
@@ -33,6 +34,8 @@ from pipeline.training.recipe import TrainRecipe, load_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch import Tensor
 
     from tests.conftest import TakePhoto
 
@@ -144,6 +147,14 @@ def test_a_training_that_was_killed_and_resumed_ends_with_the_same_bytes(
     one, two = (load_file(folder / "state.safetensors") for folder in (whole, parts))
     assert one.keys() == two.keys()
     assert all(torch.equal(one[name], two[name]) for name in one if name != "numbers")
+    assert told(parts) == told(whole)
+
+
+def told(out: Path) -> list[dict[str, str]]:
+    """Return the figures of a training, without those that a clock made."""
+    with (out / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if k not in ("seconds", "waiting_s")} for row in rows]
 
 
 def test_a_training_that_is_asked_to_stop_keeps_the_step_it_ends_after(
@@ -234,6 +245,90 @@ def test_it_leaves_models_a_recipe_figures_curves_and_pictures(
 def test_only_the_last_checkpoints_are_kept(dataset: Dataset, tmp_path: Path) -> None:
     run(dataset, replace(PLAIN, keep=1), tmp_path)
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000006.safetensors"]
+
+
+def test_checkpoints_of_an_earlier_training_push_out_none_of_this_one(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for step in (900, 901, 902):
+        (tmp_path / "checkpoints" / f"{step:08}.safetensors").write_bytes(b"of before")
+    run(dataset, replace(PLAIN, keep=1), tmp_path)
+    kept = sorted(int(path.stem) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [6, 900, 901, 902]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.replace("3,alone,", ",al,", 1),
+        lambda text: text.replace("3,alone,", "3,alone,-", 1),
+        lambda text: text.replace("3,alone,", "3,alone,nan,", 1),
+        lambda text: "step,stage,lo\n" + text.split("\n", 1)[1],
+        lambda _: "\udcff\udc00" * 9,
+        lambda _: "",
+    ],
+)
+def test_figures_that_are_damaged_end_no_training(
+    damage: Callable[[str], str],
+    dataset: Dataset,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, PLAIN, tmp_path, tick=interrupted(5))
+    metrics = tmp_path / "metrics.csv"
+    content = damage(metrics.read_text())
+    metrics.write_bytes(content.encode(errors="surrogateescape"))
+    run(dataset, PLAIN, tmp_path, resume=True)
+    assert [row["step"] for row in told(tmp_path)] == ["6"]
+    assert ("metrics.csv is damaged" in caplog.text) == bool(content)
+
+
+def forgets(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if name.endswith("exp_avg_sq")]:
+        del tensors[name]
+
+
+def forgets_all(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("generator.optimiser.0.0.")]:
+        del tensors[name]
+
+
+def misremembers(tensors: dict[str, Tensor]) -> None:
+    tensors["generator.optimiser.0.0.exp_avg"] = torch.zeros(1)
+
+
+def counts_halves(tensors: dict[str, Tensor]) -> None:
+    tensors["numbers"][0] = 1.5
+
+
+def counts_nothing(tensors: dict[str, Tensor]) -> None:
+    tensors["numbers"] = torch.tensor(1.0)
+
+
+@pytest.mark.parametrize(
+    "damage", [forgets, forgets_all, misremembers, counts_halves, counts_nothing]
+)
+def test_a_state_that_is_not_that_of_its_networks_is_refused(
+    damage: Callable[[dict[str, Tensor]], None], dataset: Dataset, tmp_path: Path
+) -> None:
+    recipe = replace(PLAIN, optimiser="adam")
+    run(dataset, replace(recipe, steps=2), tmp_path)
+    path = tmp_path / "state.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    damage(tensors)
+    save_file(tensors, path, metadata)
+    with pytest.raises(UsageError, match="cannot be resumed"):
+        run(dataset, recipe, tmp_path, resume=True)
+
+
+def test_a_rate_that_falls_by_validation_needs_some(dataset: Dataset, tmp_path: Path) -> None:
+    blind = replace(PLAIN, schedule="plateau", validation_patches=0)
+    with pytest.raises(RecipeError, match="nothing is validated"):
+        run(dataset, blind, tmp_path)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "muon"])
@@ -387,9 +482,20 @@ def test_without_validation_the_last_is_the_best(tmp_path: Path, photo: TakePhot
 
 
 def test_a_loss_that_stays_nan_ends_the_training(dataset: Dataset, tmp_path: Path) -> None:
-    broken = replace(PLAIN, learning_rate=1e30, steps=40, validate_every=40, warmup_share=0.0)
+    broken = replace(PLAIN, learning_rate=1e6, steps=40, validate_every=40, warmup_share=0.0)
     with pytest.raises(TrainingError, match="lower learning_rate"):
         run(dataset, broken, tmp_path)
+
+
+def test_a_training_that_learned_in_no_step_has_failed(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object, **__: object) -> dict[str, Tensor]:
+        return {"l1": torch.tensor(float("nan"), requires_grad=True)}
+
+    monkeypatch.setattr("pipeline.training.loop.Objective.of_generator", nothing)
+    with pytest.raises(TrainingError, match="not finite for 6 steps up to 6"):
+        run(dataset, PLAIN, tmp_path)
 
 
 SCRIPT = """
