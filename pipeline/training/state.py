@@ -108,7 +108,10 @@ class Means:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return sums and counts by name."""
-        found = {n: torch.tensor([s, self.counts[n]]).double() for n, s in self.sums.items()}
+        found = {
+            name: torch.tensor([value, self.counts[name]], dtype=torch.float64)
+            for name, value in self.sums.items()
+        }
         return found | {_JUDGEMENTS: torch.tensor(astuple(self.judgements))}
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
@@ -268,9 +271,7 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _generator(recipe: TrainRecipe) -> nn.Module:
     network = registry.build(model_spec(recipe))
     if not any(True for _ in network.parameters()):
-        raise ValueError(
-            f"architecture {recipe.architecture} has no weights to learn"
-        )
+        raise ValueError(f"architecture {recipe.architecture} has no weights to learn")
     return network
 
 

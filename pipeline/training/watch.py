@@ -106,12 +106,8 @@ class Watch:
         path = self.folder / METRICS
         if not path.exists():
             return []
-        with path.open(newline="", errors="replace") as file:
-            try:
-                found = list(csv.DictReader(file))
-            except csv.Error:
-                found = [{}]
-        rows = [row for row in found if _is_readable(row)]
+        header, *found = path.read_text(errors="replace").splitlines() or [""]
+        rows = [row for row in csv.DictReader([header, *found]) if _is_readable(row)]
         if len(rows) < len(found):
             # It is for people: no training ends because of it.
             logger.warning(
@@ -226,6 +222,6 @@ def _is_readable(row: Mapping[str | None, str | None]) -> bool:
 
 
 def _shown(value: float | str | None) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return ""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -262,10 +262,10 @@ def test_checkpoints_of_an_earlier_training_push_out_none_of_this_one(
     "damage",
     [
         lambda text: text.replace("3,alone,", ",al,", 1),
-        lambda text: text.replace("3,alone,", "3,alone,-", 1),
+        lambda text: text.replace("3,alone,", "3,alone,x", 1),
         lambda text: text.replace("3,alone,", "3,alone,nan,", 1),
         lambda text: "step,stage,lo\n" + text.split("\n", 1)[1],
-        lambda _: "\udcff\udc00" * 9,
+        lambda text: "\udcff\udcfe" * 9 + text,
         lambda _: "",
     ],
 )
