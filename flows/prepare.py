@@ -15,6 +15,7 @@ import click
 from flows import options
 from flows.progress import counted
 from pipeline.cluster import connect
+from pipeline.config import recipe_names
 from pipeline.dataset.export import run_dataset_export
 from pipeline.dataset.licences import check_named, read_licences
 from pipeline.dataset.originals import list_originals
@@ -236,7 +237,10 @@ def _recipe(name: str | None, dataset_dir: Path, settings: Iterable[str]) -> Pre
     if name is not None:
         return load_prepare_recipe(name, settings=settings)
     if not is_dataset(dataset_dir):
-        raise UsageError(f"{dataset_dir} is no dataset yet; say how to prepare it with --recipe")
+        raise UsageError(
+            f"{dataset_dir} is no dataset yet; say how to prepare it with --recipe, a file or one "
+            f"of {', '.join(recipe_names())}"
+        )
     if list(settings):
         raise UsageError("--set goes with --recipe; a dataset's own recipe stays as it is")
     return PrepareRecipe.from_json(Dataset.open(dataset_dir).spec.recipe)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -49,6 +50,7 @@ class _Steps:
         self._label, self._unit = label, unit
         self._began = time.monotonic()
         self._said = self._began
+        self._first: tuple[float, int] | None = None
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -75,17 +77,21 @@ class _Steps:
             self._task, completed=done, total=total, megapixels=megapixels, description=label
         )
         now = time.monotonic()
+        # What an earlier run has done says nothing of this one's pace.
+        self._first = self._first or (now, done)
         # A night's log wants the pace, not a bar: one line now and then, and the last one.
         if not self._console.is_terminal and (
             now - self._said > _LINE_EVERY_S or (done == total and total)
         ):
             self._said = now
-            line = self._line(done, total, megapixels, now - self._began)
+            line = self._line(done, total, megapixels, now)
             sys.stderr.write(line + (f", {failed} failed\n" if failed else "\n"))
 
-    def _line(self, done: int, total: int, megapixels: float, elapsed: float) -> str:
-        rate = f", {megapixels / elapsed:.1f} MP/s" if megapixels else ""
-        left = f", {elapsed / done * (total - done):.0f} s left" if done else ""
+    def _line(self, done: int, total: int, megapixels: float, now: float) -> str:
+        rate = f", {megapixels / (now - self._began):.1f} MP/s" if megapixels else ""
+        began, before = self._first or (now, done)
+        pace = (now - began) / (done - before) if done > before else None
+        left = "" if pace is None else f", {timedelta(seconds=round(pace * (total - done)))} left"
         return f"{self._label}: {done} of {total} {self._unit}{rate}{left}"
 
 

@@ -49,7 +49,7 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
     if not path.is_file():
         raise RecipeError(
             f"no recipe is called {name_or_file!r} and no such file exists; "
-            f"recipes are {', '.join(recipe_names())}"
+            f"{nearest(name_or_file, recipe_names())}"
         )
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

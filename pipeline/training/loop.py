@@ -454,7 +454,8 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
         raise UsageError(f"{str(out_dir)!r} is no UTF-8; name another folder")
     if resume and not (out_dir / STATE).exists():
         raise UsageError(
-            f"{out_dir} cannot be resumed: it holds no {STATE}; leave --resume out to begin"
+            f"{out_dir} cannot be resumed: it holds no {STATE}; is --out right? Without --resume a "
+            "training begins there"
         )
     if not resume and (out_dir / STATE).exists():
         raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")

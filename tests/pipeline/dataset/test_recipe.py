@@ -135,7 +135,7 @@ def test_what_is_common_is_told_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "no-such", "pipeline/recipes"])
 def test_an_unknown_recipe_is_refused_with_those_that_are_known(name: str) -> None:
-    with pytest.raises(RecipeError, match=r"recipes are .*swish-x4"):
+    with pytest.raises(RecipeError, match=r"known are .*swish-x4"):
         load_prepare_recipe(name)
 
 
