@@ -21,6 +21,10 @@ class Srcnn(nn.Module):
 
     def __init__(self, *, scale: int, channels: int = 3, features: int = 64) -> None:
         super().__init__()
+        if features == 1:
+            raise ValueError(
+                "features is 1, expected at least 2: the second layer has half of them"
+            )
         self.scale = scale
         self.channels = channels
         self.body = nn.Sequential(

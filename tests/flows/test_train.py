@@ -109,7 +109,10 @@ def test_a_dataset_of_another_scale_is_refused_in_one_line(
         (("--recipe", "srcnn-x4", "--set", "teacher=span-x2"), "teacher span-x2 has scale 2"),
         (("--recipe", "srcnn-x4", "--set", "initial=span-x2"), "none of whose weights fits"),
         (("--recipe", "srcnn-x4", "--set", "arguments={ depth = 2 }"), "refuses arguments"),
-        (("--recipe", "srcnn-x4", "--set", "arguments={ features = 1 }"), "srcnn does not take"),
+        (
+            ("--recipe", "srcnn-x4", "--set", "arguments={ features = 1 }"),
+            "features is 1, expected at least 2",
+        ),
         (("--recipe", "srcnn-x4", "--set", "architecture=bicubic"), "has no weights to learn"),
         (
             ("--recipe", "dcgan-x4", "--set", "prepare.patch_hr_px=[32,64]"),
