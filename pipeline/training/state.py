@@ -369,8 +369,8 @@ def _restore(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) ->
         parameter, _, key = name.partition(".")
         states.setdefault(int(parameter), {})[key] = tensor
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    # One that had no gradient yet is not remembered.
-    if not set(states) <= set(range(len(parameters))):
+    # One that has made no step yet remembers nothing.
+    if states and sorted(states) != list(range(len(parameters))):
         raise ValueError(f"the optimiser has {len(states)} of {len(parameters)} parameters")
     wanted = _REMEMBERED[type(optimiser)]
     for number, state in states.items():

@@ -290,6 +290,11 @@ def forgets(tensors: dict[str, Tensor]) -> None:
         del tensors[name]
 
 
+def forgets_all(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("generator.optimiser.0.0.")]:
+        del tensors[name]
+
+
 def misremembers(tensors: dict[str, Tensor]) -> None:
     tensors["generator.optimiser.0.0.exp_avg"] = torch.zeros(1)
 
@@ -302,7 +307,9 @@ def counts_nothing(tensors: dict[str, Tensor]) -> None:
     tensors["numbers"] = torch.tensor(1.0)
 
 
-@pytest.mark.parametrize("damage", [forgets, misremembers, counts_halves, counts_nothing])
+@pytest.mark.parametrize(
+    "damage", [forgets, forgets_all, misremembers, counts_halves, counts_nothing]
+)
 def test_a_state_that_is_not_that_of_its_networks_is_refused(
     damage: Callable[[dict[str, Tensor]], None], dataset: Dataset, tmp_path: Path
 ) -> None:
