@@ -25,9 +25,6 @@ DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
 
 
-_AGAIN = "the same command"
-
-
 class OneLineErrors(click.Group):
     """A group that says what is wrong in one line, where click would print its usage first."""
 
@@ -208,7 +205,7 @@ def limit_option(function: F) -> F:
     )(function)
 
 
-def reported(command: F, *, again: str = _AGAIN) -> F:
+def reported(command: F, *, again: str = "the same command") -> F:
     """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback.
 
     `again` says what continues, where the command was interrupted.

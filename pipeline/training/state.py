@@ -78,7 +78,12 @@ class Player:
         return found
 
     def restore(self, tensors: Mapping[str, Tensor], prefix: str) -> None:
-        """Become what `tensors` told of; RuntimeError if it was of another network."""
+        """Become what `tensors` told of.
+
+        Raises:
+            RuntimeError: if it was of another network.
+            ValueError: if its optimisers do not remember each of the parameters, or none.
+        """
         self.network.load_state_dict(below(tensors, f"{prefix}.network."))
         for number, optimiser in enumerate(self.optimisers):
             _restore(optimiser, below(tensors, f"{prefix}.optimiser.{number}."))
@@ -169,7 +174,7 @@ class TrainState:
             judge = _judge(recipe, max(hr_px))
             if recipe.initial:
                 _begin_with(network, recipe.initial)
-            _try(recipe, network, judge, hr_px)
+            _try_on_patch(recipe, network, judge, hr_px)
         except ValueError as error:
             raise RecipeError(str(error)) from error
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -224,6 +229,7 @@ class TrainState:
                 self.discriminator.restore(tensors, "discriminator")
             self.means.restore(below(tensors, "means."))
             numbers = _numbers(tensors["numbers"])
+            self._check_remembers(numbers["step"])
         except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
@@ -237,6 +243,11 @@ class TrainState:
             )
         for name, value in numbers.items():
             setattr(self, name, int(value) if name in _COUNTS else value)
+
+    def _check_remembers(self, step: float) -> None:
+        """Raise ValueError if steps were made that the generator's optimisers forgot."""
+        if step and not all(optimiser.state for optimiser in self.generator.optimisers):
+            raise ValueError(f"the optimiser remembers none of {step:.0f} steps")
 
 
 def _numbers(tensor: Tensor) -> dict[str, float]:
@@ -296,7 +307,7 @@ def _judge(recipe: TrainRecipe, patch_px: int) -> nn.Module | None:
 
 
 @torch.no_grad()
-def _try(
+def _try_on_patch(
     recipe: TrainRecipe, network: nn.Module, judge: nn.Module | None, hr_px: tuple[int, int]
 ) -> None:
     """Raise ValueError unless the networks take a patch, which may be black."""

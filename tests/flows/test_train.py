@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 import shutil
+import subprocess
+import sys
 import tomllib
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,10 +22,9 @@ from pipeline.config import RECIPES_DIR, recipe_names
 from pipeline.job import locked
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Command, SavePicture, TakePhoto
 
+UPRES, TORCHRUN = (str(Path(sys.executable).with_name(name)) for name in ("upres", "torchrun"))
 TRAINING = [
     name
     for name in recipe_names()
@@ -102,6 +106,7 @@ def test_a_dataset_of_another_scale_is_refused_in_one_line(
     ("words", "told"),
     [
         (("--recipe", "srcnn-x5"), "no recipe is called 'srcnn-x5'"),
+        (("--recipe", "srcn-x4"), "did you mean srcnn-x4?"),
         (("--recipe", "srcnn-x4", "--set", "stepz=2"), "did you mean steps?"),
         (("--recipe", "srcnn-x4", "--set", "steps=-2"), "steps is -2, expected at least 1"),
         (("--recipe", "srcnn-x4", "--set", "prepare.cuont=2"), "did you mean count?"),
@@ -319,6 +324,51 @@ def test_a_recipe_that_cannot_be_is_told_before_pictures_are_prepared(
     assert (said.code, said.err.count("\n")) == (1, 1)
     assert message in said.err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "told"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; the same command, with --resume if a step was"),
+        (OSError(28, "No space left on device", "out/metrics.csv"), 1, "'out/metrics.csv'; mend"),
+    ],
+)
+def test_what_ends_a_training_says_how_to_go_on(
+    fault: BaseException, code: int, told: str, patches: Path, tmp_path: Path, upres: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def ends(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("flows.train.train", ends)
+    said = upres("train", patches, "--out", tmp_path / "out", *SMALL)
+    assert (said.code, said.err.count("\n")) == (code, 1)
+    assert told in said.err
+    assert "--resume" in said.err
+
+
+def test_a_folder_whose_name_cannot_be_written_down_is_refused(
+    patches: Path, tmp_path: Path, upres: Command
+) -> None:
+    said = upres("train", patches, "--out", f"{tmp_path}/\udcff", *SMALL)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "is no UTF-8; name another folder" in said.err
+
+
+@pytest.mark.slow
+def test_of_several_processes_one_tells_the_result(patches: Path, tmp_path: Path) -> None:
+    words = ["train", str(patches), "--out", str(tmp_path / "out"), *SMALL, "--json"]
+    started = subprocess.run(
+        [TORCHRUN, "--nproc-per-node", "2", "--no-python", UPRES, *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert started.returncode == 0, started.stderr
+    assert json.loads(started.stdout)["steps"] == 2
+    assert "broadcast_buffers" not in started.stderr
 
 
 def test_a_training_that_was_stopped_at_once_says_that_there_is_no_model_yet(

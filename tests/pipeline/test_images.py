@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -502,6 +504,20 @@ def test_a_failed_replacement_leaves_the_earlier_file_alone(tmp_path: Path) -> N
         file.write(b"whole")
     assert path.read_bytes() == b"whole"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_that_is_full_is_told_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pipeline.storage.atomic.os.fsync", full)
+    path = tmp_path / "a.png"
+    with pytest.raises(OSError, match="No space left") as met, replace_atomically(path) as file:
+        file.write(b"whole")
+    assert met.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pixels_of_another_shape_or_type_cannot_become_a_picture() -> None:

@@ -76,14 +76,16 @@ NORMED = replace(
 )
 
 
-def make(path: Path, photo: TakePhoto, *, train: int = 24, validation: int = 6) -> Dataset:
-    """Return a dataset of patches of 32 px cut from a photograph."""
-    recipe = PrepareRecipe(name="d", scale=2, extract="random", patch_hr_px=32)
+def make(
+    path: Path, photo: TakePhoto, *, train: int = 24, validation: int = 6, side: int = 32
+) -> Dataset:
+    """Return a dataset of square patches cut from a photograph."""
+    recipe = PrepareRecipe(name="d", scale=2, extract="random", patch_hr_px=side, duplicate_bits=-1)
     dataset = Dataset.open_or_create(path, dataset_spec(recipe))
     many = train + validation
     corners = np.random.default_rng(0).integers(0, 200, (many, 2))
     picture = photo(240, 240)
-    hr = np.stack([picture[:, t : t + 32, x : x + 32] for t, x in corners])
+    hr = np.stack([picture[:, t : t + side, x : x + side] for t, x in corners])
     seeds = np.arange(many)
     origins = [Origin(item=f"{n}.png", sha256="00", split=n) for n in ("train", "validation")]
     pictures = (seeds >= train).astype(np.int64)
@@ -295,6 +297,11 @@ def forgets_all(tensors: dict[str, Tensor]) -> None:
         del tensors[name]
 
 
+def forgets_everything(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if name.startswith("generator.optimiser.")]:
+        del tensors[name]
+
+
 def misremembers(tensors: dict[str, Tensor]) -> None:
     tensors["generator.optimiser.0.0.exp_avg"] = torch.zeros(1)
 
@@ -308,7 +315,8 @@ def counts_nothing(tensors: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [forgets, forgets_all, misremembers, counts_halves, counts_nothing]
+    "damage",
+    [forgets, forgets_all, forgets_everything, misremembers, counts_halves, counts_nothing],
 )
 def test_a_state_that_is_not_that_of_its_networks_is_refused(
     damage: Callable[[dict[str, Tensor]], None], dataset: Dataset, tmp_path: Path
@@ -323,6 +331,13 @@ def test_a_state_that_is_not_that_of_its_networks_is_refused(
     save_file(tensors, path, metadata)
     with pytest.raises(UsageError, match="cannot be resumed"):
         run(dataset, recipe, tmp_path, resume=True)
+
+
+def test_patches_that_leave_nothing_to_score_are_refused(photo: TakePhoto, tmp_path: Path) -> None:
+    small = make(tmp_path / "d", photo, side=4)
+    with pytest.raises(RecipeError, match="are 4x4 px, of which a border of 2 is not scored"):
+        run(small, PLAIN, tmp_path / "out")
+    run(small, replace(PLAIN, validation_patches=0, steps=1), tmp_path / "out")
 
 
 def test_a_rate_that_falls_by_validation_needs_some(dataset: Dataset, tmp_path: Path) -> None:
