@@ -357,9 +357,9 @@ def test_a_folder_whose_name_cannot_be_written_down_is_refused(
 
 @pytest.mark.slow
 def test_of_several_processes_one_tells_the_result(patches: Path, tmp_path: Path) -> None:
-    words = ["train", str(patches), "--out", str(tmp_path / "out"), *SMALL, "--json"]
+    words = ["train", str(patches), "--out", str(tmp_path / "out"), *SMALL, "--set", "batch=1"]
     started = subprocess.run(
-        [TORCHRUN, "--nproc-per-node", "2", "--no-python", UPRES, *words],
+        [TORCHRUN, "--nproc-per-node", "2", "--no-python", UPRES, *words, "--json"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
