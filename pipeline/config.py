@@ -27,6 +27,15 @@ PREPARE = "prepare"
 COMMON = ("name", "scale", "channels", "seed")
 """Keys that preparing and training have in common."""
 
+_IN_WORDS = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list",
+    "dict": "a table",
+}
+
 RECIPES_DIR = Path(__file__).parent / "recipes"
 
 Recipe = TypeVar("Recipe")
@@ -127,9 +136,10 @@ def _typed(name: str, value: Any, wanted: str) -> Any:
             raise RecipeError(f"{name} is larger than any number of 64 bits") from error
     if isinstance(value, str) and not value.isprintable() and not is_utf8(value):
         raise RecipeError(f"{name} holds bytes that are no UTF-8, expected text")
-    found = type(value).__name__
-    if found not in [kind.split("[")[0] for kind in wanted.split(" | ")]:
-        raise RecipeError(f"{name} is {value!r} ({found}), expected {wanted}")
+    kinds = [kind.split("[")[0] for kind in wanted.split(" | ")]
+    if type(value).__name__ not in kinds:
+        words = " or ".join(_IN_WORDS[kind] for kind in kinds)
+        raise RecipeError(f"{name} is {_toml(value)}, expected {words}")
     return value
 
 

@@ -16,6 +16,10 @@ class UsageError(UpresError, ValueError):
     """The words of a command contradict each other or the job."""
 
 
+class RecipeError(UsageError):
+    """A recipe is unknown, names an unknown key, or a value that cannot be."""
+
+
 class SourceError(UpresError, OSError):
     """A source (folder, glob, archive file) is missing or holds nothing to read."""
 
@@ -66,7 +70,3 @@ class TrainingError(UpresError, ArithmeticError):
 
 class ClusterError(UpresError, ConnectionError):
     """The scheduler that work was submitted to is gone."""
-
-
-class RecipeError(UpresError, ValueError):
-    """A recipe names an unknown key, or a value that cannot be."""

@@ -97,7 +97,7 @@ def test_a_dataset_of_another_scale_is_refused_in_one_line(
     prepared = upres("prepare", pictures, tmp_path / "set", "--recipe", "srgan-faces-128")
     assert prepared.code == 3
     said = upres("train", tmp_path / "set", "--recipe", "srcnn-x4", "--out", tmp_path / "out")
-    assert said.code == 1
+    assert said.code == 2
     assert "has scale 2" in said.err
     assert said.err.count("\n") == 1
 
@@ -129,7 +129,7 @@ def test_words_that_are_wrong_are_told_in_one_line_and_nothing_is_written(
     words: tuple[str, ...], told: str, pictures: Path, tmp_path: Path, upres: Command
 ) -> None:
     said = upres("train", pictures, "--out", tmp_path / "out", *words)
-    assert said.code == 1
+    assert said.code == 2
     assert told in said.err
     assert said.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -204,7 +204,7 @@ def test_what_would_change_no_weight_any_more_is_refused(
     lines = before.splitlines(keepends=True)
     recipe.write_text("".join(lines[:18]))
     said = upres(*begun)
-    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert (said.code, said.err.count("\n")) == (2, 1)
     assert "as if it was cut off" in said.err
 
 
@@ -300,7 +300,7 @@ def test_features_that_are_missing_are_told_before_pictures_are_prepared(
     (tmp_path / "vgg16.safetensors").write_bytes(b"")
     words = ("--recipe", "srgan-faces-96", "--features", tmp_path)
     said = upres("train", pictures, "--out", tmp_path / "out", *words)
-    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert (said.code, said.err.count("\n")) == (2, 1)
     assert f"cannot be had: no file of {tmp_path} is called vgg19...: " in said.err
     assert not (tmp_path / "out").exists()
 
@@ -321,7 +321,7 @@ def test_a_recipe_that_cannot_be_is_told_before_pictures_are_prepared(
     (tmp_path / "mine.toml").write_text("\n".join(words))
     out = tmp_path / "out"
     said = upres("train", pictures, "--out", out, "--recipe", tmp_path / "mine.toml")
-    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert (said.code, said.err.count("\n")) == (2, 1)
     assert message in said.err
     assert not out.exists()
 
