@@ -116,7 +116,7 @@ def train(
         TrainingError: after ten steps in a row whose loss is not finite.
     """
     _check_fits(dataset, recipe)
-    recipe = recipe.of_patches(len(dataset.rows("train")), processes=processes.count)
+    recipe = _fitted(recipe, len(dataset.rows("train")), processes=processes)
     precision = resolve_precision(recipe.precision, device=str(processes.device))
     recipe = replace(recipe, precision=precision)
     training = Training(dataset, recipe, settings, files=files, processes=processes)
@@ -491,6 +491,19 @@ def _teacher(recipe: TrainRecipe, device: torch.device) -> nn.Module:
         )
     network = folded(model.network).requires_grad_(False)
     return network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _fitted(recipe: TrainRecipe, patches: int, *, processes: Processes) -> TrainRecipe:
+    """Return the recipe for so many patches; it is told where they are fewer than its batch."""
+    fitted = recipe.of_patches(patches, processes=processes.count)
+    if fitted.batch < recipe.batch and processes.leads:
+        logger.warning(
+            "batch is %d instead of %d: there are %d patches to train on",
+            fitted.batch,
+            recipe.batch,
+            patches,
+        )
+    return fitted
 
 
 def _check_fits(dataset: Dataset, recipe: TrainRecipe) -> None:

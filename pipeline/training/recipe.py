@@ -190,11 +190,16 @@ class TrainRecipe:
         return self.checkpoint_every or self.validation_interval
 
     def of_patches(self, patches: int, *, processes: int) -> TrainRecipe:
-        """Return the recipe whose epochs are steps, of so many patches in so many processes."""
+        """Return the recipe for so many patches in so many processes: with its steps.
+
+        Epochs become steps, and a batch is not larger than all patches together.
+        """
+        batch = min(self.batch, max(1, patches // processes))
         if not self.epochs:
-            return self
-        together = self.batch * self.accumulate * processes
-        return replace(self, epochs=0, steps=max(1, math.ceil(self.epochs * patches / together)))
+            return replace(self, batch=batch)
+        together = batch * self.accumulate * processes
+        steps = max(1, math.ceil(self.epochs * patches / together))
+        return replace(self, batch=batch, epochs=0, steps=steps)
 
     def is_alone(self, step: int) -> bool:
         """Return whether the generator trains without discriminator in a step."""

@@ -64,8 +64,6 @@ def words(name: str) -> list[str]:
     if recipe["prepare"]["extract"] == "random":
         small["prepare.count"] = "4"
         small["prepare.candidates"] = "1"
-    if recipe["prepare"]["extract"] == "crops":
-        small |= {"prepare.patch_hr_px": "[96, 64]", "prepare.crop_px": "[96, 128]"}
     return [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
 
 

@@ -349,4 +349,5 @@ def test_the_shipped_sizes_are_those_of_the_literature() -> None:
     assert sizes["dcgan-x4"] == (4, 3, (64, 64))
     assert sizes["dcgan-denoise"] == sizes["dcgan-deblur"] == (1, 3, (64, 64))
     assert sizes["swish-gray-x2"] == (2, 1, (112, 92))
-    assert sizes["swish-x4"] == (4, 3, (648, 556))
+    assert sizes["swish-x4"] == (4, 3, (96, 96))
+    assert sizes["swish-x4-halves"] == (4, 3, (648, 556))

@@ -209,6 +209,18 @@ def test_epochs_are_steps_of_the_patches_that_there_are(dataset: Dataset, tmp_pa
     assert recipe.of_patches(24, processes=2).steps == 5
 
 
+def test_a_batch_is_no_larger_than_all_patches_and_that_is_told_and_kept(
+    dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = run(dataset, replace(PLAIN, batch=64), tmp_path / "64")
+    assert "batch is 24 instead of 64: there are 24 patches to train on" in caplog.messages
+    assert load_recipe(str(tmp_path / "64" / "recipe.toml")).batch == 24
+    two = run(dataset, replace(PLAIN, batch=24), tmp_path / "24")
+    assert one.read_bytes() == two.read_bytes()
+    assert replace(PLAIN, batch=64).of_patches(24, processes=5).batch == 4
+    assert replace(PLAIN, batch=4).of_patches(24, processes=6) == replace(PLAIN, batch=4)
+
+
 def test_another_seed_gives_other_weights(dataset: Dataset, tmp_path: Path) -> None:
     one = run(dataset, PLAIN, tmp_path / "1")
     two = run(dataset, replace(PLAIN, seed=2), tmp_path / "2")
