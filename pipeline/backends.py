@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from models.exact import widened
 from models.registry import is_interpolation
 from pipeline.errors import ModelError, UsageError
 
@@ -53,8 +54,9 @@ class TorchBackend:
     name = TORCH
 
     def __init__(self, network: nn.Module, device: torch.device) -> None:
-        ready = network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._network: nn.Module = ready.eval()
+        self._networks = _by_precision(network.eval(), device)
+        for ready in self._networks.values():
+            ready.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._device = device
 
     @torch.inference_mode()
@@ -63,7 +65,7 @@ class TorchBackend:
         x = x.contiguous(memory_format=torch.channels_last)
         enabled = precision == "bf16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=enabled):
-            y: Tensor = self._network(x)
+            y: Tensor = self._networks[precision](x)
         return y.float()
 
 
@@ -81,7 +83,10 @@ class OpenVinoBackend:
 
     def __init__(self, network: nn.Module, *, channels: int, scale: int) -> None:
         self._library = _openvino()
-        self._model = _converted(self._library, network, channels=channels)
+        self._models = {
+            precision: _converted(self._library, ready, channels=channels)
+            for precision, ready in _by_precision(network, torch.device("cpu")).items()
+        }
         self._core = _core()
         self._scale = scale
         self._requests: dict[str, Any] = {}
@@ -111,7 +116,7 @@ class OpenVinoBackend:
         wanted = {"fp32": types.f32, "bf16": types.bf16}[precision]
         threads = torch.get_num_threads()
         compiled = self._core.compile_model(
-            self._model,
+            self._models[precision],
             "CPU",
             {
                 properties.hint.inference_precision: wanted,
@@ -130,6 +135,11 @@ class OpenVinoBackend:
                 "take --precision fp32, or --backend torch"
             )
         return compiled.create_infer_request()
+
+
+def _by_precision(network: nn.Module, device: torch.device) -> dict[str, nn.Module]:
+    """Return what computes in each precision; on a CPU, bf16 asks for more than fp32."""
+    return {"fp32": network, "bf16": widened(network) if device.type == "cpu" else network}
 
 
 def open_backend(

@@ -112,6 +112,7 @@ sizes = st.integers(1, 60) | st.sampled_from([1, 2, 3, 97])
 @example(height=57, width=8, tile_px=24)
 @example(height=29, width=40, tile_px=36)
 @example(height=13, width=67, tile_px=33)
+@example(height=97, width=97, tile_px=18)
 def test_tiles_are_the_whole_picture_bit_for_bit_when_the_halo_covers_the_reach(
     precision: str, height: int, width: int, tile_px: int
 ) -> None:

@@ -115,6 +115,7 @@ unhurried = settings(
 @example(height=1, width=120, tile_px=17)
 @example(height=97, width=1, tile_px=56)
 @example(height=29, width=40, tile_px=64)
+@example(height=31, width=65, tile_px=16)
 def test_tiles_are_the_whole_picture_bit_for_bit(
     model: str, backend: str, precision: str, height: int, width: int, tile_px: int
 ) -> None:
