@@ -259,7 +259,7 @@ def _require_size(height: int, width: int, rows: int, cols: int) -> None:
     if height < rows or width < cols:
         raise PictureError(
             f"picture is {height}x{width} px, expected at least {rows}x{cols} px (rows x columns); "
-            "leave it out, or take smaller patches"
+            "leave it out, or take smaller patches by the key patch_hr_px (of crops, crop_px too)"
         )
 
 
