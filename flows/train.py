@@ -223,18 +223,18 @@ def _tell_differences(begun: TrainRecipe, given: TrainRecipe) -> None:
         click.echo(f"goes on as it was begun: {told}; --set changes that", err=True)
 
 
-def _dataset(request: TrainRequest, processes: Processes, stop: Stop) -> tuple[Path, int]:
+def _dataset(request: TrainRequest, processes: Processes, stop: Stop) -> tuple[Path, int | None]:
     """Return the dataset of a request, or the one that its pictures are prepared into first.
 
-    How many pictures were rejected now is returned too.
+    How many pictures were rejected is returned too, None if none was prepared now.
 
     Raises:
         SourceError: if no patch can be made of the pictures.
     """
     if is_dataset(Path(request.source)):
-        return Path(request.source), 0
+        return Path(request.source), None
     if request.resume:
-        return _own_patches(request), 0
+        return _own_patches(request), None
     path = request.out_dir / PATCHES
     rejected = 0
     if processes.leads:
@@ -290,8 +290,9 @@ def sheet(document: dict[str, Any]) -> str:
         "steps": f"{document['steps']} of {document['of_steps']}",
         "dataset": document["dataset"],
         "patches": ", ".join(f"{count} {split}" for split, count in document["patches"].items()),
-        "rejected": f"{document['rejected']} pictures",
     }
+    if document["rejected"] is not None:
+        shown["rejected"] = f"{document['rejected']} pictures"
     return "\n".join(f"{key:18} {value}" for key, value in shown.items())
 
 

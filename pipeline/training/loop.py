@@ -149,7 +149,7 @@ class Training:
         self._begin_or_resume()
         self.objective = Objective.of(recipe, files, device=device)
         leads = processes.leads
-        self.judge = Judge.of(dataset, recipe, files, device=device) if leads else None
+        self.judge = self._open_judge(dataset, files) if leads else None
         self.watch = Watch(settings.out_dir)
         # What a network must be better than, on the same patches.
         self._baseline = (
@@ -427,6 +427,25 @@ class Training:
         own = [path for path in numbered if int(path.stem) <= self.state.step]
         for old in own[: -self.recipe.keep]:
             old.unlink()
+
+    def _open_judge(self, dataset: Dataset, files: FeatureFiles) -> Judge | None:
+        """Return what validates, by the same measures from the first step to the last."""
+        judge = Judge.of(dataset, self.recipe, files, device=self.processes.device)
+        if judge is None:
+            if self.recipe.validation_patches:
+                logger.warning("nothing is validated: no patch is held out for it")
+            return None
+        if not self.settings.resume:
+            self.state.lpips = judge.lpips is not None
+        elif self.state.lpips and judge.lpips is None:
+            raise UsageError(
+                "the training was begun with LPIPS, by which its best is chosen in a GAN stage; "
+                "name the features of AlexNet again with --features"
+            )
+        elif judge.lpips is not None and not self.state.lpips:
+            logger.warning("LPIPS is left out, as the training was begun without it")
+            return replace(judge, lpips=None)
+        return judge
 
     def _begin_or_resume(self) -> None:
         out = self.settings.out_dir

@@ -10,6 +10,7 @@ import copy
 import math
 from collections import defaultdict
 from dataclasses import astuple, dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,7 +26,6 @@ from pipeline.training.muon import Muon
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from pipeline.training.recipe import TrainRecipe
 
@@ -38,7 +38,7 @@ _REMEMBERED: dict[type, set[str]] = {
 }
 """What each optimiser keeps of a parameter; ``step`` is one number, the others have its shape."""
 
-_DATASET, _JUDGEMENTS = "dataset", "judgements"
+_DATASET, _LPIPS, _JUDGEMENTS = "dataset", "lpips", "judgements"
 _NUMBERS = ("step", "best", "skipped", "seconds", "waited_s", "fallen", "worse")
 _COUNTS = ("step", "skipped", "worse")
 
@@ -153,6 +153,8 @@ class TrainState:
     means: Means = field(default_factory=Means)
     dataset: str = ""
     """`Dataset.digest` of what it is trained on."""
+    lpips: bool = False
+    """Whether LPIPS is measured in its validations."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
@@ -211,7 +213,7 @@ class TrainState:
         tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
         # Copied: averages begin as the weights, and safetensors refuses what shares memory.
         copied = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-        return save(copied, {_DATASET: self.dataset})
+        return save(copied, {_DATASET: self.dataset, _LPIPS: str(self.lpips)})
 
     def restore(self, path: Path) -> None:
         """Become the state that `to_bytes` wrote.
@@ -222,7 +224,7 @@ class TrainState:
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                trained_on = (file.metadata() or {}).get(_DATASET, "")
+                about = file.metadata() or {}
             self.generator.restore(tensors, "generator")
             self.average.load_state_dict(below(tensors, "average."))
             if self.discriminator is not None:
@@ -236,11 +238,12 @@ class TrainState:
                 f"{path} cannot be resumed ({reason}); resume with the recipe it was trained by, "
                 "or train into an empty folder"
             ) from error
-        if trained_on != self.dataset:
+        if about.get(_DATASET, "") != self.dataset:
             raise UsageError(
                 f"{path} was trained on another dataset, or on this one before it was changed; "
                 "resume with that one, or train into an empty folder"
             )
+        self.lpips = about.get(_LPIPS) == str(True)
         for name, value in numbers.items():
             setattr(self, name, int(value) if name in _COUNTS else value)
 
@@ -262,6 +265,10 @@ def _numbers(tensor: Tensor) -> dict[str, float]:
 
 def model_spec(recipe: TrainRecipe, *, data: str = "") -> ModelSpec:
     """Return the spec of the model that `recipe` trains, on so described data."""
+    told = [data] if data else []
+    told += [f"{recipe.steps} steps", f"seed {recipe.seed}"]
+    if recipe.initial:
+        told += [f"from the weights of {Path(recipe.initial).name}"]
     return ModelSpec(
         name=recipe.name,
         architecture=recipe.architecture,
@@ -270,7 +277,7 @@ def model_spec(recipe: TrainRecipe, *, data: str = "") -> ModelSpec:
         arguments=recipe.arguments,
         summary=recipe.summary,
         licence=recipe.licence,
-        training_data=f"{data}, {recipe.steps} steps, seed {recipe.seed}".removeprefix(", "),
+        training_data=", ".join(told),
     )
 
 

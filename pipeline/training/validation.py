@@ -17,6 +17,7 @@ from pipeline.metrics import score_picture
 from pipeline.storage.dataset import HR, LR_PREFIX
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,7 +44,10 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """Patches to validate with: HR and the first LR version, evenly spaced over the split."""
+    """Patches to validate with, evenly spaced over the split: HR, and LR of one version each.
+
+    The versions that are trained on take turns.
+    """
 
     hr: Pixels
     lr: Pixels
@@ -61,7 +65,6 @@ class Judge:
             return None
         chosen = np.linspace(0, len(rows) - 1, min(recipe.validation_patches, len(rows)))
         rows = rows[chosen.round().astype(int)]
-        version = (recipe.lr_versions or list(dataset.spec.degradations))[0]
         alexnet = files.find("alexnet")
         lpips = _lpips_of(alexnet) if alexnet is not None else None
         hr = dataset.read(HR, rows)
@@ -69,7 +72,7 @@ class Judge:
             lpips = None
         return cls(
             hr,
-            dataset.read(LR_PREFIX + version, rows),
+            _in_turns(dataset, recipe.lr_versions or list(dataset.spec.degradations), rows),
             recipe.scale,
             recipe.channels,
             lpips.to(device) if lpips is not None else None,
@@ -142,6 +145,18 @@ class Judge:
                 a, b = (to_unit_range(x[part], device) for x in (sr, self.hr))
                 found += self.lpips(a, b).tolist()
         return fmean(found)
+
+
+def _in_turns(dataset: Dataset, versions: Sequence[str], rows: NDArray[np.int64]) -> Pixels:
+    """Return LR of the rows: of the first in the first version, of the second in the second."""
+    parts = [
+        dataset.read(LR_PREFIX + version, rows[n :: len(versions)])
+        for n, version in enumerate(versions[: len(rows)])
+    ]
+    lr = np.empty((len(rows), *parts[0].shape[1:]), np.uint8)
+    for n, part in enumerate(parts):
+        lr[n :: len(versions)] = part
+    return lr
 
 
 def _lpips_of(file: Path) -> Lpips:

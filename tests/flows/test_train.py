@@ -79,6 +79,7 @@ def test_a_recipe_trains_from_pictures_stops_and_goes_on(
     assert upres(*given).code == 2
     said = upres(*given, "--resume", "--json")
     assert said.code == 0, said.err
+    assert said.document["rejected"] is None
     with (tmp_path / "out" / "metrics.csv").open() as file:
         assert int(list(csv.DictReader(file))[-1]["step"]) == 4
     model = checkpoint.load_file(tmp_path / "out" / "best.safetensors")

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from models import checkpoint
+from models.lpips import alexnet
 from pipeline.cluster import Stop
 from pipeline.dataset.prepare import dataset_spec
 from pipeline.dataset.recipe import PrepareRecipe
@@ -31,6 +32,7 @@ from pipeline.training.loop import TrainProgress, TrainSettings, train
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes
 from pipeline.training.recipe import TrainRecipe, load_recipe
+from pipeline.training.validation import Judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,13 +79,26 @@ NORMED = replace(
 
 
 def make(
-    path: Path, photo: TakePhoto, *, train: int = 24, validation: int = 6, side: int = 32
+    path: Path,
+    photo: TakePhoto,
+    *,
+    train: int = 24,
+    validation: int = 6,
+    side: int = 32,
+    versions: tuple[str, ...] = ("bicubic",),
 ) -> Dataset:
     """Return a dataset of square patches cut from a photograph."""
-    recipe = PrepareRecipe(name="d", scale=2, extract="random", patch_hr_px=side, duplicate_bits=-1)
+    recipe = PrepareRecipe(
+        name="d",
+        scale=2,
+        extract="random",
+        patch_hr_px=side,
+        duplicate_bits=-1,
+        degradations=[{"name": name} for name in versions],
+    )
     dataset = Dataset.open_or_create(path, dataset_spec(recipe))
     many = train + validation
-    corners = np.random.default_rng(0).integers(0, 200, (many, 2))
+    corners = np.random.default_rng(0).integers(0, min(200, 240 - side), (many, 2))
     picture = photo(240, 240)
     hr = np.stack([picture[:, t : t + side, x : x + side] for t, x in corners])
     seeds = np.arange(many)
@@ -92,9 +107,11 @@ def make(
     none = np.array([], dtype=np.uint64)
     dataset.put_manifest(0, Manifest(tuple(origins), seeds, pictures, corners, seeds, none))
     dataset.grow(many)
-    bicubic = Degradation.from_table({"name": "bicubic"}, scale=2)
-    lr = degrade_patches(hr, seeds.tolist(), bicubic, scale=2)
-    dataset.write(0, {"hr": hr, "lr_bicubic": lr})
+    arrays = {"hr": hr}
+    for name in versions:
+        degradation = Degradation.from_table({"name": name}, scale=2)
+        arrays[f"lr_{name}"] = degrade_patches(hr, seeds.tolist(), degradation, scale=2)
+    dataset.write(0, arrays)
     return dataset
 
 
@@ -112,12 +129,13 @@ def run(
     tick: Callable[[int, int], None] = lambda _step, _of: None,
     heard: list[TrainProgress] | None = None,
     stop: Stop | None = None,
+    files: FeatureFiles | None = None,
 ) -> Path:
     train(
         dataset,
         recipe,
         TrainSettings(out_dir=out, resume=resume, memory="ram", data="24 patches"),
-        files=FeatureFiles(),
+        files=files or FeatureFiles(),
         processes=Processes(torch.device("cpu")),
         tick=tick,
         report=(heard if heard is not None else []).append,
@@ -219,6 +237,49 @@ def test_a_batch_is_no_larger_than_all_patches_and_that_is_told_and_kept(
     assert one.read_bytes() == two.read_bytes()
     assert replace(PLAIN, batch=64).of_patches(24, processes=5).batch == 4
     assert replace(PLAIN, batch=4).of_patches(24, processes=6) == replace(PLAIN, batch=4)
+
+
+def test_a_training_measures_to_its_end_what_it_measured_as_it_was_begun(
+    tmp_path: Path, photo: TakePhoto, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make(tmp_path / "d", photo, side=64)
+    torch.manual_seed(0)
+    save_file(alexnet().state_dict(), tmp_path / "alexnet.safetensors")
+    files = FeatureFiles.named([tmp_path / "alexnet.safetensors"])
+    short = replace(PLAIN, steps=2, validate_every=2)
+    run(dataset, short, tmp_path / "with", files=files)
+    with pytest.raises(UsageError, match="was begun with LPIPS"):
+        run(dataset, PLAIN, tmp_path / "with", resume=True)
+    run(dataset, PLAIN, tmp_path / "with", resume=True, files=files)
+    assert not caplog.messages
+    run(dataset, short, tmp_path / "without")
+    run(dataset, PLAIN, tmp_path / "without", resume=True, files=files)
+    assert "LPIPS is left out, as the training was begun without it" in caplog.messages
+    for folder, measured in (("with", True), ("without", False)):
+        with (tmp_path / folder / "metrics.csv").open() as file:
+            assert {bool(row["lpips"]) for row in csv.DictReader(file)} == {measured}
+
+
+def test_lr_versions_take_turns_in_validation(tmp_path: Path, photo: TakePhoto) -> None:
+    dataset = make(tmp_path / "d", photo, versions=("bicubic", "noise", "box"))
+    rows = dataset.rows("validation")
+    for chosen, versions in (([], ("bicubic", "noise", "box")), (["box"], ("box",))):
+        recipe = replace(PLAIN, validation_patches=6, lr_versions=chosen)
+        judge = Judge.of(dataset, recipe, FeatureFiles(), device=torch.device("cpu"))
+        assert judge is not None
+        for n, row in enumerate(rows):
+            wanted = dataset.read(f"lr_{versions[n % len(versions)]}", np.array([row]))
+            assert np.array_equal(judge.lr[n], wanted[0])
+
+
+def test_without_a_patch_held_out_it_is_told_that_nothing_is_validated(
+    tmp_path: Path, photo: TakePhoto, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make(tmp_path / "d", photo, validation=0)
+    run(dataset, replace(PLAIN, validation_patches=0), tmp_path / "unasked")
+    assert not caplog.messages
+    run(dataset, PLAIN, tmp_path / "out")
+    assert caplog.messages == ["nothing is validated: no patch is held out for it"]
 
 
 def test_another_seed_gives_other_weights(dataset: Dataset, tmp_path: Path) -> None:
