@@ -420,6 +420,7 @@ def assert_one_line(said: Said, code: int, *words: str) -> None:
         (["rerun", "{job}"], ["is no job"]),
         (["rerun", "{job}", "--model", "bicubic"], ["--stale"]),
         (["evaluate", "bicubic"], ["HR_DIR"]),
+        (["train", "{source}", "--recipe", "nope", "--out", "{job}"], ["nope"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
@@ -446,7 +447,6 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         (["evaluate", "bicubic-x2", "{nowhere}"], ["nowhere"]),
         (["evaluate", "nope", "{source}"], ["nope"]),
         (["evaluate", "bicubic-x2", "{texts}"], ["words.txt"]),
-        (["train", "{source}", "--recipe", "nope", "--out", "{job}"], ["nope"]),
     ],
 )
 def test_a_command_that_cannot_do_its_work_is_one_line_and_exit_code_1(
