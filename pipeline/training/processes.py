@@ -84,6 +84,9 @@ def joined(device: str) -> Iterator[Processes]:
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(chosen, rank, count)
+        # None ends before rank 0 has written all, nor while a thread of gloo still lets go of its
+        # last tensors: met with torch 2.13, that thread takes an ending Python down with it.
+        distributed.barrier(device_ids=[chosen.index] if chosen.type == "cuda" else None)
     except RuntimeError as error:
         # What a collective operation raises when one of them ends has no type of its own.
         if isinstance(error, UpresError) or not re.search("gloo|nccl", str(error), re.IGNORECASE):
