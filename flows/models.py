@@ -54,7 +54,7 @@ def describe(name: str) -> dict[str, Any]:
     """Return all that is known of one model; what it does not have is "" or empty.
 
     Raises:
-        ModelError: if there is no such model.
+        UnknownModelError: if there is no such model.
     """
     return _of_recipe(name) if name in untrained() else _of_weights(name)
 

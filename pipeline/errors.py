@@ -49,7 +49,11 @@ class JobBusyError(UpresError, RuntimeError):
 
 
 class ModelError(UpresError, ValueError):
-    """A model is unknown, its file is damaged, or it does not fit the job."""
+    """A model's file is damaged, or it does not fit the job."""
+
+
+class UnknownModelError(ModelError, UsageError):
+    """No model has that name, and no checkpoint lies there."""
 
 
 class TileShapeError(UpresError, ValueError):

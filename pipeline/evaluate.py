@@ -264,7 +264,7 @@ def evaluate_model(
 
     Raises:
         ModelError: if the features are of another network.
-        ModelError: if there is no such model.
+        UnknownModelError: if there is no such model.
         SourceError, PictureError: if a set is missing, or one of its pictures cannot be scored.
         UsageError: if the device, precision or backend cannot be had.
     """

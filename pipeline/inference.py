@@ -21,7 +21,13 @@ from torch import Tensor
 from models import checkpoint
 from models.blocks import folded
 from pipeline.backends import TORCH, Backend, open_backend
-from pipeline.errors import ModelError, NotFiniteError, TileShapeError, UsageError
+from pipeline.errors import (
+    ModelError,
+    NotFiniteError,
+    TileShapeError,
+    UnknownModelError,
+    UsageError,
+)
 from pipeline.geometry import TileGrid
 from pipeline.untrained import why_no_model
 
@@ -139,12 +145,13 @@ def load_model(name_or_file: str) -> checkpoint.Model:
     """Return a model by name or checkpoint file.
 
     Raises:
-        ModelError: if there is no such model, its file is damaged, or it is yet to be trained.
+        UnknownModelError: if there is no such model, or it is yet to be trained.
+        ModelError: if its file is damaged.
     """
     try:
         return checkpoint.load(name_or_file)
     except checkpoint.UnknownModelError as error:
-        raise ModelError(why_no_model(name_or_file)) from error
+        raise UnknownModelError(why_no_model(name_or_file)) from error
     except (TypeError, ValueError) as error:
         raise ModelError(str(error)) from error
 

@@ -60,7 +60,7 @@ class Upscaling:
         """Return the same with another model, or with the present weights of its own.
 
         Raises:
-            ModelError: if there is no such model.
+            UnknownModelError: if there is no such model.
         """
         model = replace(self.model, name_or_file=name_or_file or self.model.name_or_file)
         spec = make_spec(

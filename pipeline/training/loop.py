@@ -433,7 +433,10 @@ class Training:
         judge = Judge.of(dataset, self.recipe, files, device=self.processes.device)
         if judge is None:
             if self.recipe.validation_patches:
-                logger.warning("nothing is validated: no patch is held out for it")
+                logger.warning(
+                    "nothing is validated, and no best is chosen: no patch is held out for it; "
+                    "prepare with split = { validation = 0.1 }, or more pictures"
+                )
             return None
         if not self.settings.resume:
             self.state.lpips = judge.lpips is not None
@@ -486,7 +489,7 @@ def check_networks(recipe: TrainRecipe, *, hr_px: tuple[int, int]) -> None:
     Raises:
         RecipeError: if it names networks, arguments or weights that cannot be, or that do not
             take HR patches of ``(rows, columns)``.
-        ModelError: if there is no such teacher.
+        UnknownModelError: if there is no such teacher.
     """
     device = torch.device("cpu")
     TrainState.begin(recipe, hr_px=hr_px, device=device)
@@ -498,7 +501,7 @@ def _teacher(recipe: TrainRecipe, device: torch.device) -> nn.Module:
     """Return the network that is learned from.
 
     Raises:
-        ModelError: if there is no such model.
+        UnknownModelError: if there is no such model.
         RecipeError: if it enlarges otherwise than what is trained.
     """
     model = load_model(recipe.teacher)

@@ -146,13 +146,13 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
         )
         for name, points in lines.items():
             style = "--" if name.startswith("bicubic") else "-"
-            axes.plot(*zip(*points, strict=True), style, marker=".", label=name.replace("_", " "))
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=_said(name))
         values = [value for points in lines.values() for _, value in points]
         if "loss" in lines and min(values) > 0 and max(values) > _WIDE * min(values):
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for step in _stage_ends(rows):
-            axes.axvline(step, color="grey", linewidth=0.8, linestyle=":")
+            axes.axvline(step, color="grey", linewidth=0.8, linestyle=":", label="GAN begins")
         axes.set_title(title, fontsize=10, loc="left")
         axes.grid(visible=True, linewidth=0.3)
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
@@ -171,6 +171,13 @@ def _lines(
     lines = {name: points for name, points in lines.items() if points}
     parts = [name for name in lines if name in _PARTS]
     return {name: p for name, p in lines.items() if len(parts) > 1 or name not in parts}
+
+
+def _said(column: str) -> str:
+    """Return the name of a column as a legend says it."""
+    for measure, name in (("psnr_y", "PSNR-Y"), ("ssim_y", "SSIM-Y"), ("lpips", "LPIPS")):
+        column = column.replace(measure, name)
+    return column.replace("_", " ")
 
 
 def _stage_ends(rows: Sequence[Mapping[str, str]]) -> list[int]:

@@ -197,7 +197,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest_of_all(
     wrong: str, right: str, upres: Command
 ) -> None:
     said = upres("models", wrong)
-    assert (said.code, said.out) == (1, "")
+    assert (said.code, said.out) == (2, "")
     (line,) = said.err.splitlines()
     assert f"did you mean {right}?" in line
 
@@ -206,7 +206,7 @@ def test_upscaling_by_a_recipe_without_weights_is_one_line_that_tells_how_to_tra
     upres: Command, tmp_path: Path
 ) -> None:
     said = upres("upscale", tmp_path, tmp_path / "job", "--model", "srgan-faces-64")
-    assert (said.code, said.out) == (1, "")
+    assert (said.code, said.out) == (2, "")
     (line,) = said.err.splitlines()
     assert "no weights are shipped for srgan-faces-64" in line
     assert "`upres train PICTURES --recipe srgan-faces-64 --out DIR --features DIR`" in line
