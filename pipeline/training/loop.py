@@ -215,7 +215,13 @@ class Training:
     # --- one step --------------------------------------------------------------------------
 
     def _step(self) -> None:
-        """Make one step of gradient descent, or skip it where its loss is not finite."""
+        """Make one step of gradient descent, and count its figures."""
+        figures = Means()
+        self._learn(figures)
+        self.state.means += figures.of_all(self.processes)
+
+    def _learn(self, figures: Means) -> None:
+        """Move the weights, or skip that where the loss is not finite."""
         state, recipe = self.state, self.recipe
         rate = recipe.rate(state.step, fallen=state.fallen)
         state.generator.set_rate(rate)
@@ -229,15 +235,17 @@ class Training:
             pairs.append((sr.detach(), hr))
             if self._teacher is not None:
                 hr = self._taught(self._teacher, lr)
-            losses.append(self._learn_generator(sr.float(), hr, alone=alone))
+            losses.append(self._learn_generator(sr.float(), hr, figures, alone=alone))
         if not self._is_finite(sum(losses)):
             return
         state.generator.step(recipe.clip_norm)
         state.average_in(recipe.ema)
         if not alone:
-            self._learn_discriminator(pairs, rate)
+            self._learn_discriminator(pairs, rate, figures)
 
-    def _learn_generator(self, sr: Tensor, hr: Tensor, *, alone: bool) -> float:
+    def _learn_generator(
+        self, sr: Tensor, hr: Tensor, figures: Means, *, alone: bool
+    ) -> float:
         judge = None if alone else self._unwrapped_judge()
         if judge is not None:
             judge.requires_grad_(False)
@@ -246,8 +254,8 @@ class Training:
         loss = total(found.values())
         (loss / self.recipe.accumulate).backward()
         for name, value in found.items():
-            self.state.means.add(name, float(value.detach()))
-        self.state.means.add("loss", float(loss.detach()))
+            figures.add(name, float(value.detach()))
+        figures.add("loss", float(loss.detach()))
         return float(loss.detach())
 
     @torch.no_grad()
@@ -256,7 +264,9 @@ class Training:
             taught: Tensor = teacher(lr)
         return taught.float()
 
-    def _learn_discriminator(self, pairs: list[tuple[Tensor, Tensor]], rate: float) -> None:
+    def _learn_discriminator(
+        self, pairs: list[tuple[Tensor, Tensor]], rate: float, figures: Means
+    ) -> None:
         player, recipe = self.state.discriminator, self.recipe
         if player is None or self._judge is None:
             return
@@ -272,8 +282,8 @@ class Training:
                 loss, judgements = self.objective.of_discriminator(sr, hr, self._judge)
             (loss / recipe.accumulate).backward()
             losses.append(float(loss.detach()))
-            self.state.means.judgements += judgements
-        self.state.means.add("discriminator", sum(losses) / len(losses))
+            figures.judgements += judgements
+        figures.add("discriminator", sum(losses) / len(losses))
         if self._is_finite(sum(losses)):
             player.step(recipe.clip_norm)
 

@@ -22,6 +22,8 @@ from pipeline.training.batchnorm import share_statistics
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
+
 
 @dataclass(frozen=True, slots=True)
 class Processes:
@@ -50,11 +52,15 @@ class Processes:
 
     def mean(self, value: float) -> float:
         """Return the mean of a number over all processes; it is the same in each."""
+        return float(self.sum(torch.tensor([value], dtype=torch.float64))) / self.count
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return the sums of numbers over all processes, on the CPU; they are the same in each."""
         if self.count == 1:
-            return value
-        found = torch.tensor(value, dtype=torch.float64, device=self.device)
+            return values
+        found = values.to(self.device, copy=True)
         distributed.all_reduce(found)
-        return float(found) / self.count
+        return found.cpu()
 
 
 @contextmanager

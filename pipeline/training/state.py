@@ -27,6 +27,7 @@ from pipeline.training.muon import Muon
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pipeline.training.processes import Processes
     from pipeline.training.recipe import TrainRecipe
 
 _ADAM_SHARE = 0.1
@@ -91,7 +92,7 @@ class Player:
 
 @dataclass(slots=True)
 class Means:
-    """Sums of the steps since the last validation."""
+    """Sums of figures over steps, of one process or of all."""
 
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
@@ -99,13 +100,37 @@ class Means:
 
     def add(self, name: str, value: float) -> None:
         """Count a value, unless it is not finite."""
-        if math.isfinite(value):
-            self.sums[name] += value
-            self.counts[name] += 1
+        counts = math.isfinite(value)
+        self.sums[name] += value if counts else 0.0
+        self.counts[name] += counts
+
+    def __add__(self, other: Means) -> Means:
+        """Return the sums of both."""
+        found = Means(judgements=self.judgements + other.judgements)
+        for part in (self, other):
+            for name, value in part.sums.items():
+                found.sums[name] += value
+                found.counts[name] += part.counts[name]
+        return found
+
+    def of_all(self, processes: Processes) -> Means:
+        """Return the sums of all processes, each of which has figures of the same names."""
+        if processes.count == 1:
+            return self
+        tensors = self.tensors()
+        flat = torch.cat([tensor.to(torch.float64) for tensor in tensors.values()])
+        parts = processes.sum(flat).split([len(tensor) for tensor in tensors.values()])
+        found = Means()
+        found.restore(dict(zip(tensors, parts, strict=True)))
+        return found
 
     def row(self) -> dict[str, float | None]:
         """Return the means by name."""
-        found: dict[str, float | None] = {n: s / self.counts[n] for n, s in self.sums.items()}
+        found: dict[str, float | None] = {
+            name: value / self.counts[name]
+            for name, value in self.sums.items()
+            if self.counts[name]
+        }
         if "discriminator" in found:
             names = ("accuracy", "precision", "recall", "f1", "specificity")
             found |= {name: getattr(self.judgements, name) for name in names}
@@ -124,7 +149,8 @@ class Means:
         for name, values in tensors.items():
             if name == _JUDGEMENTS:
                 names = (f.name for f in fields(Judgements))
-                self.judgements = Judgements(**dict(zip(names, values.tolist(), strict=True)))
+                counts = map(int, values.tolist())
+                self.judgements = Judgements(**dict(zip(names, counts, strict=True)))
             else:
                 self.sums[name], count = values.tolist()
                 self.counts[name] = int(count)

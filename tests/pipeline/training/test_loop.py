@@ -630,3 +630,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(
     one, two = (load_file(tmp_path / name / "last.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], atol=2e-4, rtol=1e-2)
+    found = [told(tmp_path / name)[-1] for name in ("one", "two")]
+    for column, within in (("loss", 0.003), ("discriminator", 0.003), ("accuracy", 0.2)):
+        a, b = (float(row[column] or "nan") for row in found)
+        assert b == pytest.approx(a, rel=within, nan_ok=True), column
