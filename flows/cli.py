@@ -449,11 +449,7 @@ def evaluate(
         f"{document['model']}, x{document['scale']}, {document['precision']}, {document['backend']}"
     )
     for found in document["sets"]:
-        click.echo(
-            f"{found['name']:16} {found['images']:>4} pictures  "
-            f"PSNR-Y {found['psnr_y']:.3f} dB  SSIM-Y {found['ssim_y']:.4f}"
-            + ("" if found["lpips"] is None else f"  LPIPS {found['lpips']:.4f}")
-        )
+        click.echo(_set_scores(found))
 
 
 @main.command()
@@ -629,6 +625,17 @@ def models(name: str | None, as_json: bool) -> None:
         options.print_json(document)
     else:
         click.echo(text)
+
+
+def _set_scores(found: dict[str, Any]) -> str:
+    psnr = "infinite" if found["psnr_y"] is None else f"{found['psnr_y']:.3f} dB"
+    words = [f"{found['name']:16} {found['images']:>4} pictures", f"PSNR-Y {psnr}"]
+    words.append(f"SSIM-Y {found['ssim_y']:.4f}")
+    if found["lpips"] is not None:
+        words.append(f"LPIPS {found['lpips']:.4f}")
+    if found["equal"]:
+        words.append(f"({found['equal']} equal to HR, left out of PSNR)")
+    return "  ".join(words)
 
 
 def _counted(label: str, unit: str) -> Any:

@@ -17,14 +17,14 @@ from flows.progress import counted
 from pipeline.cluster import connect
 from pipeline.config import recipe_names
 from pipeline.dataset.export import run_dataset_export
-from pipeline.dataset.licences import check_named, read_licences
+from pipeline.dataset.licences import check_named, licence_of, read_licences
 from pipeline.dataset.originals import list_originals
 from pipeline.dataset.prepare import DEFAULT_LIMIT_S, Ledgers, Preparation, dataset_spec
 from pipeline.dataset.preview import EXAMPLES, preview
 from pipeline.dataset.recipe import PrepareRecipe, load_prepare_recipe
 from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
-from pipeline.errors import UsageError
+from pipeline.errors import LedgerError, UsageError
 from pipeline.job import beside, locked
 from pipeline.status import read_status
 from pipeline.storage.archive import is_archive
@@ -43,6 +43,7 @@ PICTURES, CHUNKS = "pictures", "chunks"
 
 _FAILURES_SHOWN = 20
 _INTERRUPTED = "\ninterrupted; the same command continues"
+_NO_PATCH = "\nno patch was made; prepare other pictures, or loosen what leaves patches out"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,10 +109,12 @@ def run_prepare(
     recipe = request.recipe
     lock, ledger_path = beside(request.dataset_dir)
     place = request.dataset_dir.resolve()
-    _check_apart(request.source, place)
+    check_apart(request.source, place)
     check_place(place)
     originals = list_originals(request.source, request.pairs, scale=recipe.scale)
-    check_named((original.item for original in originals), request.licences)
+    items = [original.item for original in originals]
+    check_named(items, request.licences)
+    _tell_unlicensed(items, request.licences)
     with (
         locked(lock, place, "upres prepare"),
         closing(Ledger.open_file(ledger_path, job=PICTURES)) as pictures,
@@ -135,7 +138,8 @@ def run_prepare(
                 )
             with counted("prepare", "chunks") as report:
                 preparation.compute(originals, partial(_tell, report), check=how.check)
-        dataset.put_about("recipe.toml", recipe.to_toml().encode())
+        written_out = PrepareRecipe.from_json(dataset.spec.recipe)
+        dataset.put_about("recipe.toml", written_out.to_toml().encode())
         dataset.describe({"statistics": dataset.statistics()})
         path = write_dataset_report(dataset, absent=_absent(pictures))
         told = _told(dataset, ledgers)
@@ -146,6 +150,8 @@ def run_prepare(
     }
     if stop.requested and not (surveyed and told.made):
         return document, _text(document) + _INTERRUPTED, options.INTERRUPTED
+    if told.code == options.DONE and not any(document["patches"].values()):
+        return document, _text(document) + _NO_PATCH, options.FAILED
     return document, _text(document), told.code
 
 
@@ -166,8 +172,12 @@ def _absent(pictures: Ledger) -> list[tuple[str, str]]:
     return [(row.item, gone if row.state == VANISHED else row.message) for row in rows]
 
 
-def _check_apart(source: str, place: Path) -> None:
-    """Refuse a dataset among its own pictures: its files would be taken for some of them."""
+def check_apart(source: str, place: Path) -> None:
+    """Refuse a dataset among its own pictures: its files would be taken for some of them.
+
+    Raises:
+        UsageError: if `place`, an absolute path, is or lies in the folder `source`.
+    """
     root = Path(source).resolve()
     if root.is_dir() and (place == root or root in place.parents) and not is_archive(root):
         raise UsageError(
@@ -179,6 +189,8 @@ def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], s
     """Return how far a dataset is as JSON and as text, and the exit code."""
     dataset = Dataset.open(folder.resolve())
     _, path = beside(folder)
+    if not path.exists():
+        raise LedgerError(f"{path} is missing; run `upres prepare` again, which makes it anew")
     with (
         closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures,
         closing(Ledger.open_file(path, job=CHUNKS, read_only=True)) as chunks,
@@ -209,7 +221,7 @@ def export_dataset(
 
 def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     """Draw a contact sheet beside the dataset that would be; return JSON, text, exit code."""
-    _check_apart(request.source, request.dataset_dir.resolve())
+    check_apart(request.source, request.dataset_dir.resolve())
     recipe = request.recipe
     originals = list_originals(request.source, request.pairs, scale=recipe.scale)
     # For its errors: what the pictures give is not known yet.
@@ -227,6 +239,15 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     }
     text = f"{path}: {EXAMPLES} patches of a few of {len(originals)} pictures"
     return document, text, options.INCOMPLETE if broken else options.DONE
+
+
+def _tell_unlicensed(items: Sequence[str], licences: Mapping[str, str]) -> None:
+    """Say which pictures a list of licences leaves out: a mistyped name would be among them."""
+    bare = [item for item in items if not licence_of(item, licences)]
+    if licences and bare:
+        click.echo(
+            f"no licence for {len(bare)} of {len(items)} pictures, such as {bare[0]}", err=True
+        )
 
 
 def _tell(report: Any, done: int, failed: int, planned: int) -> None:

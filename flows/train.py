@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.prepare import PrepareOptions, PrepareRequest, run_prepare
+from flows.prepare import PrepareOptions, PrepareRequest, check_apart, run_prepare
 from flows.progress import counted
 from pipeline.cluster import ClusterSettings
 from pipeline.config import PREPARE, recipe_names
@@ -22,7 +22,9 @@ from pipeline.job import locked
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.training.loop import (
     BEST,
+    LAST,
     RECIPE,
+    STATE,
     TrainProgress,
     TrainSettings,
     check_folder,
@@ -44,6 +46,8 @@ PATCHES = "patches"
 
 LOCK = "train.lock"
 _PREPARING = f"{PREPARE}."
+_SHARED = ("scale=", "channels=")
+"""Settings that say how pictures are prepared, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +70,11 @@ class TrainRequest:
     @property
     def prepare_settings(self) -> list[str]:
         """Return what is set of how patches are cut and degraded."""
-        return [s.removeprefix(_PREPARING) for s in self.settings if s.startswith(_PREPARING)]
+        return [
+            setting.removeprefix(_PREPARING)
+            for setting in self.settings
+            if setting.startswith((_PREPARING, *_SHARED))
+        ]
 
     @property
     def hr_px(self) -> tuple[int, int]:
@@ -81,14 +89,31 @@ class TrainRequest:
         Raises:
             UsageError: if they contradict each other, or the folder.
         """
-        if is_dataset(self.out_dir):
-            raise UsageError(f"{self.out_dir} is a dataset; name another folder with --out")
-        if is_dataset(Path(self.source)) and self.prepare_settings:
-            raise UsageError(
-                f"--set {_PREPARING}{self.prepare_settings[0]} is for pictures, and {self.source} "
-                "is a dataset that was prepared already; leave it out, or name the pictures"
-            )
+        for place in (self.out_dir, *self.out_dir.resolve().parents):
+            if is_dataset(place):
+                raise UsageError(f"{place} is a dataset; name another folder with --out")
+        preparing = [s for s in self.settings if s.startswith(_PREPARING)]
+        if is_dataset(Path(self.source)):
+            if preparing:
+                raise UsageError(
+                    f"--set {preparing[0]} is for pictures, and {self.source} is a dataset that "
+                    "was prepared already; leave it out, or name the pictures"
+                )
+        elif not self.resume:
+            check_apart(self.source, self.out_dir.resolve())
         check_folder(self.out_dir, resume=self.resume)
+
+    def begun(self) -> TrainRequest:
+        """Return the request that begins what it is to go on with, if that made no step yet.
+
+        A training that was killed while its pictures were prepared has nothing to go on with.
+        """
+        left = [name for name in (PATCHES, RECIPE) if (self.out_dir / name).exists()]
+        stepped = any((self.out_dir / name).exists() for name in (STATE, LAST, BEST))
+        if not self.resume or self.recipe is None or stepped or not left:
+            return self
+        click.echo(f"{self.out_dir} has made no step yet: it begins", err=True)
+        return replace(self, resume=False)
 
     def check_preparing(self, recipe: TrainRecipe) -> None:
         """Make sure that pictures can be prepared into what `recipe` trains on.
@@ -98,11 +123,18 @@ class TrainRequest:
         """
         if self.recipe is None or self.resume or is_dataset(Path(self.source)):
             return
-        made = load_prepare_recipe(self.recipe, settings=self.prepare_settings).lr_names
-        for name in recipe.lr_versions:
-            if name not in made:
+        made = load_prepare_recipe(self.recipe, settings=self.prepare_settings)
+        for key in ("scale", "channels"):
+            if getattr(made, key) != getattr(recipe, key):
                 raise RecipeError(
-                    f"lr_versions has {name!r}, but the recipe prepares {', '.join(made)}; take "
+                    f"{key} is {getattr(recipe, key)}, but {PREPARE}.{key} is "
+                    f"{getattr(made, key)}; leave the latter out"
+                )
+        for name in recipe.lr_versions:
+            if name not in made.lr_names:
+                raise RecipeError(
+                    f"lr_versions has {name!r}, but the recipe prepares "
+                    f"{', '.join(made.lr_names)}; take "
                     "one of these, or add it to prepare.degradations"
                 )
 
@@ -121,6 +153,7 @@ def run_training(
     Of several processes that share a training one tells of it: whether this is it comes second.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    request = request.begun()
     request.check()
     recipe, files = _recipe(request), FeatureFiles.named(features)
     files.check(recipe)

@@ -6,6 +6,7 @@ model comes in as a function from small picture to large.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias
@@ -53,10 +54,10 @@ _PATCHES_AT_ONCE = 256
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ImageScores:
-    """The scores of one picture of a set."""
+    """The scores of one picture of a set; `psnr_y` is None where SR equals HR: it is infinite."""
 
     name: str
-    psnr_y: float
+    psnr_y: float | None
     ssim_y: float
     lpips: float | None
 
@@ -65,12 +66,14 @@ class ImageScores:
 class SetScores:
     """The scores of one set: the means of its pictures' scores.
 
-    `lpips` is None where it was not measured.
+    `equal` pictures came out as their HR; their PSNR, which is infinite, is not in the mean, which
+    is None where no other is left. `lpips` is None where it was not measured.
     """
 
     name: str
     images: int
-    psnr_y: float
+    equal: int
+    psnr_y: float | None
     ssim_y: float
     lpips: float | None
     per_image: tuple[ImageScores, ...]
@@ -159,10 +162,12 @@ def _score_patches(
 
 def _means(name: str, scores: tuple[ImageScores, ...]) -> SetScores:
     distances = [score.lpips for score in scores if score.lpips is not None]
+    psnr = [score.psnr_y for score in scores if score.psnr_y is not None]
     return SetScores(
         name=name,
         images=len(scores),
-        psnr_y=fmean(score.psnr_y for score in scores),
+        equal=len(scores) - len(psnr),
+        psnr_y=fmean(psnr) if psnr else None,
         ssim_y=fmean(score.ssim_y for score in scores),
         lpips=fmean(distances) if distances else None,
         per_image=scores,
@@ -194,7 +199,7 @@ def _scored(
         raise _too_small(name, hr, scale=scale)
     return ImageScores(
         name=name,
-        psnr_y=scores.psnr_y,
+        psnr_y=scores.psnr_y if math.isfinite(scores.psnr_y) else None,
         ssim_y=scores.ssim_y,
         lpips=None if distance is None else distance(sr, hr),
     )

@@ -243,9 +243,7 @@ class Training:
         if not alone:
             self._learn_discriminator(pairs, rate, figures)
 
-    def _learn_generator(
-        self, sr: Tensor, hr: Tensor, figures: Means, *, alone: bool
-    ) -> float:
+    def _learn_generator(self, sr: Tensor, hr: Tensor, figures: Means, *, alone: bool) -> float:
         judge = None if alone else self._unwrapped_judge()
         if judge is not None:
             judge.requires_grad_(False)
@@ -444,8 +442,8 @@ class Training:
         if judge is None:
             if self.recipe.validation_patches:
                 logger.warning(
-                    "nothing is validated, and no best is chosen: no patch is held out for it; "
-                    "prepare with split = { validation = 0.1 }, or more pictures"
+                    "nothing is validated, so the last model is the best one: no patch is held out "
+                    "for it; prepare with split = { validation = 0.1 }, or more pictures"
                 )
             return None
         if not self.settings.resume:
@@ -484,13 +482,21 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
     """
     if not is_utf8(str(out_dir)):
         raise UsageError(f"{str(out_dir)!r} is no UTF-8; name another folder")
-    if resume and not (out_dir / STATE).exists():
+    if (out_dir / STATE).exists():
+        if resume:
+            return
+        raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")
+    model = next((out_dir / name for name in (LAST, BEST) if (out_dir / name).exists()), None)
+    if model is not None:
+        raise UsageError(
+            f"{out_dir} holds a training whose {STATE} is gone, so that it cannot go on; name "
+            f"another folder, with --set initial={model} to begin with what it learned"
+        )
+    if resume:
         raise UsageError(
             f"{out_dir} cannot be resumed: it holds no {STATE}; is --out right? Without --resume a "
             "training begins there"
         )
-    if not resume and (out_dir / STATE).exists():
-        raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")
 
 
 def check_networks(recipe: TrainRecipe, *, hr_px: tuple[int, int]) -> None:

@@ -26,6 +26,9 @@ _NETWORKS: dict[str, tuple[str, type[ContentLoss] | type[PerceptualLoss]]] = {
 }
 """Which network's features a loss looks at, and how."""
 
+_FEATURES = ("vgg19", "vgg16", "alexnet")
+"""Networks whose features losses and LPIPS look at."""
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureFiles:
@@ -39,9 +42,19 @@ class FeatureFiles:
 
     @classmethod
     def named(cls, words: Iterable[Path]) -> FeatureFiles:
-        """Return what a user names: files, folders, and the word ``torchvision``."""
+        """Return what a user names: files, folders, and the word ``torchvision``.
+
+        Raises:
+            RecipeError: if a place has no features at all.
+        """
         places = tuple(words)
         files = tuple(place for place in places if not is_torchvision(place))
+        for place in files:
+            if not any(cls((place,)).find(network) for network in _FEATURES):
+                raise RecipeError(
+                    f"{place} has no features; expected safetensors files whose names begin with "
+                    f"{', '.join(_FEATURES)}"
+                )
         return cls(files, torchvision=len(files) < len(places))
 
     def check(self, recipe: TrainRecipe) -> None:

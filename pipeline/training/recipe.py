@@ -133,7 +133,9 @@ class TrainRecipe:
         require_one_of(self, "schedule", SCHEDULES)
         for name in ("betas", "milestones"):
             if any(type(v) not in (int, float) or not 0 <= v < 1 for v in getattr(self, name)):
-                raise RecipeError(f"{name} is {getattr(self, name)}, expected numbers from 0 to 1")
+                raise RecipeError(
+                    f"{name} is {getattr(self, name)}, expected numbers from 0 to below 1"
+                )
         if len(self.betas) != 2:
             raise RecipeError(f"betas is {self.betas}, expected two numbers")
         self._check_losses()

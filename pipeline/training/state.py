@@ -345,15 +345,15 @@ def _try_on_patch(
 ) -> None:
     """Raise ValueError unless the networks take a patch, which may be black."""
     rows, cols = hr_px
-    lr = torch.zeros(1, recipe.channels, rows // recipe.scale, cols // recipe.scale)
+    lr_px = (rows // recipe.scale, cols // recipe.scale)
     named = {"architecture": recipe.architecture, "discriminator": recipe.discriminator}
     for (key, name), tried in zip(named.items(), (network, judge), strict=True):
         if tried is None:
             continue
-        x = lr if key == "architecture" else torch.zeros(1, recipe.channels, rows, cols)
+        size = lr_px if key == "architecture" else hr_px
         training = tried.training
         try:
-            tried.eval()(x)
+            tried.eval()(torch.zeros(1, recipe.channels, *size))
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{key} {name} does not take HR patches of {rows}x{cols} px as it is set: {error}"

@@ -30,12 +30,17 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]
 
 _BATCH = 32
+_MOST_DB = 100.0
+"""What a patch that is met exactly counts as: by means, which infinity ends, models are ranked."""
 SPLIT = "validation"
 
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Means over the patches; `lpips` is None where no features are at hand."""
+    """Means over the patches, whose PSNR counts as 100 dB at most.
+
+    `lpips` is None where no features are at hand.
+    """
 
     psnr_y: float
     ssim_y: float | None
@@ -130,7 +135,7 @@ class Judge:
         ]
         ssim = [s.ssim_y for s in scores if s.ssim_y is not None]
         return Validation(
-            fmean(float(s.psnr_y or 0.0) for s in scores),
+            fmean(min(_MOST_DB, float(s.psnr_y or 0.0)) for s in scores),
             fmean(ssim) if ssim else None,
             self._lpips(sr, device),
         )
@@ -167,6 +172,5 @@ def _lpips_of(file: Path) -> Lpips:
 
 
 def psnr(a: Any, b: Any) -> float:
-    """Return the PSNR of luma of two pictures in dB, without a border left out; at most 99."""
-    found = score_picture(a, b, border_px=0, data_range=255).psnr_y
-    return min(99.0, float(found or 0.0))
+    """Return the PSNR of luma of two pictures in dB, without a border left out."""
+    return float(score_picture(a, b, border_px=0, data_range=255).psnr_y or 0.0)

@@ -151,6 +151,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
         if "loss" in lines and min(values) > 0 and max(values) > _WIDE * min(values):
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(left=0)
         for step in _stage_ends(rows):
             axes.axvline(step, color="grey", linewidth=0.8, linestyle=":", label="GAN begins")
         axes.set_title(title, fontsize=10, loc="left")
@@ -201,7 +202,9 @@ def draw_samples(lr: Pixels, bicubic: Pixels, sr: Pixels, hr: Pixels) -> bytes:
             axes.imshow(_shown_pixels(pixels[row]), interpolation="nearest", vmin=0, vmax=255)
             axes.set_title(name if row == 0 else "", fontsize=9)
             if pixels.shape == hr.shape and name != "HR":
-                axes.set_xlabel(f"{psnr(pixels[row], hr[row]):.2f} dB", fontsize=8)
+                found = psnr(pixels[row], hr[row])
+                told = f"{found:.2f} dB" if math.isfinite(found) else "equal to HR"
+                axes.set_xlabel(told, fontsize=8)
             axes.set_xticks([])
             axes.set_yticks([])
     return _png(figure)

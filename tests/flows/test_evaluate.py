@@ -74,6 +74,16 @@ def test_every_lr_version_is_a_set_and_validation_stands_in_for_a_missing_test(
     assert noise["psnr_y"] == pytest.approx(expected, abs=0.05)
 
 
+def test_what_is_met_exactly_is_left_out_of_psnr_and_told(
+    pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    said = upres("evaluate", "nearest-x1", pictures, "--json")
+    assert said.code == 0, said.err
+    (found,) = said.document["sets"]
+    assert (found["psnr_y"], found["equal"]) == (None, found["images"])
+    assert "PSNR-Y infinite" in upres("evaluate", "nearest-x1", pictures).out
+
+
 def test_what_does_not_fit_is_one_clear_line(
     pictures: Path, tmp_path: Path, upres: Command
 ) -> None:

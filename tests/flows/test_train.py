@@ -122,6 +122,14 @@ def test_a_dataset_of_another_scale_is_refused_in_one_line(
             ("--recipe", "dcgan-x4", "--set", "prepare.patch_hr_px=[32,64]"),
             "discriminator dcgan does not take HR patches of 32x64 px",
         ),
+        (
+            ("--recipe", "srcnn-x4", "--set", "prepare.patch_hr_px=10000000"),
+            "does not take HR patches of 10000000x10000000 px",
+        ),
+        (
+            ("--recipe", "srcnn-x4", "--set", "scale=2", "--set", "prepare.scale=4"),
+            "scale is 2, but prepare.scale is 4",
+        ),
     ],
 )
 def test_words_that_are_wrong_are_told_in_one_line_and_nothing_is_written(
@@ -273,6 +281,7 @@ def test_it_goes_on_with_the_patches_and_steps_that_it_was_begun_with(
         (("--set", "losses={ perceptual = 1 }"), "--features FILE"),
         (("--features", "nowhere"), "'nowhere' does not exist"),
         (("--features", "{out}"), "LPIPS cannot be had"),
+        (("--features", "{empty}"), "has no features; expected safetensors files whose names"),
     ],
 )
 def test_what_cannot_be_is_told_before_anything_is_written(
@@ -280,17 +289,71 @@ def test_what_cannot_be_is_told_before_anything_is_written(
 ) -> None:
     (tmp_path / "alexnet.safetensors").write_bytes(b"cut off")
     option, value = given
-    value = value.format(out=tmp_path) if option == "--features" else value
+    (tmp_path / "empty").mkdir()
+    if option == "--features":
+        value = value.format(out=tmp_path, empty=tmp_path / "empty")
     said = upres("train", patches, "--out", tmp_path / "out", *SMALL, option, value)
     assert said.code in (1, 2)
     assert told in " ".join(said.err.split())
     assert not (tmp_path / "out" / "state.safetensors").exists()
 
 
-def test_a_dataset_is_no_place_for_a_training(patches: Path, upres: Command) -> None:
-    said = upres("train", patches, "--out", patches, *SMALL)
+@pytest.mark.parametrize("below", ["", "deep/inside"])
+def test_a_dataset_is_no_place_for_a_training(below: str, patches: Path, upres: Command) -> None:
+    said = upres("train", patches, "--out", patches / below, *SMALL)
     assert said.code == 2
     assert "is a dataset" in said.err
+
+
+def test_a_folder_of_pictures_is_no_place_for_a_training_either(
+    pictures: Path, upres: Command
+) -> None:
+    before = sorted(pictures.iterdir())
+    said = upres("train", pictures, "--out", pictures, *SMALL)
+    assert (said.code, said.err.count("\n")) == (2, 1)
+    assert "name a folder outside of it" in said.err
+    assert sorted(pictures.iterdir()) == before
+
+
+def test_the_scale_that_is_set_is_that_of_the_patches_too(
+    pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    words = (*SMALL, "--set", "scale=3", "--set", "prepare.patch_hr_px=48")
+    said = upres("train", pictures, "--out", tmp_path / "out", *words, "--set", "prepare.count=2")
+    assert said.code == 0, said.err
+    assert checkpoint.load_file(tmp_path / "out" / "last.safetensors").spec.scale == 3
+
+
+def test_models_whose_state_is_gone_are_not_written_over(
+    patches: Path, tmp_path: Path, upres: Command
+) -> None:
+    out = tmp_path / "out"
+    assert upres("train", patches, "--out", out, *SMALL).code == 0
+    (out / "state.safetensors").unlink()
+    before = {path: path.read_bytes() for path in out.iterdir() if path.is_file()}
+    for words in ((), ("--resume",)):
+        said = upres("train", patches, "--out", out, *SMALL, *words)
+        assert (said.code, said.err.count("\n")) == (2, 1)
+        assert f"--set initial={out / 'last.safetensors'}" in said.err
+    assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
+
+
+def test_what_was_ended_before_its_first_step_begins_where_it_is_to_go_on(
+    pictures: Path, tmp_path: Path, upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, stopped = tmp_path / "out", Stop()
+    words = ("train", pictures, "--out", out, *SMALL, "--set", "prepare.count=2")
+    with monkeypatch.context() as patched:
+        stopped.request()
+        patched.setattr(options, "interruptible", lambda: nullcontext(stopped))
+        assert upres(*words).code == options.INTERRUPTED
+    assert not (out / "state.safetensors").exists()
+    said = upres(*words, "--resume")
+    assert said.code == 0, said.err
+    assert f"{out} has made no step yet: it begins" in said.err
+    said = upres("train", pictures, "--out", tmp_path / "other", *SMALL, "--resume")
+    assert said.code == 2
+    assert "cannot be resumed" in said.err
 
 
 def test_features_that_are_missing_are_told_before_pictures_are_prepared(

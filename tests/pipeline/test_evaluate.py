@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,7 +116,7 @@ def test_a_model_that_knows_the_answer_scores_infinite_decibels(tmp_path: Path) 
     hr = camera()[:, :196, :188]
     save(tmp_path / "camera.png", hr)
     scores = evaluate_set(tmp_path, enlarge=lambda _: hr, scale=4)
-    assert scores.psnr_y == math.inf
+    assert (scores.psnr_y, scores.equal, scores.images) == (None, 1, 1)
     assert scores.ssim_y == pytest.approx(1.0)
 
 
@@ -130,7 +129,7 @@ def test_errors_within_the_border_cost_nothing(tmp_path: Path) -> None:
         sr[:, depth:-depth, depth:-depth] = hr[:, depth:-depth, depth:-depth]
         return sr
 
-    assert evaluate_set(tmp_path, enlarge=lambda _: with_wrong(4), scale=4).psnr_y == math.inf
+    assert evaluate_set(tmp_path, enlarge=lambda _: with_wrong(4), scale=4).psnr_y is None
     assert evaluate_set(tmp_path, enlarge=lambda _: with_wrong(5), scale=4).psnr_y < 40
 
 

@@ -348,7 +348,8 @@ def test_licences_and_copyrights_travel_along(
 ) -> None:
     rows = [{"file": "a.png", "licence": "CC0"}, {"file": "b.png", "licence": "CC BY 4.0"}]
     (tmp_path / "licences.json").write_text(json.dumps(rows))
-    prepare(pictures, tmp_path / "set", "--licence", tmp_path / "licences.json")
+    said = prepare(pictures, tmp_path / "set", "--licence", tmp_path / "licences.json")
+    assert "no licence for 2 of 4 pictures, such as c.png" in said.err
     dataset = Dataset.open(tmp_path / "set")
     found = {o.item: o.licence for m in dataset.manifests() for o in m.origins}
     assert found == {"a.png": "CC0", "b/b.png": "CC BY 4.0", "c.png": "", "d.png": ""}
@@ -530,11 +531,19 @@ def test_licences_that_come_later_are_said_of_what_is_there(
 
 
 def test_a_dataset_is_continued_by_its_own_recipe(
-    pictures: Path, tmp_path: Path, prepare: Prepare, upres: Command, cluster: tuple[str, str]
+    pictures: Path,
+    tmp_path: Path,
+    prepare: Prepare,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
 ) -> None:
     prepare(pictures, tmp_path / "set")
+    before = digest(tmp_path / "set")
     said = upres("prepare", pictures, tmp_path / "set", *cluster, "--json")
     assert (said.code, said.document["computed_units"]) == (0, 0)
+    assert digest(tmp_path / "set") == before
+    assert "steps = [" in (tmp_path / "set" / "about" / "recipe.toml").read_text()
     said = upres("prepare", pictures, tmp_path / "other", *cluster)
     assert said.code == 2
     assert "--recipe" in said.err
@@ -566,4 +575,4 @@ def test_what_is_left_out_is_told_also_where_nothing_is_left(
 ) -> None:
     save(tmp_path / "pictures" / "flat.png", np.full((3, 16, 24), 9, np.uint8))
     said = prepare(tmp_path / "pictures", tmp_path / "set", "--set", "least_variance=1")
-    assert (said.code, said.document["left_out"]) == (0, {"flat": 2})
+    assert (said.code, said.document["left_out"]) == (1, {"flat": 2})
