@@ -46,7 +46,7 @@ PATCHES = "patches"
 
 LOCK = "train.lock"
 _PREPARING = f"{PREPARE}."
-_SHARED = ("scale=", "channels=")
+_SHARED = ("scale", "channels")
 """Settings that say how pictures are prepared, too."""
 
 
@@ -73,7 +73,7 @@ class TrainRequest:
         return [
             setting.removeprefix(_PREPARING)
             for setting in self.settings
-            if setting.startswith((_PREPARING, *_SHARED))
+            if setting.startswith(_PREPARING) or setting.partition("=")[0].strip() in _SHARED
         ]
 
     @property
@@ -124,7 +124,7 @@ class TrainRequest:
         if self.recipe is None or self.resume or is_dataset(Path(self.source)):
             return
         made = load_prepare_recipe(self.recipe, settings=self.prepare_settings)
-        for key in ("scale", "channels"):
+        for key in _SHARED:
             if getattr(made, key) != getattr(recipe, key):
                 raise RecipeError(
                     f"{key} is {getattr(recipe, key)}, but {PREPARE}.{key} is "
@@ -134,8 +134,8 @@ class TrainRequest:
             if name not in made.lr_names:
                 raise RecipeError(
                     f"lr_versions has {name!r}, but the recipe prepares "
-                    f"{', '.join(made.lr_names)}; take "
-                    "one of these, or add it to prepare.degradations"
+                    f"{', '.join(made.lr_names)}; take one of these, or add it to "
+                    f"{PREPARE}.degradations"
                 )
 
 
