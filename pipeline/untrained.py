@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from models import registry
 from models.checkpoint import unknown
 from pipeline.config import read_recipe, recipe_names
 from pipeline.training.recipe import FEATURE_LOSSES, load_recipe
+
+_BEST = "best.safetensors"
 
 
 def untrained() -> list[str]:
@@ -25,9 +29,11 @@ def train_command(name: str) -> str:
 def why_no_model(name_or_file: str) -> str:
     """Return what to do about a name that leads to no weights, in one line."""
     names = untrained()
+    if Path(name_or_file).is_dir():
+        return f"{name_or_file} is a folder; name a file, as in {Path(name_or_file, _BEST)}"
     if name_or_file not in names:
         return unknown(name_or_file, [*registry.names(), *names])
     return (
         f"no weights are shipped for {name_or_file}; train it with "
-        f"`{train_command(name_or_file)}` and name the file, DIR/best.safetensors"
+        f"`{train_command(name_or_file)}` and name the file, DIR/{_BEST}"
     )

@@ -425,6 +425,7 @@ def assert_one_line(said: Said, code: int, *words: str) -> None:
         (["upscale", "{source}", "{job}", "--model", "bicubik-x4"], ["did you mean bicubic-x4"]),
         (["models", "span"], ["span", "did you mean"]),
         (["evaluate", "nope", "{source}"], ["nope"]),
+        (["evaluate", "{source}", "{source}"], ["is a folder", "best.safetensors"]),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(
