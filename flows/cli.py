@@ -445,9 +445,10 @@ def evaluate(
     if as_json:
         options.print_json(document)
         return
-    click.echo(
-        f"{document['model']}, x{document['scale']}, {document['precision']}, {document['backend']}"
-    )
+    name = document["model"]
+    # A checkpoint bears the name of its recipe, as the shipped weights do.
+    shown = name if name.startswith(model) else f"{model} ({name})"
+    click.echo(f"{shown}, x{document['scale']}, {document['precision']}, {document['backend']}")
     for found in document["sets"]:
         click.echo(_set_scores(found))
 

@@ -150,7 +150,7 @@ def run_prepare(
     }
     if stop.requested and not (surveyed and told.made):
         return document, _text(document) + _INTERRUPTED, options.INTERRUPTED
-    if told.code == options.DONE and not any(document["patches"].values()):
+    if not any(document["patches"].values()):
         return document, _text(document) + _NO_PATCH, options.FAILED
     return document, _text(document), told.code
 

@@ -80,9 +80,9 @@ class _Steps:
         # What an earlier run has done says nothing of this one's pace.
         self._first = self._first or (now, done)
         # A night's log wants the pace, not a bar: one line now and then, and the last one.
-        if not self._console.is_terminal and (
-            now - self._said > _LINE_EVERY_S or (done == total and total)
-        ):
+        ends = bool(total) and done == total
+        goes_on = done > 1 and self._first == (now, done)
+        if not self._console.is_terminal and (now - self._said > _LINE_EVERY_S or ends or goes_on):
             self._said = now
             line = self._line(done, total, megapixels, now)
             sys.stderr.write(line + (f", {failed} failed\n" if failed else "\n"))

@@ -191,6 +191,9 @@ def run_training(
         "of_steps": end.steps,
         "dataset": str(path),
         "patches": patches,
+        "lr_versions": [chain.name for chain in recipe.fresh]
+        or recipe.lr_versions
+        or list(dataset.spec.degradations),
         "rejected": rejected,
     }
     return document, processes.leads
@@ -323,6 +326,7 @@ def sheet(document: dict[str, Any]) -> str:
         "steps": f"{document['steps']} of {document['of_steps']}",
         "dataset": document["dataset"],
         "patches": ", ".join(f"{count} {split}" for split, count in document["patches"].items()),
+        "LR": ", ".join(document["lr_versions"]),
     }
     if document["rejected"] is not None:
         shown["rejected"] = f"{document['rejected']} pictures"

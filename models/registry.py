@@ -6,6 +6,7 @@ with a `ModelSpec`) in `weights/`. A model without weights is one entry of `BASE
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import partial
 from pathlib import Path
@@ -79,7 +80,13 @@ def build(spec: ModelSpec) -> nn.Module:
     if builder is None:
         raise ValueError(
             f"architecture is {spec.architecture!r}, expected one of {sorted(BUILDERS)}; "
-            "was the checkpoint written by a newer upres?"
+            "was it written by a newer upres?"
+        )
+    known = set(inspect.signature(builder).parameters) - {"scale", "channels"}
+    if spec.architecture not in BASELINES and spec.arguments.keys() - known:
+        raise ValueError(
+            f"architecture {spec.architecture} refuses arguments {spec.arguments}: it takes "
+            f"{' and '.join(sorted(known))}"
         )
     try:
         return builder(scale=spec.scale, channels=spec.channels, **spec.arguments)

@@ -127,7 +127,7 @@ def evaluate_dataset(
     rows, names = dataset.rows(split), _patch_names(dataset)
     return [
         _means(
-            f"{dataset.path.resolve().name} {split} {version}",
+            f"{dataset.path.resolve().name} {split}, LR {version}",
             tuple(_score_patches(dataset, rows, names, version, enlarge, distance)),
         )
         for version in dataset.spec.degradations

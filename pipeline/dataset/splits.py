@@ -73,10 +73,11 @@ def assign_splits(
 
     Raises:
         RecipeError: if there are fewer pictures than validation and test are to have, or a list
-            names none of them.
+            names none of them, or `group` finds nothing in any name.
     """
     check_split(wanted, group=group)
     fresh = sorted(set(items) - before.keys())
+    _check_groups(group, [*fresh, *before])
     lists = {
         name: _NameList(wanted[name])
         for name in (*HELD_OUT, TRAIN)
@@ -95,6 +96,15 @@ def assign_splits(
         rooms[TRAIN] = 0
     groups = _groups([*sorted(before), *rest], group, contents or {})
     return found | _filled(rest, rooms, seed=seed, before=before, names=groups)
+
+
+def _check_groups(group: str, items: list[str]) -> None:
+    """Refuse an expression that finds nothing: what belongs together would be in several splits."""
+    if group and items and not any(re.search(group, item) for item in items):
+        raise RecipeError(
+            f"group {group!r} finds nothing in the names of {len(items)} pictures, such as "
+            f"{min(items)}; write an expression that does, or leave group out"
+        )
 
 
 def _check_matches(name: str, names: _NameList, items: list[str]) -> None:

@@ -575,7 +575,8 @@ def _opened(folder: str, _mtime_ns: int, _inode: int, _pid: int) -> tensorstore.
     """Open an array; another time or inode of its metadata means that it grew."""
     spec = {
         "driver": "zarr3",
-        "kvstore": {"driver": "file", "path": f"{folder}/"},
+        # It takes no path with ".." in it.
+        "kvstore": {"driver": "file", "path": f"{os.path.realpath(folder)}/"},
         # A black patch is written too: then a shard's existence is proof of its patches.
         "store_data_equal_to_fill_value": True,
         # What is written is made durable by the writer, with the folders that it lies in.

@@ -115,6 +115,8 @@ _scores = sa.Table(
     sa.Column("ssim_count", sa.BigInteger, nullable=False),
 )
 
+_RUNNING = "running"
+
 _runs = sa.Table(
     "runs",
     _metadata,
@@ -123,7 +125,7 @@ _runs = sa.Table(
     sa.Column("command", sa.String, nullable=False),
     sa.Column("started", sa.String, nullable=False),
     sa.Column("finished", sa.String, nullable=False, default=""),
-    sa.Column("outcome", sa.String, nullable=False, default="running"),
+    sa.Column("outcome", sa.String, nullable=False, default=_RUNNING),
 )
 
 INGESTED, REJECTED, VANISHED = "ingested", "rejected", "vanished"
@@ -444,9 +446,11 @@ class Ledger:
     # --- runs --------------------------------------------------------------------------------
 
     def start_run(self, run: str, command: str) -> None:
-        """Record that a run began now."""
+        """Record that a run began now; one before it that did not say how it ended was killed."""
         row = {"job": self._job, "run": run, "command": command, "started": _now()}
         with self._transaction() as connection:
+            before = sa.and_(_runs.c.job == self._job, _runs.c.outcome == _RUNNING)
+            connection.execute(sa.update(_runs).where(before).values(outcome="killed"))
             connection.execute(sa.insert(_runs).values(**row))
 
     def finish_run(self, run: str, outcome: str) -> None:

@@ -147,6 +147,7 @@ class Training:
             dataset=dataset.digest(),
         )
         self._begin_or_resume()
+        self._tell_what_was_taken()
         self.objective = Objective.of(recipe, files, device=device)
         leads = processes.leads
         self.judge = self._open_judge(dataset, files) if leads else None
@@ -172,6 +173,8 @@ class Training:
         state, recipe = self.state, self.recipe
         first = state.step
         began = time.perf_counter() - state.seconds
+        if first:
+            tick(first, recipe.steps)
         with self.batches, self.watch:
             while state.step < recipe.steps and not self._is_stopped(stop):
                 self._step()
@@ -472,6 +475,16 @@ class Training:
             out.mkdir(parents=True, exist_ok=True)
             remove_partials(out)
             write_atomic(out / RECIPE, self.recipe.to_toml().encode())
+
+    def _tell_what_was_taken(self) -> None:
+        taken, of = self.state.taken, len(self.state.generator.network.state_dict())
+        if taken is not None and taken < of and self.processes.leads:
+            logger.warning(
+                "%d of %d tensors begin as those of %s, the others anew",
+                taken,
+                of,
+                self.recipe.initial,
+            )
 
 
 def check_folder(out_dir: Path, *, resume: bool) -> None:

@@ -181,6 +181,8 @@ class TrainState:
     """`Dataset.digest` of what it is trained on."""
     lpips: bool = False
     """Whether LPIPS is measured in its validations."""
+    taken: int | None = None
+    """How many tensors of the generator began as those of a model; None if none was to."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
@@ -200,15 +202,14 @@ class TrainState:
         try:
             network = _generator(recipe)
             judge = _judge(recipe, max(hr_px))
-            if recipe.initial:
-                _begin_with(network, recipe.initial)
+            taken = _begin_with(network, recipe.initial) if recipe.initial else None
             _try_on_patch(recipe, network, judge, hr_px)
         except ValueError as error:
             raise RecipeError(str(error)) from error
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = copy.deepcopy(network).requires_grad_(False).eval()
         player = Player(network, _optimisers(network, recipe))
-        state = cls(player, average, None, dataset=dataset, device=device)
+        state = cls(player, average, None, dataset=dataset, taken=taken, device=device)
         if judge is not None:
             judge.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             state.discriminator = Player(judge, [_adam(judge.parameters(), recipe)])
@@ -368,17 +369,19 @@ def _check_arguments(recipe: TrainRecipe) -> None:
                 raise RecipeError(f"{key}.{name} is {value}, expected at least 1")
 
 
-def _begin_with(network: nn.Module, name_or_file: str) -> None:
-    """Take over the weights of a model that have the same names and shapes."""
+def _begin_with(network: nn.Module, name_or_file: str) -> int:
+    """Take over the tensors of a model that have the same names and shapes; return how many."""
     given = checkpoint.load(name_or_file).network.state_dict()
     own = network.state_dict()
     same = {k: v for k, v in given.items() if k in own and own[k].shape == v.shape}
-    if not same:
+    # Kernels; a network of another width may share the biases of its last layer.
+    if not any(tensor.ndim > 1 for tensor in same.values()):
         raise ValueError(
             f"initial is {name_or_file!r}, none of whose weights fits this network; name a model "
-            "of the same architecture"
+            "of the same architecture and arguments"
         )
     network.load_state_dict(own | same)
+    return len(same)
 
 
 def _optimisers(network: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:

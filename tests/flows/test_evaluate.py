@@ -41,7 +41,7 @@ def test_a_dataset_scores_as_the_pictures_that_it_holds_out(
     said = upres("evaluate", "bicubic-x4", dataset, exported / "test" / "hr", "--json")
     assert said.code == 0, said.err
     of_patches, of_pictures = said.document["sets"]
-    assert of_patches["name"] == "faces test bicubic"
+    assert of_patches["name"] == "faces test, LR bicubic"
     assert of_patches["images"] == of_pictures["images"] == 2
     assert of_patches["psnr_y"] == pytest.approx(of_pictures["psnr_y"])
     assert of_patches["ssim_y"] == pytest.approx(of_pictures["ssim_y"])
@@ -63,8 +63,8 @@ def test_every_lr_version_is_a_set_and_validation_stands_in_for_a_missing_test(
     said = upres("evaluate", "nearest-x1", dataset, "--json")
     assert said.code == 0, said.err
     noise, jpeg = said.document["sets"]
-    assert noise["name"] == "noisy validation noise"
-    assert jpeg["name"] == "noisy validation jpeg"
+    assert noise["name"] == "noisy validation, LR noise"
+    assert jpeg["name"] == "noisy validation, LR jpeg"
     opened = Dataset.open(dataset)
     rows = opened.rows("validation")
     expected = fmean(

@@ -119,6 +119,14 @@ def test_a_dataset_of_another_scale_is_refused_in_one_line(
         ),
         (("--recipe", "srcnn-x4", "--set", "architecture=bicubic"), "has no weights to learn"),
         (
+            ("--recipe", "vdsr-x4", "--set", "arguments={ layer = 2 }"),
+            "it takes features and layers",
+        ),
+        (
+            ("--recipe", "span-x4", "--set", "initial=span-x4", "--set", "arguments={features=8}"),
+            "none of whose weights fits",
+        ),
+        (
             ("--recipe", "dcgan-x4", "--set", "prepare.patch_hr_px=[32,64]"),
             "discriminator dcgan does not take HR patches of 32x64 px",
         ),
@@ -303,6 +311,15 @@ def test_a_dataset_is_no_place_for_a_training(below: str, patches: Path, upres: 
     said = upres("train", patches, "--out", patches / below, *SMALL)
     assert said.code == 2
     assert "is a dataset" in said.err
+
+
+def test_places_may_be_named_from_the_folder_above(
+    patches: Path, tmp_path: Path, upres: Command
+) -> None:
+    (tmp_path / "deep").mkdir()
+    dataset = tmp_path / "deep" / ".." / "set"
+    shutil.copytree(patches, tmp_path / "set")
+    assert upres("train", dataset, "--out", tmp_path / "deep" / ".." / "out", *SMALL).code == 0
 
 
 def test_a_folder_of_pictures_is_no_place_for_a_training_either(

@@ -275,6 +275,14 @@ def test_fractions_of_however_few_pictures_are_never_refused(
     assert len(split(names(items), wanted)) == items
 
 
+def test_an_expression_that_finds_nothing_is_refused() -> None:
+    wanted = {"validation": 0.5}
+    with pytest.raises(RecipeError, match=r"finds nothing in the names of 2 pictures, such as a"):
+        assign_splits(["b", "a"], wanted, seed=1, before={}, group="^(x[0-9]+)_")
+    assert len(assign_splits(["b", "x1_"], wanted, seed=1, before={}, group="^(x[0-9]+)_")) == 2
+    assert not assign_splits([], wanted, seed=1, before={}, group="^(x[0-9]+)_")
+
+
 def test_a_list_that_names_no_picture_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"split\.test names none of the 2 pictures, such as a"):
         assign_splits(["a.png", "b.png"], {"test": ["a", "b"]}, seed=1, before={})

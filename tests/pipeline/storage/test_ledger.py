@@ -265,10 +265,11 @@ def test_how_a_job_was_upscaled_is_remembered(ledger: Ledger) -> None:
 def test_runs_are_listed_oldest_first_with_their_outcome(ledger: Ledger) -> None:
     for run in ("z", "m", "a"):
         ledger.start_run(run, f"upres upscale {run}")
-    ledger.finish_run("m", "stopped")
+        if run == "m":
+            ledger.finish_run("m", "stopped")
     runs = ledger.runs()
     assert [(r["run"], r["outcome"]) for r in runs] == [
-        ("z", "running"),
+        ("z", "killed"),
         ("m", "stopped"),
         ("a", "running"),
     ]
