@@ -104,7 +104,8 @@ def train(
 ) -> TrainEnd:
     """Train to the end of `recipe`, or until a `stop` is requested; return where it ended.
 
-    `tick` hears of every step, `report` of every validation.
+    `tick` hears of every step, and before these of the last one that was made before; `report` of
+    every validation.
 
     Leaves in `settings.out_dir`: ``last.safetensors`` and ``best.safetensors`` (the averaged
     weights), ``checkpoints/`` (the last few), ``state.safetensors`` (what resuming needs),
