@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import pytest
@@ -74,6 +76,37 @@ class Command(Protocol):
 
 class Digest(Protocol):
     def __call__(self, folder: Path) -> dict[str, str]: ...
+
+
+class Watched(sqlite3.Connection):
+    """A connection to SQLite that is known until it is closed."""
+
+    left_open: ClassVar[dict[int, str]] = {}
+
+    def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(database, *args, **kwargs)
+        self.left_open[id(self)] = str(database)
+
+    def close(self) -> None:
+        super().close()
+        self.left_open.pop(id(self), None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _watched_connections() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sqlite3, sqlite3.dbapi2):
+            patch.setattr(module, "connect", partial(sqlite3.connect, factory=Watched))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _connections_are_closed(_watched_connections: None) -> Iterator[None]:
+    """Fail a test that leaves a database open, as Python 3.13 does once it collects garbage."""
+    before = dict(Watched.left_open)
+    yield
+    left = {key: file for key, file in Watched.left_open.items() if key not in before}
+    assert not left, f"connections that nobody closed: {sorted(left.values())}"
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,9 @@ from pipeline.ingest import adopt_archive
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout, StoredImage
 from pipeline.storage.ledger import FILE_NAME, INGESTED, REJECTED, VANISHED, ItemRow, Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 WHOLE = Rect(Span(0, 6), Span(0, 6))
 
@@ -41,8 +45,9 @@ def archive(tmp_path: Path) -> Archive:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open_file(tmp_path / FILE_NAME, job="j")
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(Ledger.open_file(tmp_path / FILE_NAME, job="j")) as opened:
+        yield opened
 
 
 def put(archive: Archive, *items: str) -> None:

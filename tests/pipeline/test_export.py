@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -43,9 +44,8 @@ def out(tmp_path: Path) -> Path:
 @pytest.fixture
 def export(client: Client, out: Path) -> Export:
     def run(job: Job, format: str = "same") -> tuple[int, list[Failure]]:
-        ledger = job.open_ledger()
-        status = read_status(job.folder, ledger)
-        rows = ledger.items()
+        with closing(job.open_ledger()) as ledger:
+            status, rows = read_status(job.folder, ledger), ledger.items()
         return run_export(job, status, rows=rows, out_dir=out, format=format, client=client)
 
     return run
@@ -260,8 +260,8 @@ def test_an_export_never_takes_the_place_of_its_source(
     path = save(source / "a.png", photo(20, 20))
     before = path.read_bytes()
     job = upscale(source, source.parent / "job").job
-    ledger = job.open_ledger()
-    status, rows = read_status(job.folder, ledger), ledger.items()
+    with closing(job.open_ledger()) as ledger:
+        status, rows = read_status(job.folder, ledger), ledger.items()
     with pytest.raises(UsageError, match="in the place of an original"):
         run_export(job, status, rows=rows, out_dir=source, format="same", client=client)
     assert path.read_bytes() == before

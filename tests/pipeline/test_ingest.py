@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -43,8 +45,9 @@ def archive_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger.open_file(tmp_path / "ledger.sqlite", job="test")
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with closing(Ledger.open_file(tmp_path / "ledger.sqlite", job="test")) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -324,9 +327,9 @@ def test_an_adopted_archive_gives_the_rows_that_ingesting_gave(
     save(source / "a.png", photo(40, 40))
     save(source / "b/c.tif", photo(30, 30, 1, "uint16"))
     ingested = ingest()
-    other = Ledger.open_file(tmp_path / "other.sqlite", job="other")
-    adopt_archive(Archive.open(archive_dir), other)
-    assert {row.item: row for row in other.items()} == ingested
-    Archive.open(archive_dir).delete("a.png")
-    adopt_archive(Archive.open(archive_dir), other)
-    assert [row.state for row in other.items()] == [VANISHED, INGESTED]
+    with closing(Ledger.open_file(tmp_path / "other.sqlite", job="other")) as other:
+        adopt_archive(Archive.open(archive_dir), other)
+        assert {row.item: row for row in other.items()} == ingested
+        Archive.open(archive_dir).delete("a.png")
+        adopt_archive(Archive.open(archive_dir), other)
+        assert [row.state for row in other.items()] == [VANISHED, INGESTED]

@@ -198,6 +198,7 @@ def test_a_password_is_in_no_message_and_for_the_owner_only(
     create_job(tmp_path / "job", source="photos", ledger_url=url)
     with pytest.raises(UsageError) as caught:
         create_job(tmp_path / "job", source="photos", ledger_url=url + "x")
+    here.close()
     assert "s3cret" not in str(caught.value)
     assert (tmp_path / "job" / DESCRIPTION).stat().st_mode & 0o077 == 0
 

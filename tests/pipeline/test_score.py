@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -52,12 +53,18 @@ class Score(Protocol):
 @pytest.fixture
 def score(client: Client) -> Score:
     def run(job: Job, reference: Path | None = None) -> tuple[dict[str, ItemScores], list[Failure]]:
-        ledger = job.open_ledger()
         where = None if reference is None else str(reference)
-        failures = run_score(job, reference=where, ledger=ledger, client=client)
-        return {scores.item: scores for scores in read_scores(ledger)}, failures
+        with closing(job.open_ledger()) as ledger:
+            failures = run_score(job, reference=where, ledger=ledger, client=client)
+            return {scores.item: scores for scores in read_scores(ledger)}, failures
 
     return run
+
+
+def scores_of(job: Job) -> dict[str, ItemScores]:
+    """Return the scores that the ledger has now."""
+    with closing(job.open_ledger()) as ledger:
+        return {scores.item: scores for scores in read_scores(ledger)}
 
 
 @pytest.fixture
@@ -321,7 +328,7 @@ def test_a_missing_reference_leaves_earlier_scores_alone(
     before, _ = score(job)
     with pytest.raises(SourceError):
         score(job, tmp_path / "nowhere")
-    assert {s.item: s for s in read_scores(job.open_ledger())} == before
+    assert scores_of(job) == before
 
 
 def test_scores_of_pixels_that_were_replaced_are_gone(
@@ -336,7 +343,7 @@ def test_scores_of_pixels_that_were_replaced_are_gone(
     job = upscale(small, tmp_path / "job").job
     assert score(job)[0]
     upscale(small, tmp_path / "job", model="nearest-x2")
-    assert read_scores(job.open_ledger()) == []
+    assert scores_of(job) == {}
 
 
 def test_equal_pictures_have_no_figure_that_json_cannot_say(

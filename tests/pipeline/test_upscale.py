@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -427,7 +428,8 @@ def test_a_run_is_recorded_with_how_it_ended(folder: Path, source: Path) -> None
     with pytest.raises(ZeroDivisionError), run_on(job, "bad"):
         raise ZeroDivisionError
     # Runs that began in one second have no order.
-    outcomes = {r["command"]: r["outcome"] for r in job.open_ledger().runs()}
+    with closing(job.open_ledger()) as ledger:
+        outcomes = {r["command"]: r["outcome"] for r in ledger.runs()}
     assert outcomes == {"good": "finished", "bad": "crashed"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -364,8 +365,8 @@ def test_a_file_damaged_after_opening_is_a_ledger_error(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
-    with pytest.raises(LedgerError):
-        Ledger.open_file(path, job="j").put_items([A])
+    with pytest.raises(LedgerError), closing(Ledger.open_file(path, job="j")) as ledger:
+        ledger.put_items([A])
 
 
 def test_a_ledger_that_may_only_be_read_is_a_ledger_error_when_written(tmp_path: Path) -> None:
