@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows import options
+from flows.printing import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +27,12 @@ _FAILURES_SHOWN = 20
 
 @click.group(
     cls=options.OneLineErrors,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "max_content_width": 100,
+        # Or click would take an escape in a name away, which must be seen.
+        "color": True,
+    },
 )
 @click.version_option(package_name="upres")
 def main() -> None:
@@ -212,7 +218,8 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
         found, runs = read_status(job.folder, ledger), ledger.runs()
     if list_items and not as_json:
         for count in found.counts:
-            click.echo(f"{found.item_state(count):9} {count.done:>6}/{count.units:<6} {count.item}")
+            so_far = f"{found.item_state(count):9} {count.done:>6}/{count.units:<6}"
+            click.echo(f"{so_far} {visible(count.item)}")
     document = found.to_json()
     document["runs"] = runs
     if list_items:
@@ -346,7 +353,7 @@ def report(job_dir: Path, as_json: bool) -> None:
     if as_json:
         options.print_json({"job": str(job_dir), "report": str(path)})
     else:
-        click.echo(path)
+        click.echo(visible(str(path)))
 
 
 @main.command()
@@ -399,7 +406,7 @@ def export(
             }
         )
     else:
-        click.echo(f"{written} {what} written below {out_dir}")
+        click.echo(f"{written} {what} written below {visible(str(out_dir))}")
         _print_failures(failures)
     sys.exit(_exit_code(bool(failures), stop.requested))
 
@@ -447,7 +454,7 @@ def evaluate(
         return
     name = document["model"]
     # A checkpoint bears the name of its recipe, as the shipped weights do.
-    shown = name if name.startswith(model) else f"{model} ({name})"
+    shown = visible(name if name.startswith(model) else f"{model} ({name})")
     click.echo(f"{shown}, x{document['scale']}, {document['precision']}, {document['backend']}")
     for found in document["sets"]:
         click.echo(_set_scores(found))
@@ -630,7 +637,7 @@ def models(name: str | None, as_json: bool) -> None:
 
 def _set_scores(found: dict[str, Any]) -> str:
     psnr = "infinite" if found["psnr_y"] is None else f"{found['psnr_y']:.3f} dB"
-    words = [f"{found['name']:16} {found['images']:>4} pictures", f"PSNR-Y {psnr}"]
+    words = [f"{visible(found['name']):16} {found['images']:>4} pictures", f"PSNR-Y {psnr}"]
     words.append(f"SSIM-Y {found['ssim_y']:.4f}")
     if found["lpips"] is not None:
         words.append(f"LPIPS {found['lpips']:.4f}")
@@ -697,7 +704,7 @@ def _print_status(
     if as_json:
         options.print_json(document)
         return
-    gone = vanished(status)
+    gone = [visible(item) for item in vanished(status)]
     for item in gone[:_FAILURES_SHOWN]:
         click.echo(f"  {item}: gone from the source; what was made of it is kept", err=True)
     if len(gone) > _FAILURES_SHOWN:
@@ -715,8 +722,8 @@ def _print_status(
 def _print_failures(failures: Sequence[Failure]) -> None:
     for failure in failures[:_FAILURES_SHOWN]:
         tile = "" if failure.tile is None else f" tile {failure.tile}"
-        message = failure.message.removeprefix(f"{failure.item}: ")
-        click.echo(f"  {failure.item}{tile}: {failure.error}: {message}", err=True)
+        message = visible(failure.message.removeprefix(f"{failure.item}: "))
+        click.echo(f"  {visible(failure.item)}{tile}: {failure.error}: {message}", err=True)
     if len(failures) > _FAILURES_SHOWN:
         rest = len(failures) - _FAILURES_SHOWN
         click.echo(f"  and {rest} more; --json lists them all", err=True)

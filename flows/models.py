@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from flows.printing import visible
 from models import registry
 from models.reach import reach_px
 from models.spec import ModelSpec
@@ -76,10 +77,10 @@ def sheet(values: dict[str, Any]) -> str:
 def _told(value: Any) -> str:
     """Return a value, or the values of a table, as words."""
     if not isinstance(value, dict):
-        return str(value)
+        return visible(str(value))
     if all(isinstance(v, dict) for v in value.values()):
-        return "; ".join(f"{key}: {_told(v)}" for key, v in value.items())
-    return ", ".join(f"{key} {v}" for key, v in value.items())
+        return "; ".join(f"{visible(key)}: {_told(v)}" for key, v in value.items())
+    return visible(", ".join(f"{key} {v}" for key, v in value.items()))
 
 
 def _of_weights(name: str) -> dict[str, Any]:

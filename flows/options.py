@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+
+from flows.printing import guarded, json_text, visible
+from flows.utf8 import restart_in_utf8
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -40,6 +42,13 @@ class OneLineErrors(click.Group):
         run = functools.partial(super().main, args, prog_name, complete_var, **extra)
         if not standalone_mode:
             return run(standalone_mode=False)
+        if args is None:
+            restart_in_utf8()
+        with guarded():
+            self._run(run)
+        return None
+
+    def _run(self, run: Callable[..., Any]) -> NoReturn:
         try:
             code: Any = run(standalone_mode=False)
         except click.exceptions.NoArgsIsHelpError as error:
@@ -48,7 +57,7 @@ class OneLineErrors(click.Group):
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             path = context.command_path if context else "upres"
-            line = " ".join(error.format_message().split())
+            line = visible(" ".join(error.format_message().split()))
             click.echo(f"upres: {line.rstrip('.')}; see `{path} --help`", err=True)
             sys.exit(error.exit_code)
         except click.Abort:
@@ -232,7 +241,7 @@ def reported(command: F, *, again: str = "the same command") -> F:
             raise
         except OSError as error:
             # A full disk or a folder that may not be written is no bug: one line is enough.
-            click.echo(f"upres: {error}; mend that and run {again} again", err=True)
+            click.echo(f"upres: {visible(str(error))}; mend that and run {again} again", err=True)
             sys.exit(FAILED)
         except KeyboardInterrupt:
             click.echo(interrupted, err=True)
@@ -270,4 +279,4 @@ def interruptible() -> Iterator[Stop]:
 
 def print_json(document: Any) -> None:
     """Print one JSON document on stdout."""
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+    click.echo(json_text(document))

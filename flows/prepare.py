@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows import options
+from flows.printing import visible
 from flows.progress import counted
 from pipeline.cluster import connect
 from pipeline.config import recipe_names
@@ -200,7 +201,7 @@ def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], s
     document, text = dict(told.document), _text(told.document)
     if list_items:
         document["by_item"] = [{"item": row.item, "state": row.state} for row in items]
-        text = "\n".join([*(f"{row.state:9} {row.item}" for row in items), text])
+        text = "\n".join([*(f"{row.state:9} {visible(row.item)}" for row in items), text])
     return document, text, told.code
 
 
@@ -237,7 +238,7 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
         "preview": str(path),
         "failures": [{"item": item, "message": reason} for item, reason in broken.items()],
     }
-    text = f"{path}: {EXAMPLES} patches of a few of {len(originals)} pictures"
+    text = f"{visible(str(path))}: {EXAMPLES} patches of a few of {len(originals)} pictures"
     return document, text, options.INCOMPLETE if broken else options.DONE
 
 
@@ -246,7 +247,8 @@ def _tell_unlicensed(items: Sequence[str], licences: Mapping[str, str]) -> None:
     bare = [item for item in items if not licence_of(item, licences)]
     if licences and bare:
         click.echo(
-            f"no licence for {len(bare)} of {len(items)} pictures, such as {bare[0]}", err=True
+            f"no licence for {len(bare)} of {len(items)} pictures, such as {visible(bare[0])}",
+            err=True,
         )
 
 
@@ -318,7 +320,7 @@ def _text(document: Mapping[str, Any]) -> str:
     if document["left_out"]:
         lines.append(f"left out  {_listed(document['left_out'])}")
     if "report" in document:
-        lines.append(f"report    {document['report']}")
+        lines.append(f"report    {visible(document['report'])}")
     _tell_failures(
         [
             f"{f['item']}: {f['error']}: {f['message'].removeprefix(f['item'] + ': ')}"
@@ -334,6 +336,6 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _tell_failures(lines: Sequence[str]) -> None:
     for line in lines[:_FAILURES_SHOWN]:
-        click.echo(f"  {line}", err=True)
+        click.echo(f"  {visible(line)}", err=True)
     if len(lines) > _FAILURES_SHOWN:
         click.echo(f"  and {len(lines) - _FAILURES_SHOWN} more; --json lists them all", err=True)

@@ -24,6 +24,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from flows.printing import beneath, guard
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -46,7 +48,7 @@ class _Steps:
     """One line of progress that stages write to, whatever stderr is."""
 
     def __init__(self, label: str, unit: str) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(file=beneath(sys.stderr))
         self._label, self._unit = label, unit
         self._began = time.monotonic()
         self._said = self._began
@@ -67,6 +69,8 @@ class _Steps:
 
     def start(self) -> None:
         self._progress.start()
+        # A bar puts rich before stderr, which obeys what it is given.
+        guard()
 
     def stop(self) -> None:
         self._progress.stop()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flows.printing import visible
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,7 +29,7 @@ def score_table(document: dict[str, Any], *, compared: bool = True) -> str:
     header = ("PSNR-Y", "bicubic", "SSIM-Y", "bicubic") if compared else ("PSNR-Y", "SSIM-Y")
     title = "item" if compared else "item (SR reduced, against LR)"
     rows = [_row(title, header)]
-    rows += [_row(i["item"], _figures(i, names)) for i in document["items"]]
+    rows += [_row(visible(i["item"]), _figures(i, names)) for i in document["items"]]
     rows.append(_row("mean", _figures(document, names)))
     if not compared:
         rows.append(_CONSISTENCY)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.prepare import PrepareOptions, PrepareRequest, check_apart, run_prepare
+from flows.printing import visible
 from flows.progress import counted
 from pipeline.cluster import ClusterSettings
 from pipeline.config import PREPARE, recipe_names
@@ -112,7 +113,7 @@ class TrainRequest:
         stepped = any((self.out_dir / name).exists() for name in (STATE, LAST, BEST))
         if not self.resume or self.recipe is None or stepped or not left:
             return self
-        click.echo(f"{self.out_dir} has made no step yet: it begins", err=True)
+        click.echo(f"{visible(str(self.out_dir))} has made no step yet: it begins", err=True)
         return replace(self, resume=False)
 
     def check_preparing(self, recipe: TrainRecipe) -> None:
@@ -255,7 +256,7 @@ def _tell_differences(begun: TrainRecipe, given: TrainRecipe) -> None:
     """Say where a training goes on as it was begun, and not as its recipe has it."""
     kept = {k: v for k, v in asdict(begun).items() if getattr(given, k) not in (v, "auto")}
     if kept:
-        told = ", ".join(f"{key} = {value}" for key, value in kept.items())
+        told = visible(", ".join(f"{key} = {value}" for key, value in kept.items()))
         click.echo(f"goes on as it was begun: {told}; --set changes that", err=True)
 
 
@@ -330,7 +331,7 @@ def sheet(document: dict[str, Any]) -> str:
     }
     if document["rejected"] is not None:
         shown["rejected"] = f"{document['rejected']} pictures"
-    return "\n".join(f"{key:18} {value}" for key, value in shown.items())
+    return "\n".join(f"{key:18} {visible(str(value))}" for key, value in shown.items())
 
 
 def _tell(progress: TrainProgress) -> None:

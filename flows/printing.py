@@ -1,0 +1,142 @@
+"""What reaches the terminal: text that shows, and nothing that a terminal would obey.
+
+Names of files, reasons of failures and facts of checkpoints were written by others. Everything
+that a command prints goes through `visible`, whoever prints it: commands by click, stages by
+logging, and Python a traceback. The progress bar alone moves the cursor (`beneath`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import re
+import sys
+import unicodedata
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's categories of what is no sign: controls, format (as text that runs from right to
+left), halves of surrogates, separators of lines and paragraphs."""
+
+_JOINERS = "\u200c\u200d"
+"""Part of how Persian and Indic words are written, and of many emoji."""
+
+_RAW_IN_JSON = re.compile("[\x7f-\x9f]|[^\x00-\x7f]")
+"""What `json.dumps` leaves as it is; of the latter `visible` decides."""
+
+
+def visible(text: str) -> str:
+    r"""Return `text` as one line that shows each character, and makes a terminal do nothing.
+
+    What has no sign of its own is written as in Python: a line's end as ``\n``, an escape as
+    ``\x1b``, a byte that is not UTF-8 in a file's name as ``\xe9``.
+    """
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def json_text(document: Any) -> str:
+    """Return JSON that stdout can say in its encoding, and that `visible` leaves as it is."""
+    text = json.dumps(document, indent=2, ensure_ascii=not _is_utf8(sys.stdout), allow_nan=False)
+    return _RAW_IN_JSON.sub(_in_json, text)
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Let all that is written to stdout and stderr meanwhile be `visible`, in any encoding.
+
+    A bug's traceback, which Python prints afterwards, is written so too.
+    """
+    before = sys.stdout, sys.stderr
+    guard()
+    try:
+        yield
+    except SystemExit:
+        sys.stdout, sys.stderr = before
+        raise
+    sys.stdout, sys.stderr = before
+
+
+def guard() -> None:
+    """Put `visible` before stdout and stderr, unless it is there; a closed one stays closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, _Guarded):
+            setattr(sys, name, _Guarded(stream))
+
+
+def beneath(stream: TextIO) -> TextIO:
+    """Return the stream that a guarded one writes to, for what moves the cursor on purpose."""
+    return stream.stream if isinstance(stream, _Guarded) else stream
+
+
+class _Guarded:
+    """A text stream for lines: all else that is written to it becomes `visible`.
+
+    It has no `buffer`, through which click would write in an encoding of its own choice, and is
+    no terminal, so that nobody colours what goes through it.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    @property
+    def encoding(self) -> str:
+        return self.stream.encoding
+
+    @property
+    def errors(self) -> str | None:
+        return self.stream.errors
+
+    @property
+    def closed(self) -> bool:
+        return self.stream.closed
+
+    def write(self, text: str) -> int:
+        self.stream.write("\n".join(map(visible, text.split("\n"))))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    def fileno(self) -> int:
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        return False
+
+    def readable(self) -> bool:
+        return False
+
+    def writable(self) -> bool:
+        return True
+
+
+def _shown(sign: str) -> str:
+    if sign in _JOINERS or unicodedata.category(sign) not in _OBEYED:
+        return sign
+    if "\udc80" <= sign <= "\udcff":  # How Python keeps a byte that is not UTF-8.
+        return f"\\x{ord(sign) - 0xDC00:02x}"
+    return sign.encode("unicode_escape").decode("ascii")
+
+
+def _in_json(found: re.Match[str]) -> str:
+    sign = found[0]
+    return sign if _shown(sign) == sign else json.dumps(sign)[1:-1]
+
+
+def _is_utf8(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and codecs.lookup(stream.encoding).name in ("utf-8", "utf-8-sig")
+    except (LookupError, TypeError):
+        return False
