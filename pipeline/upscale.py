@@ -189,8 +189,14 @@ def _declare(plans: Iterable[UnitPlan], ledger: Ledger, sr: Archive) -> int:
 
 
 def _keep(plan: ChunkPlan, sr: Archive, ledger: Ledger) -> None:
-    """Leave holes in an SR chunk where images left the LR chunk; the others are as they are."""
+    """Leave holes in an SR chunk where images left the LR chunk; the others are as they are.
+
+    So are their scores, which are carried first: once the chunk has its new fingerprint, nobody
+    knows the one that they were measured under.
+    """
     stack = sr.stack(plan.stack)
+    before = str(fingerprint_of(stack, plan.chunk))
+    ledger.carry_scores((row.item for row in plan.rows), before=before, now=plan.fingerprint)
     stack.retain(plan.chunk, plan.kept, {"fingerprint": plan.fingerprint})
     ledger.put_units(
         [UnitRow(item=plan.stack, tile=plan.chunk, fingerprint=plan.fingerprint, state=DONE)]

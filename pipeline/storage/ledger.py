@@ -430,6 +430,20 @@ class Ledger:
         with self._transaction() as connection:
             connection.execute(sa.delete(_scores).where(_scores.c.job == self._job))
 
+    def carry_scores(self, items: Iterable[str], *, before: str, now: str) -> None:
+        """Let the scores that `items` have under the fingerprint `before` count under `now`.
+
+        For pixels that stay as they are while their fingerprint changes.
+        """
+        for batch in _batches(items):
+            mine = sa.and_(
+                _scores.c.job == self._job,
+                _scores.c.item.in_(batch),
+                _scores.c.fingerprint == before,
+            )
+            with self._transaction() as connection:
+                connection.execute(sa.update(_scores).where(mine).values(fingerprint=now))
+
     # --- how the job was last upscaled -----------------------------------------------------
 
     def keep_upscaling(self, values: dict[str, Any]) -> None:

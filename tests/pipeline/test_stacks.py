@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.inference import Inference, load_model
 from pipeline.ingest import run_ingest
 from pipeline.job import create_job
 from pipeline.run import run_on
+from pipeline.score import read_scores
 from pipeline.storage.archive import Archive
 from pipeline.storage.stack import LEAST_MEMBERS, StackedImage
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.cluster import Client
+    from pipeline.job import Job
+    from pipeline.score import ItemScores
     from pipeline.storage.image import StoredImage
     from tests.conftest import Command, Digest, SavePicture, TakePhoto, Upscale
 
@@ -85,6 +89,11 @@ def chunks(sr_dir: Path) -> dict[str, int]:
 
 def pixels_file(archive_dir: Path, chunk: int) -> Path:
     return archive_dir / "@stacks" / STACK.split("/")[1] / "0" / "c" / str(chunk) / "0/0/0"
+
+
+def scores_of(job: Job) -> dict[str, ItemScores]:
+    with closing(job.open_ledger()) as ledger:
+        return {scores.item: scores for scores in read_scores(ledger)}
 
 
 def damage(path: Path) -> None:
@@ -359,6 +368,43 @@ def test_scores_and_exports_are_those_of_the_same_pictures_alone(
     for n in range(COUNT):
         files = [d / "images" / item(n) for d in (folder, tmp_path / "alone")]
         assert files[0].read_bytes() == files[1].read_bytes()
+
+
+@pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (HEIGHT + 3, WIDTH)])
+def test_the_scores_of_a_chunk_outlive_an_image_that_leaves_it(
+    size: tuple[int, int], source: Path, folder: Path, photo: TakePhoto, save: SavePicture,
+    upscale: Upscale, upres: Command, cluster: tuple[str, str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    job = upscale(source, folder).job
+    assert upres("score", folder, *cluster).code == 0
+    before = scores_of(job)
+    assert len(before) == COUNT + 1
+    save(source / item(3), photo(*size, at=280))
+    with monkeypatch.context() as patch:  # A kill at the worst moment costs no score either.
+        patch.setattr("pipeline.storage.stack.Stack.retain", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            upscale(source, folder)
+    assert upscale(source, folder).computed == 1
+    assert scores_of(job) == {name: s for name, s in before.items() if name != item(3)}
+    assert upres("score", folder, *cluster).code == 0
+    after = scores_of(job)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} == {item(3)}
+
+
+def test_the_scores_of_a_chunk_that_is_computed_again_are_gone(
+    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
+    upres: Command, cluster: tuple[str, str],
+) -> None:  # fmt: skip
+    job = upscale(source, folder).job
+    assert upres("score", folder, *cluster).code == 0
+    upscale(source, folder, model="nearest-x2")
+    assert scores_of(job) == {}
+    assert upres("score", folder, *cluster).code == 0
+    pixels_file(folder / "sr.zarr", 0).unlink()
+    save(source / item(3), face(photo, 40))
+    upscale(source, folder, model="nearest-x2")
+    assert set(scores_of(job)) == {"large.png", *map(item, range(CHUNK, COUNT))}
 
 
 def test_an_item_that_is_called_as_the_folder_of_stacks_is_an_item(
