@@ -248,6 +248,11 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
 @click.option(
     "--model", metavar="NAME|FILE", help="With --stale: upscale with this.  [default: as before]"
 )
+@click.option(
+    "--backend",
+    type=options.BACKENDS,
+    help="What computes the network; another than before goes with --stale.  [default: as before]",
+)
 @options.cluster_options
 @options.json_option
 @options.reported
@@ -257,6 +262,7 @@ def rerun(
     error: str,
     stale: bool,
     model: str | None,
+    backend: str | None,
     cluster: str,
     workers: int | None,
     as_json: bool,
@@ -278,7 +284,9 @@ def rerun(
     with options.interruptible() as stop, run_on(job, "upres rerun", stop=stop) as run:
         upscaling = run.last_upscaling()
         if stale:
-            upscaling = upscaling.renewed(model)
+            upscaling = upscaling.renewed(model, backend=backend)
+        elif backend is not None:
+            upscaling = upscaling.asked_for(backend)
         plans = run.plan_rerun(upscaling, item=item, error=error, stale=stale)
         units = sum(len(plan.tiles) for plan in plans)
         items = sum(map(items_in, plans))

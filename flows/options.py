@@ -26,6 +26,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
 
+BACKENDS = click.Choice(["auto", "torch", "openvino"])
+
 
 class OneLineErrors(click.Group):
     """A group that says what is wrong in one line, where click would print its usage first."""
@@ -136,7 +138,7 @@ def device_options(precision: str) -> Callable[[F], F]:
             ),
             click.option(
                 "--backend",
-                type=click.Choice(["auto", "torch", "openvino"]),
+                type=BACKENDS,
                 default="auto",
                 show_default=True,
                 help="What computes the network; auto takes openvino, which is faster, where it "

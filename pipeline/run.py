@@ -10,9 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
+from pipeline.backends import resolve_backend
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
 from pipeline.export import run_export
+from pipeline.inference import resolve_device
 from pipeline.ingest import adopt_archive, run_ingest
 from pipeline.job import held
 from pipeline.plan import ChunkPlan, plan_job
@@ -56,11 +58,28 @@ class Upscaling:
     backend: str = "auto"
     """As it was asked for: not every model has every backend."""
 
-    def renewed(self, name_or_file: str | None = None) -> Upscaling:
-        """Return the same with another model, or with the present weights of its own.
+    def asked_for(self, backend: str) -> Upscaling:
+        """Return the same, with the backend that was asked for named otherwise.
+
+        Raises:
+            UsageError: if that is another one than the job is computed by: its tiles would not be
+                those of one picture any more.
+        """
+        device = resolve_device(self.model.device)
+        resolved = resolve_backend(backend, device=device, model=self.spec.model)
+        if resolved != self.spec.backend:
+            raise UsageError(
+                f"--backend {backend} computes by {resolved}, and the job by {self.spec.backend}: "
+                "all its tiles become stale; add --stale to redo them"
+            )
+        return replace(self, backend=backend)
+
+    def renewed(self, name_or_file: str | None = None, *, backend: str | None = None) -> Upscaling:
+        """Return the same with another model or backend, or its own model's present weights.
 
         Raises:
             UnknownModelError: if there is no such model.
+            UsageError: if `backend` cannot compute the model here.
         """
         model = replace(self.model, name_or_file=name_or_file or self.model.name_or_file)
         spec = make_spec(
@@ -70,9 +89,9 @@ class Upscaling:
             precision=self.spec.precision,
             device=model.device,
             # A backend that was asked for is for networks.
-            backend="auto" if is_interpolation(model.name_or_file) else self.backend,
+            backend=backend or ("auto" if is_interpolation(model.name_or_file) else self.backend),
         )
-        return replace(self, spec=spec, model=model)
+        return replace(self, spec=spec, model=model, backend=backend or self.backend)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from pipeline.errors import ModelError, NotFiniteError, UsageError
 from pipeline.geometry import Rect
 from pipeline.geometry import Span as Pixels
 from pipeline.inference import Inference, load_model, resolve_precision
+from pipeline.job import open_job
 from pipeline.spec import make_spec
 from pipeline.unit import ModelAddress, Workbench, open_workbench
 
@@ -458,8 +459,6 @@ def test_a_worker_without_openvino_says_so(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_rerun_of_a_job_of_an_older_upres_says_what_to_do(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command, cluster: tuple[str, str]
 ) -> None:
-    from pipeline.job import open_job
-
     save(tmp_path / "pictures" / "a.png", photo(20, 30))
     words = (tmp_path / "pictures", tmp_path / "job", "--model", "bicubic-x2", *cluster)
     assert upres("upscale", *words).code == 0
@@ -490,3 +489,35 @@ def test_a_rerun_with_another_model_takes_the_backend_that_it_has(
     assert upres("upscale", tmp_path / "pictures", job, "--model", model, *cluster).code == 0
     said = upres("rerun", job, "--stale", "--model", "bicubic-x2", *cluster, "--json")
     assert (said.code, said.document["computed_units"]) == (0, 1)
+
+
+def test_a_rerun_takes_another_backend_for_all_tiles_or_for_none(
+    tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command, cluster: tuple[str, str]
+) -> None:
+    """The other backend makes other pixels, so no picture is computed by both."""
+    save(tmp_path / "pictures" / "a.png", photo(20, 30))
+    job = tmp_path / "job"
+    words = ("--model", "span-x2", "--tile", 16, "--device", "cpu", "--backend", "openvino")
+    assert upres("upscale", tmp_path / "pictures", job, *words, *cluster).code == 0
+
+    def backend_of_job() -> str:
+        return str(open_job(job).open_sr().image("a.png").provenance["spec"]["backend"])
+
+    refused = upres("rerun", job, "--backend", "torch", *cluster)
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1)
+    assert "computes by torch, and the job by openvino" in refused.err
+    assert "add --stale to redo them" in refused.err
+    for same in ("openvino", "auto"):
+        said = upres("rerun", job, "--backend", same, *cluster, "--json")
+        assert (said.code, said.document["computed_units"]) == (0, 0)
+    assert backend_of_job() == "openvino"
+    said = upres("rerun", job, "--stale", "--backend", "torch", *cluster, "--json")
+    assert (said.code, said.document["computed_units"]) == (0, 4)
+    assert "1 pictures are of another model, spec or content and are made anew" in said.err
+    assert backend_of_job() == "torch"
+    # It is remembered, as is that of an upscaling.
+    again = upres("rerun", job, "--stale", *cluster, "--json")
+    assert (again.code, again.document["computed_units"]) == (0, 0)
+    impossible = upres("rerun", job, "--stale", "--model", "bicubic-x2", "--backend", "openvino")
+    assert impossible.code == 2
+    assert "expected a network" in impossible.err
