@@ -170,6 +170,8 @@ def upscale(
     address = ModelAddress(name_or_file=model, device=device)
     upscaling = Upscaling(spec=spec, model=address, limit_s=limit_s, halo=halo, backend=backend)
     check_source(src)
+    if reference is not None:
+        check_source(reference)
     job = create_job(job_dir, source=src, ledger_url=ledger)
     with (
         options.interruptible() as stop,

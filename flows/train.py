@@ -17,7 +17,7 @@ from pipeline.cluster import ClusterSettings
 from pipeline.config import PREPARE, recipe_names
 from pipeline.dataset.prepare import dataset_spec
 from pipeline.dataset.recipe import load_prepare_recipe
-from pipeline.errors import RecipeError, SourceError, UsageError
+from pipeline.errors import NoSourceError, RecipeError, SourceError, UsageError
 from pipeline.inference import resolve_device
 from pipeline.job import locked
 from pipeline.storage.dataset import Dataset, is_dataset
@@ -295,12 +295,12 @@ def _own_patches(request: TrainRequest) -> Path:
     """Return the patches of a training that goes on, whatever became of their pictures since.
 
     Raises:
-        SourceError: if it has none of its own.
+        NoSourceError: if it has none of its own.
         DatasetError: if they were prepared otherwise than is asked for now.
     """
     path = request.out_dir / PATCHES
     if not is_dataset(path):
-        raise SourceError(
+        raise NoSourceError(
             f"{request.source} is no dataset, and {request.out_dir} has no {PATCHES} of its own; "
             "name the dataset that the training was begun with"
         )

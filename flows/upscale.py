@@ -110,6 +110,8 @@ def upscale_archive(
     upscaling = Upscaling(spec=spec, model=address, halo=halo, backend=backend)
     settings = ClusterSettings(address=cluster, workers=workers, gpus=gpus_of(device))
     check_source(src)
+    if reference is not None:
+        check_source(reference)
     job = create_job(job_dir, source=src)
     with (
         run_on(job, "upscale-archive flow") as run,

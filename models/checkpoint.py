@@ -113,7 +113,7 @@ def load(name_or_file: str) -> Model:
         spec = registry.baseline_spec(baseline[1], int(baseline[2] or registry.BASELINE_SCALES[0]))
         sha256 = hashlib.sha256(spec.to_json().encode()).hexdigest()
         return Model(spec, registry.build(spec).eval(), sha256)
-    if name_or_file.endswith(".safetensors") or Path(name_or_file).is_file():
+    if Path(name_or_file).is_file():
         return load_file(Path(name_or_file))
     raise UnknownModelError(unknown(name_or_file, registry.names()))
 

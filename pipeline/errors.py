@@ -21,7 +21,11 @@ class RecipeError(UsageError):
 
 
 class SourceError(UpresError, OSError):
-    """A source (folder, glob, archive file) is missing or holds nothing to read."""
+    """A source (folder, glob, archive file) holds nothing to read, or cannot be read."""
+
+
+class NoSourceError(SourceError, UsageError):
+    """There is nothing where a command says that pictures are."""
 
 
 class PictureError(UpresError, ValueError):
@@ -42,6 +46,10 @@ class DatasetError(UpresError, ValueError):
 
 class LedgerError(UpresError, RuntimeError):
     """The ledger cannot be read or written."""
+
+
+class NoLedgerError(LedgerError, UsageError):
+    """A command names a database for its ledger that there cannot be."""
 
 
 class JobBusyError(UpresError, RuntimeError):

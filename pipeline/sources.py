@@ -32,7 +32,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from pipeline.errors import SourceError
+from pipeline.errors import NoSourceError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -133,12 +133,13 @@ def list_source(src: str) -> list[SourceFile]:
     so that there are no loops.
 
     Raises:
-        SourceError: There is nothing at `src`, nothing in it, or it cannot be listed.
+        NoSourceError: There is nothing at `src`.
+        SourceError: There is nothing in it, or it cannot be listed.
     """
     if not src:
-        raise SourceError("the source is empty, wanted a file, folder or glob")
+        raise NoSourceError("the source is empty, wanted a file, folder or glob")
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", src):
-        raise SourceError(
+        raise NoSourceError(
             f"{_shown(src)} is a {scheme[0]} address, wanted a path; copy it into a local folder"
         )
     try:
@@ -158,7 +159,7 @@ def check_source(src: str) -> None:
     """Make sure that something lies at `src`, without listing it.
 
     Raises:
-        SourceError: There is nothing, and it is no glob.
+        NoSourceError: There is nothing, and it is no glob.
     """
     if not os.path.lexists(src) and not glob.has_magic(src):
         list_source(src)
@@ -190,10 +191,10 @@ def _list(src: str) -> Iterable[SourceFile]:
             return _list_tar(path)
         return [_listed(src, path.name)]
     if path.exists():
-        raise SourceError(f"{_shown(src)} is no file and no folder; give one of these")
+        raise NoSourceError(f"{_shown(src)} is no file and no folder; give one of these")
     if glob.has_magic(src):
         return _list_glob(src)
-    raise SourceError(
+    raise NoSourceError(
         f"{_shown(src)} does not exist, wanted a file, folder or glob; check the path"
     )
 
@@ -311,12 +312,14 @@ def _list_glob(pattern: str) -> list[SourceFile]:
     fixed = next(at for at, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:fixed])
     if not base.is_dir():
-        raise SourceError(
+        raise NoSourceError(
             f"{_shown(str(base))} is no folder, wanted one that {_shown(pattern)} is in"
         )
     found = list(_match(str(base), "", parts[fixed:]))
     if not found:
-        raise SourceError(f"{_shown(pattern)} matches no file; check it, or quote it for the shell")
+        raise NoSourceError(
+            f"{_shown(pattern)} matches no file; check it, or quote it for the shell"
+        )
     return found
 
 

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import LedgerError
+from pipeline.errors import LedgerError, NoLedgerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -219,6 +219,7 @@ class Ledger:
         nor written, and the file may lie where nothing can be.
 
         Raises:
+            NoLedgerError: if `url` is none, or names a folder that is not there.
             LedgerError: if the database cannot be reached or was written by a newer upres; with
                 `read_only` also if there is none, or it knows nothing of `job`.
         """
@@ -233,12 +234,9 @@ class Ledger:
 
     @classmethod
     def _of(cls, url: sa.URL, *, job: str, read_only: bool) -> Ledger:
+        _check_place(url)
         try:
             ledger = cls(_reading_engine(url) if read_only else _writing_engine(url), job)
-            if ledger._engine.dialect.name not in _INSERT:
-                raise LedgerError(
-                    f"ledger is in {ledger._engine.dialect.name}, expected sqlite or postgresql"
-                )
             ledger._prepare(read_only=read_only)
         except (SQLAlchemyError, sqlite3.Error, ImportError) as error:
             raise LedgerError(
@@ -680,10 +678,29 @@ def _parsed(url: str) -> sa.URL:
         return sa.make_url(url)
     except (SQLAlchemyError, ValueError) as error:
         # The text stays out of the message: it may hold a password.
-        raise LedgerError(
+        raise NoLedgerError(
             "the ledger's URL cannot be read; expected postgresql://USER:PASSWORD@HOST/DATABASE "
             "or sqlite:////PATH"
         ) from error
+
+
+def _check_place(url: sa.URL) -> None:
+    """Make sure that a ledger can be there; of a missing folder SQLite does not say that it is.
+
+    Raises:
+        NoLedgerError: if the database is of an unknown kind, or there is no folder for its file.
+    """
+    kind, name = url.get_backend_name(), url.database
+    if kind not in _INSERT:
+        raise NoLedgerError(f"ledger is in {kind}, expected sqlite or postgresql")
+    if kind != "sqlite" or not name or name.startswith((":", "file:")):
+        return
+    folder = Path(name).absolute().parent
+    if not folder.is_dir():
+        raise NoLedgerError(
+            f"ledger {_public(url)} cannot be made, as {folder} is not a folder; make that, or "
+            "name another file"
+        )
 
 
 def _public(url: sa.URL) -> str:

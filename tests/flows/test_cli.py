@@ -441,12 +441,10 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
     ("words", "says"),
     [
         (["upscale", "{source}", "{job}", "--model", "{file}"], ["file", "safetensors"]),
-        (["upscale", "{source}", "{job}", "--model", "{nowhere}.safetensors"], ["nowhere"]),
         (["upscale", "{source}", "{file}/job", "--model", "bicubic"], ["file"]),
         (["upscale", "{strange}", "{job}", "--model", "bicubic"], ["strange", "archive"]),
         (["ingest", "{source}", "{file}/x.zarr"], ["file"]),
         (["evaluate", "bicubic-x2", "{empty}"], ["empty"]),
-        (["evaluate", "bicubic-x2", "{nowhere}"], ["nowhere"]),
         (["evaluate", "bicubic-x2", "{texts}"], ["words.txt"]),
     ],
 )
@@ -474,17 +472,54 @@ def test_a_command_that_cannot_do_its_work_is_one_line_and_exit_code_1(
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["upscale", "{nowhere}", "{job}", "--model", "bicubic"],
+        ["upscale", "{nowhere}/*.png", "{job}", "--model", "bicubic"],
+        ["upscale", "{source}/nowhere*.png", "{job}", "--model", "bicubic"],
+        ["upscale", "s3://nowhere/pictures", "{job}", "--model", "bicubic"],
+        ["upscale", "{source}", "{job}", "--model", "{nowhere}.safetensors"],
+        ["upscale", "{source}", "{job}", "--model", "{nowhere}"],
+        ["upscale", "{source}", "{job}", "--model", "bicubic", "--reference", "{nowhere}"],
+        ["upscale", "{source}", "{job}", "--model", "bicubic", "--ledger", "sqlite:///{nowhere}/l"],
+        ["ingest", "{nowhere}", "{job}.zarr"],
+        ["status", "{nowhere}"],
+        ["rerun", "{nowhere}"],
+        ["score", "{nowhere}"],
+        ["report", "{nowhere}"],
+        ["export", "{nowhere}", "{job}"],
+        ["models", "{nowhere}.safetensors"],
+        ["evaluate", "bicubic-x2", "{nowhere}"],
+        ["evaluate", "bicubic-x2", "{source}", "{nowhere}"],
+        ["evaluate", "{nowhere}.safetensors", "{source}"],
+        ["evaluate", "bicubic-x2", "{source}", "--features", "{nowhere}"],
+        ["prepare", "{nowhere}", "{job}.zarr", "--recipe", "span-x4"],
+        ["prepare", "{source}", "{job}.zarr", "--recipe", "{nowhere}.toml"],
+        ["prepare", "{source}", "{job}.zarr", "--recipe", "span-x4", "--lr", "bicubic={nowhere}"],
+        ["prepare", "{source}", "{job}.zarr", "--recipe", "span-x4", "--licence", "{nowhere}.csv"],
+        ["train", "{nowhere}", "--recipe", "span-x4", "--out", "{job}"],
+    ],
+)
+def test_whatever_is_named_and_missing_is_wrong_usage_and_leaves_nothing(
+    words: list[str], upres: Command, source: Path, tmp_path: Path
+) -> None:
+    places = {"source": source, "job": tmp_path / "job", "nowhere": tmp_path / "nowhere"}
+    before = sorted(tmp_path.rglob("*"))
+    said = upres(*(word.format(**places) for word in words))
+    assert_one_line(said, 2, "nowhere")
+    made = {p for p in tmp_path.rglob("*") if p not in before}
+    assert not [path for path in made if path.suffix == ".zarr"]
+
+
+@pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["upscale", "{nowhere}", "{job}", "--model", "bicubic"], ["nowhere"]),
-        (["upscale", "{nowhere}/*.png", "{job}", "--model", "bicubic"], ["nowhere"]),
         (["upscale", "{empty}", "{job}", "--model", "bicubic"], ["empty"]),
-        (["ingest", "{nowhere}", "{job}.zarr"], ["nowhere"]),
         (["ingest", "{source}", "{file}"], ["file"]),
         (["ingest", "{source}", "{source}"], ["source", "no archive"]),
     ],
 )
-def test_what_is_missing_is_one_line_and_leaves_no_archive(
+def test_what_cannot_be_read_is_one_line_and_leaves_no_archive(
     words: list[str],
     says: list[str],
     upres: Command,
@@ -501,7 +536,6 @@ def test_what_is_missing_is_one_line_and_leaves_no_archive(
         "job": job,
         "file": file,
         "empty": tmp_path / "empty",
-        "nowhere": tmp_path / "nowhere",
     }
     said = upres(*(word.format(**places) for word in words), *cluster)
     assert_one_line(said, 1, *says)
@@ -511,13 +545,21 @@ def test_what_is_missing_is_one_line_and_leaves_no_archive(
 
 
 @pytest.mark.parametrize(
-    "url", ["nonsense", "mysql://host/base", "sqlite:////nowhere/at/all/ledger.sqlite"]
+    ("url", "code"),
+    [
+        ("nonsense", 2),
+        ("mysql://host/base", 2),
+        ("oracel://host/base", 2),
+        ("sqlite:////nowhere/at/all/ledger.sqlite", 2),
+        ("postgresql+psycopg://me@127.0.0.1:1/base", 1),
+    ],
 )
 def test_a_ledger_that_cannot_be_opened_is_one_line(
-    url: str, upres: Command, source: Path, job: Path
+    url: str, code: int, upres: Command, source: Path, job: Path
 ) -> None:
     said = upres("upscale", source, job, "--model", "bicubic", "--ledger", url)
-    assert_one_line(said, 1, "ledger")
+    assert_one_line(said, code, "ledger")
+    assert not job.exists()
 
 
 def test_an_address_without_a_scheduler_is_one_line(
@@ -538,7 +580,7 @@ def test_a_missing_reference_is_one_line_and_an_unrelated_one_wrong_usage(
 ) -> None:
     upres("upscale", source, job, *BICUBIC, *cluster)
     missing = upres("score", job, "--reference", tmp_path / "nowhere", *cluster)
-    assert_one_line(missing, 1, "nowhere")
+    assert_one_line(missing, 2, "nowhere")
     save(tmp_path / "other" / "z.png", photo(20, 20))
     other = upres("score", job, "--reference", tmp_path / "other", *cluster)
     assert_one_line(other, 2, "none of 2 items", "a.*")
@@ -570,7 +612,7 @@ def test_a_job_inside_its_source_is_not_taken_for_pictures(
 def test_a_mistyped_ledger_does_not_spoil_the_job(
     upres: Command, cluster: tuple[str, str], source: Path, job: Path
 ) -> None:
-    assert upres("upscale", source, job, *BICUBIC, "--ledger", "nonsense").code == 1
+    assert upres("upscale", source, job, *BICUBIC, "--ledger", "nonsense").code == 2
     assert upres("upscale", source, job, *BICUBIC, *cluster).code == 0
 
 
