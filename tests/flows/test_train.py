@@ -202,7 +202,7 @@ def test_it_goes_on_with_its_patches_whatever_became_of_the_pictures(
     assert "prepared" in said.err
     shutil.rmtree(tmp_path / "out" / "patches")
     said = upres(command, gone, *rest)
-    assert (said.code, said.err.count("\n")) == (1, 1)
+    assert (said.code, said.err.count("\n")) == (2, 1)
     assert "name the dataset that the training was begun with" in said.err
 
 
