@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import uuid
 from collections import defaultdict
 from contextlib import closing, contextmanager
@@ -14,6 +13,7 @@ from pipeline.backends import resolve_backend
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
 from pipeline.export import run_export
+from pipeline.forms import selects
 from pipeline.inference import resolve_device
 from pipeline.ingest import adopt_archive, run_ingest
 from pipeline.job import held
@@ -168,9 +168,10 @@ class Run:
             if error.lower() in f"{row.error}: {row.message}".lower():
                 failed[row.item][row.tile] = row.fingerprint
 
+        selected = selects(item, lambda: (count.item for count in self.ledger.count_items()))
+
         def is_named(plan: ChunkPlan) -> bool:
-            names = [plan.stack, *(row.item for row in plan.rows)]
-            return any(fnmatch.fnmatchcase(name, item) for name in names)
+            return any(map(selected, [plan.stack, *(row.item for row in plan.rows)]))
 
         plan = self.plan(upscaling)
         chunks = (part for part in plan if isinstance(part, ChunkPlan))
@@ -185,7 +186,7 @@ class Run:
             if isinstance(plan, ChunkPlan):
                 due = stale or failed[plan.stack].get(plan.chunk) == plan.fingerprint
                 return plan if plan.stack in wiped or (due and is_named(plan)) else None
-            if not fnmatch.fnmatchcase(plan.row.item, item):
+            if not selected(plan.row.item):
                 return None
             if plan.fresh:
                 due = stale or plan.row.fingerprint in failed[plan.row.item].values()

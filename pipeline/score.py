@@ -13,6 +13,7 @@ from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
 from pipeline.cluster import Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, UsageError
+from pipeline.forms import by_form
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.images import read_picture
 from pipeline.inference import from_unit_range, to_unit_range
@@ -138,17 +139,21 @@ def plan_score(
 
 
 def match_originals(files: Iterable[SourceFile], rows: Iterable[ItemRow]) -> dict[str, SourceFile]:
-    """Return item -> original: the file of the same path, else the only one of the same stem."""
+    """Return item -> original: the file of the same path, else the only one of the same stem.
+
+    Both in whatever form of Unicode: what is written as the item is goes first.
+    """
     by_path = {file.item: file for file in files}
     by_stem: dict[str, list[SourceFile]] = defaultdict(list)
     for file in by_path.values():
         by_stem[_stem(file.item)].append(file)
-    matched = {}
-    for row in rows:
-        same_stem = by_stem.get(_stem(row.item), [])
-        found = by_path.get(row.item) or (same_stem[0] if len(same_stem) == 1 else None)
-        if found is not None:
-            matched[row.item] = found
+    items = [row.item for row in rows]
+    matched = by_form(by_path, items)
+    stems = by_form(by_stem, set(map(_stem, items)))
+    for item in items:
+        same_stem = stems.get(_stem(item), [])
+        if item not in matched and len(same_stem) == 1:
+            matched[item] = same_stem[0]
     return matched
 
 
