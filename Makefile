@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 MARKS ?= not gpu and not slow and not services and not browser
 
-.PHONY: demo test check lint types imports clean
+.PHONY: demo test test-newest check lint types imports clean
 
 demo: $(VENV)/installed
 	$(BIN)/upres demo $(DEMO_DIR)
@@ -14,6 +14,17 @@ demo: $(VENV)/installed
 # The tests that take seconds; `make test MARKS="not gpu"` is all of them, as .ci/run does it.
 test: $(VENV)/installed
 	$(BIN)/pytest -m "$(MARKS)"
+
+# The same on the newest Python that is installed, in an environment beside that of $(PYTHON).
+test-newest:
+	@newest="$$(.ci/newest-python $(PYTHON))"; \
+	if [ -z "$$newest" ]; then \
+	    echo "skipped: no Python newer than $$($(PYTHON) --version) is installed"; \
+	else \
+	    version="$$("$$newest" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
+	    echo "tests on Python $$version ($$newest)"; \
+	    $(MAKE) test PYTHON="$$newest" VENV=".venv-$$version"; \
+	fi
 
 check: lint types imports test
 
@@ -35,4 +46,4 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-3.* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
