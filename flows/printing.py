@@ -10,10 +10,11 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import re
 import sys
 import unicodedata
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -51,22 +52,38 @@ def guarded() -> Iterator[None]:
 
     A bug's traceback, which Python prints afterwards, is written so too.
     """
-    before = sys.stdout, sys.stderr
-    guard()
-    try:
-        yield
-    except SystemExit:
-        sys.stdout, sys.stderr = before
-        raise
-    sys.stdout, sys.stderr = before
+    before = sys.stdin, sys.stdout, sys.stderr
+    with ExitStack() as opened:
+        _open_closed(opened)
+        guard()
+        try:
+            yield
+        except SystemExit:
+            sys.stdin, sys.stdout, sys.stderr = before
+            raise
+        sys.stdin, sys.stdout, sys.stderr = before
 
 
 def guard() -> None:
-    """Put `visible` before stdout and stderr, unless it is there; a closed one stays closed."""
+    """Put `visible` before stdout and stderr, unless it is there."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, _Guarded):
+        if not isinstance(stream, _Guarded):
             setattr(sys, name, _Guarded(stream))
+
+
+def _open_closed(opened: ExitStack) -> None:
+    """Let standard streams that are closed (as by ``2>&-``) lead nowhere.
+
+    Otherwise the next file that is opened gets the number of one, and whoever writes to stderr by
+    its number writes into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)
+            # For workers, which are processes of their own.
+            os.set_inheritable(number, True)
+            setattr(sys, name, opened.enter_context(os.fdopen(number, mode, encoding="utf-8")))
 
 
 def beneath(stream: TextIO) -> TextIO:

@@ -43,7 +43,11 @@ def _row(label: str, cells: Sequence[str]) -> str:
 
 
 def _figures(values: dict[str, Any], names: Sequence[str]) -> list[str]:
-    return [_figure(values.get(name), 2 if "psnr" in name else 4) for name in names]
+    infinite = values.get("infinite", ())
+    return [
+        "equal" if name in infinite else _figure(values.get(name), 2 if "psnr" in name else 4)
+        for name in names
+    ]
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"
 """What a score compares: SR with HR; bicubic enlargement with HR; SR, reduced, with LR."""
 
+_PSNR = {"psnr_y": REFERENCE, "bicubic_psnr_y": BICUBIC, "consistency_psnr_y": CONSISTENCY}
+
 PEAKS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 _BICUBIC_REACH_PX = 2
 
@@ -190,7 +192,10 @@ def read_scores(ledger: Ledger) -> list[ItemScores]:
 
 
 def scores_to_json(scores: Iterable[ItemScores]) -> dict[str, Any]:
-    """Return the document that `score` prints; means are over the items that have the figure."""
+    """Return the document that `score` prints; means are over the items that have the figure.
+
+    Where two pictures are equal the figure is None, as JSON has no infinity; `infinite` names it.
+    """
     items = [
         {
             "item": s.item,
@@ -200,10 +205,12 @@ def scores_to_json(scores: Iterable[ItemScores]) -> dict[str, Any]:
             "bicubic_ssim_y": _figure(s, BICUBIC, "ssim_y"),
             "consistency_psnr_y": _figure(s, CONSISTENCY, "psnr_y"),
             "consistency_ssim_y": _figure(s, CONSISTENCY, "ssim_y"),
+            "infinite": [name for name, kind in _PSNR.items() if _is_infinite(s, kind)],
         }
         for s in scores
     ]
-    names = [n for n in (items[0] if items else {"psnr_y": 0, "ssim_y": 0}) if n != "item"]
+    known = items[0] if items else {"psnr_y": 0, "ssim_y": 0}
+    names = [name for name in known if name.endswith(("psnr_y", "ssim_y"))]
     return {"items": items, **{n: _mean(item[n] for item in items) for n in names}}
 
 
@@ -315,6 +322,10 @@ def _figure(scores: ItemScores, kind: str, name: str) -> float | None:
     value = None if found is None else getattr(found, name)
     # Equal pictures have an infinite PSNR, which JSON cannot say.
     return value if value is not None and np.isfinite(value) else None
+
+
+def _is_infinite(scores: ItemScores, kind: str) -> bool:
+    return kind in scores.kinds and scores.kinds[kind].psnr_y == float("inf")
 
 
 def _mean(values: Iterator[Any] | Iterable[Any]) -> float | None:

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import printing
 from flows.cli import main
 from flows.printing import guarded, json_text, visible
 from flows.progress import counted
@@ -188,11 +187,25 @@ def test_messages_beside_a_progress_bar_are_not_obeyed_either(
     assert "esc\x1b" not in text
 
 
-def test_what_is_closed_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    with printing.guarded():
-        assert sys.stdout is None
-        click.echo("nowhere")
+CLOSED = """
+import os, sys
+from flows.printing import guarded
+with guarded():
+    print("nowhere")
+    print("nowhere", file=sys.stderr)
+    file = os.open("file", os.O_CREAT | os.O_WRONLY)
+    os.write(2, b"to stderr by its number")
+    os.system("echo of a child >&2")
+sys.exit(file < 3)
+"""
+
+
+def test_a_closed_stream_leads_nowhere_and_into_no_file(tmp_path: Path) -> None:
+    words = f"exec {sys.executable} -c '{CLOSED}' <&- >&- 2>&-"
+    path = os.pathsep.join(sys.path)
+    done = subprocess.run(["sh", "-c", words], cwd=tmp_path, env={"PYTHONPATH": path}, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "file").read_bytes() == b""
 
 
 # The locale

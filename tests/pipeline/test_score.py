@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pytest
 
+from flows.tables import score_table
 from models.interpolation import enlarge, reduce
 from pipeline.degrade import degrade_bicubic
 from pipeline.errors import SourceError, UsageError
@@ -361,5 +362,8 @@ def test_equal_pictures_have_no_figure_that_json_cannot_say(
     found, _ = score(job, originals)
     assert found["a.png"].kinds[REFERENCE].psnr_y == math.inf
     (item,) = scores_to_json(found.values())["items"]
-    assert item["psnr_y"] is None
+    assert (item["psnr_y"], item["infinite"]) == (None, ["psnr_y", "bicubic_psnr_y"])
     assert item["ssim_y"] == pytest.approx(1)
+    table = score_table(scores_to_json(found.values())).splitlines()
+    assert table[1].split()[:3] == ["a.png", "equal", "equal"]
+    assert table[-1].split()[:2] == ["mean", "-"]
