@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.job import Job
+    from tests.conftest import SavePicture, TakePhoto
 
 HOSTILE = "写真 ü\x1b[2J\x9b31m\r\n\u2028\u202egnp.\u2066exe\udce9.png"
 SHOWN = r"写真 ü\x1b[2J\x9b31m\r\n\u2028\u202egnp.\u2066exe\xe9.png"
@@ -170,19 +171,23 @@ cli.main(["status", "x"])
     assert all(line == visible(line) for line in err.split("\n"))
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_messages_beside_a_progress_bar_are_not_obeyed_either(
-    monkeypatch: pytest.MonkeyPatch,
+    encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     master, slave = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
-    with os.fdopen(slave, "w", encoding="utf-8") as terminal, os.fdopen(master, "rb", 0) as seen:
+    with os.fdopen(slave, "w", encoding=encoding) as terminal, os.fdopen(master, "rb", 0) as seen:
         monkeypatch.setattr(sys, "stderr", terminal)
         with guarded(), counted("ingest", "files") as tell:
             click.echo("esc\x1b[31mred", err=True, color=True)
             tell(2, 2)
         terminal.flush()
-        text = seen.read(65536).decode()
+        text = seen.read(65536).decode(encoding)
     assert "2/2" in text
+    # The bar itself is drawn with what the terminal has.
+    assert ("\u2501" in text) == (encoding == "utf-8")
+    assert r"\u25" not in text
     assert r"esc\x1b[31mred" in text
     assert "esc\x1b" not in text
 
@@ -246,3 +251,25 @@ def test_where_names_are_utf8_nothing_begins_again(tmp_path: Path) -> None:
     script = "import os; os.execv = None; from flows.utf8 import restart_in_utf8 as r; r()"
     assert python_in({"LC_ALL": "C", "PYTHONUTF8": "1"}, tmp_path, "-c", script) == []
     assert python_in({"LC_ALL": "C.UTF-8"}, tmp_path, "-c", script) == []
+
+
+@pytest.mark.slow
+def test_a_job_is_continued_in_another_locale_as_the_same(
+    tmp_path: Path, photo: TakePhoto, save: SavePicture
+) -> None:
+    named = save(tmp_path / "a.png", photo(20, 30)).read_bytes()
+    source = os.fsencode(tmp_path / "source")
+    os.mkdir(source)  # noqa: PTH102
+    for name in ("写真😀.png".encode(), b"l\xe4tin.png"):
+        with open(os.path.join(source, name), "wb") as file:  # noqa: PTH118, PTH123
+            file.write(named)
+    words = ["upscale", "source", "job", "--export", "out", "--model", "nearest-x2", "--json"]
+    command = ["-c", "from flows.cli import main; main()", *words, "--workers", "1"]
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    first = json.loads("\n".join(python_in(plain, tmp_path, *command)))
+    assert (first["items"]["done"], first["computed_units"]) == (2, 2)
+    said = python_in({"LC_ALL": "C.UTF-8", "PYTHONIOENCODING": "ascii"}, tmp_path, *command)
+    again = json.loads("\n".join(said))
+    assert (again["items"]["done"], again["computed_units"]) == (2, 0)
+    written = sorted(os.listdir(tmp_path / "out"))  # noqa: PTH208
+    assert written == ["l\\xe4tin~67e48ef3.png", "写真😀.png"]
