@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -564,19 +564,20 @@ def _writing_engine(url: sa.URL) -> sa.Engine:
 
 
 def _set_sqlite_pragmas(connection: Any, _record: Any) -> None:
-    with _closed_if_unusable(connection) as cursor:
-        cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
-        deadline = time.monotonic() + _BUSY_S
-        while True:
-            try:
-                cursor.execute("PRAGMA journal_mode=WAL")
-                break
-            except sqlite3.OperationalError as error:
-                # SQLite does not wait where two connections change the mode of a new file at once.
-                if "locked" not in str(error) or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.01)
-        cursor.execute("PRAGMA synchronous=FULL")
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # SQLite does not wait where two connections change the mode of a new file at once.
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
 
 
 def _create_tables(connection: sa.Connection) -> None:
@@ -602,23 +603,10 @@ def _reading_engine(url: sa.URL) -> sa.Engine:
 
 
 def _forbid_writing(connection: Any, _record: Any) -> None:
-    with _closed_if_unusable(connection) as cursor:
-        cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
-        cursor.execute("PRAGMA query_only=ON")
-
-
-@contextmanager
-def _closed_if_unusable(connection: Any) -> Iterator[Any]:
-    """Yield a cursor of a new connection; where an error comes out, close the connection too.
-
-    SQLAlchemy forgets a connection whose "connect" event fails, and closes it nowhere.
-    """
-    try:
-        with closing(connection.cursor()) as cursor:
-            yield cursor
-    except BaseException:
-        connection.close()
-        raise
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000:.0f}")
+    cursor.execute("PRAGMA query_only=ON")
+    cursor.close()
 
 
 def _reader_of(path: Path) -> Callable[[], sqlite3.Connection]:
