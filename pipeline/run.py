@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import uuid
 from collections import defaultdict
 from contextlib import closing, contextmanager
@@ -13,7 +12,8 @@ from models.registry import is_interpolation
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
 from pipeline.export import run_export
-from pipeline.ingest import adopt_archive, run_ingest
+from pipeline.globs import matches
+from pipeline.ingest import Ingestion, adopt_archive, run_ingest
 from pipeline.job import held
 from pipeline.plan import ChunkPlan, plan_job
 from pipeline.score import run_score
@@ -97,17 +97,26 @@ class Run:
         return sum(mark_damaged(self.job, item, self.ledger) for item in sorted(damaged))
 
     def ingest(
-        self, source: str, client: Client, report: Callable[[int, int], None] = _silent
-    ) -> None:
-        """Bring `source` into the job's LR archive, or look through it where it is one."""
+        self,
+        source: str,
+        client: Client,
+        report: Callable[[int, int], None] = _silent,
+        *,
+        names: str = "",
+    ) -> Ingestion:
+        """Bring `source` into the job's LR archive, or look through it where it is one.
+
+        `names` is the encoding of names in a zip or tar that do not say theirs.
+        """
         if self.job.source_dir.parent != self.job.folder:
             adopt_archive(self.job.open_source(), self.ledger)
-            return
-        run_ingest(
+            return Ingestion([])
+        return run_ingest(
             source,
             archive_dir=self.job.source_dir,
             ledger=self.ledger,
             client=client,
+            names=names,
             stop=self.stop,
             report=report,
         )
@@ -151,7 +160,7 @@ class Run:
 
         def is_named(plan: ChunkPlan) -> bool:
             names = [plan.stack, *(row.item for row in plan.rows)]
-            return any(fnmatch.fnmatchcase(name, item) for name in names)
+            return any(matches(name, item) for name in names)
 
         plan = self.plan(upscaling)
         chunks = (part for part in plan if isinstance(part, ChunkPlan))
@@ -166,7 +175,7 @@ class Run:
             if isinstance(plan, ChunkPlan):
                 due = stale or failed[plan.stack].get(plan.chunk) == plan.fingerprint
                 return plan if plan.stack in wiped or (due and is_named(plan)) else None
-            if not fnmatch.fnmatchcase(plan.row.item, item):
+            if not matches(plan.row.item, item):
                 return None
             if plan.fresh:
                 due = stale or plan.row.fingerprint in failed[plan.row.item].values()
@@ -207,12 +216,18 @@ class Run:
         )
 
     def score(
-        self, reference: str | None, client: Client, report: Callable[[int, int], None] = _silent
+        self,
+        reference: str | None,
+        client: Client,
+        report: Callable[[int, int], None] = _silent,
+        *,
+        names: str = "",
     ) -> list[Failure]:
         """Score every tile, as `run_score`; damaged shards become failed units."""
         failures = run_score(
             self.job,
             reference=reference,
+            names=names,
             ledger=self.ledger,
             client=client,
             stop=self.stop,
