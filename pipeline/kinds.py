@@ -14,6 +14,7 @@ import re
 from dataclasses import dataclass
 
 from pipeline.signatures import (
+    READ,
     described,
     is_readable,
     is_text,
@@ -209,8 +210,8 @@ def verdict(name: str, head: bytes | None) -> Verdict:
     if is_readable(head):
         return LISTED
     if strange_picture(head) or end in _PICTURES:
-        return Verdict(unread=described(head, called=called(name)))
-    return _by_name(end) or _by_content(end, head)
+        return Verdict(unread=unreadable(name, head))
+    return _by_name(end) or _by_content(name, head)
 
 
 def _by_name(end: str) -> Verdict | None:
@@ -219,22 +220,28 @@ def _by_name(end: str) -> Verdict | None:
     return Verdict(NOT_PICTURES, end) if end in _OTHERS else None
 
 
-def _by_content(end: str, head: bytes) -> Verdict:
-    archive = packed(head) or _PACKED.get(end, "")
-    if archive:
-        return Verdict(unread=f"the file is {archive}; {unpacking(archive)}")
+def _by_content(name: str, head: bytes) -> Verdict:
+    end = extension(name)
     if end == ".lock" and head.startswith(b"upres "):
         return Verdict(OURS, end)
-    if not head or weak_picture(head) or not (other(head) or is_text(head)):
-        return Verdict(unread=described(head))
+    is_packed = bool(packed(head)) or end in _PACKED
+    if not head or is_packed or weak_picture(head) or not (other(head) or is_text(head)):
+        return Verdict(unread=unreadable(name, head))
     return Verdict(NOT_PICTURES, end or "no extension")
 
 
-def unpacking(archive: str) -> str:
-    """Return the next step for someone whose pictures are in such an archive."""
-    if archive in ("a zip archive", "a tar archive"):
-        return "give it as the source itself, or unpack it"
-    return "unpack it and give the folder"
+def unreadable(name: str, head: bytes) -> str:
+    """Return why a file is not read, what is, and the next step."""
+    archive = packed(head) or _PACKED.get(extension(name), "")
+    if called(name) or strange_picture(head) or weak_picture(head):
+        words, step = described(head, called=called(name)), "convert it first"
+    elif archive in ("a zip archive", "a tar archive"):
+        words, step = f"the file is {archive}", "give it as the source itself, or unpack it"
+    elif archive:
+        words, step = f"the file is {archive}", "unpack it and give the folder"
+    else:
+        words, step = described(head), "restore it, or keep it elsewhere"
+    return f"{words}, wanted {READ}; {step}"
 
 
 _BESIDE = re.compile(r"(.+\.)?ledger\.sqlite(-wal|-shm|-journal)?$")

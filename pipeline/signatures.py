@@ -154,7 +154,10 @@ def described(head: bytes, *, called: str = "") -> str:
         return "the file is empty (0 bytes)"
     if head.startswith(b"version https://git-lfs"):
         return "the file is a Git LFS pointer, not the picture itself (run `git lfs pull`)"
-    words = strange_picture(head) or weak_picture(head) or packed(head) or other(head)
+    words = strange_picture(head) or weak_picture(head)
+    if not words and called:
+        return f"the file is {called} by its name"
+    words = words or packed(head) or other(head)
     if words:
         return f"the file is {words}"
     if re.match(rb"\s*<(!doctype html|html|head|body)", head, re.IGNORECASE):
@@ -163,6 +166,4 @@ def described(head: bytes, *, called: str = "") -> str:
         return "the file is text"
     if not any(head):
         return "the file starts with zeros only"
-    if called:
-        return f"the file is {called} by its name"
     return f"the file starts with the unknown bytes {head[:8].hex(' ')}"

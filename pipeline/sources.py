@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Generic, TypeVar, overload
 from pipeline.errors import SourceError, UnsupportedError
 from pipeline.folders import Found, Walk
 from pipeline.globs import Pattern, is_glob
-from pipeline.kinds import called, is_readable_name, litter, verdict
+from pipeline.kinds import is_readable_name, litter, unreadable, verdict
 from pipeline.left_out import LeftOut
 from pipeline.packed import BROKEN, Container, Member, Packed, container_at
-from pipeline.signatures import HEAD_BYTES, READ, described
+from pipeline.signatures import HEAD_BYTES
 from pipeline.zip_names import ZipNames, check_encoding
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class SourceFile:
         if self.refused is not None:
             raise SourceError(f"{self.item}: {self.refused}")
         if self.unread is not None:
-            raise UnsupportedError(f"{self.item}: {self.unread}, wanted {READ}")
+            raise UnsupportedError(f"{self.item}: {self.unread}")
         try:
             if self.member is None:
                 return Path(self.address).read_bytes()
@@ -244,9 +244,7 @@ class _Lister:
         found = Found.at(str(path), path.name)
         head = found.head()
         seen = verdict(path.name, head)
-        unread = seen.unread or (
-            described(head or b"", called=called(path.name)) if seen.why else ""
-        )
+        unread = unreadable(path.name, head or b"") if seen.why else seen.unread
         return _listed(found, unread)
 
     def _below(self, folder: str, pattern: Pattern) -> Iterator[SourceFile]:

@@ -447,7 +447,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         (["ingest", "{source}", "{file}/x.zarr"], ["file"]),
         (["evaluate", "bicubic-x2", "{empty}"], ["empty"]),
         (["evaluate", "bicubic-x2", "{nowhere}"], ["nowhere"]),
-        (["evaluate", "bicubic-x2", "{texts}"], ["words.txt"]),
+        (["evaluate", "bicubic-x2", "{texts}"], ["texts holds no pictures", ".txt 1"]),
     ],
 )
 def test_a_command_that_cannot_do_its_work_is_one_line_and_exit_code_1(
