@@ -188,7 +188,7 @@ def upscale(
         connect(settings) as client,
     ):
         with _counted("ingest", "files") as report:
-            ingestion = run.ingest(src, client, report, names=names or "")
+            ingestion = run.ingest(src, client, report, names=names or "", skip=export_dir)
         computed = 0
         if not stop.requested:
             computed = _upscale(run, upscaling, run.plan(upscaling), client)

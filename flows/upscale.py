@@ -26,7 +26,12 @@ from pipeline.unit import ModelAddress
 
 @task
 def ingest_pictures(
-    job_dir: Path, run_id: str, src: str, scheduler: str, names: str = ""
+    job_dir: Path,
+    run_id: str,
+    src: str,
+    scheduler: str,
+    names: str = "",
+    skip: Path | None = None,
 ) -> dict[str, Any]:
     """Bring the source into the job's LR archive; return what was left out, and remarks."""
     with (
@@ -34,7 +39,7 @@ def ingest_pictures(
         connect(ClusterSettings(address=scheduler)) as client,
         counted("ingest", "files") as report,
     ):
-        ingestion = run.ingest(src, client, report, names=names)
+        ingestion = run.ingest(src, client, report, names=names, skip=skip)
         return {
             "left_out": ingestion.left_out.to_json(),
             "remarks": list(ingestion.remarks),
@@ -124,7 +129,7 @@ def upscale_archive(
         connect(settings) as client,
     ):
         scheduler = address_of(client)
-        told = ingest_pictures(job_dir, run.id, src, scheduler, names)
+        told = ingest_pictures(job_dir, run.id, src, scheduler, names, export_dir)
         computed = upscale_tiles(job_dir, run.id, upscaling, scheduler)
         result = run.status().to_json(computed_units=computed) | told
         result["scores"] = score_tiles(job_dir, run.id, reference, scheduler, names)

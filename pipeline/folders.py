@@ -22,6 +22,7 @@ from pipeline.signatures import HEAD_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pipeline.globs import Pattern
     from pipeline.kinds import Verdict
@@ -70,20 +71,37 @@ class _Place:
     positions: frozenset[int]
 
 
+_Identity = tuple[int, int] | str
+"""Which folder it is, whatever it is called: device and inode."""
+
+
+def _identity(folder: str) -> _Identity | None:
+    try:
+        facts = os.stat(folder)  # noqa: PTH116
+    except OSError:
+        return None
+    # Some file systems number nothing.
+    return (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(folder)
+
+
 class Walk:
     """One walk below a folder, in the order of the names.
 
     A link to a folder is followed as if that lay at its place, also out of the root, but after all
     real folders, and no folder is listed twice: which one it is, device and inode say, not its
     path. So loops end, a real folder goes before a link to it, and of two mounts of one folder the
-    first by name is listed. What is passed by is counted in `left_out`.
+    first by name is listed. What is passed by is counted in `left_out`, and so is the folder
+    `skip`, which upres writes into.
     """
 
-    def __init__(self, root: str, pattern: Pattern, left_out: LeftOut) -> None:
+    def __init__(
+        self, root: str, pattern: Pattern, left_out: LeftOut, *, skip: Path | None = None
+    ) -> None:
         self._root = root
         self._pattern = pattern
         self._left_out = left_out
-        self._seen: dict[tuple[int, int] | str, frozenset[int]] = {}
+        self._skipped = None if skip is None else _identity(str(skip))
+        self._seen: dict[_Identity, frozenset[int]] = {}
         self._links: list[_Place] = []
         self._counted = 0
 
@@ -104,7 +122,11 @@ class Walk:
         waiting = [place]
         while waiting:
             place = waiting.pop()
-            positions = self._unseen(place)
+            identity = _identity(place.path)
+            positions = self._unseen(identity, place.positions)
+            if place.relative and identity is not None and identity == self._skipped:
+                self._left_out.add(OURS, place.relative.rstrip("/"))
+                continue
             if not positions:
                 self._left_out.add(REPEATED, place.relative.rstrip("/"))
                 continue
@@ -121,17 +143,13 @@ class Walk:
                 yield from self._entry(entry, place.relative, positions, folders)
             waiting += reversed(folders)
 
-    def _unseen(self, place: _Place) -> frozenset[int]:
+    def _unseen(self, identity: _Identity | None, positions: frozenset[int]) -> frozenset[int]:
         """Return the positions that this very folder was not looked into with, and note them."""
-        try:
-            facts = os.stat(place.path)  # noqa: PTH116
-        except OSError:
-            return place.positions
-        # Some file systems number nothing.
-        key = (facts.st_dev, facts.st_ino) if facts.st_ino else os.path.realpath(place.path)
-        seen = self._seen.get(key, frozenset())
-        self._seen[key] = seen | place.positions
-        return place.positions - seen
+        if identity is None:
+            return positions
+        seen = self._seen.get(identity, frozenset())
+        self._seen[identity] = seen | positions
+        return positions - seen
 
     def _entry(
         self,

@@ -160,6 +160,7 @@ def run_ingest(
     ledger: Ledger,
     client: Client,
     names: str = "",
+    skip: Path | None = None,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Ingestion:
@@ -172,7 +173,7 @@ def run_ingest(
     Raises:
         SourceError: if there is nothing at `source`, or nothing of what was there before.
     """
-    files = list_source(source, names=names)
+    files = list_source(source, names=names, skip=skip)
     known = {row.item: row for row in ledger.items()}
     before = [item for item, row in known.items() if row.state == INGESTED]
     check_same_source(source, (file.item for file in files), before)

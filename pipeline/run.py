@@ -103,10 +103,11 @@ class Run:
         report: Callable[[int, int], None] = _silent,
         *,
         names: str = "",
+        skip: Path | None = None,
     ) -> Ingestion:
         """Bring `source` into the job's LR archive, or look through it where it is one.
 
-        `names` is the encoding of names in a zip or tar that do not say theirs.
+        `names` and `skip` are as for `list_source`.
         """
         if self.job.source_dir.parent != self.job.folder:
             adopt_archive(self.job.open_source(), self.ledger)
@@ -117,6 +118,7 @@ class Run:
             ledger=self.ledger,
             client=client,
             names=names,
+            skip=skip,
             stop=self.stop,
             report=report,
         )

@@ -132,7 +132,7 @@ class Listing(Sequence[T], Generic[T]):
         return [*([str(self.left_out)] if self.left_out else []), *self.notes]
 
 
-def list_source(src: str, *, names: str = "") -> Listing[SourceFile]:
+def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listing[SourceFile]:
     """Return every file at `src`, sorted by item, each item once; the same files, the same list.
 
     `src` is a file (its item is its name), a folder of any depth, a glob (`globs`; items are
@@ -144,7 +144,8 @@ def list_source(src: str, *, names: str = "") -> Listing[SourceFile]:
     counted, are litter, sidecars and what else `kinds` names, and the Zarr stores and jobs of
     upres: a job may lie beside its pictures. `src` itself is never litter.
 
-    `names` is the encoding of names in an archive that do not say theirs.
+    `names` is the encoding of names in an archive that do not say theirs. `skip` is a folder that
+    is left out wherever a link or a glob leads to it: the one that pictures are exported to.
 
     Raises:
         SourceError: There is nothing at `src`, nothing in it, or it cannot be listed.
@@ -158,7 +159,7 @@ def list_source(src: str, *, names: str = "") -> Listing[SourceFile]:
         raise SourceError(
             f"{_shown(src)} is a {scheme[0]} address, wanted a path; copy it into a local folder"
         )
-    listing = _Lister(ZipNames(names))
+    listing = _Lister(ZipNames(names), skip)
     try:
         # An address must mean the same file in every working directory, a worker's too.
         # Not resolve(): the name of a link is the name that the user chose.
@@ -222,6 +223,7 @@ class _Lister:
     """One listing on its way: files come out, the rest is counted."""
 
     names: ZipNames
+    skip: Path | None
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def files(self, src: str) -> Iterable[SourceFile]:
@@ -248,7 +250,7 @@ class _Lister:
         return _listed(found, unread)
 
     def _below(self, folder: str, pattern: Pattern) -> Iterator[SourceFile]:
-        for found in Walk(folder, pattern, self.left_out).found():
+        for found in Walk(folder, pattern, self.left_out, skip=self.skip).found():
             if found.refused:
                 yield _refuse(found)
                 continue

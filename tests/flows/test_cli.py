@@ -216,7 +216,7 @@ def test_rerun_redoes_what_failed_and_nothing_else(
         ]
         == 0
     )
-    mended = upres("rerun", job, "--item", "a*", "--error", "archiveerror", *cluster, "--json")
+    mended = upres("rerun", job, "--item", "a.PNG", "--error", "archiveerror", *cluster, "--json")
     assert (mended.code, mended.document["computed_units"]) == (0, 2)
     assert mended.document["failures"] == []
     assert upres("rerun", job, *cluster, "--json").document["computed_units"] == 0
