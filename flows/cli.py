@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows import options
+from flows.failures import SHOWN, failure_lines
 from flows.printing import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.cluster import Client
+    from pipeline.ingest import Ingestion
     from pipeline.plan import Plan
     from pipeline.run import Run, Upscaling
     from pipeline.status import Failure, JobStatus
 
 _FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
-_FAILURES_SHOWN = 20
 
 
 @click.group(
@@ -68,13 +69,21 @@ def demo(folder: Path, cluster: str, workers: int | None, as_json: bool) -> None
 @main.command()
 @click.argument("src", metavar="SRC")
 @click.argument("archive", type=click.Path(path_type=Path))
+@options.names_option
 @options.cluster_options
 @options.json_option
 @options.reported
-def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: bool) -> None:
+def ingest(
+    src: str,
+    archive: Path,
+    names: str | None,
+    cluster: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
     """Bring pictures into a Zarr archive.
 
-    SRC is a picture, folder, glob, .zip or .tar; ARCHIVE is created or continued.
+    SRC is a picture, folder, glob, .zip, .cbz or .tar; ARCHIVE is created or continued.
     Run again, it writes only what is new or changed. What became of each file is kept beside the
     archive, in ARCHIVE.ledger.sqlite.
     """
@@ -93,17 +102,24 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
         closing(Ledger.open_file(path, job="ingest")) as ledger,
     ):
         with connect(settings) as client, counted("ingest", "files") as report:
-            run_ingest(
-                src, archive_dir=archive, ledger=ledger, client=client, stop=stop, report=report
+            ingestion = run_ingest(
+                src,
+                archive_dir=archive,
+                ledger=ledger,
+                client=client,
+                names=names or "",
+                stop=stop,
+                report=report,
             )
         status = read_status(archive, ledger, upscales=False)
-    _finish(status, as_json=as_json, stopped=stop.requested)
+    _finish(status, ingestion, as_json=as_json, stopped=stop.requested)
 
 
 @main.command()
 @click.argument("src", metavar="SRC")
 @click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
 @click.option("--model", default="span-x4", show_default=True, metavar="NAME|FILE")
+@options.names_option
 @options.tile_options
 @options.device_options("auto")
 @options.limit_option
@@ -131,6 +147,7 @@ def upscale(
     src: str,
     job_dir: Path,
     model: str,
+    names: str | None,
     tile_px: int,
     halo: str | int,
     device: str,
@@ -179,17 +196,24 @@ def upscale(
         connect(settings) as client,
     ):
         with _counted("ingest", "files") as report:
-            run.ingest(src, client, report)
+            ingestion = run.ingest(src, client, report, names=names or "", skip=export_dir)
         computed = 0
         if not stop.requested:
             computed = _upscale(run, upscaling, run.plan(upscaling), client)
         failures: list[Failure] = []
         if reference is not None and not stop.requested:
-            failures += _score(run, reference, client)
+            failures += _score(run, reference, client, names)
         if export_dir is not None and not stop.requested:
             failures += _export(run, export_dir, file_format, client)[1]
         status = run.status()
-    _finish(status, as_json=as_json, stopped=stop.requested, computed=computed, more=failures)
+    _finish(
+        status,
+        ingestion,
+        as_json=as_json,
+        stopped=stop.requested,
+        computed=computed,
+        more=failures,
+    )
 
 
 @main.command()
@@ -310,11 +334,17 @@ def rerun(
 @main.command()
 @click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
 @click.option("--reference", metavar="HR", help="Originals: a folder, glob, .zip or .tar.")
+@options.names_option
 @options.cluster_options
 @options.json_option
 @options.reported
 def score(
-    job_dir: Path, reference: str | None, cluster: str, workers: int | None, as_json: bool
+    job_dir: Path,
+    reference: str | None,
+    names: str | None,
+    cluster: str,
+    workers: int | None,
+    as_json: bool,
 ) -> None:
     """Score every tile: PSNR-Y and SSIM-Y.
 
@@ -333,7 +363,7 @@ def score(
         run_on(job, "upres score", stop=stop) as run,
         connect(ClusterSettings(address=cluster, workers=workers)) as client,
     ):
-        failures = _score(run, reference, client)
+        failures = _score(run, reference, client, names)
         document = scores_to_json(read_scores(run.ledger))
     document["failures"] = _as_json(failures)
     if as_json:
@@ -498,6 +528,7 @@ def evaluate(
     "--prune", is_flag=True, help="Take out the patches of pictures that are gone from SRC."
 )
 @click.option("--check", is_flag=True, help="Read back what is there; make anew what is damaged.")
+@options.names_option
 @options.limit_option
 @options.cluster_options
 @options.json_option
@@ -512,6 +543,7 @@ def prepare(
     preview: bool,
     prune: bool,
     check: bool,
+    names: str | None,
     limit_s: float,
     cluster: str,
     workers: int | None,
@@ -527,7 +559,13 @@ def prepare(
     from pipeline.cluster import ClusterSettings
 
     request = PrepareRequest.of(
-        src, dataset_dir, recipe=recipe, settings=settings, lr_sources=lr_sources, licence=licence
+        src,
+        dataset_dir,
+        recipe=recipe,
+        settings=settings,
+        lr_sources=lr_sources,
+        licence=licence,
+        names=names or "",
     )
     if preview:
         document, text, code = preview_dataset(request)
@@ -674,9 +712,9 @@ def _upscale(run: Run, upscaling: Upscaling, plans: Plan, client: Client) -> int
         return run.upscale(upscaling, plans, client, report_tiles)
 
 
-def _score(run: Run, reference: str | None, client: Client) -> list[Failure]:
+def _score(run: Run, reference: str | None, client: Client, names: str | None) -> list[Failure]:
     with _counted("score", "items") as report_items:
-        return run.score(reference, client, report_items)
+        return run.score(reference, client, report_items, names=names or "")
 
 
 def _export(run: Run, out_dir: Path, file_format: str, client: Client) -> tuple[int, list[Failure]]:
@@ -686,6 +724,7 @@ def _export(run: Run, out_dir: Path, file_format: str, client: Client) -> tuple[
 
 def _finish(
     status: JobStatus,
+    ingestion: Ingestion | None = None,
     *,
     as_json: bool,
     stopped: bool,
@@ -696,6 +735,9 @@ def _finish(
     document = status.to_json(computed_units=computed)
     extra = [f for f in more if f.error != "NotDone"]
     document["failures"] += _as_json(extra)
+    if ingestion is not None:
+        document["left_out"] = ingestion.left_out.to_json()
+        document["remarks"] = list(ingestion.remarks)
     _print_status(status, document, as_json=as_json, more=extra)
     sys.exit(_exit_code(not status.complete or bool(extra), stopped))
 
@@ -714,11 +756,6 @@ def _print_status(
     if as_json:
         options.print_json(document)
         return
-    gone = [visible(item) for item in vanished(status)]
-    for item in gone[:_FAILURES_SHOWN]:
-        click.echo(f"  {item}: gone from the source; what was made of it is kept", err=True)
-    if len(gone) > _FAILURES_SHOWN:
-        click.echo(f"  and {len(gone) - _FAILURES_SHOWN} more are gone from the source", err=True)
     for kind in ("items", "units"):
         counts = ", ".join(f"{n} {state}" for state, n in document[kind].items() if n)
         name = "tiles" if kind == "units" else kind
@@ -726,17 +763,25 @@ def _print_status(
             click.echo(f"{name:6} {counts}")
     if document["computed_units"]:
         click.echo(f"{document['computed_units']} tiles computed in this run")
+    # Failures before everything that is only to be known: what is read first must be theirs.
     _print_failures([*status.failures, *more])
+    _print_gone(vanished(status))
+    for remark in document.get("remarks", ()):
+        click.echo(visible(remark), err=True)
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:
-    for failure in failures[:_FAILURES_SHOWN]:
-        tile = "" if failure.tile is None else f" tile {failure.tile}"
-        message = visible(failure.message.removeprefix(f"{failure.item}: "))
-        click.echo(f"  {visible(failure.item)}{tile}: {failure.error}: {message}", err=True)
-    if len(failures) > _FAILURES_SHOWN:
-        rest = len(failures) - _FAILURES_SHOWN
-        click.echo(f"  and {rest} more; --json lists them all", err=True)
+    for line in failure_lines(failures):
+        click.echo(f"  {line}", err=True)
+
+
+def _print_gone(gone: Sequence[str]) -> None:
+    for item in gone[:SHOWN]:
+        click.echo(
+            f"  {visible(item)}: gone from the source; what was made of it is kept", err=True
+        )
+    if len(gone) > SHOWN:
+        click.echo(f"  and {len(gone) - SHOWN} more are gone from the source", err=True)
 
 
 def _as_json(failures: Sequence[Failure]) -> list[dict[str, Any]]:

@@ -97,6 +97,33 @@ class SecondsType(click.FloatRange):
         return found
 
 
+class EncodingType(click.ParamType[str]):
+    """An encoding that file names can be in."""
+
+    name = "ENCODING"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name of the encoding."""
+        from pipeline.errors import UsageError
+        from pipeline.zip_names import check_encoding
+
+        try:
+            check_encoding(str(value))
+        except UsageError as error:
+            self.fail(str(error).removeprefix("--names is "), param, ctx)
+        return str(value)
+
+
+def names_option(function: F) -> F:
+    """Add how names in archives are encoded."""
+    return click.option(
+        "--names",
+        type=EncodingType(),
+        metavar="ENCODING",
+        help="Encoding of file names in a .zip or .tar that does not say it, such as cp932.",
+    )(function)
+
+
 def json_option(function: F) -> F:
     """Add ``--json``."""
     return click.option(

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows import options
+from flows.failures import failure_lines
 from flows.printing import visible
 from flows.progress import counted
 from pipeline.cluster import connect
 from pipeline.config import recipe_names
 from pipeline.dataset.export import run_dataset_export
 from pipeline.dataset.licences import check_named, licence_of, read_licences
-from pipeline.dataset.originals import list_originals
+from pipeline.dataset.originals import Original, list_originals
 from pipeline.dataset.prepare import DEFAULT_LIMIT_S, Ledgers, Preparation, dataset_spec
 from pipeline.dataset.preview import EXAMPLES, preview
 from pipeline.dataset.recipe import PrepareRecipe, load_prepare_recipe
@@ -27,7 +28,7 @@ from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
 from pipeline.job import beside, locked
-from pipeline.status import read_status
+from pipeline.status import Failure, read_status
 from pipeline.storage.archive import is_archive
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
@@ -37,12 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pipeline.cluster import ClusterSettings, Stop
-    from pipeline.status import Failure
+    from pipeline.sources import Listing
 
 PICTURES, CHUNKS = "pictures", "chunks"
 """What the two ledgers of a dataset are called in their database."""
 
-_FAILURES_SHOWN = 20
 _INTERRUPTED = "\ninterrupted; the same command continues"
 _NO_PATCH = "\nno patch was made; prepare other pictures, or loosen what leaves patches out"
 
@@ -56,6 +56,8 @@ class PrepareRequest:
     recipe: PrepareRecipe
     pairs: Mapping[str, str]
     licences: Mapping[str, str]
+    names: str = ""
+    """Encoding of names in a zip or tar that do not say theirs."""
 
     @classmethod
     def of(
@@ -67,6 +69,7 @@ class PrepareRequest:
         settings: Iterable[str],
         lr_sources: Iterable[str],
         licence: str | None,
+        names: str = "",
     ) -> PrepareRequest:
         """Read what was given on the command line; a dataset that is there has its own recipe.
 
@@ -89,7 +92,16 @@ class PrepareRequest:
             recipe=found.paired(pairs) if pairs else found,
             pairs=pairs,
             licences=read_licences(licence),
+            names=names,
         )
+
+    def originals(self) -> Listing[Original]:
+        """List the pictures, with their LR versions.
+
+        Raises:
+            SourceError: if there is nothing at a source.
+        """
+        return list_originals(self.source, self.pairs, scale=self.recipe.scale, names=self.names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +124,7 @@ def run_prepare(
     place = request.dataset_dir.resolve()
     check_apart(request.source, place)
     check_place(place)
-    originals = list_originals(request.source, request.pairs, scale=recipe.scale)
+    originals = request.originals()
     items = [original.item for original in originals]
     check_named(items, request.licences)
     _tell_unlicensed(items, request.licences)
@@ -147,6 +159,8 @@ def run_prepare(
     document = told.document | {
         "computed_units": preparation.computed,
         "left_out": dict(Counter(told.document["left_out"]) + preparation.unplaced),
+        "files_left_out": originals.left_out.to_json(),
+        "remarks": originals.remarks(),
         "report": str(path),
     }
     if stop.requested and not (surveyed and told.made):
@@ -224,7 +238,7 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     """Draw a contact sheet beside the dataset that would be; return JSON, text, exit code."""
     check_apart(request.source, request.dataset_dir.resolve())
     recipe = request.recipe
-    originals = list_originals(request.source, request.pairs, scale=recipe.scale)
+    originals = request.originals()
     # For its errors: what the pictures give is not known yet.
     items = [original.item for original in originals]
     assign_splits(items, recipe.split, seed=recipe.seed, before={}, group=recipe.group)
@@ -234,9 +248,12 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     path = place.with_name(f"{place.name}.preview.png")
     write_atomic(path, sheet)
     _tell_failures([f"{item}: {reason}" for item, reason in broken.items()])
+    for remark in originals.remarks():
+        click.echo(visible(remark), err=True)
     document = {
         "preview": str(path),
         "failures": [{"item": item, "message": reason} for item, reason in broken.items()],
+        "files_left_out": originals.left_out.to_json(),
     }
     text = f"{visible(str(path))}: {EXAMPLES} patches of a few of {len(originals)} pictures"
     return document, text, options.INCOMPLETE if broken else options.DONE
@@ -322,11 +339,10 @@ def _text(document: Mapping[str, Any]) -> str:
     if "report" in document:
         lines.append(f"report    {visible(document['report'])}")
     _tell_failures(
-        [
-            f"{f['item']}: {f['error']}: {f['message'].removeprefix(f['item'] + ': ')}"
-            for f in document["failures"]
-        ]
+        failure_lines([Failure(**failure) for failure in document["failures"]]),
     )
+    for remark in document.get("remarks", ()):
+        click.echo(visible(remark), err=True)
     return "\n".join(lines)
 
 
@@ -335,7 +351,5 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _tell_failures(lines: Sequence[str]) -> None:
-    for line in lines[:_FAILURES_SHOWN]:
-        click.echo(f"  {visible(line)}", err=True)
-    if len(lines) > _FAILURES_SHOWN:
-        click.echo(f"  and {len(lines) - _FAILURES_SHOWN} more; --json lists them all", err=True)
+    for line in lines:
+        click.echo(f"  {line}", err=True)

@@ -25,15 +25,25 @@ from pipeline.unit import ModelAddress
 
 
 @task
-def ingest_pictures(job_dir: Path, run_id: str, src: str, scheduler: str) -> dict[str, int]:
-    """Bring the source into the job's LR archive; return how many items are in which state."""
+def ingest_pictures(
+    job_dir: Path,
+    run_id: str,
+    src: str,
+    scheduler: str,
+    names: str = "",
+    skip: Path | None = None,
+) -> dict[str, Any]:
+    """Bring the source into the job's LR archive; return what was left out, and remarks."""
     with (
         part_of(open_job(job_dir), run_id) as run,
         connect(ClusterSettings(address=scheduler)) as client,
         counted("ingest", "files") as report,
     ):
-        run.ingest(src, client, report)
-        return dict(run.status().items)
+        ingestion = run.ingest(src, client, report, names=names, skip=skip)
+        return {
+            "left_out": ingestion.left_out.to_json(),
+            "remarks": list(ingestion.remarks),
+        }
 
 
 @task
@@ -49,7 +59,7 @@ def upscale_tiles(job_dir: Path, run_id: str, upscaling: Upscaling, scheduler: s
 
 @task
 def score_tiles(
-    job_dir: Path, run_id: str, reference: str | None, scheduler: str
+    job_dir: Path, run_id: str, reference: str | None, scheduler: str, names: str = ""
 ) -> dict[str, Any]:
     """Score every tile; return the figures and what could not be scored."""
     with (
@@ -57,7 +67,7 @@ def score_tiles(
         connect(ClusterSettings(address=scheduler)) as client,
         counted("score", "items") as report,
     ):
-        failures = run.score(reference, client, report)
+        failures = run.score(reference, client, report, names=names)
         scores = scores_to_json(read_scores(run.ledger))
         return scores | {"failures": [asdict(failure) for failure in failures]}
 
@@ -97,8 +107,11 @@ def upscale_archive(
     file_format: str = "same",
     cluster: str = "local",
     workers: int | None = None,
+    names: str = "",
 ) -> dict[str, Any]:
     """Upscale everything at `src` into the job, score it, export it, and write the report.
+
+    `names` is the encoding of names in a zip or tar that do not say theirs.
 
     Returns what ``upres upscale --json`` prints, with ``scores``, ``report`` and (where pictures
     were exported) ``export`` beside it.
@@ -118,10 +131,10 @@ def upscale_archive(
         connect(settings) as client,
     ):
         scheduler = address_of(client)
-        ingest_pictures(job_dir, run.id, src, scheduler)
+        told = ingest_pictures(job_dir, run.id, src, scheduler, names, export_dir)
         computed = upscale_tiles(job_dir, run.id, upscaling, scheduler)
-        result = run.status().to_json(computed_units=computed)
-        result["scores"] = score_tiles(job_dir, run.id, reference, scheduler)
+        result = run.status().to_json(computed_units=computed) | told
+        result["scores"] = score_tiles(job_dir, run.id, reference, scheduler, names)
         if export_dir is not None:
             result["export"] = export_pictures(job_dir, run.id, export_dir, file_format, scheduler)
     result["report"] = report_job(job_dir)

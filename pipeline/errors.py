@@ -32,6 +32,10 @@ class PictureError(UpresError, ValueError):
     """One file is no picture, is broken, or is of a kind that upres does not read."""
 
 
+class UnsupportedError(PictureError):
+    """A file is of a kind that upres does not read: another picture format, an archive."""
+
+
 class ArchiveError(UpresError, ValueError):
     """A Zarr store is not an archive that upres wrote, or an item of it is damaged."""
 

@@ -6,10 +6,11 @@ written in the other form, so names are compared in one form where nobody has th
 
 from __future__ import annotations
 
-import fnmatch
 import unicodedata
 from collections import defaultdict
 from typing import TYPE_CHECKING, TypeVar
+
+from pipeline.globs import matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -30,19 +31,15 @@ def selects(pattern: str, names: Callable[[], Iterable[str]]) -> Callable[[str],
     """
     if pattern.isascii() and not any(sign in pattern for sign in "?["):
         # Whatever is written out is the same in both forms.
-        return lambda name: fnmatch.fnmatchcase(name, pattern)
-    exact = {
-        composed(name)
-        for name in names()
-        if not name.isascii() and fnmatch.fnmatchcase(name, pattern)
-    }
+        return lambda name: matches(name, pattern)
+    exact = {composed(name) for name in names() if not name.isascii() and matches(name, pattern)}
     wanted = composed(pattern)
 
     def selected(name: str) -> bool:
-        if fnmatch.fnmatchcase(name, pattern):
+        if matches(name, pattern):
             return True
         form = composed(name)
-        return form not in exact and fnmatch.fnmatchcase(form, wanted)
+        return form not in exact and matches(form, wanted)
 
     return selected
 

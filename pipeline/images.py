@@ -31,6 +31,8 @@ from pipeline.errors import PictureError
 from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
 from pipeline.exif import of_tiff as exif_of_tiff
+from pipeline.kinds import called
+from pipeline.signatures import HEAD_BYTES, READ, described
 from pipeline.storage.atomic import replace_atomically
 
 if TYPE_CHECKING:
@@ -59,8 +61,6 @@ EXTENSIONS: dict[str, str] = {
 
 SUFFIXES: dict[str, str] = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp"}
 """Format to the extension that upres writes."""
-
-_READ = "JPEG, PNG, TIFF and WebP"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +141,8 @@ def _sniff(data: bytes, *, name: str) -> str:
     """Return the format that the bytes declare, whatever the name promises."""
     format = _signature(data)
     if format is None:
-        raise PictureError(f"{name}: {_describe(data)}, wanted {_READ}")
+        words = described(data[:HEAD_BYTES], called=called(name))
+        raise PictureError(f"{name}: {words}, wanted {READ}")
     return format
 
 
@@ -155,35 +156,6 @@ def _signature(data: bytes) -> str | None:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
     return None
-
-
-def _describe(data: bytes) -> str:
-    """Say in words what bytes are that are none of the formats."""
-    if not data:
-        return "the file is empty (0 bytes)"
-    for start, words in _STRANGERS.items():
-        if data.startswith(start):
-            return f"the file is {words}"
-    if data[4:8] == b"ftyp":
-        return "the file is HEIF, AVIF or a film"
-    head = data[:512]
-    if head.isascii() and all(byte >= 32 or byte in b"\t\n\f\r" for byte in head):
-        return "the file is text"
-    return f"the file starts with the unknown bytes {data[:8].hex(' ')}"
-
-
-_STRANGERS = {
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
-    b"%PDF": "a PDF",
-    b"8BPS": "a Photoshop document",
-    b"PK\3\4": "a zip archive (give it as the source itself)",
-    b"\x1f\x8b": "gzip data (give a .tar.gz as the source itself)",
-    b"\0\0\0\x0cjP": "a JPEG 2000",
-    b"\0\0\0\x0cJXL": "a JPEG XL",
-    b"\xff\x0a": "a JPEG XL",
-    b"v/1\x01": "an OpenEXR",
-}
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from pipeline.cluster import Outcome, Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
 from pipeline.geometry import cuts
 from pipeline.images import Metadata, Picture, decode_picture
+from pipeline.left_out import LeftOut
 from pipeline.sources import SourceFile, check_same_source, list_source
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, clashing
 from pipeline.storage.image import Layout
@@ -57,6 +58,15 @@ class PackTask:
     chunk: int
     files: tuple[SourceFile, ...]
     archive_dir: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ingestion:
+    """What an ingestion came to: the rows of all files, and what the listing says besides."""
+
+    rows: list[ItemRow]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,10 +159,12 @@ def run_ingest(
     archive_dir: Path,
     ledger: Ledger,
     client: Client,
+    names: str = "",
+    skip: Path | None = None,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
-) -> list[ItemRow]:
-    """Ingest everything at `source`; return the rows of all its files.
+) -> Ingestion:
+    """Ingest everything at `source`, listed as `list_source` says; return what it came to.
 
     Many small pictures of one size go into stacks, all others become images of their own. The
     ledger keeps the fingerprint and unit count of items whose content did not change. Items of an
@@ -161,7 +173,7 @@ def run_ingest(
     Raises:
         SourceError: if there is nothing at `source`, or nothing of what was there before.
     """
-    files = list_source(source)
+    files = list_source(source, names=names, skip=skip)
     known = {row.item: row for row in ledger.items()}
     before = [item for item, row in known.items() if row.state == INGESTED]
     check_same_source(source, (file.item for file in files), before)
@@ -179,7 +191,7 @@ def run_ingest(
     # Only now: an interruption leaves an item at both places, never at none.
     _leave(archive, lain, into.rows)
     ledger.put_items(_vanished(known, {file.item for file in files}))
-    return [*clashed, *into.rows]
+    return Ingestion([*clashed, *into.rows], files.left_out, tuple(files.remarks()))
 
 
 class _Ingest:
@@ -484,7 +496,7 @@ def _kept(row: ItemRow, known: Mapping[str, ItemRow]) -> ItemRow:
 
 def _vanished(known: Mapping[str, ItemRow], listed: set[str]) -> list[ItemRow]:
     return [
-        replace(row, state=VANISHED, message=f"{row.source} is gone from the source")
+        replace(row, state=VANISHED, message=f"{row.source} is gone from the source, or left out")
         for item, row in known.items()
         if item not in listed and row.state != VANISHED
     ]

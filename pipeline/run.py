@@ -15,7 +15,7 @@ from pipeline.errors import UsageError
 from pipeline.export import run_export
 from pipeline.forms import selects
 from pipeline.inference import resolve_device
-from pipeline.ingest import adopt_archive, run_ingest
+from pipeline.ingest import Ingestion, adopt_archive, run_ingest
 from pipeline.job import held
 from pipeline.plan import ChunkPlan, plan_job
 from pipeline.score import run_score
@@ -116,17 +116,28 @@ class Run:
         return sum(mark_damaged(self.job, item, self.ledger) for item in sorted(damaged))
 
     def ingest(
-        self, source: str, client: Client, report: Callable[[int, int], None] = _silent
-    ) -> None:
-        """Bring `source` into the job's LR archive, or look through it where it is one."""
+        self,
+        source: str,
+        client: Client,
+        report: Callable[[int, int], None] = _silent,
+        *,
+        names: str = "",
+        skip: Path | None = None,
+    ) -> Ingestion:
+        """Bring `source` into the job's LR archive, or look through it where it is one.
+
+        `names` and `skip` are as for `list_source`.
+        """
         if self.job.source_dir.parent != self.job.folder:
             adopt_archive(self.job.open_source(), self.ledger)
-            return
-        run_ingest(
+            return Ingestion([])
+        return run_ingest(
             source,
             archive_dir=self.job.source_dir,
             ledger=self.ledger,
             client=client,
+            names=names,
+            skip=skip,
             stop=self.stop,
             report=report,
         )
@@ -227,12 +238,18 @@ class Run:
         )
 
     def score(
-        self, reference: str | None, client: Client, report: Callable[[int, int], None] = _silent
+        self,
+        reference: str | None,
+        client: Client,
+        report: Callable[[int, int], None] = _silent,
+        *,
+        names: str = "",
     ) -> list[Failure]:
         """Score every tile, as `run_score`; damaged shards become failed units."""
         failures = run_score(
             self.job,
             reference=reference,
+            names=names,
             ledger=self.ledger,
             client=client,
             stop=self.stop,

@@ -76,6 +76,7 @@ def run_score(
     reference: str | None,
     ledger: Ledger,
     client: Client,
+    names: str = "",
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> list[Failure]:
@@ -89,7 +90,7 @@ def run_score(
         SourceError: if there is nothing at `reference`.
         UsageError: if none of the job's items has an original there.
     """
-    tasks, failures = plan_score(job, reference=reference, ledger=ledger)
+    tasks, failures = plan_score(job, reference=reference, ledger=ledger, names=names)
     fresh = True
     for n, outcome in enumerate(submit_windowed(client, score_item, tasks, stop=stop), 1):
         if outcome.result is not None:
@@ -106,13 +107,15 @@ def run_score(
 
 
 def plan_score(
-    job: Job, *, reference: str | None, ledger: Ledger
+    job: Job, *, reference: str | None, ledger: Ledger, names: str = ""
 ) -> tuple[list[ScoreTask], list[Failure]]:
     """Return a task for each item that can be scored, and a failure for each that cannot."""
     counts = [c for c in ledger.count_items() if c.state == INGESTED]
     ready = {c.item for c in counts if _is_done(c)}
     rows = [row for row in ledger.items(INGESTED) if row.item in ready]
-    originals = None if reference is None else match_originals(list_source(reference), rows)
+    originals = None
+    if reference is not None:
+        originals = match_originals(list_source(reference, names=names), rows)
     if originals is not None and rows and not originals:
         raise UsageError(
             f"none of {len(rows)} items has an original in {reference}; originals are matched by "

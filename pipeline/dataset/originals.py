@@ -23,7 +23,7 @@ from pipeline.exif import copyright_of
 from pipeline.geometry import Rect, Span
 from pipeline.images import EXTENSIONS, read_picture
 from pipeline.ingest import metadata_of
-from pipeline.sources import SourceFile, list_source
+from pipeline.sources import Listing, SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
 
 if TYPE_CHECKING:
@@ -80,13 +80,15 @@ class Pictures:
     copyright: str = ""
 
 
-def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list[Original]:
-    """Return every picture at `source`, sorted by item.
+def list_originals(
+    source: str, pairs: Mapping[str, str], *, scale: int, names: str = ""
+) -> Listing[Original]:
+    """Return every picture at `source`, sorted by item, and what was left out there.
 
     `pairs` are sources of LR versions, by the name of the degradation. The LR file of ``a/b.png``
     at scale 4 is called ``b``, ``bx4`` or ``bx4`` and up to two more letters or digits, in any
     folder; where several are, the one in the folder most like HR's. No LR file is that of two HR
-    files: where no folder tells whose it is, it is nobody's.
+    files: where no folder tells whose it is, it is nobody's. `names` is as for `list_source`.
 
     Raises:
         SourceError: if there is nothing at a source.
@@ -95,10 +97,12 @@ def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list
     if is_archive(Path(source)):
         if pairs:
             raise UsageError(f"{source} is an archive, but --lr pairs files; give a folder as SRC")
-        return list(_of_archive(Path(source).absolute()))
-    files = list_source(source)
-    partners = {name: _partners(files, list_source(src), scale) for name, src in pairs.items()}
-    return [
+        return Listing(tuple(_of_archive(Path(source).absolute())))
+    files = list_source(source, names=names)
+    partners = {
+        name: _partners(files, list_source(src, names=names), scale) for name, src in pairs.items()
+    }
+    originals = tuple(
         Original(
             item=file.item,
             address=file.address,
@@ -107,7 +111,8 @@ def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list
             lr={name: of[file.item] for name, of in partners.items() if file.item in of},
         )
         for file in files
-    ]
+    )
+    return Listing(originals, files.left_out, files.notes)
 
 
 def decode(

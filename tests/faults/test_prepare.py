@@ -305,6 +305,11 @@ def test_a_source_that_is_gone_as_a_whole_does_not_retire_the_pictures(
     (empty / "readme.txt").write_text("nothing is mounted here")
     said = upres("prepare", empty, tmp_path / "set", *options)
     assert said.code == 1
+    assert "holds no pictures (left out: 1 sidecar (.txt 1))" in said.err
+    assert "mounted" in said.err
+    (empty / "other.png").write_bytes(b"of another source")
+    said = upres("prepare", empty, tmp_path / "set", *options)
+    assert said.code == 1
     assert "holds none of the 4 pictures" in said.err
 
 

@@ -216,7 +216,7 @@ def test_rerun_redoes_what_failed_and_nothing_else(
         ]
         == 0
     )
-    mended = upres("rerun", job, "--item", "a*", "--error", "archiveerror", *cluster, "--json")
+    mended = upres("rerun", job, "--item", "a.PNG", "--error", "archiveerror", *cluster, "--json")
     assert (mended.code, mended.document["computed_units"]) == (0, 2)
     assert mended.document["failures"] == []
     assert upres("rerun", job, *cluster, "--json").document["computed_units"] == 0
@@ -445,7 +445,8 @@ def test_wrong_usage_is_one_line_and_exit_code_2(
         (["upscale", "{strange}", "{job}", "--model", "bicubic"], ["strange", "archive"]),
         (["ingest", "{source}", "{file}/x.zarr"], ["file"]),
         (["evaluate", "bicubic-x2", "{empty}"], ["empty"]),
-        (["evaluate", "bicubic-x2", "{texts}"], ["words.txt"]),
+        (["evaluate", "bicubic-x2", "{nowhere}"], ["nowhere"]),
+        (["evaluate", "bicubic-x2", "{texts}"], ["texts holds no pictures", ".txt 1"]),
     ],
 )
 def test_a_command_that_cannot_do_its_work_is_one_line_and_exit_code_1(

@@ -37,7 +37,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: S
     folder = tmp_path_factory.mktemp("train") / "pictures"
     for n in range(4):
         save(folder / f"{n}.png", photo(230, 210, at=60 * n))
-    (folder / "notes.txt").write_text("no picture")
+    (folder / "notes.jpg").write_text("no picture")
     return folder
 
 

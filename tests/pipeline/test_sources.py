@@ -21,13 +21,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, UnsupportedError
 from pipeline.sources import SourceFile, list_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-FILES = {"a.png": b"first", "b/c.png": b"second", "b/d/e.txt": b"words", "b.png": b""}
+FILES = {"a.png": b"first", "b/c.png": b"second", "b/d/e.webp": b"words", "b.png": b""}
 
 
 def folder(root: Path, files: Mapping[str, bytes] = FILES) -> Path:
@@ -124,7 +124,7 @@ def test_hidden_files_and_litter_are_left_out_everywhere(tmp_path: Path) -> None
     assert items(f"{tmp_path}/in/**/*") == ["a.png"]
 
 
-def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path) -> None:
+def test_links_to_files_are_followed_wherever_they_lead(tmp_path: Path) -> None:
     inside = folder(tmp_path / "in", {"b/a.png": b"1"})
     outside = folder(tmp_path / "out", {"z.png": b"2"})
     (inside / "link.png").symlink_to(outside / "z.png")
@@ -149,9 +149,9 @@ def test_links_to_files_are_followed_and_links_to_folders_are_not(tmp_path: Path
         ("**", sorted(FILES)),
         ("b/*.png", ["c.png"]),
         ("?/c.png", ["b/c.png"]),
-        ("[b]", ["b/c.png", "b/d/e.txt"]),
+        ("[b]", ["b/c.png", "b/d/e.webp"]),
         ("*", sorted(FILES)),
-        ("**/d/**/e.*", ["b/d/e.txt"]),
+        ("**/d/**/e.*", ["b/d/e.webp"]),
     ],
 )
 def test_items_of_a_glob_are_relative_to_its_fixed_part(
@@ -219,7 +219,7 @@ def test_no_member_name_makes_an_id_that_leaves_its_folder(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "names.tar"
-    make_tar(path, {**dict.fromkeys(names, b"1"), "fixed": b"2"})
+    make_tar(path, {**dict.fromkeys(names, b"\xff\xd8\xff"), "fixed.png": b"2"})
     for item in items(path):
         assert not re.match(r"[/\\]|[A-Za-z]:", item)
         assert not {"", ".", ".."} & set(item.split("/"))
@@ -363,7 +363,7 @@ def test_threads_share_a_compressed_tar(tmp_path: Path) -> None:
     ("src", "words"),
     [
         ("missing", "does not exist"),
-        ("missing/*.png", "is no folder"),
+        ("missing/*.png", "is not a folder"),
         ("*.gif", "matches no file"),
         ("s3://bucket/pictures", "copy it into a local folder"),
         ("https://example.org/a.png", "copy it into a local folder"),
@@ -398,3 +398,101 @@ def test_a_folder_that_cannot_be_listed_is_an_item_that_fails(
     files = {file.item.split("/")[-1]: file for file in list_source(f"{tmp_path}{pattern}")}
     with pytest.raises(SourceError, match=r"cannot be listed \(Permission denied"):
         files["d"].read()
+
+
+@pytest.mark.parametrize("name", ["a.cbz", "A.CBZ", "a.zip", "a", "a.epub"])
+def test_a_zip_is_known_by_its_content_or_its_name(tmp_path: Path, name: str) -> None:
+    assert contents(make_zip(tmp_path / name)) == FILES
+
+
+@pytest.mark.parametrize("name", ["a.cbt", "a.TAR", "a", "a.cbz"])
+def test_a_tar_is_known_by_its_content_or_its_name(tmp_path: Path, name: str) -> None:
+    assert contents(make_tar(tmp_path / name)) == FILES
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("a.cbr", b"Rar!\x1a\7\1\0", "is a RAR archive"),
+        ("a.cbz", b"Rar!\x1a\7\0", "is a RAR archive"),
+        ("a.cb7", b"7z\xbc\xaf\x27\x1c", "is a 7z archive"),
+        ("a.tar.zst", b"\x28\xb5\x2f\xfd", "is zstd data"),
+    ],
+)
+def test_an_archive_of_another_kind_is_refused_by_its_name(
+    tmp_path: Path, name: str, data: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(data + bytes(40))
+    with pytest.raises(SourceError, match=f"{words}, wanted .*; unpack it and give the folder"):
+        list_source(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("a.zip", "give it as the source itself"),
+        ("a.cbz", "give it as the source itself"),
+        ("a.tar", "give it as the source itself"),
+        ("a.rar", "unpack it"),
+        ("a.7z", "unpack it"),
+        ("a.iso", "unpack it"),
+    ],
+)
+def test_an_archive_within_a_folder_fails_with_the_next_step(
+    tmp_path: Path, name: str, step: str
+) -> None:
+    folder(tmp_path)
+    (make_zip(tmp_path / name) if "z" in name else (tmp_path / name)).write_bytes(bytes(20))
+    file = next(file for file in list_source(str(tmp_path)) if file.item == name)
+    with pytest.raises(UnsupportedError, match=rf"{re.escape(name)}: the file is a.*{step}"):
+        file.read()
+
+
+def test_sidecars_and_litter_in_archives_are_counted(tmp_path: Path) -> None:
+    files = {
+        **FILES,
+        "__MACOSX/._a.png": b"1",
+        "b/._c.png": b"2",
+        "ComicInfo.xml": b"<x/>",
+        "b/info.txt": b"text",
+        "b/cover.txt": b"\xff\xd8\xff a picture",
+        "clip.mov": b"3",
+        "vol2.zip": b"PK\3\4",
+        ".cache/x": b"4",
+    }
+    for path in (
+        make_zip(tmp_path / "a.zip", files),
+        make_zip(tmp_path / "b.zip", files, zipfile.ZIP_BZIP2),
+        make_tar(tmp_path / "a.tar", files),
+        make_tar(tmp_path / "a.tar.gz", files),
+    ):
+        listing = list_source(str(path))
+        kept = {"b/cover.txt", "vol2.zip", *FILES}
+        assert {file.item for file in listing} == kept
+        assert {file.item for file in listing if file.unread} == {"vol2.zip"}
+        assert listing.left_out.to_json() == {
+            "litter": 2,
+            "hidden": 1,
+            "sidecars": 2,
+            "not_pictures": 1,
+            "of_upres": 0,
+            "repeated_folders": 0,
+            "special": 0,
+        }
+        assert next(f for f in listing if f.item == "b/cover.txt").read() == files["b/cover.txt"]
+
+
+def test_a_file_that_is_named_as_the_source_is_never_left_out(tmp_path: Path) -> None:
+    for name, data in (("a.txt", b"words"), ("Thumbs.db", b"1\0"), (".hidden.png", b"2")):
+        (tmp_path / name).write_bytes(data)
+        assert items(tmp_path / name) == [name]
+    with pytest.raises(UnsupportedError, match=r"a\.txt: the file is text, wanted JPEG"):
+        only(tmp_path / "a.txt").read()
+
+
+def test_ids_in_a_tar_do_not_depend_on_the_locale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_tar(tmp_path / "a.tar", {"é.png": b"1"})
+    monkeypatch.setattr(tarfile, "ENCODING", "latin-1")
+    assert items(path) == ["é.png"]

@@ -220,14 +220,17 @@ def test_broken_tiny_and_text_files_are_recorded_with_the_reason_and_the_rest_go
     whole = (pictures / "a.png").read_bytes()
     (pictures / "broken.png").write_bytes(whole[: len(whole) // 2])
     (pictures / "notes.txt").write_text("hello")
+    (pictures / "notes.png").write_text("hello")
     save(pictures / "tiny.png", photo(15, 40))
     said = prepare(pictures, tmp_path / "set")
     assert said.code == 3
     assert said.document["items"]["done"] == 4
     told = {failure["item"]: failure["message"] for failure in said.document["failures"]}
-    assert set(told) == {"broken.png", "notes.txt", "tiny.png"}
+    assert set(told) == {"broken.png", "notes.png", "tiny.png"}
     assert "15x40 px, expected at least 16x16 px" in told["tiny.png"]
-    assert "text" in told["notes.txt"]
+    assert "text" in told["notes.png"]
+    assert said.document["files_left_out"]["sidecars"] == 1
+    assert "left out: 1 sidecar (.txt 1)" in said.err
     assert sum(said.document["patches"].values()) == 4 * 323
 
 
