@@ -13,7 +13,9 @@ from typing import Any
 from prefect import flow, task
 
 from flows.progress import counted, tiles
+from pipeline.apart import check_export_apart
 from pipeline.cluster import ClusterSettings, address_of, connect
+from pipeline.export import ExportRequest
 from pipeline.inference import gpus_of
 from pipeline.job import create_job, open_job
 from pipeline.report import write_report
@@ -64,7 +66,7 @@ def score_tiles(
 
 @task
 def export_pictures(
-    job_dir: Path, run_id: str, out_dir: Path, file_format: str, scheduler: str
+    job_dir: Path, run_id: str, request: ExportRequest, scheduler: str
 ) -> dict[str, Any]:
     """Write the finished pictures as files; return how many, and what was not written."""
     with (
@@ -72,8 +74,8 @@ def export_pictures(
         connect(ClusterSettings(address=scheduler)) as client,
         counted("export", "items") as report,
     ):
-        written, failures = run.export(out_dir, file_format, client, report)
-        return {"written": written, "failures": [asdict(failure) for failure in failures]}
+        result = run.export(run.plan_export(request), client, report)
+        return result.to_json() | {"failures": [asdict(failure) for failure in result.failures]}
 
 
 @task
@@ -97,12 +99,21 @@ def upscale_archive(
     file_format: str = "same",
     cluster: str = "local",
     workers: int | None = None,
+    overwrite: bool = False,
+    prune: bool = False,
 ) -> dict[str, Any]:
     """Upscale everything at `src` into the job, score it, export it, and write the report.
 
     Returns what ``upres upscale --json`` prints, with ``scores``, ``report`` and (where pictures
-    were exported) ``export`` beside it.
+    were exported) ``export`` beside it. `overwrite` and `prune` are those of ``upres export``.
     """
+    request = None
+    if export_dir is not None:
+        check_export_apart(export_dir, src=src, job_dir=job_dir, reference=reference)
+        request = ExportRequest(
+            out_dir=export_dir, format=file_format, overwrite=overwrite, prune=prune
+        )
+        request.check()
     spec = make_spec(
         model, tile_px=tile_px, halo=halo, precision=precision, device=device, backend=backend
     )
@@ -117,10 +128,12 @@ def upscale_archive(
     ):
         scheduler = address_of(client)
         ingest_pictures(job_dir, run.id, src, scheduler)
+        if request is not None:
+            run.check_export(request)
         computed = upscale_tiles(job_dir, run.id, upscaling, scheduler)
         result = run.status().to_json(computed_units=computed)
         result["scores"] = score_tiles(job_dir, run.id, reference, scheduler)
-        if export_dir is not None:
-            result["export"] = export_pictures(job_dir, run.id, export_dir, file_format, scheduler)
+        if request is not None:
+            result["export"] = export_pictures(job_dir, run.id, request, scheduler)
     result["report"] = report_job(job_dir)
     return result
