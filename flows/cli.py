@@ -75,6 +75,7 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
     archive, in ARCHIVE.ledger.sqlite.
     """
     from flows.progress import counted
+    from pipeline.apart import check_not_read
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.ingest import run_ingest
     from pipeline.job import beside, locked
@@ -82,6 +83,7 @@ def ingest(src: str, archive: Path, cluster: str, workers: int | None, as_json: 
     from pipeline.storage.ledger import Ledger
 
     settings = ClusterSettings(address=cluster, workers=workers)
+    check_not_read(archive, src=src, what="archive")
     lock, path = beside(archive)
     with (
         options.interruptible() as stop,

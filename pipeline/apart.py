@@ -76,8 +76,20 @@ def check_made_apart(place: Path, *, src: str, what: str) -> None:
             f"{what} {place} is in the source {src}, where the pictures are; name a folder outside "
             "of it"
         )
-    if os.path.lexists(src) and is_inside(Path(src), place):
-        raise UsageError(f"the source {src} is in the {what} {place}; name another folder")
+    check_not_read(place, src=src, what=what)
+
+
+def check_not_read(place: Path, *, src: str, what: str) -> None:
+    """Refuse to make `what` (an archive, a dataset) of what is in it already.
+
+    Raises:
+        UsageError: if the source `src` is the folder `place` or, where that is there, is in it.
+    """
+    root = Path(src)
+    if not os.path.lexists(src) or not is_inside(root, place):
+        return
+    if is_inside(place, root) or (place / "zarr.json").is_file():
+        raise UsageError(f"the source {src} is the {what} {place} or is in it; name another folder")
 
 
 def reads(src: str, folder: Path) -> bool:

@@ -33,6 +33,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pipeline.errors import SourceError
+from pipeline.member_times import tar_member_ns, zip_member_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -75,6 +76,8 @@ class SourceFile:
     member: Member | None = None
     archive_bytes: int = 0
     refused: str | None = None
+    modified_ns: int | None = None
+    """When a member was modified, if its archive knows."""
 
     def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of the file.
@@ -390,6 +393,7 @@ def _list_zip(path: Path) -> list[SourceFile]:
                 member=_zip_member(info),
                 archive_bytes=facts.st_size,
                 refused=found[1] or _zip_refusal(info),
+                modified_ns=zip_member_ns(info),
             )
             listed.append(file)
     return listed
@@ -506,6 +510,7 @@ def _tar_file(
         member=Member(kind=kind, offset=info.offset_data, stored_bytes=info.size),
         archive_bytes=facts.st_size,
         refused=refused,
+        modified_ns=tar_member_ns(info),
     )
 
 

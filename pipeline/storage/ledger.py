@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -274,6 +274,8 @@ class Ledger:
     @classmethod
     def open_file(cls, path: Path, *, job: str, read_only: bool = False) -> Ledger:
         """Open the SQLite ledger at `path`."""
+        if not read_only:
+            _check_own_file(path)
         # Not by a URL in text: a folder may be called "what?".
         url = sa.URL.create("sqlite", database=str(path))
         return cls._of(url, job=job, read_only=read_only)
@@ -668,6 +670,29 @@ def _create_tables(connection: sa.Connection) -> None:
     else:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
     _metadata.create_all(connection)
+
+
+def _check_own_file(path: Path) -> None:
+    """Make sure that a file that is to be a ledger is not a database of another program.
+
+    Raises:
+        LedgerError: if it is. A file that is no database is known as such when it is opened.
+    """
+    if not path.exists():
+        return
+    with (
+        suppress(sqlite3.Error),
+        closing(
+            sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)
+        ) as connection,
+    ):
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {name for (name,) in found}
+        if tables and _jobs.name not in tables:
+            raise LedgerError(
+                f"{path} is a database of another program (it holds {min(tables)}), expected a "
+                "ledger or no file; move it away"
+            )
 
 
 def _reading_engine(url: sa.URL) -> sa.Engine:
