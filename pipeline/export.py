@@ -30,7 +30,7 @@ from pipeline.storage.places import Identity, identities
 from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pipeline.cluster import Client
     from pipeline.job import Job
@@ -118,8 +118,9 @@ def plan_export(
         UsageError: if the format is unknown, the folder is where the job reads, or a file would
             take the place of one that an item came from.
     """
-    check_targets(job, ledger=ledger, request=request)
-    by_item = {row.item: row for row in ledger.items()}
+    rows = ledger.items()
+    check_targets(job, rows, source=ledger.source(), request=request)
+    by_item = {row.item: row for row in rows}
     ready = [by_item[c.item] for c in status.counts if status.item_state(c) == "done"]
     known = {row.path: row for row in ledger.exports(below=f"{request.root}{os.sep}")}
     formats, failures = _formats(job, ready, known.values(), request.format)
@@ -144,7 +145,9 @@ def plan_export(
     )
 
 
-def check_targets(job: Job, *, ledger: Ledger, request: ExportRequest) -> None:
+def check_targets(
+    job: Job, rows: Sequence[ItemRow], *, source: str | None, request: ExportRequest
+) -> None:
     """Refuse to export into folders of the source, or over files of it, once these are known.
 
     Raises:
@@ -152,18 +155,16 @@ def check_targets(job: Job, *, ledger: Ledger, request: ExportRequest) -> None:
             this or another name of the place.
     """
     request.check()
-    source = ledger.source()
     check_export_apart(request.out_dir, src=source, job_dir=job.folder)
-    rows = ledger.items()
-    targets = [request.root / row.item for row in rows if not row.item.startswith("/")]
-    originals = _Originals(rows)
+    root, originals = str(request.root), _Originals(rows)
+    targets = [f"{root}{os.sep}{row.item}" for row in rows]
     for path in filter(_has_other_names, targets):
         originals.check(path)
     files = [row for row in rows if row.source.endswith(f"/{row.item}")]
     # A single picture may have other files beside it; an old ledger does not say what it was.
     if len(files) > 1 if source is None else Path(source).is_dir():
         folders = identities({os.path.dirname(row.source) for row in files})  # noqa: PTH120
-        for folder in {path.parent for path in targets}:
+        for folder in sorted({os.path.dirname(path) for path in targets}):  # noqa: PTH120
             if Identity.of(folder) in folders:
                 raise UsageError(
                     f"export would write into {folder}, which is a folder of the source by this or "
@@ -209,7 +210,7 @@ class _Originals:
     def __init__(self, rows: Iterable[ItemRow]) -> None:
         self._sources = {row.source for row in rows if row.source}
 
-    def check(self, path: Path) -> None:
+    def check(self, path: str | Path) -> None:
         """Refuse to write where an original is.
 
         Raises:
@@ -512,10 +513,10 @@ def _is_as_written(path: Path, before: ExportRow) -> bool:
     return (found.st_size, str(found.st_mtime_ns)) == (before.size_bytes, before.mtime_ns)
 
 
-def _has_other_names(path: Path) -> bool:
+def _has_other_names(path: str) -> bool:
     """Return whether a path is a link of any kind, and so may be a file that is elsewhere too."""
     try:
-        found = path.lstat()
+        found = os.lstat(path)
     except OSError:
         return False
     return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)

@@ -230,7 +230,7 @@ class Run:
         Raises:
             UsageError: if it would.
         """
-        check_targets(self.job, ledger=self.ledger, request=request)
+        check_targets(self.job, self.ledger.items(), source=self.ledger.source(), request=request)
 
     def plan_export(self, request: ExportRequest) -> ExportPlan:
         """Return which finished pictures are to be written, as `plan_export`."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +15,7 @@ from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 @pytest.fixture
@@ -37,7 +37,9 @@ def refused(out: Path, src: object, job: Path | None = None, reference: str | No
     return False
 
 
-@pytest.mark.parametrize("out", ["photos", "photos/up", "photos/trips/new/deep", "photos/../photos"])
+@pytest.mark.parametrize(
+    "out", ["photos", "photos/up", "photos/trips/new/deep", "photos/../photos"]
+)
 def test_an_export_into_the_source_is_refused(out: str, photos: Path) -> None:
     assert refused(photos.parent / out, photos)
 
