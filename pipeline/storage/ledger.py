@@ -487,6 +487,8 @@ class Ledger:
 
     def exports(self, *, below: str) -> list[ExportRow]:
         """Return what was exported to paths that begin with `below`, sorted by path."""
+        if not self._has(_exports):
+            return []
         # LIKE knows no case in SQLite: what it finds beyond that is left out here.
         start = _exports.c.path.startswith(_storable(below), autoescape=True)
         query = self._mine(_exports).where(start).order_by(_exports.c.path)
@@ -521,6 +523,8 @@ class Ledger:
 
     def source(self) -> str | None:
         """Return what `keep_source` kept; None in jobs that never did."""
+        if not self._has(_sources):
+            return None
         query = sa.select(_sources.c.source).where(_sources.c.job == self._job)
         return next((row["source"] for row in self._rows(query)), None)
 
@@ -562,6 +566,11 @@ class Ledger:
         ]
 
     # --- the database ------------------------------------------------------------------------
+
+    def _has(self, table: sa.Table) -> bool:
+        """Return whether a table is there; to read an old ledger makes none."""
+        with self._transaction() as connection:
+            return sa.inspect(connection).has_table(table.name)
 
     def _mine(self, table: sa.Table) -> sa.Select[Any]:
         return sa.select(table).where(table.c.job == self._job)
