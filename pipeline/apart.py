@@ -99,7 +99,10 @@ def reads(src: str, folder: Path) -> bool:
     """
     source = Path(src)
     if source.is_dir():
-        return is_inside(folder, source) or any(True for _ in ways_below(folder, source))
+        if is_inside(folder, source):
+            return True
+        # An archive holds no folders of pictures, and no links to some.
+        return not is_archive(source) and any(True for _ in ways_below(folder, source))
     if os.path.lexists(src) or not glob.has_magic(src):
         return False
     root, pattern = _split(src)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -45,7 +46,7 @@ is kept: files that are there are then written again."""
 
 _FOLDER = "folder"
 _EMPTY = sha256(b"").hexdigest()
-_BATCH = 64
+_BATCH, _BATCH_S = 64, 2.0
 _RUN_SLACK_NS = 2 * 10**9
 """File systems round times, by two seconds at most."""
 
@@ -355,6 +356,7 @@ class _Export:
         self._waiting: list[tuple[ExportTask, Exported]] = []
         self._rows: list[ExportRow] = []
         self._shared = _shared_names(plan.tasks)
+        self._placed_s = time.monotonic()
 
     def with_folders(self) -> Iterator[ExportTask]:
         """Yield the tasks, each once its folder is there; what a killed export left there goes."""
@@ -382,7 +384,8 @@ class _Export:
         else:
             self.unchanged += 1
             self._rows.append(_row_of(task, exported.facts))
-        if len(self._waiting) + len(self._rows) >= _BATCH:
+        late = time.monotonic() - self._placed_s > _BATCH_S
+        if late or len(self._waiting) + len(self._rows) >= _BATCH:
             self.place()
 
     def place(self) -> None:
@@ -403,6 +406,7 @@ class _Export:
             sync_folder(folder)
         self._ledger.put_exports(self._rows)
         self._rows = []
+        self._placed_s = time.monotonic()
 
     def leave(self, *, prune: bool) -> tuple[int, tuple[str, ...]]:
         """Look after the files that are gone from the source; return (pruned, those still there).
@@ -576,8 +580,8 @@ def _in_the_way(error: OSError) -> OSError:
     )
 
 
-def _ns(time: str) -> int:
-    return int(datetime.fromisoformat(time).timestamp() * 1e9) if time else 0
+def _ns(when: str) -> int:
+    return int(datetime.fromisoformat(when).timestamp() * 1e9) if when else 0
 
 
 def _failure(item: str, error: BaseException | None) -> Failure:
