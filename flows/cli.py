@@ -17,8 +17,10 @@ from flows.printing import visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.cluster import Client
+    from pipeline.cluster import Client, ClusterSettings, Stop
+    from pipeline.export import ExportPlan, ExportRequest, ExportResult
     from pipeline.ingest import Ingestion
+    from pipeline.job import Job
     from pipeline.plan import Plan
     from pipeline.run import Run, Upscaling
     from pipeline.status import Failure, JobStatus
@@ -88,6 +90,7 @@ def ingest(
     archive, in ARCHIVE.ledger.sqlite.
     """
     from flows.progress import counted
+    from pipeline.apart import check_not_read
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.ingest import run_ingest
     from pipeline.job import beside, locked
@@ -95,6 +98,7 @@ def ingest(
     from pipeline.storage.ledger import Ledger
 
     settings = ClusterSettings(address=cluster, workers=workers)
+    check_not_read(archive, src=src, what="archive")
     lock, path = beside(archive)
     with (
         options.interruptible() as stop,
@@ -140,6 +144,7 @@ def ingest(
     show_default=True,
     help="File format of --export.",
 )
+@options.replacing_options
 @click.option("--ledger", metavar="URL", help="Database of the ledger.  [default: SQLite in JOB]")
 @options.json_option
 @options.reported
@@ -159,6 +164,8 @@ def upscale(
     reference: str | None,
     export_dir: Path | None,
     file_format: str,
+    overwrite: bool,
+    prune: bool,
     ledger: str | None,
     as_json: bool,
 ) -> None:
@@ -167,8 +174,9 @@ def upscale(
     SRC is a picture, folder, glob, .zip, .tar or an archive that `upres ingest` made.
     JOB is created, or continued: what is done already is not done again.
     """
+    from pipeline.apart import check_export_apart
     from pipeline.cluster import ClusterSettings, connect
-    from pipeline.export import check_apart
+    from pipeline.export import ExportRequest
     from pipeline.inference import gpus_of
     from pipeline.job import create_job
     from pipeline.run import Upscaling, run_on
@@ -176,10 +184,17 @@ def upscale(
     from pipeline.spec import make_spec
     from pipeline.unit import ModelAddress
 
-    if file_format != "same" and export_dir is None:
-        raise click.UsageError(f"--format {file_format} goes with --export DIR")
+    request = None
     if export_dir is not None:
-        check_apart(export_dir, src=src, job_dir=job_dir)
+        check_export_apart(export_dir, src=src, job_dir=job_dir, reference=reference)
+        request = ExportRequest(
+            out_dir=export_dir, format=file_format, overwrite=overwrite, prune=prune
+        )
+    elif file_format != "same":
+        raise click.UsageError(f"--format {file_format} goes with --export DIR")
+    elif overwrite or prune:
+        option = "--overwrite" if overwrite else "--prune"
+        raise click.UsageError(f"{option} goes with --export DIR")
     settings = ClusterSettings(address=cluster, workers=workers, gpus=gpus_of(device))
     spec = make_spec(
         model, tile_px=tile_px, halo=halo, precision=precision, device=device, backend=backend
@@ -197,15 +212,21 @@ def upscale(
     ):
         with _counted("ingest", "files") as report:
             ingestion = run.ingest(src, client, report, names=names or "", skip=export_dir)
+        if request is not None:
+            run.check_export(request)
         computed = 0
         if not stop.requested:
             computed = _upscale(run, upscaling, run.plan(upscaling), client)
         failures: list[Failure] = []
         if reference is not None and not stop.requested:
             failures += _score(run, reference, client, names)
-        if export_dir is not None and not stop.requested:
-            failures += _export(run, export_dir, file_format, client)[1]
+        exported = None
+        if request is not None and not stop.requested:
+            exported = _export(run, run.plan_export(request), client)
+            failures += exported.failures
         status = run.status()
+    if request is not None and exported is not None and not as_json:
+        _print_export(exported, request.out_dir)
     _finish(
         status,
         ingestion,
@@ -213,6 +234,7 @@ def upscale(
         stopped=stop.requested,
         computed=computed,
         more=failures,
+        document={} if exported is None else {"export": exported.to_json()},
     )
 
 
@@ -400,6 +422,7 @@ def report(job_dir: Path, as_json: bool) -> None:
 @click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
 @click.argument("out_dir", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--format", "file_format", type=_FORMATS, default="same", show_default=True)
+@options.replacing_options
 @options.cluster_options
 @options.json_option
 @options.reported
@@ -407,46 +430,54 @@ def export(
     job_dir: Path,
     out_dir: Path,
     file_format: str,
+    overwrite: bool,
+    prune: bool,
     cluster: str,
     workers: int | None,
     as_json: bool,
 ) -> None:
     """Write the finished pictures as files.
 
-    They lie below DIR as their sources lay: tree mirrored, metadata kept.
+    They are written below DIR in the tree of their sources, with their metadata and modification
+    times. A file that is there already, as this job wrote it and still right, is not touched; one
+    that this job did not write is never replaced without --overwrite.
 
     An item with a tile that failed or is pending is not written, but listed. Of a DATASET each
     patch becomes PNG files below DIR/SPLIT/hr and DIR/SPLIT/lr_NAME, for other trainers.
     """
     from flows.prepare import export_dataset
-    from pipeline.cluster import ClusterSettings, connect
+    from pipeline.cluster import ClusterSettings
+    from pipeline.export import ExportRequest
     from pipeline.job import open_job
-    from pipeline.run import run_on
     from pipeline.storage.dataset import is_dataset
 
     settings = ClusterSettings(address=cluster, workers=workers)
+    document: dict[str, Any] = {"job": str(job_dir), "dir": str(out_dir)}
+    failures: Sequence[Failure]
     with options.interruptible() as stop:
         if is_dataset(job_dir):
             if file_format not in ("same", "png"):
                 raise click.UsageError(f"--format is {file_format}, but patches are written as png")
-            what = "patches"
+            if overwrite or prune:
+                raise click.UsageError("--overwrite and --prune are for jobs, not for datasets")
             written, failures = export_dataset(job_dir, out_dir, settings, stop=stop)
+            document["written"] = written
+            text = f"{written} patches written below {out_dir}"
         else:
-            what = "pictures"
-            job = open_job(job_dir)
-            with run_on(job, "upres export", stop=stop) as run, connect(settings) as client:
-                written, failures = _export(run, out_dir, file_format, client)
+            request = ExportRequest(
+                out_dir=out_dir, format=file_format, overwrite=overwrite, prune=prune
+            )
+            exported = _export_alone(open_job(job_dir), request, settings, stop)
+            failures = exported.failures
+            document |= exported.to_json()
+            text = ""
+            if not as_json:
+                _print_export(exported, out_dir)
     if as_json:
-        options.print_json(
-            {
-                "job": str(job_dir),
-                "dir": str(out_dir),
-                "written": written,
-                "failures": _as_json(failures),
-            }
-        )
+        options.print_json({**document, "failures": _as_json(failures)})
     else:
-        click.echo(f"{written} {what} written below {visible(str(out_dir))}")
+        if text:
+            click.echo(text)
         _print_failures(failures)
     sys.exit(_exit_code(bool(failures), stop.requested))
 
@@ -717,9 +748,45 @@ def _score(run: Run, reference: str | None, client: Client, names: str | None) -
         return run.score(reference, client, report_items, names=names or "")
 
 
-def _export(run: Run, out_dir: Path, file_format: str, client: Client) -> tuple[int, list[Failure]]:
+def _export(run: Run, plan: ExportPlan, client: Client | None) -> ExportResult:
     with _counted("export", "items") as report_items:
-        return run.export(out_dir, file_format, client, report_items)
+        return run.export(plan, client, report_items)
+
+
+def _export_alone(
+    job: Job, request: ExportRequest, settings: ClusterSettings, stop: Stop
+) -> ExportResult:
+    """Export a job; workers are started only where there is something to write."""
+    from pipeline.cluster import connect
+    from pipeline.run import run_on
+
+    with run_on(job, "upres export", stop=stop) as run:
+        plan = run.plan_export(request)
+        if not plan.tasks:
+            return run.export(plan, None)
+        with connect(settings) as client:
+            return _export(run, plan, client)
+
+
+def _print_export(exported: ExportResult, out_dir: Path) -> None:
+    counts = [f"{exported.written} pictures written below {out_dir}"]
+    if exported.unchanged:
+        counts.append(f"{exported.unchanged} unchanged")
+    if exported.pruned:
+        counts.append(f"{exported.pruned} pruned")
+    click.echo(", ".join(counts))
+    if not exported.gone:
+        return
+    hint = "changed since, so not pruned" if exported.kept else "--prune removes them"
+    many = len(exported.gone)
+    click.echo(
+        f"gone from the source, still in {out_dir}: {many} file{'s' * (many > 1)} ({hint})",
+        err=True,
+    )
+    for path in exported.gone[:SHOWN]:
+        click.echo(f"  {visible(path)}", err=True)
+    if many > SHOWN:
+        click.echo(f"  and {many - SHOWN} more; --json lists them all", err=True)
 
 
 def _finish(
@@ -730,9 +797,10 @@ def _finish(
     stopped: bool,
     computed: int = 0,
     more: Sequence[Failure] = (),
+    document: dict[str, Any] | None = None,
 ) -> None:
-    """Print how a run ended, and exit with the code that says it."""
-    document = status.to_json(computed_units=computed)
+    """Print how a run ended, and exit with the code that says it; JSON has `document` beside."""
+    document = status.to_json(computed_units=computed) | (document or {})
     extra = [f for f in more if f.error != "NotDone"]
     document["failures"] += _as_json(extra)
     if ingestion is not None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 
 from flows.quiet import prepare_prefect
 from flows.tables import score_table
 from pipeline.degrade import degrade_bicubic
+from pipeline.errors import OccupiedError, PictureError
 from pipeline.images import EXTENSIONS, Picture, read_picture, write_picture
 from pipeline.sources import list_source
+from pipeline.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from pipeline.cluster import ClusterSettings
@@ -74,10 +78,32 @@ def make_small(originals: Path, small: Path) -> None:
         data = file.read()
         picture = read_picture(data, name=file.item)
         reduced = Picture(pixels=degrade_bicubic(picture.pixels, SCALE), metadata=picture.metadata)
-        for path in (originals / file.item, (small / file.item).with_suffix(".png")):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        (originals / file.item).write_bytes(data)
-        write_picture((small / file.item).with_suffix(".png"), reduced, format="png")
+        original, lr = originals / file.item, (small / file.item).with_suffix(".png")
+        if _is_due(original, picture):
+            write_atomic(original, data)
+        if _is_due(lr, reduced):
+            write_picture(lr, reduced, format="png")
+
+
+def _is_due(path: Path, picture: Picture) -> bool:
+    """Return whether a picture of the demonstration is not there yet; make its folder.
+
+    Raises:
+        OccupiedError: if another file has its name.
+    """
+    if not os.path.lexists(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return True
+    try:
+        pixels = read_picture(path.read_bytes(), name=path.name).pixels
+    except (OSError, PictureError):
+        pixels = picture.pixels[:, :0]
+    if not np.array_equal(pixels, picture.pixels):
+        raise OccupiedError(
+            f"{path} exists and is not of the demonstration, which would replace it; name another "
+            "folder"
+        )
+    return False
 
 
 def _text(document: dict[str, Any], folder: Path) -> str:

@@ -151,6 +151,25 @@ def cluster_options(function: F) -> F:
     return function
 
 
+def replacing_options(function: F) -> F:
+    """Add what an export may do to files that are there."""
+    for option in (
+        click.option(
+            "--prune",
+            is_flag=True,
+            help="Remove exported files whose pictures are gone from the source, unless somebody "
+            "changed them.",
+        ),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace files that are in the way of an export and that this job did not write.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
 def device_options(precision: str) -> Callable[[F], F]:
     """Return a decorator that adds device, backend and precision, whose default is given."""
 

@@ -7,7 +7,6 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +15,7 @@ from flows import options
 from flows.failures import failure_lines
 from flows.printing import visible
 from flows.progress import counted
+from pipeline.apart import check_made_apart
 from pipeline.cluster import connect
 from pipeline.config import recipe_names
 from pipeline.dataset.export import run_dataset_export
@@ -28,14 +28,15 @@ from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
 from pipeline.job import beside, locked
+from pipeline.signature import check_own, is_signed_png, signed_png
 from pipeline.status import Failure, read_status
-from pipeline.storage.archive import is_archive
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
 from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.cluster import ClusterSettings, Stop
     from pipeline.sources import Listing
@@ -122,7 +123,7 @@ def run_prepare(
     recipe = request.recipe
     lock, ledger_path = beside(request.dataset_dir)
     place = request.dataset_dir.resolve()
-    check_apart(request.source, place)
+    check_apart(request.source, place, request.pairs.values())
     check_place(place)
     originals = request.originals()
     items = [original.item for original in originals]
@@ -187,17 +188,14 @@ def _absent(pictures: Ledger) -> list[tuple[str, str]]:
     return [(row.item, gone if row.state == VANISHED else row.message) for row in rows]
 
 
-def check_apart(source: str, place: Path) -> None:
+def check_apart(source: str, place: Path, lr_sources: Iterable[str] = ()) -> None:
     """Refuse a dataset among its own pictures: its files would be taken for some of them.
 
     Raises:
-        UsageError: if `place`, an absolute path, is or lies in the folder `source`.
+        UsageError: if `place` is, or is in, what is read at `source` or one of `lr_sources`.
     """
-    root = Path(source).resolve()
-    if root.is_dir() and (place == root or root in place.parents) and not is_archive(root):
-        raise UsageError(
-            f"{place} lies inside {root}, where the pictures are; name a folder outside of it"
-        )
+    for src in (source, *lr_sources):
+        check_made_apart(place, src=src, what="dataset")
 
 
 def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], str, int]:
@@ -236,17 +234,18 @@ def export_dataset(
 
 def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     """Draw a contact sheet beside the dataset that would be; return JSON, text, exit code."""
-    check_apart(request.source, request.dataset_dir.resolve())
+    check_apart(request.source, request.dataset_dir.resolve(), request.pairs.values())
     recipe = request.recipe
+    place = request.dataset_dir.resolve()
+    path = place.with_name(f"{place.name}.preview.png")
+    check_own(path, is_signed_png)
     originals = request.originals()
     # For its errors: what the pictures give is not known yet.
     items = [original.item for original in originals]
     assign_splits(items, recipe.split, seed=recipe.seed, before={}, group=recipe.group)
     sheet, broken = preview(originals, request.recipe)
-    place = request.dataset_dir.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
-    path = place.with_name(f"{place.name}.preview.png")
-    write_atomic(path, sheet)
+    write_atomic(path, signed_png(sheet))
     _tell_failures([f"{item}: {reason}" for item, reason in broken.items()])
     for remark in originals.remarks():
         click.echo(visible(remark), err=True)

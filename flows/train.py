@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from pipeline.training.loop import (
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes, joined
 from pipeline.training.recipe import load_recipe
+from pipeline.training.watch import CURVES, METRICS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -103,6 +105,8 @@ class TrainRequest:
         elif not self.resume:
             check_apart(self.source, self.out_dir.resolve())
         check_folder(self.out_dir, resume=self.resume)
+        if not self.resume:
+            _check_own_files(self.out_dir)
 
     def begun(self) -> TrainRequest:
         """Return the request that begins what it is to go on with, if that made no step yet.
@@ -138,6 +142,25 @@ class TrainRequest:
                     f"{', '.join(made.lr_names)}; take one of these, or add it to "
                     f"{PREPARE}.degradations"
                 )
+
+
+def _check_own_files(out_dir: Path) -> None:
+    """Make sure that a new training replaces no file that none wrote, such as a recipe by hand.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    recipe = out_dir / RECIPE
+    try:
+        own = load_recipe(str(recipe), whole=True).to_toml() == recipe.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        own = False
+    found = next((n for n in (RECIPE, METRICS, CURVES) if os.path.lexists(out_dir / n)), None)
+    if found is not None and not own:
+        raise UsageError(
+            f"{out_dir / found} was not written by a training, which would replace it; name "
+            "another folder with --out"
+        )
 
 
 def run_training(

@@ -13,7 +13,9 @@ from typing import Any
 from prefect import flow, task
 
 from flows.progress import counted, tiles
+from pipeline.apart import check_export_apart
 from pipeline.cluster import ClusterSettings, address_of, connect
+from pipeline.export import ExportRequest
 from pipeline.inference import gpus_of
 from pipeline.job import create_job, open_job
 from pipeline.report import write_report
@@ -74,7 +76,7 @@ def score_tiles(
 
 @task
 def export_pictures(
-    job_dir: Path, run_id: str, out_dir: Path, file_format: str, scheduler: str
+    job_dir: Path, run_id: str, request: ExportRequest, scheduler: str
 ) -> dict[str, Any]:
     """Write the finished pictures as files; return how many, and what was not written."""
     with (
@@ -82,8 +84,8 @@ def export_pictures(
         connect(ClusterSettings(address=scheduler)) as client,
         counted("export", "items") as report,
     ):
-        written, failures = run.export(out_dir, file_format, client, report)
-        return {"written": written, "failures": [asdict(failure) for failure in failures]}
+        result = run.export(run.plan_export(request), client, report)
+        return result.to_json() | {"failures": [asdict(failure) for failure in result.failures]}
 
 
 @task
@@ -108,14 +110,23 @@ def upscale_archive(
     cluster: str = "local",
     workers: int | None = None,
     names: str = "",
+    overwrite: bool = False,
+    prune: bool = False,
 ) -> dict[str, Any]:
     """Upscale everything at `src` into the job, score it, export it, and write the report.
 
     `names` is the encoding of names in a zip or tar that do not say theirs.
 
     Returns what ``upres upscale --json`` prints, with ``scores``, ``report`` and (where pictures
-    were exported) ``export`` beside it.
+    were exported) ``export`` beside it. `overwrite` and `prune` are those of ``upres export``.
     """
+    request = None
+    if export_dir is not None:
+        check_export_apart(export_dir, src=src, job_dir=job_dir, reference=reference)
+        request = ExportRequest(
+            out_dir=export_dir, format=file_format, overwrite=overwrite, prune=prune
+        )
+        request.check()
     spec = make_spec(
         model, tile_px=tile_px, halo=halo, precision=precision, device=device, backend=backend
     )
@@ -131,11 +142,13 @@ def upscale_archive(
         connect(settings) as client,
     ):
         scheduler = address_of(client)
-        told = ingest_pictures(job_dir, run.id, src, scheduler, names, export_dir)
+        listed = ingest_pictures(job_dir, run.id, src, scheduler, names, export_dir)
+        if request is not None:
+            run.check_export(request)
         computed = upscale_tiles(job_dir, run.id, upscaling, scheduler)
-        result = run.status().to_json(computed_units=computed) | told
+        result = run.status().to_json(computed_units=computed) | listed
         result["scores"] = score_tiles(job_dir, run.id, reference, scheduler, names)
-        if export_dir is not None:
-            result["export"] = export_pictures(job_dir, run.id, export_dir, file_format, scheduler)
+        if request is not None:
+            result["export"] = export_pictures(job_dir, run.id, request, scheduler)
     result["report"] = report_job(job_dir)
     return result

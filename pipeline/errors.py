@@ -40,6 +40,10 @@ class ArchiveError(UpresError, ValueError):
     """A Zarr store is not an archive that upres wrote, or an item of it is damaged."""
 
 
+class OccupiedError(UpresError, FileExistsError):
+    """Where a file is to be written there is one that upres did not write, or not like this."""
+
+
 class UnreadableError(ArchiveError):
     """A disk failed, or kept its files to itself: what the archive holds there is not known."""
 

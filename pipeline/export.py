@@ -1,192 +1,588 @@
-"""Export: from finished items of an SR archive to picture files, tree and metadata kept."""
+"""Export: from finished items of an SR archive to picture files, tree and metadata kept.
+
+The ledger knows every file that the job wrote. A file that is there already and is still what is
+wanted is not touched; one that the job did not write, or that was changed since, is never replaced
+unless that is asked for.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+import os
+import stat
+import time
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from pipeline.apart import check_export_apart
 from pipeline.cluster import Stop, submit_windowed
-from pipeline.errors import ArchiveError, UsageError
-from pipeline.geometry import Rect, Span
-from pipeline.images import EXTENSIONS, Picture, write_picture
-from pipeline.ingest import metadata_of
+from pipeline.errors import ArchiveError, OccupiedError, UsageError
+from pipeline.export_file import Exported, ExportTask, Facts, export_item, put_in_place, remove
+from pipeline.export_names import folded, paths_of
 from pipeline.status import Failure, JobStatus
-from pipeline.storage.archive import Archive
+from pipeline.storage.atomic import sync_folder
+from pipeline.storage.ledger import VANISHED, ExportRow
+from pipeline.storage.places import Identity, identities
 from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pipeline.cluster import Client
     from pipeline.job import Job
-    from pipeline.storage.ledger import ItemRow
+    from pipeline.storage.ledger import ItemRow, Ledger
 
 SAME = "same"
 FORMATS = ("png", "tiff", "jpeg", "webp")
-_SUFFIX = {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}
+
+RULES = 1
+"""Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
+is kept: files that are there are then written again."""
+
+_FOLDER = "folder"
+_EMPTY = sha256(b"").hexdigest()
+_BATCH, _BATCH_S = 64, 2.0
+_RUN_SLACK_NS = 2 * 10**9
+"""File systems round times, by two seconds at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExportTask:
-    """One item to write as a file."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What is to be exported where, and what may go for it."""
 
-    row: ItemRow
-    sr_dir: Path
-    path: Path
-    format: str
+    out_dir: Path
+    format: str = SAME
+    overwrite: bool = False
+    """Whether files that the job did not write may be replaced."""
+    prune: bool = False
+    """Whether files go that the job wrote for what is gone from the source."""
+
+    def check(self) -> None:
+        """Refuse a format that does not exist.
+
+        Raises:
+            UsageError: then.
+        """
+        if self.format not in (SAME, *FORMATS):
+            raise UsageError(f"format is {self.format!r}, expected {SAME}, {', '.join(FORMATS)}")
+
+    @property
+    def root(self) -> Path:
+        """Return the folder by the one name that the ledger knows it by."""
+        return Path(os.path.realpath(self.out_dir))
 
 
-def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:
-    """Return item -> relative file name in `format`; no two items share a name.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPlan:
+    """What an export would do."""
 
-    The extension is replaced, unless that would make two names one: then those whose extension
-    changes keep theirs in front of the new one (``a.png`` and ``a.jpg`` become ``a.png`` and
-    ``a.jpg.png``), as often as it takes.
-    """
-    items = list(items)
-    wanted = {item: _renamed(item, format) for item in items}
-    shared = Counter(wanted.values())
-    names = {item: name for item, name in wanted.items() if shared[name] == 1 or name == item}
-    taken = set(names.values())
-    for item in sorted(set(items) - set(names)):
-        name = item + _SUFFIX[format]
-        while name in taken:
-            name += _SUFFIX[format]
-        names[item] = name
-        taken.add(name)
-    return names
+    request: ExportRequest
+    tasks: tuple[ExportTask, ...] = ()
+    known: Mapping[str, ExportRow] = field(default_factory=dict)
+    """What the job wrote below the folder before, by path."""
+    unchanged: int = 0
+    gone: tuple[ExportRow, ...] = ()
+    """Files that the job wrote for what is not in the source now, or is called otherwise."""
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What an export did."""
+
+    written: int = 0
+    unchanged: int = 0
+    pruned: int = 0
+    gone: tuple[str, ...] = ()
+    """Paths of files that are still there although their pictures are gone from the source."""
+    kept: bool = False
+    """Whether these were to be removed, and stay as somebody changed them since."""
+    failures: tuple[Failure, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts, and the files that are gone from the source."""
+        counts = {name: getattr(self, name) for name in ("written", "unchanged", "pruned")}
+        return {**counts, "gone": len(self.gone), "gone_files": list(self.gone)}
 
 
 def plan_export(
-    job: Job,
-    status: JobStatus,
-    *,
-    rows: Iterable[ItemRow],
-    out_dir: Path,
-    format: str,
-) -> tuple[list[ExportTask], list[Failure]]:
-    """Return a task for each finished item of `rows`, and a failure for each that is not.
+    job: Job, status: JobStatus, *, ledger: Ledger, request: ExportRequest
+) -> ExportPlan:
+    """Return a task for each finished item that is not exported already, and what else to say.
 
     Raises:
-        UsageError: if the format is unknown, or a file would take the place of one that an item
-            came from.
+        UsageError: if the format is unknown, the folder is where the job reads, or a file would
+            take the place of one that an item came from.
     """
-    if format not in (SAME, *FORMATS):
-        raise UsageError(f"format is {format!r}, expected {SAME}, {', '.join(FORMATS)}")
+    rows = ledger.items()
+    check_targets(job, rows, source=ledger.source(), request=request)
     by_item = {row.item: row for row in rows}
     ready = [by_item[c.item] for c in status.counts if status.item_state(c) == "done"]
-    formats, failures = _formats(ready, job.open_sr(), format)
-    names: dict[str, str] = {}
-    for one in set(formats.values()):
-        names |= file_names((i for i in formats if formats[i] == one), format=one)
-    tasks = [
-        ExportTask(by_item[i], job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in formats
-    ]
-    _check_spares(tasks, (row.source for row in by_item.values()))
-    unready = [
+    known = {row.path: row for row in ledger.exports(below=f"{request.root}{os.sep}")}
+    formats, failures = _formats(job, ready, known.values(), request.format)
+    paths = paths_of(formats, request.root)
+    places = _Places(job, ledger, request, by_item, known, paths)
+    tasks, unchanged = [], 0
+    for item, path in paths.items():
+        if places.is_current(path, by_item[item], formats[item]):
+            unchanged += 1
+            continue
+        try:
+            tasks.append(places.task(path, by_item[item], formats[item]))
+        except OccupiedError as error:
+            failures.append(_failure(item, error))
+    return ExportPlan(
+        request=request,
+        tasks=tuple(tasks),
+        known=known,
+        unchanged=unchanged,
+        gone=tuple(places.gone()),
+        failures=(*failures, *_unready(status)),
+    )
+
+
+def check_targets(
+    job: Job, rows: Sequence[ItemRow], *, source: str | None, request: ExportRequest
+) -> None:
+    """Refuse to export into folders of the source, or over files of it, once these are known.
+
+    Raises:
+        UsageError: if the format is unknown, or a file would be written where the job reads, by
+            this or another name of the place.
+    """
+    request.check()
+    check_export_apart(request.out_dir, src=source, job_dir=job.folder)
+    root, originals = str(request.root), _Originals(rows)
+    targets = [f"{root}{os.sep}{row.item}" for row in rows]
+    for path in filter(_has_other_names, targets):
+        originals.check(path)
+    files = [row for row in rows if row.source.endswith(f"/{row.item}")]
+    # A single picture may have other files beside it; an old ledger does not say what it was.
+    if len(files) > 1 if source is None else Path(source).is_dir():
+        folders = identities({os.path.dirname(row.source) for row in files})  # noqa: PTH120
+        for folder in sorted({os.path.dirname(path) for path in targets}):  # noqa: PTH120
+            if Identity.of(folder) in folders:
+                raise UsageError(
+                    f"export would write into {folder}, which is a folder of the source by this or "
+                    "another name; name another folder"
+                )
+
+
+def run_export(
+    plan: ExportPlan,
+    *,
+    ledger: Ledger,
+    client: Client | None,
+    stop: Stop | None = None,
+    report: Callable[[int, int], None] = lambda _done, _of: None,
+) -> ExportResult:
+    """Write what `plan` says, and with its `prune` remove what is gone; say what became of it.
+
+    Killed at any moment, the next export knows every file that this one wrote. `client` may be None
+    where there are no tasks.
+    """
+    export = _Export(plan, ledger)
+    if client is not None and plan.tasks:
+        tasks = export.with_folders()
+        for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
+            export.take(outcome.task, outcome.result, outcome.error)
+            report(n, len(plan.tasks))
+        export.place()
+    stopped = stop is not None and stop.requested
+    pruned, gone = export.leave(prune=plan.request.prune and not stopped)
+    return ExportResult(
+        written=export.written,
+        unchanged=export.unchanged,
+        pruned=pruned,
+        gone=gone,
+        kept=plan.request.prune and not stopped,
+        failures=tuple(sorted(export.failures, key=lambda failure: failure.item)),
+    )
+
+
+class _Originals:
+    """The files that items came from, known by what they are, under whatever name."""
+
+    def __init__(self, rows: Iterable[ItemRow]) -> None:
+        self._sources = {row.source for row in rows if row.source}
+
+    def check(self, path: str | Path) -> None:
+        """Refuse to write where an original is.
+
+        Raises:
+            UsageError: then.
+        """
+        if Identity.of(path) in self._identities:
+            raise UsageError(
+                f"export would put {path} in the place of an original; name another folder"
+            )
+
+    @cached_property
+    def _identities(self) -> set[Identity]:
+        # Many files, and mostly none of them is asked for.
+        return identities(self._sources)
+
+
+class _Places:
+    """What is known of the places that files are to have, and of what is there."""
+
+    def __init__(
+        self,
+        job: Job,
+        ledger: Ledger,
+        request: ExportRequest,
+        by_item: Mapping[str, ItemRow],
+        known: Mapping[str, ExportRow],
+        paths: Mapping[str, Path],
+    ) -> None:
+        self._job, self._ledger, self._request = job, ledger, request
+        self._by_item, self._known, self._paths = by_item, known, paths
+        self._targets = {str(path): item for item, path in paths.items()}
+        self._originals = _Originals(by_item.values())
+
+    def is_current(self, path: Path, row: ItemRow, format: str) -> bool:
+        """Return whether the file that is wanted is there, as the job left it."""
+        before = self._known.get(str(path))
+        if before is None or before.coming_sha256 or not _is_of(before, row, format):
+            return False
+        return _is_as_written(path, before)
+
+    def task(self, path: Path, row: ItemRow, format: str) -> ExportTask:
+        """Return the task that writes the file of an item.
+
+        Raises:
+            UsageError: if what is there is an original.
+            OccupiedError: if the place is that of another item's file.
+        """
+        there = os.path.lexists(path)
+        before = self._known.get(str(path))
+        if there and (before is None or not _is_as_written(path, before)):
+            self._originals.check(path)
+        if there and before is None:
+            before = self._called_otherwise(path)
+        rows = [*([before] if before else []), *self._elsewhere.get(row.item, ())]
+        return ExportTask(
+            row=row,
+            sr_dir=self._job.sr_dir,
+            path=path,
+            partial=path.with_name(f".upres-{self._job.id}-{uuid.uuid4().hex}.partial"),
+            format=format,
+            asked=self._request.format,
+            made_of=_made_of(row),
+            ours=frozenset().union(*map(_contents, rows)),
+            current=frozenset(r.sha256 for r in rows if _is_of(r, row, format) and r.sha256),
+            of_a_run=there and before is None and self._is_of_a_run(path),
+            overwrite=self._request.overwrite,
+        )
+
+    def gone(self) -> Iterator[ExportRow]:
+        """Yield what was written below the folder and is of no item by its present name.
+
+        Only what this format was asked for, for items that are there: others are exports of their
+        own.
+        """
+        targets = {folded(path): path for path in self._targets}
+        for before in self._known.values():
+            if before.path in self._targets or before.format == _FOLDER:
+                continue
+            row = self._by_item.get(before.item)
+            gone = row is None or row.state == VANISHED
+            renamed = before.item in self._paths and before.asked == self._request.format
+            twin = targets.get(folded(before.path))
+            if (gone or renamed) and not (twin and _is_one(before.path, twin)):
+                yield before
+
+    def _called_otherwise(self, path: Path) -> ExportRow | None:
+        """Return the row of a file of the job that this file system finds under `path` too."""
+        before = self._by_folded.get(folded(path))
+        if before is None or not _is_one(before.path, path):
+            return None
+        other = self._targets.get(before.path)
+        if other is not None:
+            raise OccupiedError(
+                f"{path} is the file of {other} too, as the file system takes both names for one; "
+                "rename one of the two, or export into a folder elsewhere"
+            )
+        return before
+
+    def _is_of_a_run(self, path: Path) -> bool:
+        modified = path.lstat().st_mtime_ns
+        return any(start <= modified <= end for start, end in self._runs)
+
+    @cached_property
+    def _by_folded(self) -> dict[str, ExportRow]:
+        return {folded(row.path): row for row in self._known.values()}
+
+    @cached_property
+    def _elsewhere(self) -> Mapping[str, list[ExportRow]]:
+        """What was written of each item to wherever the folder was then."""
+        unknown = [item for item, path in self._paths.items() if str(path) not in self._known]
+        rows: dict[str, list[ExportRow]] = defaultdict(list)
+        for row in self._ledger.exports_of(unknown):
+            rows[row.item].append(row)
+        return rows
+
+    @cached_property
+    def _runs(self) -> list[tuple[int, int]]:
+        """When runs of the job began and ended, in ns; a killed one by the next one's start."""
+        runs = self._ledger.runs()
+        starts = [_ns(run["started"]) for run in runs]
+        ends = [_ns(run["finished"] or "") for run in runs]
+        later = [*starts[1:], starts[-1] if starts else 0]
+        return [
+            (start - _RUN_SLACK_NS, (end or after) + _RUN_SLACK_NS)
+            for start, end, after in zip(starts, ends, later, strict=True)
+        ]
+
+
+class _Export:
+    """One export on its way: finished files come in, take their places and are recorded.
+
+    What is about to be put somewhere is recorded first, so that a kill in between leaves no file
+    that the job would not know.
+    """
+
+    def __init__(self, plan: ExportPlan, ledger: Ledger) -> None:
+        self.written = 0
+        self.unchanged = plan.unchanged
+        self.failures = list(plan.failures)
+        self._plan = plan
+        self._ledger = ledger
+        self._waiting: list[tuple[ExportTask, Exported]] = []
+        self._rows: list[ExportRow] = []
+        self._shared = _shared_names(plan.tasks)
+        self._placed_s = time.monotonic()
+
+    def with_folders(self) -> Iterator[ExportTask]:
+        """Yield the tasks, each once its folder is there; what a killed export left there goes."""
+        ready: set[Path] = set()
+        for task in self._plan.tasks:
+            try:
+                if task.path.parent not in ready:
+                    self._make_folder(task.path.parent)
+                    _remove_partials(task)
+                    ready.add(task.path.parent)
+            except OSError as error:
+                self.failures.append(_failure(task.row.item, _in_the_way(error)))
+                continue
+            yield task
+
+    def take(
+        self, task: ExportTask, exported: Exported | None, error: BaseException | None
+    ) -> None:
+        """Take note of what became of a task."""
+        if exported is None:
+            task.partial.unlink(missing_ok=True)
+            self.failures.append(_failure(task.row.item, error))
+        elif exported.is_new:
+            self._waiting.append((task, exported))
+        else:
+            self.unchanged += 1
+            self._rows.append(_row_of(task, exported.facts))
+        late = time.monotonic() - self._placed_s > _BATCH_S
+        if late or len(self._waiting) + len(self._rows) >= _BATCH:
+            self.place()
+
+    def place(self) -> None:
+        """Put every finished file into its place."""
+        waiting, self._waiting = self._waiting, []
+        self._ledger.put_exports([*self._rows, *(self._coming(*one) for one in waiting)])
+        self._rows = []
+        for task, exported in waiting:
+            try:
+                put_in_place(task, exported)
+            except OSError as error:
+                self.failures.append(_failure(task.row.item, self._explained(task, error)))
+                self._take_back(task)
+                continue
+            self.written += 1
+            self._rows.append(_row_of(task, exported.facts))
+        for folder in {task.path.parent for task, _ in waiting}:
+            sync_folder(folder)
+        self._ledger.put_exports(self._rows)
+        self._rows = []
+        self._placed_s = time.monotonic()
+
+    def leave(self, *, prune: bool) -> tuple[int, tuple[str, ...]]:
+        """Look after the files that are gone from the source; return (pruned, those still there).
+
+        Only what is as the job left it is removed, and the folders that it made, where empty.
+        """
+        here = [row for row in self._plan.gone if os.path.lexists(row.path)]
+        forgotten = {row.path for row in self._plan.gone} - {row.path for row in here}
+        pruned = [r.path for r in here if prune and remove(Path(r.path), sha256=r.sha256)]
+        self._ledger.forget_exports(forgotten.union(pruned))
+        if prune:
+            self._remove_folders()
+        gone = tuple(row.path for row in here if row.path not in set(pruned))
+        return len(pruned), gone
+
+    def _remove_folders(self) -> None:
+        made = [row.path for row in self._plan.known.values() if row.format == _FOLDER]
+        removed = []
+        for path in sorted(made, reverse=True):  # What is further down comes first.
+            try:
+                os.rmdir(path)  # noqa: PTH106 - only where it is empty.
+            except OSError:
+                if os.path.lexists(path):
+                    continue
+            removed.append(path)
+        self._ledger.forget_exports(removed)
+
+    def _make_folder(self, folder: Path) -> None:
+        root = self._plan.request.root
+        missing = [p for p in (folder, *folder.parents) if p.is_relative_to(root)]
+        for path in reversed(missing):
+            if path == root:
+                path.mkdir(parents=True, exist_ok=True)
+            elif not path.is_dir():
+                path.mkdir()
+                self._rows.append(_folder_row(path))
+
+    def _coming(self, task: ExportTask, exported: Exported) -> ExportRow:
+        """Return what to record before a file takes its place: both contents count as the job's."""
+        there = exported.replaces or Facts(0, 0, "")
+        return replace(_row_of(task, there), made_of="", coming_sha256=exported.facts.sha256)
+
+    def _take_back(self, task: ExportTask) -> None:
+        before = self._plan.known.get(str(task.path))
+        if before is None:
+            self._ledger.forget_exports([str(task.path)])
+        else:
+            self._ledger.put_exports([before])
+
+    def _explained(self, task: ExportTask, error: OSError) -> OSError:
+        """Return an error that names the other item, where two have one name on this disk."""
+        others = [i for i in self._shared.get(folded(task.path), ()) if i != task.row.item]
+        if not others or not isinstance(error, OccupiedError):
+            return error
+        return OccupiedError(
+            f"{task.path} is the file of {others[0]} too, as the file system takes both names for "
+            "one; rename one of the two, or export into a folder elsewhere"
+        )
+
+
+def _formats(
+    job: Job, rows: Iterable[ItemRow], known: Iterable[ExportRow], format: str
+) -> tuple[dict[str, str], list[Failure]]:
+    """Return the format of each item, and a failure for each whose own cannot be read."""
+    if format != SAME:
+        job.open_sr()
+        return {row.item: format for row in rows}, []
+    # What was exported in the format of its source says which that is, and no archive is read.
+    exported = {row.item: row for row in known if row.asked == SAME}
+    sr = job.open_sr()
+    formats: dict[str, str] = {}
+    failures = []
+    for row in rows:
+        before = exported.get(row.item)
+        try:
+            if before is not None and before.made_of == _made_of(row):
+                formats[row.item] = before.format
+            else:
+                formats[row.item] = sr_image(sr, row).provenance["format"]
+        except ArchiveError as error:
+            failures.append(_failure(row.item, error))
+    return formats, failures
+
+
+def _unready(status: JobStatus) -> list[Failure]:
+    return [
         Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
         for c in status.counts
         if status.item_state(c) in ("failed", "pending")
     ]
-    return tasks, failures + unready
 
 
-def _formats(
-    rows: Iterable[ItemRow], sr: Archive, format: str
-) -> tuple[dict[str, str], list[Failure]]:
-    """Return the format of each item, and a failure for each whose own cannot be read."""
-    formats: dict[str, str] = {}
-    failures = []
-    for row in rows:
-        try:
-            own = sr_image(sr, row).provenance["format"] if format == SAME else format
-            formats[row.item] = own
-        except ArchiveError as error:
-            failures.append(Failure(row.item, None, type(error).__name__, str(error)))
-    return formats, failures
+def _made_of(row: ItemRow) -> str:
+    """Return what decides the bytes of an item's file, besides its format."""
+    return f"rules {RULES}, pixels {row.fingerprint}, source {row.sha256}"
 
 
-def check_apart(out_dir: Path, *, src: str, job_dir: Path) -> None:
-    """Refuse to export into the source: the next run would upscale what this one wrote.
-
-    Inside the job is right, as jobs are never read as sources.
-
-    Raises:
-        UsageError: if `out_dir` is the folder `src` or lies in it, and not in the job.
-    """
-    out, source, job = out_dir.resolve(), Path(src).resolve(), job_dir.resolve()
-    inside_source = source.is_dir() and out.is_relative_to(source)
-    if inside_source and not out.is_relative_to(job):
-        raise UsageError(
-            f"--export {out_dir} lies in the source {src}, so the next run would upscale what this "
-            "one writes; name a folder outside of it"
-        )
+def _is_of(before: ExportRow, row: ItemRow, format: str) -> bool:
+    return (before.made_of, before.format) == (_made_of(row), format)
 
 
-def export_item(task: ExportTask) -> str:
-    """Write one item as a file, in one piece; return the path.
-
-    Raises:
-        PictureError: if the format cannot hold the picture.
-        ArchiveError: if a chunk of it is damaged.
-    """
-    image = sr_image(Archive.open(task.sr_dir), task.row)
-    whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
-    task.path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Picture(pixels=image.read(whole), metadata=metadata_of(image.provenance))
-    write_picture(task.path, picture, format=task.format)
-    return str(task.path)
+def _is_as_written(path: Path, before: ExportRow) -> bool:
+    """Return whether a file has the size and time that the job left it with."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return (found.st_size, str(found.st_mtime_ns)) == (before.size_bytes, before.mtime_ns)
 
 
-def run_export(
-    job: Job,
-    status: JobStatus,
-    *,
-    rows: Iterable[ItemRow],
-    out_dir: Path,
-    format: str,
-    client: Client,
-    stop: Stop | None = None,
-    report: Callable[[int, int], None] = lambda _done, _of: None,
-) -> tuple[int, list[Failure]]:
-    """Write every finished item below `out_dir`; return how many, and what was not written."""
-    tasks, failures = plan_export(job, status, rows=rows, out_dir=out_dir.absolute(), format=format)
-    written = 0
-    for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
-        if outcome.error is None:
-            written += 1
-        else:
-            error = outcome.error
-            failures.append(Failure(outcome.task.row.item, None, type(error).__name__, str(error)))
-        report(n, len(tasks))
-    return written, sorted(failures, key=lambda failure: failure.item)
+def _has_other_names(path: str) -> bool:
+    """Return whether a path is a link of any kind, and so may be a file that is elsewhere too."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
-def _renamed(item: str, format: str) -> str:
-    path = PurePosixPath(item)
-    if EXTENSIONS.get(path.suffix.lower()) == format:
-        return item
-    known = path.suffix.lower() in EXTENSIONS
-    return str(path.with_suffix(_SUFFIX[format])) if known else item + _SUFFIX[format]
+def _is_one(path: str | Path, other: str | Path) -> bool:
+    identity = Identity.of(path)
+    return identity is not None and identity == Identity.of(other)
 
 
-def _check_spares(tasks: Iterable[ExportTask], sources: Iterable[str]) -> None:
-    """Refuse to write over an original, whichever item's it is and whatever became of it."""
-    originals = {Path(source).resolve() for source in sources if source}
+def _contents(row: ExportRow) -> set[str]:
+    """Return the contents by which a file is known as the job's."""
+    # The empty file may hold the place of one that was coming.
+    coming = {row.coming_sha256, _EMPTY} if row.coming_sha256 else set()
+    return {row.sha256, *coming} - {""}
+
+
+def _row_of(task: ExportTask, facts: Facts) -> ExportRow:
+    return ExportRow(
+        path=str(task.path),
+        item=task.row.item,
+        asked=task.asked,
+        format=task.format,
+        made_of=task.made_of,
+        size_bytes=facts.size_bytes,
+        mtime_ns=str(facts.mtime_ns),
+        sha256=facts.sha256,
+    )
+
+
+def _folder_row(path: Path) -> ExportRow:
+    return ExportRow(path=str(path), item="", asked="", format=_FOLDER, made_of="")
+
+
+def _remove_partials(task: ExportTask) -> None:
+    """Remove the unfinished files that a killed export of this job left in a folder."""
+    start, _, _ = task.partial.name.rpartition("-")
+    for path in task.partial.parent.iterdir():
+        if path.name.startswith(f"{start}-") and path.name.endswith(".partial"):
+            path.unlink(missing_ok=True)
+
+
+def _shared_names(tasks: Iterable[ExportTask]) -> dict[str, list[str]]:
+    """Return the items of `tasks` by what their names have in common."""
+    items: dict[str, list[str]] = defaultdict(list)
     for task in tasks:
-        if task.path.resolve() in originals:
-            raise UsageError(
-                f"export would put {task.path} in the place of an original; name another folder"
-            )
+        items[folded(task.path)].append(task.row.item)
+    return items
 
 
-def _inside(out_dir: Path, name: str) -> Path:
-    """Return the path of `name` below `out_dir`; refuse one that leads out of it."""
-    parts = PurePosixPath(name).parts
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
-        raise UsageError(
-            f"item {name!r} leads out of {out_dir}; its archive was made by other means"
-        )
-    return out_dir.joinpath(*parts)
+def _in_the_way(error: OSError) -> OSError:
+    """Return an error that says what to do, where a file is in the place of a folder."""
+    if not isinstance(error, (FileExistsError, NotADirectoryError)):
+        return error
+    return OccupiedError(
+        f"{error.filename} is not a folder, wanted one; move it away, or export into another folder"
+    )
+
+
+def _ns(when: str) -> int:
+    return int(datetime.fromisoformat(when).timestamp() * 1e9) if when else 0
+
+
+def _failure(item: str, error: BaseException | None) -> Failure:
+    return Failure(item, None, type(error).__name__, str(error))

@@ -583,7 +583,20 @@ _LIMITS = {
 
 
 def write_picture(path: Path, picture: Picture, *, format: str, quality: int = 95) -> None:
-    """Write the picture as `format` at `path`, whole or not at all; folders are created.
+    """Write the picture as `encode_picture` at `path`, whole or not at all; folders are created.
+
+    Raises:
+        PictureError: The format cannot hold the picture; the message names formats that can.
+        OSError: The file system refuses; what stood at `path` is untouched.
+    """
+    data = encode_picture(picture, name=path.name, format=format, quality=quality)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replace_atomically(path) as file:
+        file.write(data)
+
+
+def encode_picture(picture: Picture, *, name: str, format: str, quality: int = 95) -> bytes:
+    """Return the picture as the bytes of a file in `format`; the same picture, the same bytes.
 
     PNG, TIFF and WebP are lossless: reading them back gives the same values (WebP has no grey, so
     grey comes back as equal RGB). JPEG is 4:4:4 at `quality` (1 to 100, for JPEG alone). ICC, EXIF,
@@ -591,20 +604,16 @@ def write_picture(path: Path, picture: Picture, *, format: str, quality: int = 9
 
     Raises:
         PictureError: The format cannot hold the picture; the message names formats that can.
-        OSError: The file system refuses; what stood at `path` is untouched.
     """
     _check_format(picture, format)
     if not 1 <= quality <= 100:
         raise PictureError(f"quality is {quality}, wanted 1 to 100")
     try:
-        data = _WRITERS[format](picture, quality)
+        return _WRITERS[format](picture, quality)
     except Exception as error:  # Encoders raise anything, such as on metadata above a limit.
         raise PictureError(
-            f"{path.name}: cannot be written as {format.upper()} ({error}); write TIFF instead"
+            f"{name}: cannot be written as {format.upper()} ({error}); write TIFF instead"
         ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_atomically(path) as file:
-        file.write(data)
 
 
 def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> bytes:

@@ -438,7 +438,7 @@ def _provenance(row: ItemRow, file: SourceFile, metadata: Metadata) -> dict[str,
         "source": file.address,
         "sha256": row.sha256,
         "size_bytes": row.size_bytes,
-        "mtime_ns": file.mtime_ns,
+        "mtime_ns": file.mtime_ns if file.modified_ns is None else file.modified_ns,
         **_encoded(metadata),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import uuid
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -13,16 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
+from pipeline.signature import check_own
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.dataset import is_dataset
 from pipeline.storage.ledger import FILE_NAME, Ledger
+from pipeline.storage.places import is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DESCRIPTION = "job.json"
 LOCK = "lock"
+
+_HOLDER = re.compile(rb"\(pid \d+ on .*, since [-+:T\d]+\)\s*$")
+"""How the content of every lock ends: who holds it, or held it last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +180,9 @@ def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
 
     Raises:
         JobBusyError: if another process holds it; the message names that process and its start.
+        OccupiedError: if `lock` is not a file that upres wrote.
     """
+    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -231,13 +239,18 @@ def _holds_other_things(folder: Path) -> bool:
     return any(path.name not in (LOCK, FILE_NAME) for path in folder.iterdir())
 
 
+def _is_one(archive: Path, other: Path) -> bool:
+    """Return whether two paths are one folder, whatever it is called."""
+    return is_inside(archive, other) and is_inside(other, archive)
+
+
 def _check_same(job: Job, *, archive: Path | None, ledger_url: str | None) -> None:
-    if archive is not None and archive == (job.folder / "source.zarr").resolve():
+    if archive is not None and is_inside(archive, job.folder / "source.zarr"):
         raise UsageError(
             f"{archive} is the job's own copy of its pictures; give the pictures themselves, or "
             "use `upres rerun`"
         )
-    if archive is not None and archive != job.source_dir.resolve():
+    if archive is not None and not _is_one(archive, job.source_dir):
         raise UsageError(
             f"{job.folder} upscales {job.source_dir}, not {archive}; use another job folder"
         )

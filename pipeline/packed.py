@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from pipeline.errors import SourceError
+from pipeline.member_times import tar_member_ns, zip_member_ns
 from pipeline.signatures import HEAD_BYTES, packed
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Member:
 class Packed:
     """One file of an archive: its name there, with slashes, and why it cannot be read, or None.
 
+    `modified_ns` is when it was modified, in ns since 1970, if the archive knows.
     `look` returns its first bytes, while the archive is being listed; None where that costs much.
     """
 
@@ -63,6 +65,7 @@ class Packed:
     size_bytes: int
     member: Member
     refused: str | None
+    modified_ns: int | None
     look: Callable[[], bytes | None]
 
 
@@ -141,6 +144,7 @@ def _list_zip(path: Path, names: ZipNames) -> Iterator[Packed]:
                 size_bytes=info.file_size,
                 member=member,
                 refused=_zip_refusal(info),
+                modified_ns=zip_member_ns(info),
                 look=partial(_zip_head, file, member),
             )
 
@@ -255,7 +259,14 @@ def _tar_file(
         return stream.read(min(HEAD_BYTES, size))
 
     member = Member(kind=kind, offset=offset, stored_bytes=size)
-    return Packed(name="", size_bytes=size, member=member, refused=refused, look=look)
+    return Packed(
+        name="",
+        size_bytes=size,
+        member=member,
+        refused=refused,
+        modified_ns=tar_member_ns(info),
+        look=look,
+    )
 
 
 # Bytes

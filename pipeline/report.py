@@ -21,6 +21,7 @@ from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
 from pipeline.page import render
 from pipeline.score import ItemScores, read_scores
+from pipeline.signature import check_own, is_report
 from pipeline.status import JobStatus, read_status
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.ledger import DONE, INGESTED, ItemCount, ItemRow, Ledger
@@ -123,8 +124,10 @@ def write_report(job: Job) -> Path:
 
     Raises:
         LedgerError: if the ledger cannot be read.
+        OccupiedError: if a page of somebody else is in its place.
         OSError: if the page cannot be written.
     """
+    check_own(job.report_path, is_report)
     ledger = job.open_ledger_to_read()
     try:
         with _one_thread():

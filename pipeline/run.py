@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections import defaultdict
 from contextlib import closing, contextmanager
@@ -12,7 +13,7 @@ from models.registry import is_interpolation
 from pipeline.backends import resolve_backend
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
-from pipeline.export import run_export
+from pipeline.export import check_targets, plan_export, run_export
 from pipeline.forms import selects
 from pipeline.inference import resolve_device
 from pipeline.ingest import Ingestion, adopt_archive, run_ingest
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.cluster import Client
+    from pipeline.export import ExportPlan, ExportRequest, ExportResult
     from pipeline.job import Job
     from pipeline.plan import Plan, UnitPlan
     from pipeline.status import Failure, JobStatus
@@ -128,6 +130,8 @@ class Run:
 
         `names` and `skip` are as for `list_source`.
         """
+        # Not resolved: the name of a link is the name that the user chose.
+        self.ledger.keep_source(os.path.abspath(source))  # noqa: PTH100
         if self.job.source_dir.parent != self.job.folder:
             adopt_archive(self.job.open_source(), self.ledger)
             return Ingestion([])
@@ -258,26 +262,28 @@ class Run:
         self._recheck(failures)
         return failures
 
+    def check_export(self, request: ExportRequest) -> None:
+        """Make sure that an export will not get in the way of the source, before pixels are made.
+
+        Raises:
+            UsageError: if it would.
+        """
+        check_targets(self.job, self.ledger.items(), source=self.ledger.source(), request=request)
+
+    def plan_export(self, request: ExportRequest) -> ExportPlan:
+        """Return which finished pictures are to be written, as `plan_export`."""
+        return plan_export(self.job, self.status(), ledger=self.ledger, request=request)
+
     def export(
         self,
-        out_dir: Path,
-        file_format: str,
-        client: Client,
+        plan: ExportPlan,
+        client: Client | None,
         report: Callable[[int, int], None] = _silent,
-    ) -> tuple[int, list[Failure]]:
+    ) -> ExportResult:
         """Write the finished pictures, as `run_export`; damaged shards become failed units."""
-        written, failures = run_export(
-            self.job,
-            self.status(),
-            rows=self.ledger.items(),
-            out_dir=out_dir,
-            format=file_format,
-            client=client,
-            stop=self.stop,
-            report=report,
-        )
-        self._recheck(failures)
-        return written, failures
+        result = run_export(plan, ledger=self.ledger, client=client, stop=self.stop, report=report)
+        self._recheck(result.failures)
+        return result
 
     def last_upscaling(self) -> Upscaling:
         """Return how the job was upscaled last.

@@ -57,6 +57,8 @@ class SourceFile:
     archive_bytes: int = 0
     refused: str | None = None
     unread: str | None = None
+    modified_ns: int | None = None
+    """When a member was modified, if its archive knows."""
 
     def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of the file.
@@ -294,6 +296,7 @@ class _Lister:
                     archive_bytes=facts.st_size,
                     refused=named[1] or packed.refused,
                     unread=unread or None,
+                    modified_ns=packed.modified_ns,
                 )
         except SourceError as error:
             raise SourceError(f"{_shown(str(path))} {error}") from error

@@ -24,6 +24,7 @@ from pipeline.status import Failure
 from pipeline.storage.atomic import replace_atomically, write_atomic
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.manifest import NO_PATCH, SPLITS
+from pipeline.storage.places import is_inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -70,8 +71,7 @@ def check_apart(dataset_dir: Path, *, out_dir: Path) -> None:
     Raises:
         UsageError: if one of the two folders is the other, or lies in it.
     """
-    dataset, out = dataset_dir.resolve(), out_dir.resolve()
-    if out.is_relative_to(dataset) or dataset.is_relative_to(out):
+    if is_inside(out_dir, dataset_dir) or is_inside(dataset_dir, out_dir):
         raise UsageError(
             f"{out_dir} and the dataset {dataset_dir} lie in each other, expected folders apart; "
             "export into another folder"

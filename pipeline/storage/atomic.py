@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -35,7 +35,7 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.filename is None:
             error.filename = str(path)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -50,7 +50,53 @@ def remove_partials(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _sync_folder(folder: Path) -> None:
+def write_new(path: Path, content: bytes, finish: Callable[[Path], None]) -> None:
+    """Make a new file, call ``finish(path)`` for its attributes, and make both durable.
+
+    Raises:
+        OSError: if there is a file already, or it cannot be written; then nothing is left.
+    """
+    with path.open("xb") as file:
+        try:
+            file.write(content)
+            file.flush()
+            finish(path)
+            os.fsync(file.fileno())
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def place_new(partial: Path, path: Path) -> None:
+    """Give the finished file `partial` the name `path`, if nothing has that name.
+
+    Raises:
+        FileExistsError: if something has; it is untouched, and `partial` is still there.
+    """
+    try:
+        os.link(partial, path, follow_symlinks=False)
+    except FileExistsError:
+        raise
+    except OSError:
+        _place_without_links(partial, path)
+    else:
+        partial.unlink()
+
+
+def _place_without_links(partial: Path, path: Path) -> None:
+    """Reserve the name by an empty file, which only one can make, then replace that.
+
+    For FAT and for shares that know no hard links.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        partial.replace(path)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut, where folders can be synced (POSIX)."""
     if os.name != "posix":
         return

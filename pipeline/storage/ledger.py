@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -128,6 +128,30 @@ _runs = sa.Table(
     sa.Column("outcome", sa.String, nullable=False, default=_RUNNING),
 )
 
+_exports = sa.Table(
+    "exports",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("path", sa.String, primary_key=True),
+    sa.Column("item", sa.String, nullable=False),
+    sa.Column("asked", sa.String, nullable=False),
+    sa.Column("format", sa.String, nullable=False),
+    sa.Column("made_of", sa.String, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    # Text, as years after 2262 are beyond 64 bits of nanoseconds.
+    sa.Column("mtime_ns", sa.String, nullable=False),
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("coming_sha256", sa.String, nullable=False, default=""),
+    sa.Index("exports_by_item", "job", "item"),
+)
+
+_sources = sa.Table(
+    "sources",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("source", sa.String, nullable=False),
+)
+
 INGESTED, REJECTED, VANISHED = "ingested", "rejected", "vanished"
 DONE, FAILED = "done", "failed"
 
@@ -185,6 +209,29 @@ class ScoreRow:
     ssim_count: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRow:
+    """A file that the job exported, as it was when it was written last; or a folder it made.
+
+    What differs from this at `path` is not the job's, unless its content is `coming_sha256`.
+    """
+
+    path: str
+    item: str
+    """"" for a folder that the job made."""
+    asked: str
+    """The format that was asked for; `format` is what that came to."""
+    format: str
+    made_of: str
+    """Everything besides the format that decides the bytes of the file."""
+    size_bytes: int = 0
+    mtime_ns: str = ""
+    sha256: str = ""
+    """"" where a first file is on its way."""
+    coming_sha256: str = ""
+    """Content of the file that is being put there; "" once it is known to be there."""
+
+
 class ItemCount(NamedTuple):
     """How far one item is: `done` and `failed` count units under the wanted fingerprint."""
 
@@ -228,6 +275,8 @@ class Ledger:
     @classmethod
     def open_file(cls, path: Path, *, job: str, read_only: bool = False) -> Ledger:
         """Open the SQLite ledger at `path`."""
+        if not read_only:
+            _check_own_file(path)
         # Not by a URL in text: a folder may be called "what?".
         url = sa.URL.create("sqlite", database=str(path))
         return cls._of(url, job=job, read_only=read_only)
@@ -442,6 +491,55 @@ class Ledger:
             with self._transaction() as connection:
                 connection.execute(sa.update(_scores).where(mine).values(fingerprint=now))
 
+    # --- exports -----------------------------------------------------------------------------
+
+    def put_exports(self, rows: Iterable[ExportRow]) -> None:
+        """Insert or replace what is known of exported files."""
+        self._put(_exports, rows, key=("job", "path"))
+
+    def exports(self, *, below: str) -> list[ExportRow]:
+        """Return what was exported to paths that begin with `below`, sorted by path."""
+        if not self._has(_exports):
+            return []
+        # LIKE knows no case in SQLite: what it finds beyond that is left out here.
+        start = _exports.c.path.startswith(_storable(below), autoescape=True)
+        query = self._mine(_exports).where(start).order_by(_exports.c.path)
+        found = (ExportRow(**_without_job(row)) for row in self._rows(query))
+        return [row for row in found if row.path.startswith(_storable(below))]
+
+    def exports_of(self, items: Iterable[str]) -> Iterator[ExportRow]:
+        """Yield all that was exported of `items`, to whatever path."""
+        for batch in _batches(items):
+            rows = self._rows(self._mine(_exports).where(_exports.c.item.in_(batch)))
+            yield from (ExportRow(**_without_job(row)) for row in rows)
+
+    def forget_exports(self, paths: Iterable[str]) -> None:
+        """Drop what is known of exported files: they are not there any more."""
+        for batch in _batches(map(_storable, paths)):
+            mine = sa.and_(_exports.c.job == self._job, _exports.c.path.in_(batch))
+            with self._transaction() as connection:
+                connection.execute(sa.delete(_exports).where(mine))
+
+    # --- where the pictures came from ----------------------------------------------------------
+
+    def keep_source(self, source: str) -> None:
+        """Keep where the pictures of the job are, for later commands to stay away from."""
+        insert = _INSERT[self._engine.dialect.name](_sources)
+        row = {"job": self._job, "source": _storable(source)}
+        with self._transaction() as connection:
+            connection.execute(
+                insert.values(**row).on_conflict_do_update(
+                    index_elements=["job"], set_={"source": row["source"]}
+                )
+            )
+
+    def source(self) -> str | None:
+        """Return what `keep_source` kept; None in jobs that never did."""
+        if not self._has(_sources):
+            return None
+        query = sa.select(_sources.c.source).where(_sources.c.job == self._job)
+        return next((row["source"] for row in self._rows(query)), None)
+
     # --- how the job was last upscaled -----------------------------------------------------
 
     def keep_upscaling(self, values: dict[str, Any]) -> None:
@@ -480,6 +578,11 @@ class Ledger:
         ]
 
     # --- the database ------------------------------------------------------------------------
+
+    def _has(self, table: sa.Table) -> bool:
+        """Return whether a table is there; to read an old ledger makes none."""
+        with self._transaction() as connection:
+            return sa.inspect(connection).has_table(table.name)
 
     def _mine(self, table: sa.Table) -> sa.Select[Any]:
         return sa.select(table).where(table.c.job == self._job)
@@ -588,6 +691,29 @@ def _create_tables(connection: sa.Connection) -> None:
     else:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_CREATING)))
     _metadata.create_all(connection)
+
+
+def _check_own_file(path: Path) -> None:
+    """Make sure that a file that is to be a ledger is not a database of another program.
+
+    Raises:
+        LedgerError: if it is. A file that is no database is known as such when it is opened.
+    """
+    if not path.exists():
+        return
+    with (
+        suppress(sqlite3.Error),
+        closing(
+            sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)
+        ) as connection,
+    ):
+        found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        tables = {name for (name,) in found}
+        if tables and _jobs.name not in tables:
+            raise LedgerError(
+                f"{path} is a database of another program (it holds {min(tables)}), expected a "
+                "ledger or no file; move it away"
+            )
 
 
 def _reading_engine(url: sa.URL) -> sa.Engine:

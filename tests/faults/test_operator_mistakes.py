@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
+import subprocess
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
+
+from pipeline.config import RECIPES_DIR
+from pipeline.errors import OccupiedError, UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +43,7 @@ def test_an_export_from_another_directory_does_not_replace_the_originals(
     monkeypatch.chdir(os.sep)
     told = upres("export", tmp_path / "job", pictures, *cluster)
     assert told.code == 2
-    assert "in the place of an original" in told.err
+    assert "is in the source" in told.err
     assert digest(pictures) == before
 
 
@@ -65,8 +72,168 @@ def test_an_export_into_the_source_is_refused_before_anything_is_computed(
         "upscale", pictures, tmp_path / "job", *WORDS, "--export", pictures / "up", *cluster
     )
     assert told.code == 2
-    assert "lies in the source" in told.err
+    assert "is in the source" in told.err
     assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize("below", ["", "sub", "sub/new"])
+def test_the_source_under_another_name_is_refused_before_anything_is_computed(
+    below: str, pictures: Path, tmp_path: Path, upres: Command, digest: Digest
+) -> None:
+    alias = tmp_path / "alias"
+    alias.mkdir()
+    mount = ["mount", "--bind", str(pictures / "sub" if below else pictures), str(alias)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this user may not mount here: {done.stderr.strip()}")
+    before = digest(pictures)
+    try:
+        out = alias / "new" if below.endswith("new") else alias
+        told = upres("upscale", pictures, tmp_path / "job", *WORDS, "--export", out)
+    finally:
+        subprocess.run(["umount", "--lazy", str(alias)], check=False)
+    assert told.code == 2
+    (line,) = told.err.splitlines()
+    assert f"cannot export into {out}: it is in the source {pictures}" in line
+    assert not (tmp_path / "job").exists()
+    assert digest(pictures) == before
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_of_a_folder_that_is_exported_into_it_leaves_the_originals(
+    kind: str,
+    pictures: Path,
+    tmp_path: Path,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
+) -> None:
+    source = shutil.make_archive(str(tmp_path / "pictures"), kind, pictures)
+    before = digest(pictures)
+    words = ("upscale", source, tmp_path / "job", *WORDS, *cluster, "--export", pictures)
+    for _ in range(2):
+        told = upres(*words, "--json")
+        assert told.code == 3
+        assert told.document["export"] == {
+            "written": 0, "unchanged": 0, "pruned": 0, "gone": 0, "gone_files": [],
+        }  # fmt: skip
+        assert [f["error"] for f in told.document["failures"]] == ["OccupiedError"] * 3
+        assert digest(pictures) == before
+
+
+def test_the_flow_refuses_the_source_too(pictures: Path, tmp_path: Path) -> None:
+    from flows.upscale import upscale_archive
+
+    with pytest.raises(UsageError, match="is in the source"):
+        upscale_archive.fn(str(pictures), tmp_path / "job", export_dir=pictures / "up")
+    assert not (tmp_path / "job").exists()
+
+
+def test_a_lock_and_a_ledger_of_somebody_else_stay_as_they_are(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], digest: Digest
+) -> None:
+    (tmp_path / "a.zarr.lock").write_text("keys of the archive room")
+    told = upres("ingest", pictures, tmp_path / "a.zarr", *cluster)
+    assert told.code == 1
+    assert "a.zarr.lock exists and was not written by upres" in told.err
+    with closing(sqlite3.connect(tmp_path / "b.zarr.ledger.sqlite")) as database:
+        database.execute("CREATE TABLE invoices (sum)")
+        database.commit()
+    before = digest(tmp_path)
+    told = upres("ingest", pictures, tmp_path / "b.zarr", *cluster)
+    assert told.code == 1
+    assert "is a database of another program (it holds invoices)" in told.err
+    after = digest(tmp_path)
+    assert {name: after[name] for name in before} == before
+
+
+def test_an_archive_is_not_made_of_the_folder_that_it_is_in_itself(
+    pictures: Path, upres: Command, digest: Digest
+) -> None:
+    before = digest(pictures.parent)
+    told = upres("ingest", pictures, pictures)
+    assert told.code == 2
+    assert digest(pictures.parent) == before, "not even a lock beside it"
+
+
+def test_a_report_and_a_preview_of_somebody_else_stay_as_they_are(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+) -> None:
+    job = tmp_path / "job"
+    upres("upscale", pictures, job, *WORDS, *cluster)
+    assert upres("report", job).code == 0
+    assert upres("report", job).code == 0
+    (job / "report.html").write_text("<title>Annual report</title>")
+    told = upres("report", job)
+    assert (told.code, "was not written by upres" in told.err) == (1, True)
+    assert (job / "report.html").read_text() == "<title>Annual report</title>"
+    preview = ("prepare", pictures, tmp_path / "set", "--recipe", "srcnn-x4", "--preview")
+    (tmp_path / "set.preview.png").write_bytes(b"mine")
+    told = upres(*preview)
+    assert (told.code, "was not written by upres" in told.err) == (1, True)
+    assert (tmp_path / "set.preview.png").read_bytes() == b"mine"
+
+
+def test_a_recipe_by_hand_is_not_replaced_by_the_training_of_it(
+    pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    recipe = tmp_path / "out" / "recipe.toml"
+    recipe.parent.mkdir()
+    recipe.write_text("# mine\n" + (RECIPES_DIR / "srcnn-x4.toml").read_text())
+    before = recipe.read_bytes()
+    told = upres("train", pictures, "--recipe", recipe, "--out", recipe.parent)
+    assert (told.code, "was not written by a training" in told.err) == (2, True)
+    assert recipe.read_bytes() == before
+    assert [path.name for path in recipe.parent.iterdir()] == ["recipe.toml"]
+
+
+def test_a_demonstration_replaces_no_picture(tmp_path: Path, digest: Digest) -> None:
+    from flows.demo import make_small
+
+    make_small(tmp_path / "originals", tmp_path / "small")
+    before = digest(tmp_path)
+    make_small(tmp_path / "originals", tmp_path / "small")
+    assert digest(tmp_path) == before
+    for folder in ("originals", "small"):
+        path = next(path for path in (tmp_path / folder).rglob("*") if path.is_file())
+        own = path.read_bytes()
+        path.write_bytes(b"mine")
+        with pytest.raises(OccupiedError, match="is not of the demonstration"):
+            make_small(tmp_path / "originals", tmp_path / "small")
+        assert path.read_bytes() == b"mine"
+        path.write_bytes(own)
+
+
+def test_options_of_an_export_go_with_one(pictures: Path, tmp_path: Path, upres: Command) -> None:
+    for option in ("--overwrite", "--prune"):
+        told = upres("upscale", pictures, tmp_path / "job", *WORDS, option)
+        assert (told.code, f"{option} goes with --export DIR" in told.err) == (2, True)
+    assert not (tmp_path / "job").exists()
+
+
+def test_what_became_of_exported_files_is_said(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+) -> None:
+    job, out = tmp_path / "job", tmp_path / "out"
+    words = ("upscale", pictures, job, *WORDS, *cluster, "--export", out)
+    assert "3 pictures written below" in upres(*words).out
+    (pictures / "sub" / "1.png").unlink()
+    told = upres(*words)
+    assert told.code == 0
+    assert f"0 pictures written below {out}, 2 unchanged" in told.out
+    assert f"gone from the source, still in {out}: 1 file (--prune removes" in told.err
+    told = upres("export", job, out, "--json")
+    assert told.document == {
+        "job": str(job), "dir": str(out), "written": 0, "unchanged": 2, "pruned": 0, "gone": 1,
+        "gone_files": [str(out / "sub" / "1.png")], "failures": [],
+    }  # fmt: skip
+    told = upres(*words, "--prune")
+    assert "2 unchanged, 1 pruned" in told.out
+    (out / "sub" / "2.png").write_bytes(b"retouched")
+    told = upres("export", job, out, *cluster)
+    assert (told.code, "changed since this job wrote it" in told.err) == (3, True)
+    assert upres("export", job, out, "--overwrite", *cluster).code == 0
+    assert (out / "sub" / "2.png").read_bytes() != b"retouched"
 
 
 def test_a_job_beside_its_pictures_is_not_taken_for_pictures(

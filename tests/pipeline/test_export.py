@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pipeline.errors import UsageError
-from pipeline.export import file_names, run_export
+from pipeline.export import ExportRequest, ExportResult, plan_export, run_export
+from pipeline.export_names import file_names
 from pipeline.geometry import Rect, Span
 from pipeline.images import read_picture
 from pipeline.status import read_status
@@ -31,6 +32,10 @@ class Export(Protocol):
     def __call__(self, job: Job, format: str = "same") -> tuple[int, list[Failure]]: ...
 
 
+class FullExport(Protocol):
+    def __call__(self, job: Job, **request: Any) -> ExportResult: ...
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return tmp_path / "source"
@@ -42,11 +47,26 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def export(client: Client, out: Path) -> Export:
-    def run(job: Job, format: str = "same") -> tuple[int, list[Failure]]:
+def exported(client: Client, out: Path) -> FullExport:
+    """Export below `out`, unless the request names another folder, and return all of the result."""
+
+    def run(job: Job, **request: Any) -> ExportResult:
         with closing(job.open_ledger()) as ledger:
-            status, rows = read_status(job.folder, ledger), ledger.items()
-        return run_export(job, status, rows=rows, out_dir=out, format=format, client=client)
+            status = read_status(job.folder, ledger)
+            wanted = ExportRequest(**{"out_dir": out, **request})
+            plan = plan_export(job, status, ledger=ledger, request=wanted)
+            return run_export(plan, ledger=ledger, client=client)
+
+    return run
+
+
+@pytest.fixture
+def export(exported: FullExport) -> Export:
+    """Export, and return how many were written and what was not."""
+
+    def run(job: Job, format: str = "same") -> tuple[int, list[Failure]]:
+        result = exported(job, format=format)
+        return result.written, list(result.failures)
 
     return run
 
@@ -255,13 +275,11 @@ def test_an_unknown_format_is_wrong_usage(
 
 
 def test_an_export_never_takes_the_place_of_its_source(
-    source: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale, client: Client
+    source: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale, exported: FullExport
 ) -> None:
     path = save(source / "a.png", photo(20, 20))
     before = path.read_bytes()
     job = upscale(source, source.parent / "job").job
-    with closing(job.open_ledger()) as ledger:
-        status, rows = read_status(job.folder, ledger), ledger.items()
-    with pytest.raises(UsageError, match="in the place of an original"):
-        run_export(job, status, rows=rows, out_dir=source, format="same", client=client)
+    with pytest.raises(UsageError, match="in the source"):
+        exported(job, out_dir=source)
     assert path.read_bytes() == before

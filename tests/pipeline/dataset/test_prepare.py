@@ -517,7 +517,7 @@ def test_a_dataset_among_its_pictures_is_refused(
     for words in ((), ("--preview",)):
         said = prepare(pictures, pictures / "set", *words)
         assert said.code == 2
-        assert "lies inside" in said.err
+        assert "is in the source" in said.err
     assert not list(pictures.glob("set*"))
 
 

@@ -19,6 +19,7 @@ from pipeline.storage.ledger import (
     FILE_NAME,
     INGESTED,
     REJECTED,
+    ExportRow,
     ItemCount,
     ItemRow,
     Ledger,
@@ -413,3 +414,71 @@ def test_reading_a_ledger_that_is_not_there_makes_none(tmp_path: Path) -> None:
 def test_a_folder_in_the_ledgers_place_is_a_ledger_error(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="unable to open"):
         Ledger.open_file(tmp_path, job="j")
+
+
+# --- exports -----------------------------------------------------------------------------------
+
+E = ExportRow(path="/out/a.png", item="a", asked="same", format="png", made_of="x", sha256="1")
+
+
+def test_exports_are_found_by_folder_and_by_item(ledger: Ledger) -> None:
+    rows = [E, replace(E, path="/out/sub/b%_.png", item="b"), replace(E, path="/OUT/a.png")]
+    ledger.put_exports(rows)
+    assert ledger.exports(below="/out/") == [rows[0], rows[1]]
+    assert ledger.exports(below="/OUT/") == [rows[2]]
+    assert ledger.exports(below="/out/sub/b%") == [rows[1]]
+    assert sorted(r.path for r in ledger.exports_of(["a"])) == ["/OUT/a.png", "/out/a.png"]
+    ledger.forget_exports(["/out/a.png"])
+    assert ledger.exports(below="/out/") == [rows[1]]
+
+
+def test_times_beyond_64_bits_are_kept(ledger: Ledger) -> None:
+    row = replace(E, mtime_ns=str(13569465600 * 10**9))
+    ledger.put_exports([row])
+    assert ledger.exports(below="/") == [row]
+
+
+def test_the_source_is_the_one_of_the_last_run(ledger: Ledger) -> None:
+    assert ledger.source() is None
+    ledger.keep_source("/one")
+    ledger.keep_source("/two")
+    assert ledger.source() == "/two"
+
+
+def old_ledger(path: Path) -> None:
+    """Leave a ledger as the version before exports were recorded left it."""
+    made = Ledger.open_file(path, job="j")
+    made.put_items([A])
+    made.close()
+    with closing(sqlite3.connect(path)) as connection:
+        for table in ("exports", "sources"):
+            connection.execute(f"DROP TABLE {table}")
+        connection.commit()
+
+
+def test_a_ledger_of_before_gets_the_tables_that_it_lacks(tmp_path: Path) -> None:
+    old_ledger(tmp_path / FILE_NAME)
+    with closing(Ledger.open_file(tmp_path / FILE_NAME, job="j")) as ledger:
+        assert ledger.items() == [A]
+        assert ledger.exports(below="/") == []
+        ledger.put_exports([E])
+        assert ledger.exports(below="/") == [E]
+
+
+def test_a_ledger_of_before_can_be_read_where_nothing_may_be_written(tmp_path: Path) -> None:
+    old_ledger(tmp_path / FILE_NAME)
+    with closing(Ledger.open_file(tmp_path / FILE_NAME, job="j", read_only=True)) as ledger:
+        assert ledger.items() == [A]
+        assert ledger.exports(below="/") == []
+        assert ledger.source() is None
+
+
+def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / FILE_NAME
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE invoices (sum)")
+        connection.commit()
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match="another program"):
+        Ledger.open_file(path, job="j")
+    assert path.read_bytes() == before
