@@ -211,8 +211,7 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
     if list_items and not as_json:
-        for count in found.counts:
-            click.echo(f"{found.item_state(count):9} {count.done:>6}/{count.units:<6} {count.item}")
+        _print_items(found)
     document = found.to_json()
     document["runs"] = runs
     if list_items:
@@ -371,6 +370,8 @@ def export(
     An item with a tile that failed or is pending is not written, but listed. Of a DATASET each
     patch becomes PNG files below DIR/SPLIT/hr and DIR/SPLIT/lr_NAME, for other trainers.
     """
+    from dataclasses import asdict
+
     from flows.prepare import export_dataset
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.job import open_job
@@ -378,6 +379,7 @@ def export(
     from pipeline.storage.dataset import is_dataset
 
     settings = ClusterSettings(address=cluster, workers=workers)
+    notes: list[dict[str, Any]] = []
     with options.interruptible() as stop:
         if is_dataset(job_dir):
             if file_format not in ("same", "png"):
@@ -389,6 +391,7 @@ def export(
             job = open_job(job_dir)
             with run_on(job, "upres export", stop=stop) as run, connect(settings) as client:
                 written, failures = _export(run, out_dir, file_format, client)
+                notes = [asdict(n) for n in run.ledger.notes() if n.stage == "export"]
     if as_json:
         options.print_json(
             {
@@ -396,10 +399,17 @@ def export(
                 "dir": str(out_dir),
                 "written": written,
                 "failures": _as_json(failures),
+                "notes": notes,
             }
         )
     else:
         click.echo(f"{written} {what} written below {out_dir}")
+        if notes:
+            click.echo(
+                f"{len(notes)} notes on what the files do not hold; "
+                f"`upres status {job_dir} --items` lists them",
+                err=True,
+            )
         _print_failures(failures)
     sys.exit(_exit_code(bool(failures), stop.requested))
 
@@ -709,7 +719,24 @@ def _print_status(
             click.echo(f"{name:6} {counts}")
     if document["computed_units"]:
         click.echo(f"{document['computed_units']} tiles computed in this run")
+    if status.notes:
+        items = len({note.item for note in status.notes})
+        click.echo(
+            f"{len(status.notes)} notes on what was not kept of the files of {items} items; "
+            "`upres status JOB --items` lists them",
+            err=True,
+        )
     _print_failures([*status.failures, *more])
+
+
+def _print_items(status: JobStatus) -> None:
+    notes: dict[str, list[str]] = {}
+    for note in status.notes:
+        notes.setdefault(note.item, []).append(f"{'':24}{note.stage}: {note.note}")
+    for count in status.counts:
+        click.echo(f"{status.item_state(count):9} {count.done:>6}/{count.units:<6} {count.item}")
+        for line in notes.get(count.item, ()):
+            click.echo(line)
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:

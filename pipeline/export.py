@@ -14,6 +14,7 @@ from pipeline.images import EXTENSIONS, Picture, write_picture
 from pipeline.ingest import metadata_of
 from pipeline.status import Failure, JobStatus
 from pipeline.storage.archive import Archive
+from pipeline.travel import enlarged
 from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
@@ -125,8 +126,8 @@ def check_apart(out_dir: Path, *, src: str, job_dir: Path) -> None:
         )
 
 
-def export_item(task: ExportTask) -> str:
-    """Write one item as a file, in one piece; return the path.
+def export_item(task: ExportTask) -> tuple[str, ...]:
+    """Write one item as a file, in one piece; return notes on what the file does not hold.
 
     Raises:
         PictureError: if the format cannot hold the picture.
@@ -135,9 +136,9 @@ def export_item(task: ExportTask) -> str:
     image = sr_image(Archive.open(task.sr_dir), task.row)
     whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
     task.path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Picture(pixels=image.read(whole), metadata=metadata_of(image.provenance))
-    write_picture(task.path, picture, format=task.format)
-    return str(task.path)
+    metadata = enlarged(metadata_of(image.provenance), image.size[0] // task.row.height)
+    picture = Picture(pixels=image.read(whole), metadata=metadata)
+    return write_picture(task.path, picture, format=task.format)
 
 
 def run_export(
@@ -150,13 +151,18 @@ def run_export(
     client: Client,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
+    note: Callable[[str, tuple[str, ...]], None] = lambda _item, _notes: None,
 ) -> tuple[int, list[Failure]]:
-    """Write every finished item below `out_dir`; return how many, and what was not written."""
+    """Write every finished item below `out_dir`; return how many, and what was not written.
+
+    `note` takes each written item and what its file does not hold of the metadata.
+    """
     tasks, failures = plan_export(job, status, rows=rows, out_dir=out_dir.absolute(), format=format)
     written = 0
     for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
         if outcome.error is None:
             written += 1
+            note(outcome.task.row.item, outcome.result or ())
         else:
             error = outcome.error
             failures.append(Failure(outcome.task.row.item, None, type(error).__name__, str(error)))

@@ -20,6 +20,7 @@ from pipeline.score import run_score
 from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.status import read_status
 from pipeline.storage.archive import is_archive
+from pipeline.storage.ledger import EXPORT
 from pipeline.unit import ModelAddress
 from pipeline.upscale import (
     DEFAULT_LIMIT_S,
@@ -229,6 +230,7 @@ class Run:
         report: Callable[[int, int], None] = _silent,
     ) -> tuple[int, list[Failure]]:
         """Write the finished pictures, as `run_export`; damaged shards become failed units."""
+        notes: dict[str, tuple[str, ...]] = {}
         written, failures = run_export(
             self.job,
             self.status(),
@@ -238,7 +240,9 @@ class Run:
             client=client,
             stop=self.stop,
             report=report,
+            note=notes.__setitem__,
         )
+        self.ledger.put_notes(EXPORT, notes)
         self._recheck(failures)
         return written, failures
 
