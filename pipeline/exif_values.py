@@ -21,7 +21,7 @@ _ORIENTATION = 274
 _THUMBNAIL, _THUMBNAIL_BYTES = 513, 514
 _SUBJECT = (37396, 41492)  # Area, location.
 _FOCAL = (41486, 41487)  # Pixels per unit of the sensor, across and down.
-_RESOLUTION = (282, 283)
+_RESOLUTION, _UNIT = (282, 283), 296
 _SIDES = ((256, 257), (40962, 40963), (4097, 4098))
 """Width and height, as the first, the Exif and the interoperability directory call them."""
 
@@ -203,12 +203,16 @@ def holds_map(exif: bytes) -> bool:
         return False
 
 
-def holds_resolution(exif: bytes) -> bool:
-    """Return whether EXIF says how many pixels there are to an inch or a centimetre."""
+def dpi_of(exif: bytes) -> tuple[float, float] | None:
+    """Return how many pixels EXIF says that there are to an inch, across and down."""
     try:
-        return _RESOLUTION[0] in _Editor(exif).first
-    except (ValueError, struct.error):
-        return False
+        editor = _Editor(exif)
+        pairs = [editor.numbers(editor.first[code]) for code in _RESOLUTION]
+        unit = editor.numbers(editor.first[_UNIT])[0] if _UNIT in editor.first else 2
+        across, down = ({2: 1, 3: 2.54}[int(unit)] * top / bottom for top, bottom in pairs)
+    except (ValueError, struct.error, KeyError, IndexError, ZeroDivisionError):
+        return None
+    return (across, down) if across > 0 and down > 0 else None
 
 
 def turned_point(x: int, y: int, turn: int, *, width: int, height: int) -> tuple[int, int]:

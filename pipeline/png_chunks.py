@@ -28,7 +28,7 @@ _KEPT = (*TEXTS, *COLOURS, "tIME", "bKGD", "sBIT")
 _SILENT = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "iCCP", "eXIf", "iDOT", "acTL", "fcTL")
 _MOST_BYTES = 64 << 20
 _PROFILE = "Raw profile type "
-_HEX = re.compile(rb"\n\w*\n\s*(\d+)\n([0-9a-fA-F\s]*)")
+_HEX = re.compile(rb"\n[^\n]*\n\s*(\d+)\n([0-9a-fA-F\s]*)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ def _fit_captions(metadata: Metadata, target: Target, notes: list[str]) -> Metad
     if metadata.photoshop:
         size = in_words(len(metadata.photoshop))
         notes.append(f"Photoshop's image resources ({size}): WebP has no place for them")
-    if metadata.dpi and not (metadata.exif and exif_values.holds_resolution(metadata.exif)):
+    if metadata.dpi and not (metadata.exif and exif_values.dpi_of(metadata.exif)):
         across, down = metadata.dpi
         dpi = f"{across:.4g}" if across == down else f"{across:.4g} x {down:.4g}"
         notes.append(f"the resolution ({dpi} dpi): WebP has no place for it")
@@ -261,7 +261,10 @@ def _fit_others(metadata: Metadata, target: Target, notes: list[str]) -> Metadat
     return replace(metadata, comments=(), chunks=())
 
 
-_FITTERS = {"png": _fit_png, "jpeg": _fit_jpeg, "tiff": _fit_others, "webp": _fit_others}
+def _fit_tiff(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    """As `_fit_others`; the resolution that only the EXIF says is the TIFF's own."""
+    dpi = metadata.dpi or (exif_values.dpi_of(metadata.exif) if metadata.exif else None)
+    return replace(_fit_others(metadata, target, notes), dpi=dpi)
 
 
 def _note_chunks(chunks: Iterable[png_chunks.Chunk], name: str, notes: list[str]) -> None:
@@ -291,3 +294,6 @@ def _decoded(comment: bytes) -> str:
         return comment.decode()
     except UnicodeDecodeError:
         return comment.decode("latin-1")
+
+
+_FITTERS = {"png": _fit_png, "jpeg": _fit_jpeg, "tiff": _fit_tiff, "webp": _fit_others}
