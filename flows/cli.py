@@ -377,6 +377,7 @@ def export(
     from pipeline.job import open_job
     from pipeline.run import run_on
     from pipeline.storage.dataset import is_dataset
+    from pipeline.storage.ledger import EXPORT
 
     settings = ClusterSettings(address=cluster, workers=workers)
     notes: list[dict[str, Any]] = []
@@ -391,7 +392,7 @@ def export(
             job = open_job(job_dir)
             with run_on(job, "upres export", stop=stop) as run, connect(settings) as client:
                 written, failures = _export(run, out_dir, file_format, client)
-                notes = [asdict(n) for n in run.ledger.notes() if n.stage == "export"]
+                notes = [asdict(n) for n in run.ledger.notes() if n.stage == EXPORT]
     if as_json:
         options.print_json(
             {

@@ -21,6 +21,7 @@ from pipeline.run import Upscaling, part_of, run_on
 from pipeline.score import read_scores, scores_to_json
 from pipeline.sources import check_source
 from pipeline.spec import make_spec
+from pipeline.storage.ledger import EXPORT
 from pipeline.unit import ModelAddress
 
 
@@ -73,7 +74,9 @@ def export_pictures(
         counted("export", "items") as report,
     ):
         written, failures = run.export(out_dir, file_format, client, report)
-        return {"written": written, "failures": [asdict(failure) for failure in failures]}
+        notes = [asdict(note) for note in run.ledger.notes() if note.stage == EXPORT]
+        failed = [asdict(failure) for failure in failures]
+        return {"written": written, "failures": failed, "notes": notes}
 
 
 @task

@@ -160,6 +160,8 @@ def _unkept(segments: Iterable[tuple[int, bytes]]) -> Iterator[str]:
     for marker, body in segments:
         if marker == 0xE0 and body.startswith(b"JFIF\0") and len(body) > 14:
             sizes["the JFIF thumbnail"] += len(body) - 14
+        elif marker == 0xE0 and body.startswith(b"JFIF\0\1") and _is_ratio(body):
+            sizes["the ratio of the sides of a pixel (JFIF)"] += 4
         elif marker == 0xE0 and body.startswith(b"JFXX\0"):
             sizes["the JFIF thumbnail"] += len(body)
         elif marker == 0xE2 and body.startswith(b"MPF\0"):
@@ -174,6 +176,11 @@ def _unkept(segments: Iterable[tuple[int, bytes]]) -> Iterator[str]:
             name = re.split(rb"[^ -~]", body[:16])[0].decode("ascii")
             sizes[f"JPEG segment APP{marker - 0xE0} ({name or 'unnamed'})"] += len(body)
     yield from (f"{what}: {in_words(size)}, not kept" for what, size in sizes.items())
+
+
+def _is_ratio(jfif: bytes) -> bool:
+    """Return whether JFIF says of which shape pixels are, and that they are not square."""
+    return len(jfif) >= 12 and jfif[7] == 0 and jfif[8:10] != jfif[10:12]
 
 
 def _behind(data: bytes, end: int) -> Iterator[str]:

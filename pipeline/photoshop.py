@@ -13,6 +13,7 @@ from pipeline.metadata import in_words
 JPEG_HEADER = b"Photoshop 3.0\0"
 _IPTC = 0x0404
 _SIGNATURES = (b"8BIM", b"PHUT", b"DCSR", b"AgHg", b"MeSa")
+_PATHS = range(2000, 2999)
 # What would be false in an enlarged picture, or is in the file a second time.
 _GONE = {
     0x0408: "Photoshop's grid and guides",
@@ -60,6 +61,17 @@ def parted(data: bytes) -> Resources:
             f"{in_words(len(data) - at)} of the Photoshop block are damaged and were not kept"
         )
     return Resources(iptc, b"".join(kept) or None, tuple(notes))
+
+
+def without_paths(others: bytes) -> bytes:
+    """Return resources without Photoshop's paths, which a turned picture makes false."""
+    kept, at = [], 0
+    while at + 12 <= len(others):
+        kind, end, _ = _resource(others, at)
+        if kind not in _PATHS:
+            kept.append(others[at:end])
+        at = end
+    return b"".join([*kept, others[at:]])
 
 
 def joined(iptc: bytes | None, others: bytes | None) -> bytes:

@@ -23,7 +23,11 @@ Chunk = tuple[str, bytes]
 TEXTS = ("tEXt", "zTXt", "iTXt")
 COLOURS = ("cICP", "sRGB", "gAMA", "cHRM", "mDCV", "cLLI")
 COMMENT = "Comment"
-_KEPT = (*TEXTS, *COLOURS, "tIME", "bKGD", "sBIT")
+_SIZES = {
+    "cICP": (4,), "sRGB": (1,), "gAMA": (4,), "cHRM": (32,), "mDCV": (24,), "cLLI": (8,),
+    "tIME": (7,), "bKGD": (2, 6), "sBIT": (1, 2, 3, 4),
+}  # fmt: skip
+"""Chunks that are kept, and how many bytes they have."""
 # What holds the picture, is kept by other means, or only tells how the file was packed.
 _SILENT = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "iCCP", "eXIf", "iDOT", "acTL", "fcTL")
 _MOST_BYTES = 64 << 20
@@ -49,26 +53,29 @@ def extras(data: bytes) -> Extras:
     The file must be sound up to IEND.
     """
     every = list(_chunks(data))
-    header = next(body for kind, body in every if kind == "IHDR")
-    palette = next((body for kind, body in every if kind == "PLTE"), b"")
+    header = next(body for kind, body, _ in every if kind == "IHDR")
+    palette = next((body for kind, body, _ in every if kind == "PLTE"), b"")
     kept: list[Chunk] = []
     notes: list[str] = []
     profiles: dict[str, bytes] = {}
-    for kind, body in every:
+
+    def _sort_chunk(kind: str, body: bytes) -> None:
+        note = _complaint(kind, body, header, {other for other, _ in kept})
+        if note:
+            notes.append(note)
+        else:
+            kept.append((kind, body))
+
+    for kind, body, _ in every:
         if kind in TEXTS:
             _sort_text(kind, body, kept, notes, profiles)
-        elif kind in _KEPT and any(kind == other for other, _ in kept):
-            notes.append(f"a second PNG chunk {kind} was not kept")
-        elif kind == "sBIT" and set(body) != {header[8]}:
-            notes.append("PNG chunk sBIT (significant bits) was removed: all bits are used now")
-        elif kind == "bKGD":
-            kept += [("bKGD", colour) for colour in _background(body, header, palette)]
-        elif kind in _KEPT:
-            kept.append((kind, body))
-        elif kind == "pHYs" and _is_ratio(body):
-            notes.append("PNG chunk pHYs (a ratio of the sides of a pixel) was not kept")
-        elif kind not in _SILENT and kind != "pHYs":
-            notes.append(f"PNG chunk {kind} ({in_words(len(body))}) was not kept")
+        elif kind == "pHYs":
+            notes += ["PNG chunk pHYs (the shape of a pixel) was not kept"] * _is_ratio(body)
+        elif kind not in _SILENT:
+            _sort_chunk(kind, _background(body, header, palette) if kind == "bKGD" else body)
+    behind = data[every[-1][2] :]
+    if behind.strip(b"\0\r\n "):
+        notes.append(f"data behind the picture: {in_words(len(behind))}, not kept")
     resources = photoshop.parted(profiles.get("8bim", b""))
     return Extras(
         chunks=tuple(kept),
@@ -89,14 +96,11 @@ def is_ready(chunk: Chunk, *, channels: int, dtype: str) -> bytes | None:
     if kind == "bKGD":
         # Kept as 16-bit grey or RGB, which is scaled to the depth of the file.
         values = struct.unpack(f">{len(body) // 2}H", body)
-        wanted = 1 if channels <= 2 else 3
-        values = values * 3 if len(values) == 1 and wanted == 3 else values
+        if len(values) == 3 and channels <= 2:
+            return None
+        values = values * 3 if len(values) == 1 and channels >= 3 else values
         shift = 0 if dtype == "uint16" else 8
-        return (
-            struct.pack(f">{wanted}H", *(v >> shift for v in values))
-            if (len(values) == wanted)
-            else None
-        )
+        return struct.pack(f">{len(values)}H", *(value >> shift for value in values))
     return body
 
 
@@ -148,14 +152,15 @@ def colours_of(chunks: Iterable[Chunk]) -> Mapping[str, bytes]:
     return found
 
 
-def _chunks(data: bytes) -> Iterator[Chunk]:
-    """Yield (type, body) of each chunk up to IEND, bodies of IDAT left empty."""
+def _chunks(data: bytes) -> Iterator[tuple[str, bytes, int]]:
+    """Yield (type, body, where it ends) of each chunk up to IEND, bodies of IDAT left empty."""
     at, kind = 8, ""
     while kind != "IEND":
         size, name = struct.unpack_from(">I4s", data, at)
         kind = name.decode("latin-1")
-        yield kind, b"" if kind == "IDAT" else data[at + 8 : at + 8 + size]
+        body = b"" if kind == "IDAT" else data[at + 8 : at + 8 + size]
         at += 12 + size
+        yield kind, body, at
 
 
 def _sort_text(
@@ -201,15 +206,30 @@ def _profile(keyword: str, text: str) -> tuple[str, bytes] | None:
     return ("8bim", content) if content.startswith(b"8BIM") else None
 
 
-def _background(body: bytes, header: bytes, palette: bytes) -> Iterator[bytes]:
-    """Yield the background as 16-bit grey or RGB, unless it is damaged."""
+def _complaint(kind: str, body: bytes, header: bytes, kept: set[str]) -> str | None:
+    """Return why a chunk is not kept, None if it is."""
+    if kind not in _SIZES:
+        return f"PNG chunk {kind} ({in_words(len(body))}) was not kept"
+    if kind in kept:
+        return f"a second PNG chunk {kind} was not kept"
+    if len(body) not in _SIZES[kind]:
+        return f"PNG chunk {kind} is damaged, and was not kept"
+    depth = 8 if header[9] == 3 else header[8]
+    if kind == "sBIT" and set(body) != {depth}:
+        return "PNG chunk sBIT (significant bits) was removed: all bits are used now"
+    return None
+
+
+def _background(body: bytes, header: bytes, palette: bytes) -> bytes:
+    """Return the background as 16-bit grey or RGB, nothing if it is damaged."""
     depth, colour = header[8], header[9]
     top = 2**depth - 1
     if colour == 3 and len(body) == 1 and 3 * body[0] + 3 <= len(palette):
-        yield struct.pack(">3H", *(257 * v for v in palette[3 * body[0] : 3 * body[0] + 3]))
-    elif len(body) == (2 if colour in (0, 4) else 6) and colour != 3:
-        values = struct.unpack(f">{len(body) // 2}H", body)
-        yield struct.pack(f">{len(values)}H", *(min(v, top) * 65535 // top for v in values))
+        return struct.pack(">3H", *(257 * v for v in palette[3 * body[0] : 3 * body[0] + 3]))
+    if len(body) != (2 if colour in (0, 4) else 6) or colour == 3:
+        return b""
+    values = struct.unpack(f">{len(body) // 2}H", body)
+    return struct.pack(f">{len(values)}H", *(min(v, top) * 65535 // top for v in values))
 
 
 def _is_ratio(body: bytes) -> bool:

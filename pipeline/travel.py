@@ -51,14 +51,20 @@ def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metada
     if exif_values.holds_map(exif):
         exif = exif_tree.without(exif, exif_values.GEO)
         notes.append("the place on the ground (GeoTIFF) was removed: the picture was turned")
-    packet = metadata.xmp
-    if packet is not None:
-        packet = _turned_xmp(packet, turn, notes)
+    resources = photoshop.without_paths(metadata.photoshop) if metadata.photoshop else None
+    if resources != metadata.photoshop:
+        notes.append("Photoshop's paths were removed: the picture was turned")
+    packet, extended = (
+        _turned_xmp(part, turn, notes) if part else None
+        for part in (metadata.xmp, metadata.xmp_extended)
+    )
     dpi = metadata.dpi
     return replace(
         metadata,
         exif=exif,
         xmp=packet,
+        xmp_extended=extended,
+        photoshop=resources,
         dpi=(dpi[1], dpi[0]) if dpi and turn >= 5 else dpi,
         notes=(*metadata.notes, *notes),
     )
@@ -69,10 +75,12 @@ def enlarged(metadata: Metadata, scale: int) -> Metadata:
 
     The resolution stays, so a print grows with the picture.
     """
-    exif, packet = metadata.exif, metadata.xmp
+    exif = exif_values.enlarged(metadata.exif, scale) if metadata.exif else None
+    packet, extended = metadata.xmp, metadata.xmp_extended
     with suppress(ValueError):  # `fitted` notes it.
         packet = xmp.enlarged(packet, scale) if packet else None
-    return replace(metadata, exif=exif_values.enlarged(exif, scale) if exif else None, xmp=packet)
+        extended = xmp.enlarged(extended, scale) if extended else None
+    return replace(metadata, exif=exif, xmp=packet, xmp_extended=extended)
 
 
 def fitted(metadata: Metadata, target: Target) -> tuple[Metadata, tuple[str, ...]]:
@@ -209,7 +217,9 @@ def _fit_captions(metadata: Metadata, target: Target, notes: list[str]) -> Metad
     if metadata.photoshop:
         size = in_words(len(metadata.photoshop))
         notes.append(f"Photoshop's image resources ({size}): WebP has no place for them")
-    if metadata.dpi and not (metadata.exif and exif_values.dpi_of(metadata.exif)):
+    in_exif = exif_values.dpi_of(metadata.exif) if metadata.exif else None
+    # Pillow says 72 where a JPEG says nothing.
+    if metadata.dpi and metadata.dpi != (72, 72) and in_exif is None:
         across, down = metadata.dpi
         dpi = f"{across:.4g}" if across == down else f"{across:.4g} x {down:.4g}"
         notes.append(f"the resolution ({dpi} dpi): WebP has no place for it")

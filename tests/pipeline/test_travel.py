@@ -9,7 +9,6 @@ import shutil
 import struct
 import subprocess
 import zlib
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
