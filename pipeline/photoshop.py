@@ -52,7 +52,7 @@ def parted(data: bytes) -> Resources:
         elif kind == _IPTC:
             notes.append(f"a second IPTC block of {in_words(len(content))} was not kept")
         elif kind in _GONE:
-            notes.append(f"{_GONE[kind]} was removed ({in_words(len(content))})")
+            notes.append(f"{_GONE[kind]}: removed ({in_words(len(content))})")
         else:
             kept.append(data[at:end])
         at = end

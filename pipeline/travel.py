@@ -145,6 +145,8 @@ def _fit_xmp(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
             extended = None
     if target.format == "jpeg" and len(packet) > MOST_XMP_BYTES:
         packet, extended = _parted_xmp(packet, extended, notes)
+    if not packet and _UNPARSED in notes:
+        notes.remove(_UNPARSED)
     return replace(metadata, xmp=packet or None, xmp_extended=extended)
 
 
