@@ -158,7 +158,28 @@ def of_tiff(data: bytes, at: int, layout: Layout) -> tuple[bytes | None, tuple[s
     if any(_describes_layout(tag) for tag in every):
         gone.add("a description of the TIFF's own layout")
     notes = tuple(f"{what}: not kept" for what in sorted(gone))
+    notes += _unread(data, at, layout, every)
     return (_packed(tags, layout.order) if tags else None), notes
+
+
+def _unread(data: bytes, at: int, layout: Layout, tags: tuple[Tag, ...]) -> tuple[str, ...]:
+    """Return a note on the entries of a directory whose values cannot be read."""
+    read = {tag.code for tag in tags}
+    codes = {code for code, *_ in entries(data, at, layout)} - read - _LAYOUT - _UNTRUE.keys()
+    if not codes:
+        return ()
+    listed = ", ".join(map(str, sorted(codes)[:12]))
+    return (f"tags {listed} cannot be read, and were not kept",)
+
+
+def unread(exif: bytes) -> tuple[str, ...]:
+    """Return a note on what of EXIF cannot become tags of a TIFF; none where all of it can."""
+    try:
+        layout = Layout.of(exif)
+        root = layout.root(exif)
+        return _unread(exif, root, layout, _directory(exif, root, layout))
+    except (ValueError, struct.error):
+        return ()
 
 
 def _packed(tags: tuple[Tag, ...], order: Literal["<", ">"]) -> bytes:

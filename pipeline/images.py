@@ -294,7 +294,7 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         format="png",
         mode="1" if (depth, colour) == (1, 0) else mode,
         icc=icc,
-        exif=_filled(chunks.get(b"eXIf")) or extras.exif,
+        exif=_filled(chunks.get(b"eXIf", b"").removeprefix(EXIF_PREFIX)) or extras.exif,
         xmp=_png_xmp(chunks.get(b"iTXt")) or extras.xmp,
         dpi=_png_dpi(chunks.get(b"pHYs")),
         iptc=extras.iptc,

@@ -27,7 +27,9 @@ DC = ' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a &gt; b > c"'
 
 
 def packet(attributes: str, inner: str = "") -> bytes:
-    return f'{HEAD}<rdf:Description rdf:about=""{attributes}>{inner}</rdf:Description>{TAIL}'.encode()
+    return (
+        f'{HEAD}<rdf:Description rdf:about=""{attributes}>{inner}</rdf:Description>{TAIL}'.encode()
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,8 @@ def packet(attributes: str, inner: str = "") -> bytes:
             packet(DC, "<dc:title>x</dc:title>"), ("hdrgm:Version", "Container:Directory"),
         ),
         (
-            CAMERA + ' GCamera:MotionPhoto="1" GCamera:BurstID="7" GCamera:MicroVideoOffset="9"', "",
+            CAMERA + ' GCamera:MotionPhoto="1" GCamera:BurstID="7" GCamera:MicroVideoOffset="9"',
+            "",
             packet(CAMERA + ' GCamera:BurstID="7"'),
             ("GCamera:MotionPhoto", "GCamera:MicroVideoOffset"),
         ),
