@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PREFIX = b"Exif\0\0"
 _ORIENTATION = 274
-_COPYRIGHT = 33432
+_COPYRIGHT, _MAKER_NOTE = 33432, 37500
 _SUBDIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, Interoperability
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
 # What of a TIFF's first directory describes the layout of the file, or is kept by other means.
@@ -159,6 +159,8 @@ def of_tiff(data: bytes, at: int, layout: Layout) -> tuple[bytes | None, tuple[s
         gone.add("a description of the TIFF's own layout")
     notes = tuple(f"{what}: not kept" for what in sorted(gone))
     notes += _unread(data, at, layout, every)
+    if any(tag.code == _MAKER_NOTE for tag in _leaves(every)):
+        notes += (MOVED,)
     return (_packed(tags, layout.order) if tags else None), notes
 
 
@@ -172,12 +174,17 @@ def _unread(data: bytes, at: int, layout: Layout, tags: tuple[Tag, ...]) -> tupl
     return (f"tags {listed} cannot be read, and were not kept",)
 
 
+MOVED = "the notes of the camera's maker were moved, and positions in them may be wrong"
+
+
 def unread(exif: bytes) -> tuple[str, ...]:
-    """Return a note on what of EXIF cannot become tags of a TIFF; none where all of it can."""
+    """Return notes on what of EXIF does not become tags of a TIFF as it is."""
     try:
         layout = Layout.of(exif)
         root = layout.root(exif)
-        return _unread(exif, root, layout, _directory(exif, root, layout))
+        every = _directory(exif, root, layout)
+        moved = any(tag.code == _MAKER_NOTE for tag in _leaves(every))
+        return _unread(exif, root, layout, every) + ((MOVED,) if moved else ())
     except (ValueError, struct.error):
         return ()
 
@@ -230,7 +237,7 @@ def shrunk(exif: bytes, most_bytes: int) -> tuple[bytes | None, tuple[str, ...]]
         return None, (f"damaged EXIF of {in_words(len(exif))} is too large, and was not kept",)
     notes = []
     while len(packed := _packed(tags, layout.order)) > most_bytes:
-        largest = max((tag for _, tag in _leaves(tags)), key=_size)
+        largest = max(_leaves(tags), key=_size)
         tags = tuple(_without(tags, largest))
         notes.append(
             f"EXIF tag {largest.code} ({in_words(_size(largest))}) is too large, and was not kept"
@@ -238,12 +245,12 @@ def shrunk(exif: bytes, most_bytes: int) -> tuple[bytes | None, tuple[str, ...]]
     return packed, tuple(notes)
 
 
-def _leaves(tags: tuple[Tag, ...]) -> Iterator[tuple[int, Tag]]:
+def _leaves(tags: tuple[Tag, ...]) -> Iterator[Tag]:
     for tag in tags:
         if isinstance(tag.value, tuple):
             yield from _leaves(tag.value)
         else:
-            yield tag.code, tag
+            yield tag
 
 
 def _size(tag: Tag) -> int:

@@ -295,7 +295,7 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         mode="1" if (depth, colour) == (1, 0) else mode,
         icc=icc,
         exif=_filled(chunks.get(b"eXIf", b"").removeprefix(EXIF_PREFIX)) or extras.exif,
-        xmp=_png_xmp(chunks.get(b"iTXt")) or extras.xmp,
+        xmp=extras.xmp,
         dpi=_png_dpi(chunks.get(b"pHYs")),
         iptc=extras.iptc,
         photoshop=extras.photoshop,
@@ -308,7 +308,7 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
 def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
     """Return (chunks by type, IDAT left empty; the file with nothing but its pixels).
 
-    Every checksum is verified, up to IEND. Of several iTXt chunks the one with XMP is kept.
+    Every checksum is verified, up to IEND.
     """
     chunks: dict[bytes, bytes] = {}
     # libpng prints complaints about other chunks, such as odd colour profiles, on stderr.
@@ -326,8 +326,7 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
         if not chunks and kind != b"IHDR":
             raise PictureError(f"the first chunk is {kind!r}, wanted IHDR; the file is damaged")
         body = data[at + 8 : end] if kind != b"IDAT" else b""
-        if kind != b"iTXt" or body.startswith(_PNG_XMP):
-            chunks.setdefault(kind, body)
+        chunks.setdefault(kind, body)
         if kind[:1].isupper() or kind == b"tRNS":
             bare.append(data[at : end + 4])
         at = end + 4
@@ -336,14 +335,6 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
 
 def _png_icc(chunk: bytes | None) -> bytes | None:
     return _inflate(chunk[chunk.index(b"\0") + 2 :]) if chunk and b"\0" in chunk else None
-
-
-def _png_xmp(chunk: bytes | None) -> bytes | None:
-    if chunk is None:
-        return None
-    packed = chunk[len(_PNG_XMP)]
-    text = chunk[len(_PNG_XMP) + 2 :].split(b"\0", 2)[2]
-    return _inflate(text) if packed else _filled(text)
 
 
 def _inflate(packed: bytes) -> bytes | None:

@@ -31,13 +31,14 @@ _SIZES = {
 # What holds the picture, is kept by other means, or only tells how the file was packed.
 _SILENT = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "iCCP", "eXIf", "iDOT", "acTL", "fcTL")
 _MOST_BYTES = 64 << 20
+_XMP = b"XML:com.adobe.xmp\0"
 _PROFILE = "Raw profile type "
 _HEX = re.compile(rb"\n[^\n]*\n\s*(\d+)\n([0-9a-fA-F\s]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What a PNG file holds besides picture, eXIf, XMP, colour profile and resolution."""
+    """What a PNG file holds besides picture, eXIf, colour profile and resolution."""
 
     chunks: tuple[Chunk, ...] = ()
     exif: bytes | None = None
@@ -167,7 +168,8 @@ def _sort_text(
     kind: str, body: bytes, kept: list[Chunk], notes: list[str], profiles: dict[str, bytes]
 ) -> None:
     """Put a text where it belongs: among the texts, the profiles, or what is not kept."""
-    if body.startswith(b"XML:com.adobe.xmp\0"):
+    if kind == "iTXt" and body.startswith(_XMP):
+        _sort_xmp(body, notes, profiles)
         return
     found = text_of(kind, body)
     if found is None:
@@ -177,8 +179,24 @@ def _sort_text(
     profile = _profile(*found)
     if profile is None:
         kept.append((kind, body))
+    elif profile[0] in profiles:
+        notes.append(f"a second profile in the PNG text {found[0]!r} was not kept")
     else:
         profiles.setdefault(*profile)
+
+
+def _sort_xmp(body: bytes, notes: list[str], profiles: dict[str, bytes]) -> None:
+    """Put a chunk with XMP, whose bytes may be no UTF-8, among the profiles, the first alone."""
+    parts = body[len(_XMP) + 2 :].split(b"\0", 2)
+    try:
+        content = _inflated(parts[2]) if body[len(_XMP)] else parts[2]
+    except (zlib.error, IndexError):
+        notes.append("the XMP is damaged, and was not kept")
+        return
+    if "xmp" in profiles:
+        notes.append(f"a second XMP packet ({in_words(len(content))}) was not kept")
+    elif content:
+        profiles["xmp"] = content
 
 
 def _profile(keyword: str, text: str) -> tuple[str, bytes] | None:

@@ -116,7 +116,7 @@ def _fit_exif(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
     if not exif_tree.is_sound(exif):
         is_kept = target.format != "tiff"
         notes.append(f"the EXIF is damaged, and was {'kept as it is' if is_kept else 'not kept'}")
-    if target.format == "tiff":
+    if target.format == "tiff" and metadata.format != "tiff":
         notes += exif_tree.unread(exif)
     thumbnail = target.thumbnail if target.format != "tiff" else None
     exif, more = exif_values.resized(

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.exif import MOVED
 from pipeline.exif_values import REMOVED, enlarged, resized, upright
 from pipeline.images import Picture, read_picture, write_picture
 from pipeline.travel import enlarged as enlarged_metadata
@@ -134,7 +135,7 @@ def test_a_thumbnail_that_no_format_holds_is_noted(tmp_path: Path) -> None:
     notes = write_picture(
         tmp_path / "a.tif", Picture(pixels=pixels, metadata=metadata), format="tiff"
     )
-    assert notes == (REMOVED,)
+    assert notes == (MOVED, REMOVED)
 
 
 def test_a_thumbnail_that_is_no_jpeg_is_removed_and_noted() -> None:

@@ -72,6 +72,8 @@ def test_texts_without_a_place_are_noted_by_their_keywords(tmp_path: Path, forma
         ((b"zTXt", b"packed\0\0" + zlib.compress(b"x" * 999)[:9]), "text 'packed' is damaged"),
         ((b"iTXt", b"utf\0\0\0\0\0\xff"), "text 'utf' is damaged"),
         ((b"iTXt", b"short\0"), "text 'short' is damaged"),
+        ((b"iTXt", b"XML:com.adobe.xmp\0"), "the XMP is damaged"),
+        ((b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0broken"), "the XMP is damaged"),
         ((b"tIME", b"\1"), "tIME is damaged"), ((b"gAMA", b""), "gAMA is damaged"),
         ((b"bKGD", b"\1"), "bKGD is damaged"), ((b"hIST", b"\0\1"), "hIST"),
         ((b"sPLT", b"a\0\x08"), "sPLT"), ((b"sBIT", b"\5\6\5"), "sBIT (significant bits)"),
