@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline import colour, exif_values, photoshop, png_chunks, xmp
+from pipeline import colour, exif_values, geotiff, photoshop, png_chunks, xmp
 from pipeline import exif as exif_tree
 from pipeline.jpeg_segments import MOST_BYTES, MOST_XMP_BYTES, guid_of
 from pipeline.metadata import in_words
@@ -48,8 +48,8 @@ def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metada
         return metadata
     notes: list[str] = []
     exif = exif_values.upright(metadata.exif, turn, width=width, height=height)
-    if exif_values.holds_map(exif):
-        exif = exif_tree.without(exif, exif_values.GEO)
+    if geotiff.holds_map(exif):
+        exif = exif_tree.without(exif, geotiff.TAGS)
         notes.append("the place on the ground (GeoTIFF) was removed: the picture was turned")
     resources = photoshop.without_paths(metadata.photoshop) if metadata.photoshop else None
     if resources != metadata.photoshop:
