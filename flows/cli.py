@@ -722,9 +722,10 @@ def _print_status(
         click.echo(f"{document['computed_units']} tiles computed in this run")
     if status.notes:
         items = len({note.item for note in status.notes})
+        lister = f"`upres status {status.folder} --items`" if status.upscales else "--json"
         click.echo(
             f"{len(status.notes)} notes on what was not kept of the files of {items} items; "
-            "`upres status JOB --items` lists them",
+            f"{lister} lists them",
             err=True,
         )
     _print_failures([*status.failures, *more])

@@ -29,6 +29,12 @@ _LAYOUT = frozenset({
     34908, 34909, 34910,
     59932, 59933,  # Padding, and the distance that a maker's notes were moved.
 })  # fmt: skip
+_SILENT = frozenset({
+    254, *range(256, 260), 262, 266, 273, 277, 278, 279, 282, 283, 284, 292, 293, 296, 317, 320,
+    *range(322, 326), 338, 339, 347, *range(512, 522), *range(529, 533), 559, 700, 33723, 34377,
+    34675, 59932,
+})  # fmt: skip
+"""Of these, what every file says of itself, or what is kept by other means: not worth a note."""
 _UNTRUE = {
     280: "the range of the samples (MinSampleValue)",
     281: "the range of the samples (MaxSampleValue)",
@@ -154,37 +160,38 @@ def of_tiff(data: bytes, at: int, layout: Layout) -> tuple[bytes | None, tuple[s
     """
     every = _directory(data, at, layout)
     tags = tuple(_classic(tag, layout) for tag in every if _tells(tag))
-    gone = {_UNTRUE[tag.code] for tag in every if tag.code in _UNTRUE}
-    if any(_describes_layout(tag) for tag in every):
-        gone.add("a description of the TIFF's own layout")
-    notes = tuple(f"{what}: not kept" for what in sorted(gone))
-    notes += _unread(data, at, layout, every)
-    if any(tag.code == _MAKER_NOTE for tag in _leaves(every)):
-        notes += (MOVED,)
+    notes = tuple(_lost(data, at, layout, every))
     return (_packed(tags, layout.order) if tags else None), notes
 
 
-def _unread(data: bytes, at: int, layout: Layout, tags: tuple[Tag, ...]) -> tuple[str, ...]:
-    """Return a note on the entries of a directory whose values cannot be read."""
-    read = {tag.code for tag in tags}
-    codes = {code for code, *_ in entries(data, at, layout)} - read - _LAYOUT - _UNTRUE.keys()
-    if not codes:
-        return ()
-    listed = ", ".join(map(str, sorted(codes)[:12]))
-    return (f"tags {listed} cannot be read, and were not kept",)
+def _lost(data: bytes, at: int, layout: Layout, tags: tuple[Tag, ...]) -> Iterator[str]:
+    """Yield notes on what of a directory, read as `tags`, does not become tags of a TIFF."""
+    gone = {_UNTRUE[tag.code] for tag in tags if tag.code in _UNTRUE}
+    if any(_describes_layout(tag) for tag in tags):
+        gone.add("a description of the TIFF's own layout")
+    yield from (f"{what}: not kept" for what in sorted(gone))
+    codes = {code for code, *_ in entries(data, at, layout)}
+    if stored := sorted(codes & _LAYOUT - _SILENT):
+        yield f"tags {_listed(stored)} describe how the file was stored, and were not kept"
+    if unread := sorted(codes - {tag.code for tag in tags} - _LAYOUT - _UNTRUE.keys()):
+        yield f"tags {_listed(unread)} cannot be read, and were not kept"
+    if any(tag.code == _MAKER_NOTE for tag in _leaves(tags)):
+        yield MOVED
+
+
+def _listed(codes: list[int]) -> str:
+    return ", ".join(map(str, codes[:50]))
 
 
 MOVED = "the notes of the camera's maker were moved, and positions in them may be wrong"
 
 
-def unread(exif: bytes) -> tuple[str, ...]:
+def lost_in_tiff(exif: bytes) -> tuple[str, ...]:
     """Return notes on what of EXIF does not become tags of a TIFF as it is."""
     try:
         layout = Layout.of(exif)
         root = layout.root(exif)
-        every = _directory(exif, root, layout)
-        moved = any(tag.code == _MAKER_NOTE for tag in _leaves(every))
-        return _unread(exif, root, layout, every) + ((MOVED,) if moved else ())
+        return tuple(_lost(exif, root, layout, _directory(exif, root, layout)))
     except (ValueError, struct.error):
         return ()
 

@@ -117,7 +117,7 @@ def _fit_exif(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
         is_kept = target.format != "tiff"
         notes.append(f"the EXIF is damaged, and was {'kept as it is' if is_kept else 'not kept'}")
     if target.format == "tiff" and metadata.format != "tiff":
-        notes += exif_tree.unread(exif)
+        notes += exif_tree.lost_in_tiff(exif)
     thumbnail = target.thumbnail if target.format != "tiff" else None
     exif, more = exif_values.resized(
         exif, width=target.width, height=target.height, thumbnail=thumbnail
@@ -295,7 +295,7 @@ def _note_chunks(chunks: Iterable[png_chunks.Chunk], name: str, notes: list[str]
         notes.append(f"PNG chunk {_listed(others)}: {name} has no place for it")
 
 
-def _listed(names: Iterable[str], most: int = 12) -> str:
+def _listed(names: Iterable[str], most: int = 200) -> str:
     names = list(names)
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
