@@ -33,7 +33,7 @@ _KNOWN = {
     0xE2: (b"ICC_PROFILE\0",),
     0xEE: (b"Adobe",),
 }
-_SCAN_END = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
 @dataclass(frozen=True, slots=True)

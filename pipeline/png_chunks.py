@@ -30,7 +30,7 @@ _SIZES = {
 """Chunks that are kept, and how many bytes they have."""
 # What holds the picture, is kept by other means, or only tells how the file was packed.
 _SILENT = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "iCCP", "eXIf", "iDOT", "acTL", "fcTL")
-_MOST_BYTES = 64 << 20
+_MOST_BYTES, _CHECKED_BYTES = 64 << 20, 1 << 20
 _XMP = b"XML:com.adobe.xmp\0"
 _PROFILE = "Raw profile type "
 _HEX = re.compile(rb"\n[^\n]*\n\s*(\d+)\n([0-9a-fA-F\s]*)")
@@ -105,8 +105,11 @@ def is_ready(chunk: Chunk, *, channels: int, dtype: str) -> bytes | None:
     return body
 
 
-def text_of(kind: str, body: bytes) -> tuple[str, str] | None:
-    """Return (keyword, text) of a text chunk, None where it is damaged."""
+def text_of(kind: str, body: bytes, *, most_bytes: int = _MOST_BYTES) -> tuple[str, str] | None:
+    """Return (keyword, text) of a text chunk, None where it is damaged.
+
+    Of a packed text that is longer, the first `most_bytes` are read.
+    """
     keyword, separator, rest = body.partition(b"\0")
     if not separator or not 1 <= len(keyword) <= 79:
         return None
@@ -114,9 +117,12 @@ def text_of(kind: str, body: bytes) -> tuple[str, str] | None:
         if kind == "tEXt":
             return keyword.decode("latin-1"), rest.decode("latin-1")
         if kind == "zTXt":
-            return keyword.decode("latin-1"), _inflated(rest[1:]).decode("latin-1")
+            return keyword.decode("latin-1"), _inflated(rest[1:], most_bytes).decode("latin-1")
         packed, content = rest[0], rest[2:].split(b"\0", 2)[2]
-        return keyword.decode("latin-1"), (_inflated(content) if packed else content).decode()
+        if packed:
+            content = _inflated(content, most_bytes)
+        errors = "ignore" if packed and len(content) == most_bytes else "strict"
+        return keyword.decode("latin-1"), content.decode(errors=errors)
     except (zlib.error, ValueError, IndexError):
         return None
 
@@ -171,7 +177,9 @@ def _sort_text(
     if kind == "iTXt" and body.startswith(_XMP):
         _sort_xmp(body, notes, profiles)
         return
-    found = text_of(kind, body)
+    # Enough to notice damage; files of many texts that are packed tightly must not cost hours.
+    most_bytes = _MOST_BYTES if body.startswith(_PROFILE.encode()) else _CHECKED_BYTES
+    found = text_of(kind, body, most_bytes=most_bytes)
     if found is None:
         keyword = body.partition(b"\0")[0][:79].decode("latin-1")
         notes.append(f"PNG text {keyword!r} is damaged and was not kept")
@@ -189,7 +197,7 @@ def _sort_xmp(body: bytes, notes: list[str], profiles: dict[str, bytes]) -> None
     """Put a chunk with XMP, whose bytes may be no UTF-8, among the profiles, the first alone."""
     parts = body[len(_XMP) + 2 :].split(b"\0", 2)
     try:
-        content = _inflated(parts[2]) if body[len(_XMP)] else parts[2]
+        content = _inflated(parts[2], _MOST_BYTES) if body[len(_XMP)] else parts[2]
     except (zlib.error, IndexError):
         notes.append("the XMP is damaged, and was not kept")
         return
@@ -254,14 +262,14 @@ def _is_ratio(body: bytes) -> bool:
     return len(body) == 9 and body[8] != 1 and body[:4] != body[4:8]
 
 
-def _inflated(data: bytes) -> bytes:
-    """Return what zlib data holds.
+def _inflated(data: bytes, most_bytes: int) -> bytes:
+    """Return what zlib data holds, at most that many bytes of it.
 
     Raises:
-        zlib.error: if it is damaged, cut off, or too large.
+        zlib.error: if it is damaged or cut off before.
     """
     inflater = zlib.decompressobj()
-    content = inflater.decompress(data, _MOST_BYTES)
-    if not inflater.eof:
-        raise zlib.error("the data is cut off or too large")
+    content = inflater.decompress(data, most_bytes)
+    if not inflater.eof and len(content) < most_bytes:
+        raise zlib.error("the data is cut off")
     return content

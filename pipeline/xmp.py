@@ -221,7 +221,9 @@ def is_empty(xmp: bytes) -> bool:
 
 def unwrapped(xmp: bytes) -> bytes:
     """Return the packet without the padding at its end, which only serves editing in place."""
-    return re.sub(rb"\s+(<\?xpacket end=)", rb"\n\1", xmp.rstrip(b"\0 \r\n\t"))
+    xmp = xmp.rstrip(b"\0 \r\n\t")
+    end = xmp.rfind(b"<?xpacket end=")
+    return xmp if end < 0 else xmp[:end].rstrip(b" \r\n\t") + b"\n" + xmp[end:]
 
 
 def extension_of(xmp: bytes) -> bytes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _MOST_DEPTH = 100
-_TAG = re.compile(rb"<[^\s/>]+(?:\s+[^\s=]+\s*=\s*(?:\"[^\"]*\"|'[^']*'))*\s*/?>")
+_TAG = re.compile(rb"<[^\s/>]+(?:\s+[^\s=<>\"']+\s*=\s*(?:\"[^\"]*\"|'[^']*'))*\s*/?>")
 _ATTRIBUTE = re.compile(rb"\s+([^\s=]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 
 Name = tuple[str, str]
@@ -116,7 +116,10 @@ def _element(data: bytes, at: int, name: str, outer: Element | None) -> Element:
     scope = dict(outer.scope) if outer else {"xml": "http://www.w3.org/XML/1998/namespace"}
     raw = []
     declarations = {}
-    for match in _ATTRIBUTE.finditer(data, at, tag.end()):
+    place = at + 1 + len(name.encode())
+    # Not `finditer`: of a long space without attributes it would try every place.
+    while match := _ATTRIBUTE.match(data, place, tag.end()):
+        place = match.end()
         label = match[1].decode("utf-8")
         group = 2 if match[2] is not None else 3
         if label == "xmlns" or label.startswith("xmlns:"):
