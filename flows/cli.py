@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.plan import Plan
     from pipeline.run import Run, Upscaling
     from pipeline.status import Failure, JobStatus
+    from pipeline.storage.ledger import Note
 
 _FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
 
@@ -265,9 +266,7 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
     if list_items and not as_json:
-        for count in found.counts:
-            so_far = f"{found.item_state(count):9} {count.done:>6}/{count.units:<6}"
-            click.echo(f"{so_far} {visible(count.item)}")
+        _print_items(found)
     document = found.to_json()
     document["runs"] = runs
     if list_items:
@@ -462,7 +461,7 @@ def export(
                 raise click.UsageError("--overwrite and --prune are for jobs, not for datasets")
             written, failures = export_dataset(job_dir, out_dir, settings, stop=stop)
             document["written"] = written
-            text = f"{written} patches written below {out_dir}"
+            text = f"{written} patches written below {visible(str(out_dir))}"
         else:
             request = ExportRequest(
                 out_dir=out_dir, format=file_format, overwrite=overwrite, prune=prune
@@ -473,6 +472,8 @@ def export(
             text = ""
             if not as_json:
                 _print_export(exported, out_dir)
+                if exported.notes:
+                    _print_notes(exported.notes, f"`upres status {job_dir} --items`")
     if as_json:
         options.print_json({**document, "failures": _as_json(failures)})
     else:
@@ -769,7 +770,7 @@ def _export_alone(
 
 
 def _print_export(exported: ExportResult, out_dir: Path) -> None:
-    counts = [f"{exported.written} pictures written below {out_dir}"]
+    counts = [f"{exported.written} pictures written below {visible(str(out_dir))}"]
     if exported.unchanged:
         counts.append(f"{exported.unchanged} unchanged")
     if exported.pruned:
@@ -836,6 +837,27 @@ def _print_status(
     _print_gone(vanished(status))
     for remark in document.get("remarks", ()):
         click.echo(visible(remark), err=True)
+    if status.notes:
+        lister = f"`upres status {status.folder} --items`" if status.upscales else "--json"
+        _print_notes(status.notes, lister)
+
+
+def _print_notes(notes: Sequence[Note], lister: str) -> None:
+    items = len({note.item for note in notes})
+    line = f"{len(notes)} notes on what was not kept of the files of {items} items; {lister}"
+    click.echo(f"{visible(line)} lists them", err=True)
+
+
+def _print_items(status: JobStatus) -> None:
+    notes: dict[str, list[str]] = {}
+    for note in status.notes:
+        notes.setdefault(note.item, []).append(f"{'':24}{note.stage}: {note.note}")
+    for count in status.counts:
+        click.echo(
+            f"{status.item_state(count):9} {count.done:>6}/{count.units:<6} {visible(count.item)}"
+        )
+        for line in notes.get(count.item, ()):
+            click.echo(visible(line))
 
 
 def _print_failures(failures: Sequence[Failure]) -> None:

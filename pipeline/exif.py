@@ -1,6 +1,7 @@
 """EXIF and the TIFF structure that it is: a tree of directories, kept byte for byte.
 
-Only `struct` is needed here; decoding pictures is `pipeline.images`.
+Only `struct` is needed here; decoding pictures is `pipeline.images`, and single values that depend
+on the pixels are changed in place by `pipeline.exif_values`.
 Sources: TIFF 6.0, BigTIFF, and CIPA DC-008 (EXIF 2.32).
 """
 
@@ -10,18 +11,42 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.metadata import in_words
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
 PREFIX = b"Exif\0\0"
 _ORIENTATION = 274
-_COPYRIGHT = 33432
+_COPYRIGHT, _MAKER_NOTE = 33432, 37500
 _SUBDIRECTORIES = (34665, 34853, 40965)  # Exif, GPS, Interoperability
 _TYPE_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8, 4, 0, 0, 8, 8, 8)
-# What of a TIFF's first directory tells about the picture instead of the file's layout: names,
-# makers, orientation, dates, owners, rating, Windows's titles, and the two directories below.
-_TELLING = (269, 270, 271, 272, _ORIENTATION, 305, 306, 315, 316, 18246, _COPYRIGHT)
-_TELLING += (*range(40091, 40096), 34665, 34853)
+# What of a TIFF's first directory describes the layout of the file, or is kept by other means.
+_LAYOUT = frozenset({
+    *range(254, 260), *range(262, 267), 273, 277, 278, 279, 282, 283, 284, *range(288, 294), 296,
+    317, 320, 321, *range(322, 329), 332, 333, 334, 336, 338, 339, 342, *range(344, 348), 351,
+    *range(512, 522), *range(529, 533), 559, 700, *range(32995, 33000), 33723, 34377, 34675,
+    34908, 34909, 34910,
+    59932, 59933,  # Padding, and the distance that a maker's notes were moved.
+})  # fmt: skip
+_SILENT = frozenset({
+    254, *range(256, 260), 262, 266, 273, 277, 278, 279, 282, 283, 284, 292, 293, 296, 317, 320,
+    *range(322, 326), 338, 339, 347, *range(512, 522), *range(529, 533), 559, 700, 33723, 34377,
+    34675, 59932,
+})  # fmt: skip
+"""Of these, what every file says of itself, or what is kept by other means: not worth a note."""
+_UNTRUE = {
+    280: "the range of the samples (MinSampleValue)",
+    281: "the range of the samples (MaxSampleValue)",
+    330: "the pictures in sub-directories of the TIFF",
+    340: "the range of the samples (SMinSampleValue)",
+    341: "the range of the samples (SMaxSampleValue)",
+    343: "the clipping path of the TIFF",
+    37724: "the layers of Photoshop",
+    50838: "the metadata of ImageJ",
+    50839: "the metadata of ImageJ",
+}
+"""What would be false beside other pixels, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +88,7 @@ class Tag:
     value: bytes | tuple[Tag, ...]
 
 
-def _entries(data: bytes, at: int, layout: Layout) -> Iterator[tuple[int, int, int, int]]:
+def entries(data: bytes, at: int, layout: Layout) -> Iterator[tuple[int, int, int, int]]:
     """Yield (code, type, count, position of the value slot) of one directory."""
     (number,) = layout.unpack("H", "Q", data, at)
     first, size = (at + 8, 20) if layout.big else (at + 2, 12)
@@ -82,7 +107,7 @@ def _directory(data: bytes, at: int, layout: Layout, depth: int = 0) -> tuple[Ta
     """
     tags: dict[int, Tag] = {}
     left_bytes = len(data)
-    for code, kind, count, slot in _entries(data, at, layout):
+    for code, kind, count, slot in entries(data, at, layout):
         size = count * (_TYPE_BYTES[kind] if kind < len(_TYPE_BYTES) else 0)
         (place,) = layout.unpack("I", "Q", data, slot)
         start = slot if size <= (8 if layout.big else 4) else place
@@ -128,28 +153,130 @@ def _pack_directory(tags: tuple[Tag, ...], at: int, layout: Layout) -> bytes:
     return head + b"\0" * slot + behind
 
 
-def of_tiff(data: bytes, at: int, layout: Layout) -> bytes | None:
-    """Return as EXIF what a TIFF's directory at byte `at` tells about the picture."""
-    tags = tuple(tag for tag in _directory(data, at, layout) if _tells(tag))
-    if not tags:
-        return None
-    flat = Layout(layout.order, big=False)
-    magic = b"II*\0" if flat.order == "<" else b"MM\0*"
+def of_tiff(data: bytes, at: int, layout: Layout) -> tuple[bytes | None, tuple[str, ...]]:
+    """Return as EXIF what a TIFF's directory at byte `at` tells about the picture, and notes.
+
+    The notes name what is neither kept nor a description of the file's layout.
+    """
+    every = _directory(data, at, layout)
+    tags = tuple(_classic(tag, layout) for tag in every if _tells(tag))
+    notes = tuple(_lost(data, at, layout, every))
+    return (_packed(tags, layout.order) if tags else None), notes
+
+
+def _lost(data: bytes, at: int, layout: Layout, tags: tuple[Tag, ...]) -> Iterator[str]:
+    """Yield notes on what of a directory, read as `tags`, does not become tags of a TIFF."""
+    gone = {_UNTRUE[tag.code] for tag in tags if tag.code in _UNTRUE}
+    if any(_describes_layout(tag) for tag in tags):
+        gone.add("a description of the TIFF's own layout")
+    yield from (f"{what}: not kept" for what in sorted(gone))
+    codes = {code for code, *_ in entries(data, at, layout)}
+    if stored := sorted(codes & _LAYOUT - _SILENT):
+        yield f"tags {_listed(stored)} describe how the file was stored, and were not kept"
+    if unread := sorted(codes - {tag.code for tag in tags} - _LAYOUT - _UNTRUE.keys()):
+        yield f"tags {_listed(unread)} cannot be read, and were not kept"
+    if any(tag.code == _MAKER_NOTE for tag in _leaves(tags)):
+        yield MOVED
+
+
+def _listed(codes: list[int]) -> str:
+    return ", ".join(map(str, codes[:50]))
+
+
+MOVED = "the notes of the camera's maker were moved, and positions in them may be wrong"
+
+
+def lost_in_tiff(exif: bytes) -> tuple[str, ...]:
+    """Return notes on what of EXIF does not become tags of a TIFF as it is."""
+    try:
+        layout = Layout.of(exif)
+        root = layout.root(exif)
+        return tuple(_lost(exif, root, layout, _directory(exif, root, layout)))
+    except (ValueError, struct.error):
+        return ()
+
+
+def _packed(tags: tuple[Tag, ...], order: Literal["<", ">"]) -> bytes:
+    """Return a classic structure of one directory and those below it."""
+    flat = Layout(order, big=False)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
     return magic + flat.pack("I", "I", 8) + _pack_directory(tags, 8, flat)
 
 
-def _tells(tag: Tag) -> bool:
-    """Tell whether to keep an entry; descriptions that hold the file's layout would lie later."""
+def _classic(tag: Tag, layout: Layout) -> Tag:
+    """Return an entry without the 64-bit integers that only BigTIFF has."""
+    value = tag.value
+    if isinstance(value, tuple):
+        return Tag(tag.code, tag.kind, tag.count, tuple(_classic(inner, layout) for inner in value))
+    if tag.kind not in (16, 17, 18):
+        return tag
+    wide, narrow = ("q", "i") if tag.kind == 17 else ("Q", "I")
+    numbers = struct.unpack(f"{layout.order}{tag.count}{wide}", value)
+    most = 2**31 if tag.kind == 17 else 2**32
+    if any(not -most <= number < most for number in numbers):
+        return Tag(tag.code, 7, len(value), value)
+    packed = struct.pack(f"{layout.order}{tag.count}{narrow}", *numbers)
+    return Tag(tag.code, 9 if tag.kind == 17 else 4, tag.count, packed)
+
+
+def _describes_layout(tag: Tag) -> bool:
+    """Return whether an entry is a description that holds the file's layout."""
     layouts = (b"<?xml", b"ImageJ=", b'{"shape"')
-    described = tag.code == 270 and isinstance(tag.value, bytes) and tag.value.startswith(layouts)
-    return tag.code in _TELLING and not described
+    return tag.code == 270 and isinstance(tag.value, bytes) and tag.value.startswith(layouts)
+
+
+def _tells(tag: Tag) -> bool:
+    """Return whether an entry tells something about the picture instead of the file's layout."""
+    return tag.code not in _LAYOUT and tag.code not in _UNTRUE and not _describes_layout(tag)
+
+
+def shrunk(exif: bytes, most_bytes: int) -> tuple[bytes | None, tuple[str, ...]]:
+    """Return EXIF of at most that many bytes, and notes on the largest values, which went.
+
+    Without any note it is the same bytes. EXIF that is broken goes whole.
+    """
+    if len(exif) <= most_bytes:
+        return exif, ()
+    try:
+        layout = Layout.of(exif)
+        tags = tuple(_classic(t, layout) for t in _directory(exif, layout.root(exif), layout))
+    except (ValueError, struct.error):
+        return None, (f"damaged EXIF of {in_words(len(exif))} is too large, and was not kept",)
+    notes = []
+    while len(packed := _packed(tags, layout.order)) > most_bytes:
+        largest = max(_leaves(tags), key=_size)
+        tags = tuple(_without(tags, largest))
+        notes.append(
+            f"EXIF tag {largest.code} ({in_words(_size(largest))}) is too large, and was not kept"
+        )
+    return packed, tuple(notes)
+
+
+def _leaves(tags: tuple[Tag, ...]) -> Iterator[Tag]:
+    for tag in tags:
+        if isinstance(tag.value, tuple):
+            yield from _leaves(tag.value)
+        else:
+            yield tag
+
+
+def _size(tag: Tag) -> int:
+    return len(tag.value)
+
+
+def _without(tags: tuple[Tag, ...], gone: Tag) -> Iterator[Tag]:
+    for tag in tags:
+        if isinstance(tag.value, tuple):
+            yield Tag(tag.code, tag.kind, tag.count, tuple(_without(tag.value, gone)))
+        elif tag is not gone:
+            yield tag
 
 
 def find_orientation(exif: bytes) -> tuple[int, int] | None:
     """Return (orientation, its position), or None without one; broken EXIF has none."""
     try:
         layout = Layout.of(exif)
-        for code, kind, count, at in _entries(exif, layout.root(exif), layout):
+        for code, kind, count, at in entries(exif, layout.root(exif), layout):
             if (code, kind, count) == (_ORIENTATION, 3, 1):
                 (turn,) = struct.unpack_from(f"{layout.order}H", exif, at)
                 return turn, at
@@ -192,18 +319,49 @@ def byte_order(exif: bytes | None) -> Literal["<", ">"]:
     return ">" if exif and exif.startswith(b"MM") else "<"
 
 
-def additions(exif: bytes | None, xmp: bytes | None) -> tuple[Tag, ...]:
-    """Return EXIF and XMP as TIFF entries; EXIF that is broken has none."""
+def without(exif: bytes, codes: Collection[int]) -> bytes:
+    """Return EXIF without some entries of its first directory; broken EXIF stays as it is."""
+    try:
+        layout = Layout.of(exif)
+        tags = _directory(exif, layout.root(exif), layout)
+    except (ValueError, struct.error):
+        return exif
+    kept = tuple(_classic(tag, layout) for tag in tags if tag.code not in codes)
+    return _packed(kept, layout.order)
+
+
+def is_sound(exif: bytes) -> bool:
+    """Return whether EXIF has a first directory that can be read."""
+    try:
+        layout = Layout.of(exif)
+        _directory(exif, layout.root(exif), layout)
+    except (ValueError, struct.error):
+        return False
+    return True
+
+
+def additions(
+    exif: bytes | None,
+    xmp: bytes | None,
+    *,
+    iptc: bytes | None = None,
+    photoshop: bytes | None = None,
+) -> tuple[Tag, ...]:
+    """Return EXIF, XMP, IPTC and Photoshop's resources as TIFF entries; broken EXIF has none."""
     tags: tuple[Tag, ...] = ()
     if exif:
         try:
             layout = Layout.of(exif)
             found = _directory(exif, layout.root(exif), layout)
-            tags = tuple(tag for tag in found if _tells(tag))
+            tags = tuple(_classic(tag, layout) for tag in found if _tells(tag))
         except (ValueError, struct.error):
             tags = ()
     if xmp:
         tags += (Tag(700, 1, len(xmp), xmp),)
+    if iptc:
+        tags += (Tag(33723, 7, len(iptc), iptc),)
+    if photoshop:
+        tags += (Tag(34377, 1, len(photoshop), photoshop),)
     return tags
 
 

@@ -12,7 +12,7 @@ import stat
 import time
 import uuid
 from collections import defaultdict
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
@@ -26,7 +26,7 @@ from pipeline.export_file import Exported, ExportTask, Facts, export_item, put_i
 from pipeline.export_names import folded, paths_of
 from pipeline.status import Failure, JobStatus
 from pipeline.storage.atomic import sync_folder
-from pipeline.storage.ledger import VANISHED, ExportRow
+from pipeline.storage.ledger import EXPORT, VANISHED, ExportRow, Note
 from pipeline.storage.places import Identity, identities
 from pipeline.wanted import sr_image
 
@@ -103,11 +103,14 @@ class ExportResult:
     kept: bool = False
     """Whether these were to be removed, and stay as somebody changed them since."""
     failures: tuple[Failure, ...] = ()
+    notes: tuple[Note, ...] = ()
+    """What the job's files do not hold of their pictures' metadata, unchanged ones' too."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the counts, and the files that are gone from the source."""
+        """Return the counts, the files that are gone from the source, and the notes."""
         counts = {name: getattr(self, name) for name in ("written", "unchanged", "pruned")}
-        return {**counts, "gone": len(self.gone), "gone_files": list(self.gone)}
+        notes = [asdict(note) for note in self.notes]
+        return {**counts, "gone": len(self.gone), "gone_files": list(self.gone), "notes": notes}
 
 
 def plan_export(
@@ -202,6 +205,7 @@ def run_export(
         gone=gone,
         kept=plan.request.prune and not stopped,
         failures=tuple(sorted(export.failures, key=lambda failure: failure.item)),
+        notes=tuple(note for note in ledger.notes() if note.stage == EXPORT),
     )
 
 
@@ -355,6 +359,7 @@ class _Export:
         self._ledger = ledger
         self._waiting: list[tuple[ExportTask, Exported]] = []
         self._rows: list[ExportRow] = []
+        self._notes: dict[str, tuple[str, ...]] = {}
         self._shared = _shared_names(plan.tasks)
         self._placed_s = time.monotonic()
 
@@ -384,6 +389,8 @@ class _Export:
         else:
             self.unchanged += 1
             self._rows.append(_row_of(task, exported.facts))
+        if exported is not None and exported.notes is not None:
+            self._notes[task.row.item] = exported.notes
         late = time.monotonic() - self._placed_s > _BATCH_S
         if late or len(self._waiting) + len(self._rows) >= _BATCH:
             self.place()
@@ -392,6 +399,8 @@ class _Export:
         """Put every finished file into its place."""
         waiting, self._waiting = self._waiting, []
         self._ledger.put_exports([*self._rows, *(self._coming(*one) for one in waiting)])
+        self._ledger.put_notes(EXPORT, self._notes)
+        self._notes = {}
         self._rows = []
         for task, exported in waiting:
             try:

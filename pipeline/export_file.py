@@ -19,9 +19,10 @@ import numpy as np
 from pipeline.errors import OccupiedError, PictureError
 from pipeline.geometry import Rect, Span
 from pipeline.images import Picture, encode_picture, read_picture
-from pipeline.ingest import metadata_of
+from pipeline.metadata import from_json
 from pipeline.storage.archive import Archive
 from pipeline.storage.atomic import place_new, write_new
+from pipeline.travel import enlarged
 from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Exported:
     facts: Facts
     is_new: bool
     replaces: Facts | None = None
+    notes: tuple[str, ...] | None = None
+    """What the file does not hold of the metadata; None where it was not looked at again."""
 
 
 def facts_of(path: Path) -> Facts | None:
@@ -97,17 +100,18 @@ def export_item(task: ExportTask) -> Exported:
         return Exported(there, is_new=False)
     image = sr_image(Archive.open(task.sr_dir), task.row)
     whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
-    picture = Picture(pixels=image.read(whole), metadata=metadata_of(image.provenance))
-    content = encode_picture(picture, name=task.path.name, format=task.format)
+    metadata = enlarged(from_json(image.provenance), image.size[0] // task.row.height)
+    picture = Picture(pixels=image.read(whole), metadata=metadata)
+    content, notes = encode_picture(picture, name=task.path.name, format=task.format)
     sha256 = hashlib.sha256(content).hexdigest()
     if there is not None and there.sha256 == sha256:
-        return Exported(there, is_new=False)
+        return Exported(there, is_new=False, notes=notes)
     if there is not None:
         _check_ours(task, there, content)
     taken_ns = image.provenance.get("mtime_ns")
     write_new(task.partial, content, lambda path: finish(path, mtime_ns=taken_ns))
     facts = Facts(len(content), task.partial.stat().st_mtime_ns, sha256)
-    return Exported(facts, is_new=True, replaces=there)
+    return Exported(facts, is_new=True, replaces=there, notes=notes)
 
 
 def finish(path: Path, *, mtime_ns: int | None) -> None:

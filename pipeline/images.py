@@ -20,6 +20,7 @@ import warnings
 import zlib
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import imagecodecs
@@ -27,11 +28,14 @@ import numpy as np
 import tifffile
 from PIL import Image, JpegImagePlugin
 
+from pipeline import jpeg_segments, photoshop, png_chunks, travel
 from pipeline.errors import PictureError
 from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
 from pipeline.exif import of_tiff as exif_of_tiff
 from pipeline.kinds import called
+from pipeline.metadata import Metadata as Metadata
+from pipeline.metadata import in_words
 from pipeline.signatures import HEAD_BYTES, READ, described
 from pipeline.storage.atomic import replace_atomically
 
@@ -61,24 +65,6 @@ EXTENSIONS: dict[str, str] = {
 
 SUFFIXES: dict[str, str] = {"jpeg": ".jpg", "png": ".png", "tiff": ".tif", "webp": ".webp"}
 """Format to the extension that upres writes."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Metadata:
-    """What a picture file says besides its pixels.
-
-    `mode` is the file's own ("1", "L", "P", "LA", "RGB", "RGBA", "I;16", "RGB;16", "F", ...), which
-    the pixels may have left: palettes are resolved, 1-bit becomes 8-bit. `exif` is a TIFF structure
-    without the "Exif" prefix; its orientation is already applied to the pixels and reset to 1.
-    `dpi` is (horizontal, vertical).
-    """
-
-    format: str
-    mode: str
-    icc: bytes | None = None
-    exif: bytes | None = None
-    xmp: bytes | None = None
-    dpi: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +194,7 @@ def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         pixels = _channels_first(np.asarray(image))
         info = image.info
     exif = _filled(info.get("exif"))
+    extras = jpeg_segments.extras(data)
     metadata = Metadata(
         format="jpeg",
         mode=image.mode,
@@ -215,6 +202,11 @@ def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         exif=_filled(exif.removeprefix(EXIF_PREFIX)) if exif else None,
         xmp=_filled(info.get("xmp")),
         dpi=_dpi(info.get("dpi")),
+        xmp_extended=extras.xmp_extended,
+        iptc=extras.iptc,
+        photoshop=extras.photoshop,
+        comments=extras.comments,
+        notes=extras.notes,
     )
     return pixels, metadata
 
@@ -266,13 +258,21 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     mode = _PNG_MODES[colour]
     if depth == 16:
         mode = "I;16" if colour == 0 else f"{mode};16"
+    extras, icc = png_chunks.extras(data), _png_icc(chunks.get(b"iCCP"))
+    lost = (
+        ("the colour profile is damaged and was not kept",) if b"iCCP" in chunks and not icc else ()
+    )
     metadata = Metadata(
         format="png",
         mode="1" if (depth, colour) == (1, 0) else mode,
-        icc=_png_icc(chunks.get(b"iCCP")),
-        exif=_filled(chunks.get(b"eXIf")),
-        xmp=_png_xmp(chunks.get(b"iTXt")),
+        icc=icc,
+        exif=_filled(chunks.get(b"eXIf", b"").removeprefix(EXIF_PREFIX)) or extras.exif,
+        xmp=extras.xmp,
         dpi=_png_dpi(chunks.get(b"pHYs")),
+        iptc=extras.iptc,
+        photoshop=extras.photoshop,
+        chunks=extras.chunks,
+        notes=(*extras.notes, *lost),
     )
     return pixels, metadata
 
@@ -280,7 +280,7 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
 def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
     """Return (chunks by type, IDAT left empty; the file with nothing but its pixels).
 
-    Every checksum is verified, up to IEND. Of several iTXt chunks the one with XMP is kept.
+    Every checksum is verified, up to IEND.
     """
     chunks: dict[bytes, bytes] = {}
     # libpng prints complaints about other chunks, such as odd colour profiles, on stderr.
@@ -298,8 +298,7 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
         if not chunks and kind != b"IHDR":
             raise PictureError(f"the first chunk is {kind!r}, wanted IHDR; the file is damaged")
         body = data[at + 8 : end] if kind != b"IDAT" else b""
-        if kind != b"iTXt" or body.startswith(_PNG_XMP):
-            chunks.setdefault(kind, body)
+        chunks.setdefault(kind, body)
         if kind[:1].isupper() or kind == b"tRNS":
             bare.append(data[at : end + 4])
         at = end + 4
@@ -308,14 +307,6 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
 
 def _png_icc(chunk: bytes | None) -> bytes | None:
     return _inflate(chunk[chunk.index(b"\0") + 2 :]) if chunk and b"\0" in chunk else None
-
-
-def _png_xmp(chunk: bytes | None) -> bytes | None:
-    if chunk is None:
-        return None
-    packed = chunk[len(_PNG_XMP)]
-    text = chunk[len(_PNG_XMP) + 2 :].split(b"\0", 2)[2]
-    return _inflate(text) if packed else _filled(text)
 
 
 def _inflate(packed: bytes) -> bytes | None:
@@ -352,8 +343,16 @@ def _read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         icc=_filled(chunks.get(b"ICCP")),
         exif=_filled(exif.removeprefix(EXIF_PREFIX)) if exif else None,
         xmp=_filled(chunks.get(b"XMP ")),
+        notes=tuple(
+            f"WebP chunk {kind.decode('latin-1')} ({in_words(len(body))}) was not kept"
+            for kind, body in chunks.items()
+            if kind not in _WEBP_CHUNKS
+        ),
     )
     return pixels, metadata
+
+
+_WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"EXIF", b"XMP ")
 
 
 def _webp_chunks(data: bytes) -> dict[bytes, bytes]:
@@ -401,16 +400,28 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         _check_segments(page, data, max_pixels)
         samples = page.asarray(maxworkers=1)
         mode, pixels = _tiff_pixels(page, samples)
-        layout = Layout.of(data)
+        exif, notes = exif_of_tiff(data, page.offset, Layout.of(data))
+        if others := len(file.pages) - 1:
+            notes += (f"smaller copies of the picture in the file ({others}): not kept",)
+        resources = photoshop.parted(_raw(page, data, 34377) or b"")
         metadata = Metadata(
             format="tiff",
             mode=mode,
             icc=_filled(page.tags.valueof(34675)),
-            exif=exif_of_tiff(data, page.offset, layout),
+            exif=exif,
             xmp=_filled(page.tags.valueof(700)),
             dpi=_tiff_dpi(page),
+            iptc=photoshop.iptc_of_tiff(_raw(page, data, 33723) or b"") or resources.iptc,
+            photoshop=resources.others,
+            notes=(*notes, *resources.notes),
         )
     return pixels, metadata
+
+
+def _raw(page: tifffile.TiffPage, data: bytes, code: int) -> bytes | None:
+    """Return the bytes of a tag, whatever type it claims."""
+    tag = page.tags.get(code)
+    return data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] if tag else None
 
 
 def _only_page(file: tifffile.TiffFile) -> tifffile.TiffPage:
@@ -545,6 +556,8 @@ def _upright(picture: Picture) -> Picture:
         exif = reset_orientation(metadata.exif, at)
         xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", metadata.xmp)
         metadata = replace(metadata, exif=exif, xmp=xmp)
+        height, width = picture.pixels.shape[1:]
+        metadata = travel.upright(metadata, turn, width=width, height=height)
     return Picture(pixels=pixels, metadata=metadata)
 
 
@@ -582,25 +595,34 @@ _LIMITS = {
 }
 
 
-def write_picture(path: Path, picture: Picture, *, format: str, quality: int = 95) -> None:
+def write_picture(
+    path: Path, picture: Picture, *, format: str, quality: int = 95
+) -> tuple[str, ...]:
     """Write the picture as `encode_picture` at `path`, whole or not at all; folders are created.
+
+    Return notes: a sentence for each thing in the metadata that the file does not hold.
 
     Raises:
         PictureError: The format cannot hold the picture; the message names formats that can.
         OSError: The file system refuses; what stood at `path` is untouched.
     """
-    data = encode_picture(picture, name=path.name, format=format, quality=quality)
+    data, notes = encode_picture(picture, name=path.name, format=format, quality=quality)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(path) as file:
         file.write(data)
+    return notes
 
 
-def encode_picture(picture: Picture, *, name: str, format: str, quality: int = 95) -> bytes:
-    """Return the picture as the bytes of a file in `format`; the same picture, the same bytes.
+def encode_picture(
+    picture: Picture, *, name: str, format: str, quality: int = 95
+) -> tuple[bytes, tuple[str, ...]]:
+    """Return the bytes of a file in `format`, and notes; the same picture, the same bytes.
+
+    A note is a sentence for each thing in the metadata that the file does not hold.
 
     PNG, TIFF and WebP are lossless: reading them back gives the same values (WebP has no grey, so
-    grey comes back as equal RGB). JPEG is 4:4:4 at `quality` (1 to 100, for JPEG alone). ICC, EXIF,
-    XMP and dpi are kept, dpi not in WebP, which has no place for it.
+    grey comes back as equal RGB). JPEG is 4:4:4 at `quality` (1 to 100, for JPEG alone). What is
+    said of the picture's size and its thumbnail is made true of these pixels.
 
     Raises:
         PictureError: The format cannot hold the picture; the message names formats that can.
@@ -608,12 +630,43 @@ def encode_picture(picture: Picture, *, name: str, format: str, quality: int = 9
     _check_format(picture, format)
     if not 1 <= quality <= 100:
         raise PictureError(f"quality is {quality}, wanted 1 to 100")
+    channels, height, width = picture.pixels.shape
+    target = travel.Target(
+        format=format,
+        width=width,
+        height=height,
+        channels=channels,
+        dtype=picture.pixels.dtype.name,
+        thumbnail=partial(_thumbnail, picture.pixels),
+    )
     try:
-        return _WRITERS[format](picture, quality)
+        metadata, notes = travel.fitted(picture.metadata, target)
+        return _WRITERS[format](replace(picture, metadata=metadata), quality), notes
+    except PictureError as error:
+        raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # Encoders raise anything, such as on metadata above a limit.
         raise PictureError(
             f"{name}: cannot be written as {format.upper()} ({error}); write TIFF instead"
         ) from error
+
+
+def _thumbnail(pixels: NDArray[Any], most_px: int) -> bytes:
+    """Return a JPEG of at most `most_px` a side, in the colours of the pixels, without alpha."""
+    colours = pixels[: 1 if len(pixels) <= 2 else 3]
+    height, width = colours.shape[1:]
+    # Of a picture of thousands of pixels a side, every so manieth is enough.
+    step = max(1, max(height, width) // (4 * most_px))
+    colours = colours[:, ::step, ::step]
+    if colours.dtype == np.float32:
+        colours = np.rint(np.clip(np.nan_to_num(colours), 0, 1) * 255).astype(np.uint8)
+    elif colours.dtype == np.uint16:
+        colours = (colours >> 8).astype(np.uint8)
+    image = Image.fromarray(_channels_last(colours))
+    share = min(1.0, most_px / max(height, width))
+    image = image.resize((max(1, round(width * share)), max(1, round(height * share))))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
 
 
 def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> bytes:
@@ -684,7 +737,14 @@ def _write_jpeg(picture: Picture, quality: int) -> bytes:
     options: dict[str, Any] = {"quality": quality, "subsampling": 0}
     if dpi := picture.metadata.dpi:
         options["dpi"] = tuple(min(65535, max(1, round(value))) for value in dpi)
-    return _save(_channels_last(picture.pixels), "JPEG", picture.metadata, options)
+    metadata = picture.metadata
+    segments = [
+        *jpeg_segments.extended_segments(metadata.xmp_extended or b""),
+        *jpeg_segments.photoshop_segments(metadata.iptc, metadata.photoshop),
+        *jpeg_segments.comment_segments(metadata.comments),
+    ]
+    data = _save(_channels_last(picture.pixels), "JPEG", metadata, options)
+    return jpeg_segments.with_segments(data, segments) if segments else data
 
 
 def _write_webp(picture: Picture, quality: int) -> bytes:
@@ -724,6 +784,7 @@ def _write_png(picture: Picture, quality: int) -> bytes:
         chunks.append(_png_chunk(b"eXIf", metadata.exif))
     if metadata.xmp:
         chunks.append(_png_chunk(b"iTXt", _PNG_XMP + b"\0\0\0\0" + metadata.xmp))
+    chunks += [png_chunks.packed(chunk) for chunk in metadata.chunks]
     header = len(_PNG_SIGNATURE) + 25
     return b"".join([data[:header], *chunks, data[header:]])
 
@@ -736,7 +797,7 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 def _write_tiff(picture: Picture, quality: int) -> bytes:
     """Write Deflate strips, then a second directory that adds EXIF and XMP to tifffile's."""
     pixels, metadata = picture.pixels, picture.metadata
-    added = additions(metadata.exif, metadata.xmp)
+    added = additions(metadata.exif, metadata.xmp, iptc=metadata.iptc, photoshop=metadata.photoshop)
     order = byte_order(metadata.exif)
     file = io.BytesIO()
     tifffile.imwrite(

@@ -6,7 +6,6 @@ so a file that is replaced meanwhile is seen either before or after, never mixed
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
@@ -17,12 +16,13 @@ import numpy as np
 from pipeline.cluster import Outcome, Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
 from pipeline.geometry import cuts
-from pipeline.images import Metadata, Picture, decode_picture
+from pipeline.images import Picture, decode_picture
 from pipeline.left_out import LeftOut
+from pipeline.metadata import Metadata, to_json
 from pipeline.sources import SourceFile, check_same_source, list_source
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, clashing
 from pipeline.storage.image import Layout
-from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
+from pipeline.storage.ledger import INGEST, INGESTED, REJECTED, VANISHED, ItemRow, Ledger
 from pipeline.storage.stack import LEAST_MEMBERS, Kind, Member, StackedImage, discard_broken
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.cluster import Client
+    from pipeline.storage.image import StoredImage
 
 _BATCH = 64
 _FILES_A_TASK = 32
@@ -76,6 +77,8 @@ class Ingested:
     file: SourceFile
     row: ItemRow
     waits: bool = False
+    notes: tuple[str, ...] | None = ()
+    """What was not kept of it; None where nothing new was learnt."""
 
     @property
     def kind(self) -> Kind:
@@ -145,7 +148,7 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
         pixels.append(picture.pixels)
         members[place] = {"item": file.item, **_provenance(row, file, picture.metadata)}
         row = replace(row, stack=task.stack, chunk=task.chunk, place=place)
-        done.append(Ingested(file, row))
+        done.append(Ingested(file, row, notes=picture.metadata.notes))
     if members:
         stack.write(task.chunk, np.stack(pixels), members, {})
     for member in members.values():
@@ -246,12 +249,19 @@ class _Ingest:
             results = _results(outcome)
             found += results
             batch += [_kept(one.row, self._known) for one in results if not one.waits]
+            self._note(results)
             if len(batch) >= _BATCH:
                 self._record(batch)
                 batch = []
             self._report(len(self.rows) + len(batch), self._total)
         self._record(batch)
         return found
+
+    def _note(self, results: Iterable[Ingested]) -> None:
+        """Record what was not kept; an item that was never known has no notes to be replaced."""
+        notes = {r.row.item: r.notes for r in results if not r.waits and r.notes is not None}
+        news = {item: found for item, found in notes.items() if found or item in self._known}
+        self._ledger.put_notes(INGEST, news)
 
     def _record(self, batch: list[ItemRow]) -> None:
         self._ledger.put_items(batch)
@@ -304,22 +314,11 @@ def adopt_archive(archive: Archive, ledger: Ledger) -> None:
     A damaged item is rejected with the reason, and does not stop the others.
     """
     known = {row.item: row for row in ledger.items()}
-    rows = list(_archived(archive, known))
+    notes: dict[str, tuple[str, ...]] = {}
+    rows = list(_archived(archive, known, notes))
     ledger.put_items(rows)
+    ledger.put_notes(INGEST, notes)
     ledger.put_items(_vanished(known, {row.item for row in rows}))
-
-
-def metadata_of(provenance: Mapping[str, Any]) -> Metadata:
-    """Return the metadata that an item's provenance carries."""
-    dpi = provenance.get("dpi")
-    return Metadata(
-        format=provenance["format"],
-        mode=provenance["mode"],
-        icc=_decoded(provenance.get("icc")),
-        exif=_decoded(provenance.get("exif")),
-        xmp=_decoded(provenance.get("xmp")),
-        dpi=(dpi[0], dpi[1]) if dpi else None,
-    )
 
 
 def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
@@ -328,12 +327,12 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
         data, row = _read(file)
         held = _held(row, archive, task)
         if held is not None:
-            return Ingested(file, held)
+            return Ingested(file, held, notes=_notes_on(held, archive, task))
         picture, row = _picture(data, file, row)
         waits = Ingested(file, row).kind.is_small and not task.alone
         if not waits:
             _store(archive, file, picture, row)
-        return Ingested(file, row, waits)
+        return Ingested(file, row, waits, picture.metadata.notes)
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
         return Ingested(file, _rejected(_placed(row, task.stacked.get(file.item)), error))
@@ -371,6 +370,18 @@ def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
     if image.provenance.get("sha256") != row.sha256:
         return None
     return _with_facts(row, (image.channels, *image.size), str(image.dtype))
+
+
+def _notes_on(row: ItemRow, archive: Archive, task: IngestTask) -> tuple[str, ...] | None:
+    """Return the notes on a held item that the ledger does not know, None on one that it does."""
+    if row.item in task.known:
+        return None
+    return _noted(archive.image_at(row.item, stack=row.stack, chunk=row.chunk, place=row.place))
+
+
+def _noted(image: StoredImage) -> tuple[str, ...]:
+    """Return the notes in an image's provenance; one of an earlier upres has none."""
+    return tuple(image.provenance.get("notes", ()))
 
 
 def _shared_out(
@@ -439,24 +450,8 @@ def _provenance(row: ItemRow, file: SourceFile, metadata: Metadata) -> dict[str,
         "sha256": row.sha256,
         "size_bytes": row.size_bytes,
         "mtime_ns": file.mtime_ns if file.modified_ns is None else file.modified_ns,
-        **_encoded(metadata),
+        **to_json(metadata),
     }
-
-
-def _encoded(metadata: Metadata) -> dict[str, Any]:
-    """Return the metadata as JSON values; bytes in base64."""
-    values: dict[str, Any] = {"format": metadata.format, "mode": metadata.mode}
-    for name in ("icc", "exif", "xmp"):
-        content = getattr(metadata, name)
-        if content is not None:
-            values[name] = base64.b64encode(content).decode("ascii")
-    if metadata.dpi is not None:
-        values["dpi"] = list(metadata.dpi)
-    return values
-
-
-def _decoded(text: str | None) -> bytes | None:
-    return None if text is None else base64.b64decode(text)
 
 
 def _row(file: SourceFile) -> ItemRow:
@@ -502,12 +497,17 @@ def _vanished(known: Mapping[str, ItemRow], listed: set[str]) -> list[ItemRow]:
     ]
 
 
-def _archived(archive: Archive, known: Mapping[str, ItemRow]) -> Iterator[ItemRow]:
+def _archived(
+    archive: Archive, known: Mapping[str, ItemRow], notes: dict[str, tuple[str, ...]]
+) -> Iterator[ItemRow]:
+    """Yield the row of each item of an archive, and add its notes to `notes`."""
     stacked = archive.index().members
     for item, image in archive.survey():
         if isinstance(image, ArchiveError):
             yield ItemRow(item=item, state=REJECTED, error=type(image).__name__, message=str(image))
             continue
+        if (found := _noted(image)) or item in known:
+            notes[item] = found
         size_bytes = image.provenance.get("size_bytes", 0)
         row = ItemRow(
             item=item,

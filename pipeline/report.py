@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 MAX_PORTRAITS = 24
 MAX_LINES = 5_000
 MAX_FAILURES = 500
+MAX_NOTES = 500
 
 _BOXES = ((190.0, 440.0), (400.0, 210.0))
 """Rows and columns, in CSS pixels, for overview and tile map each: stacked, or side by side."""
@@ -183,6 +184,8 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
         - status.items["vanished"],
         "failures": status.failures[:MAX_FAILURES],
         "failures_total": len(status.failures),
+        "notes": status.notes[:MAX_NOTES],
+        "notes_total": len(status.notes),
     }
 
 

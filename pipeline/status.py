@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemCount, Ledger
+from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemCount, Ledger, Note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +31,8 @@ class JobStatus:
     failures: tuple[Failure, ...]
     upscales: bool = True
     """Whether an item is done only when all its units are; False where ingesting was all."""
+    notes: tuple[Note, ...] = ()
+    """What was not kept of the files of which items; nothing that failed."""
 
     def item_state(self, count: ItemCount) -> str:
         """Return done, failed, pending, rejected or vanished."""
@@ -74,6 +76,7 @@ class JobStatus:
             "units": {s: units[s] for s in ("done", "failed", "pending")},
             "computed_units": computed_units,
             "failures": [asdict(failure) for failure in self.failures],
+            "notes": [asdict(note) for note in self.notes],
         }
 
 
@@ -83,7 +86,7 @@ def read_status(folder: Path, ledger: Ledger, *, upscales: bool = True) -> JobSt
     rejected = [Failure(c.item, None, c.error, c.message) for c in counts if c.state == REJECTED]
     failed = [Failure(u.item, u.tile, u.error, u.message) for u in ledger.failures()]
     failures = sorted([*rejected, *failed], key=lambda f: (f.item, f.tile or 0))
-    return JobStatus(folder, counts, tuple(failures), upscales)
+    return JobStatus(folder, counts, tuple(failures), upscales, tuple(ledger.notes()))
 
 
 def vanished(status: JobStatus) -> list[str]:

@@ -25,6 +25,7 @@ from pipeline.deadline import Deadline
 from pipeline.errors import ArchiveError, ModelError, NotFiniteError
 from pipeline.geometry import Rect, Span
 from pipeline.inference import Inference, load_model, own_device
+from pipeline.metadata import KEYS as METADATA_KEYS
 from pipeline.recording import outcome_of
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, UnitRow
@@ -40,9 +41,7 @@ if TYPE_CHECKING:
     from pipeline.storage.image import StoredImage
 
 _OPEN_IMAGES = 64
-COPIED = (
-    "source", "sha256", "size_bytes", "mtime_ns", "format", "mode", "icc", "exif", "xmp", "dpi",
-)  # fmt: skip
+COPIED = ("source", "sha256", "size_bytes", "mtime_ns", *METADATA_KEYS)
 """What the provenance of an SR image takes over from its LR."""
 
 _CPU_BATCH_PX = 512 * 512

@@ -22,7 +22,7 @@ from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.exif import copyright_of
 from pipeline.geometry import Rect, Span
 from pipeline.images import EXTENSIONS, read_picture
-from pipeline.ingest import metadata_of
+from pipeline.metadata import from_json
 from pipeline.sources import Listing, SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
 
@@ -201,7 +201,7 @@ def _of_item(original: Original) -> tuple[NDArray[Any], str]:
     image = Archive.open(archive_dir).image(original.item)
     height, width = image.size
     pixels = image.read(Rect(Span(0, height), Span(0, width)))
-    exif = metadata_of(image.provenance).exif if image.provenance.get("exif") else None
+    exif = from_json(image.provenance).exif if image.provenance.get("exif") else None
     return pixels, copyright_of(exif)
 
 

@@ -26,7 +26,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from pipeline.errors import LedgerError, NoLedgerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 FILE_NAME = "ledger.sqlite"
 VERSION = 2
@@ -115,6 +115,16 @@ _scores = sa.Table(
     sa.Column("ssim_count", sa.BigInteger, nullable=False),
 )
 
+_notes = sa.Table(
+    "notes",
+    _metadata,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("item", sa.String, primary_key=True),
+    sa.Column("stage", sa.String, primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("note", sa.String, nullable=False),
+)
+
 _RUNNING = "running"
 
 _runs = sa.Table(
@@ -152,6 +162,7 @@ _sources = sa.Table(
     sa.Column("source", sa.String, nullable=False),
 )
 
+INGEST, EXPORT = "ingest", "export"
 INGESTED, REJECTED, VANISHED = "ingested", "rejected", "vanished"
 DONE, FAILED = "done", "failed"
 
@@ -230,6 +241,15 @@ class ExportRow:
     """"" where a first file is on its way."""
     coming_sha256: str = ""
     """Content of the file that is being put there; "" once it is known to be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence on something in an item's file that a stage, ingest or export, did not keep."""
+
+    item: str
+    stage: str
+    note: str
 
 
 class ItemCount(NamedTuple):
@@ -539,6 +559,35 @@ class Ledger:
             return None
         query = sa.select(_sources.c.source).where(_sources.c.job == self._job)
         return next((row["source"] for row in self._rows(query)), None)
+
+    # --- notes -------------------------------------------------------------------------------
+
+    def put_notes(self, stage: str, notes: Mapping[str, Sequence[str]]) -> None:
+        """Replace the notes of a stage on items; an item with none loses those it had."""
+        for batch in _batches(notes.items()):
+            items = [_storable(item) for item, _ in batch]
+            rows = [
+                {"job": self._job, "item": item, "stage": stage, "number": n, "note": note}
+                for item, (_, found) in zip(items, batch, strict=True)
+                for n, note in enumerate(map(_storable, found))
+            ]
+            with self._transaction() as connection:
+                mine = sa.and_(_notes.c.job == self._job, _notes.c.stage == stage)
+                connection.execute(sa.delete(_notes).where(mine, _notes.c.item.in_(items)))
+                if rows:
+                    connection.execute(sa.insert(_notes), rows)
+
+    def notes(self) -> list[Note]:
+        """Return all notes, by item, ingest before export, in order.
+
+        A ledger of an upres that took none, opened where nothing can be written, has none.
+        """
+        with self._transaction() as connection:
+            if not sa.inspect(connection).has_table(_notes.name):
+                return []
+        order = (_notes.c.item, _notes.c.stage.desc(), _notes.c.number)
+        rows = self._rows(self._mine(_notes).order_by(*order))
+        return [Note(row["item"], row["stage"], row["note"]) for row in rows]
 
     # --- how the job was last upscaled -----------------------------------------------------
 

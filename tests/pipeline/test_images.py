@@ -479,13 +479,14 @@ def test_unknown_formats_and_qualities_are_refused(tmp_path: Path) -> None:
         write_picture(tmp_path / "a", picture(noise(1)), format="jpeg", quality=0)
 
 
-def test_metadata_too_large_for_jpeg_leaves_the_earlier_file(tmp_path: Path) -> None:
+def test_broken_exif_that_is_too_large_for_jpeg_is_noted_and_costs_no_picture(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "a.jpg"
-    path.write_bytes(b"earlier")
-    with pytest.raises(PictureError, match="write TIFF instead"):
-        write_picture(path, picture(noise(3), exif=b"II*\0" + b"\0" * 70_000), format="jpeg")
-    assert path.read_bytes() == b"earlier"
-    assert [found.name for found in tmp_path.iterdir()] == ["a.jpg"]
+    broken = picture(noise(3), exif=b"II*\0" + b"\0" * 70_000)
+    notes = write_picture(path, broken, format="jpeg")
+    assert any("EXIF" in note and "not kept" in note for note in notes)
+    assert read_picture(path.read_bytes(), name="a.jpg").metadata.exif is None
 
 
 def test_a_failed_replacement_leaves_the_earlier_file_alone(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from PIL import Image, ImageCms
 from pipeline.errors import ArchiveError, SourceError
 from pipeline.geometry import Rect, Span
 from pipeline.images import read_picture
-from pipeline.ingest import adopt_archive, metadata_of, run_ingest
+from pipeline.ingest import adopt_archive, run_ingest
+from pipeline.metadata import from_json
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger
 
@@ -287,7 +288,7 @@ def test_metadata_comes_back_from_the_archive_as_the_file_had_it(
     ingest()
     found = Archive.open(archive_dir).provenance("a.jpg")
     assert found is not None
-    kept = metadata_of(found)
+    kept = from_json(found)
     assert kept == read_picture(path.read_bytes(), name="a.jpg").metadata
     assert kept.icc == icc
     assert kept.exif
