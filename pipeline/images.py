@@ -31,7 +31,10 @@ from pipeline.errors import PictureError
 from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
 from pipeline.exif import of_tiff as exif_of_tiff
+from pipeline.jpeg_stream import check_whole, read_frame
+from pipeline.raws import raw_tiff
 from pipeline.storage.atomic import replace_atomically
+from pipeline.strangers import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,6 +127,11 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
     # Names may hold line breaks, errors must not.
     name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", name)
     format = _sniff(data, name=name)
+    if format == "tiff" and (kind := raw_tiff(data, name=name)):
+        raise PictureError(
+            f"{name}: is a camera raw ({kind}), of which only a small preview could be read, "
+            f"wanted {_READ}; develop it first, for instance to 16-bit TIFF"
+        )
     try:
         pixels, metadata = _READERS[format](data, max_pixels)
         return _upright(Picture(pixels=pixels, metadata=metadata))
@@ -141,7 +149,7 @@ def _sniff(data: bytes, *, name: str) -> str:
     """Return the format that the bytes declare, whatever the name promises."""
     format = _signature(data)
     if format is None:
-        raise PictureError(f"{name}: {_describe(data)}, wanted {_READ}")
+        raise PictureError(f"{name}: {describe(data)}, wanted {_READ}")
     return format
 
 
@@ -155,35 +163,6 @@ def _signature(data: bytes) -> str | None:
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "webp"
     return None
-
-
-def _describe(data: bytes) -> str:
-    """Say in words what bytes are that are none of the formats."""
-    if not data:
-        return "the file is empty (0 bytes)"
-    for start, words in _STRANGERS.items():
-        if data.startswith(start):
-            return f"the file is {words}"
-    if data[4:8] == b"ftyp":
-        return "the file is HEIF, AVIF or a film"
-    head = data[:512]
-    if head.isascii() and all(byte >= 32 or byte in b"\t\n\f\r" for byte in head):
-        return "the file is text"
-    return f"the file starts with the unknown bytes {data[:8].hex(' ')}"
-
-
-_STRANGERS = {
-    b"GIF8": "a GIF",
-    b"BM": "a BMP",
-    b"%PDF": "a PDF",
-    b"8BPS": "a Photoshop document",
-    b"PK\3\4": "a zip archive (give it as the source itself)",
-    b"\x1f\x8b": "gzip data (give a .tar.gz as the source itself)",
-    b"\0\0\0\x0cjP": "a JPEG 2000",
-    b"\0\0\0\x0cJXL": "a JPEG XL",
-    b"\xff\x0a": "a JPEG XL",
-    b"v/1\x01": "an OpenEXR",
-}
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -226,14 +205,14 @@ def _filled(value: Any) -> bytes | None:
 
 def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     """Read the first picture; a phone's previews and gain maps behind it are not frames."""
-    # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
-    with _silent():
-        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-    with image:
+    read_frame(data)
+    with _open_jpeg(data) as image:
         _check_size(*image.size, max_pixels)
         if image.mode not in ("L", "RGB"):
             raise PictureError(f"colours are {image.mode}, wanted grey or RGB; convert to RGB")
-        pixels = _channels_first(np.asarray(image))
+        samples = np.asarray(image)
+        check_whole(data, samples, decode=_jpeg_samples)
+        pixels = _channels_first(samples)
         info = image.info
     exif = _filled(info.get("exif"))
     metadata = Metadata(
@@ -245,6 +224,17 @@ def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         dpi=_dpi(info.get("dpi")),
     )
     return pixels, metadata
+
+
+def _open_jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
+    # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
+    with _silent():
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+
+
+def _jpeg_samples(data: bytes) -> NDArray[Any]:
+    with _open_jpeg(data) as image:
+        return np.asarray(image)
 
 
 _SILENCE = threading.Lock()
@@ -530,7 +520,10 @@ def _resolve(indices: NDArray[Any], colormap: NDArray[Any] | None) -> NDArray[An
     """Return RGB (3, y, x) uint8 of palette indices (1, y, x)."""
     if colormap is None or len(indices) != 1 or indices.max() >= colormap.shape[1]:
         raise PictureError("pixels point outside the palette; the file is damaged")
-    resolved: NDArray[Any] = (colormap >> 8).astype(np.uint8)[:, indices[0]]
+    # Entries are 16 bits wide; where none of them is above 255, their writer meant 8 bits, as
+    # libtiff takes it too.
+    colours = colormap >> 8 if colormap.max() > 255 else colormap
+    resolved: NDArray[Any] = colours.astype(np.uint8)[:, indices[0]]
     return resolved
 
 
