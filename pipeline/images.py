@@ -31,6 +31,8 @@ from pipeline.errors import PictureError
 from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
 from pipeline.exif import of_tiff as exif_of_tiff
+from pipeline.float_range import declared_range, from_unit, to_unit
+from pipeline.interlace import decode_interlaced
 from pipeline.jpeg_stream import check_whole, read_frame
 from pipeline.raws import raw_tiff
 from pipeline.storage.atomic import replace_atomically
@@ -73,7 +75,8 @@ class Metadata:
     `mode` is the file's own ("1", "L", "P", "LA", "RGB", "RGBA", "I;16", "RGB;16", "F", ...), which
     the pixels may have left: palettes are resolved, 1-bit becomes 8-bit. `exif` is a TIFF structure
     without the "Exif" prefix; its orientation is already applied to the pixels and reset to 1.
-    `dpi` is (horizontal, vertical).
+    `dpi` is (horizontal, vertical). `value_range` is what 0 and 1 of floating point pixels are in
+    the file, where that is something else.
     """
 
     format: str
@@ -82,6 +85,7 @@ class Metadata:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    value_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +143,8 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
         raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # Decoders raise anything on damaged bytes, MemoryError included.
         words = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, UnicodeDecodeError):  # Of a decoder that fails to say what is wrong.
+            words = "its decoder refuses it"
         raise PictureError(
             f"{name}: damaged or truncated {format.upper()} of {len(data)} bytes ({words}), "
             f"wanted a whole file; restore it from its origin"
@@ -210,7 +216,11 @@ def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         _check_size(*image.size, max_pixels)
         if image.mode not in ("L", "RGB"):
             raise PictureError(f"colours are {image.mode}, wanted grey or RGB; convert to RGB")
-        samples = np.asarray(image)
+        try:
+            samples = np.asarray(image)
+        except OSError:
+            check_whole(data, None, decode=_jpeg_samples)  # Tells what is missing, if it sees it.
+            raise
         check_whole(data, samples, decode=_jpeg_samples)
         pixels = _channels_first(samples)
         info = image.info
@@ -267,6 +277,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 _MAX_METADATA_BYTES = 64 << 20
 
@@ -276,9 +287,11 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     chunks, bare = _png_chunks(data)
     width, height, depth, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     _check_size(width, height, max_pixels)
+    if b"IDAT" not in chunks:
+        raise PictureError("holds no pixels (no IDAT chunk), wanted some; the file is damaged")
     if b"acTL" in chunks and (frames := int.from_bytes(chunks[b"acTL"][:4], "big")) > 1:
         raise PictureError(f"holds {frames} frames, wanted one; export the frames as files")
-    pixels = _channels_first(imagecodecs.png_decode(bare))
+    pixels = _channels_first(_png_samples(chunks, bare))
     if pixels.shape[1:] != (height, width):
         raise PictureError(f"decodes to {pixels.shape}, wanted {height} rows {width} columns")
     mode = _PNG_MODES[colour]
@@ -295,6 +308,30 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     return pixels, metadata
 
 
+def _png_samples(chunks: dict[bytes, bytes], bare: bytes) -> NDArray[Any]:
+    if chunks[b"IHDR"][12] != 1:
+        return imagecodecs.png_decode(bare)
+    palette = {kind: chunks[kind] for kind in (b"PLTE", b"tRNS") if kind in chunks}
+    return decode_interlaced(chunks[b"IHDR"], _png_data(bare), palette=palette)
+
+
+def _png_key(body: bytes, depth: int) -> bytes:
+    """Return a transparent colour within the depth: libpng takes it so, but complains on stderr."""
+    values = struct.unpack(f">{len(body) // 2}H", body[: len(body) // 2 * 2])
+    return struct.pack(f">{len(values)}H", *(value & ((1 << depth) - 1) for value in values))
+
+
+def _png_data(bare: bytes) -> bytes:
+    """Return the bodies of all IDAT chunks together."""
+    bodies, at = [], len(_PNG_SIGNATURE)
+    while at < len(bare):
+        size, kind = struct.unpack_from(">I4s", bare, at)
+        if kind == b"IDAT":
+            bodies.append(bare[at + 8 : at + 8 + size])
+        at += 12 + size
+    return b"".join(bodies)
+
+
 def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
     """Return (chunks by type, IDAT left empty; the file with nothing but its pixels).
 
@@ -306,19 +343,34 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
     at = len(_PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
+        if at + 12 > len(data):
+            raise PictureError(f"ends at byte {len(data)} without IEND; the file is truncated")
         size, kind = struct.unpack_from(">I4s", data, at)
         end = at + 8 + size
+        if end + 4 > len(data):
+            raise PictureError(
+                f"chunk {kind!r} at byte {at} ends behind the file of {len(data)} bytes; it is "
+                f"truncated"
+            )
         (checksum,) = struct.unpack_from(">I", data, end)
         if zlib.crc32(memoryview(data)[at + 4 : end]) != checksum:
             raise PictureError(
                 f"chunk {kind!r} at byte {at} fails its checksum; the file is damaged"
             )
+        if kind == b"CgBI":
+            raise PictureError(
+                "is a PNG of Apple's own kind (CgBI); convert it with Xcode's pngcrush"
+            )
+        if kind[:1].isupper() and kind not in _PNG_CRITICAL:
+            raise PictureError(f"holds the unknown critical chunk {kind!r}; save it as a plain PNG")
         if not chunks and kind != b"IHDR":
             raise PictureError(f"the first chunk is {kind!r}, wanted IHDR; the file is damaged")
         body = data[at + 8 : end] if kind != b"IDAT" else b""
         if kind != b"iTXt" or body.startswith(_PNG_XMP):
             chunks.setdefault(kind, body)
-        if kind[:1].isupper() or kind == b"tRNS":
+        if kind == b"tRNS" and chunks[b"IHDR"][9] in (0, 2):
+            bare.append(_png_chunk(kind, _png_key(body, chunks[b"IHDR"][8])))
+        elif kind[:1].isupper() or kind == b"tRNS":
             bare.append(data[at : end + 4])
         at = end + 4
     return chunks, b"".join(bare)
@@ -418,7 +470,11 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         _check_kind(page)
         _check_segments(page, data, max_pixels)
         samples = page.asarray(maxworkers=1)
-        mode, pixels = _tiff_pixels(page, samples)
+        pixels = samples if page.axes == "SYX" else _channels_first(samples)
+        value_range = None
+        if pixels.dtype.kind == "f":
+            pixels, value_range = to_unit(pixels, _declared_range(page))
+        mode, pixels = _tiff_pixels(page, pixels)
         layout = Layout.of(data)
         metadata = Metadata(
             format="tiff",
@@ -427,8 +483,17 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
             exif=exif_of_tiff(data, page.offset, layout),
             xmp=_filled(page.tags.valueof(700)),
             dpi=_tiff_dpi(page),
+            value_range=value_range,
         )
     return pixels, metadata
+
+
+def _declared_range(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Return what SMin- and SMaxSampleValue say, or else Min- and MaxSampleValue."""
+    for codes in ((340, 341), (280, 281)):
+        if found := declared_range(*(page.tags.valueof(code) for code in codes)):
+            return found
+    return None
 
 
 def _only_page(file: tifffile.TiffFile) -> tifffile.TiffPage:
@@ -490,12 +555,11 @@ def _check_segments(page: tifffile.TiffPage, data: bytes, max_pixels: int) -> No
                 raise PictureError(f"a JPEG tile is {columns} x {rows}, wanted {width} x {height}")
 
 
-def _tiff_pixels(page: tifffile.TiffPage, samples: NDArray[Any]) -> tuple[str, NDArray[Any]]:
-    """Return (mode as in the file, pixels (c, y, x))."""
+def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return (mode as in the file, pixels (c, y, x)) of samples (c, y, x)."""
     colour = int(page.photometric)
-    pixels = samples if page.axes == "SYX" else _channels_first(samples)
     if colour == _PALETTE:
-        return "P", _resolve(pixels, page.colormap)
+        return _resolve(pixels, page)
     if page.bitspersample == 1:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
@@ -513,18 +577,28 @@ def _tiff_pixels(page: tifffile.TiffPage, samples: NDArray[Any]) -> tuple[str, N
     if alpha == [_PREMULTIPLIED]:
         pixels = _straighten(pixels)
     mode = "1" if page.bitspersample == 1 else _mode(len(pixels), pixels.dtype)
-    return mode, pixels
+    # As Pillow names it; the pixels are straight, and are premultiplied again in a TIFF.
+    return mode.replace("A", "a") if alpha == [_PREMULTIPLIED] else mode, pixels
 
 
-def _resolve(indices: NDArray[Any], colormap: NDArray[Any] | None) -> NDArray[Any]:
-    """Return RGB (3, y, x) uint8 of palette indices (1, y, x)."""
-    if colormap is None or len(indices) != 1 or indices.max() >= colormap.shape[1]:
+def _resolve(pixels: NDArray[Any], page: tifffile.TiffPage) -> tuple[str, NDArray[Any]]:
+    """Return (mode, RGB or RGBA (c, y, x) uint8) of palette indices and alpha (1 or 2, y, x)."""
+    alpha = [int(kind) for kind in page.extrasamples]
+    if len(pixels) != 1 + len(alpha) or alpha not in ([], [_STRAIGHT]):
+        raise PictureError(
+            f"has a palette and {len(pixels) - 1} other channels (extra samples {alpha}), wanted "
+            f"at most one of straight alpha; drop the others"
+        )
+    # Indices of one bit come as truth values, which would select instead.
+    indices = pixels[0].astype(np.uint8) if pixels.dtype == np.bool_ else pixels[0]
+    colormap = page.colormap
+    if colormap is None or indices.max() >= colormap.shape[1]:
         raise PictureError("pixels point outside the palette; the file is damaged")
     # Entries are 16 bits wide; where none of them is above 255, their writer meant 8 bits, as
     # libtiff takes it too.
     colours = colormap >> 8 if colormap.max() > 255 else colormap
-    resolved: NDArray[Any] = colours.astype(np.uint8)[:, indices[0]]
-    return resolved
+    resolved = colours.astype(np.uint8)[:, indices]
+    return ("PA", np.concatenate([resolved, pixels[1:]])) if alpha else ("P", resolved)
 
 
 def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -532,6 +606,12 @@ def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
     alpha = pixels[-1:].astype(np.float64)
     top = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
     share = np.divide(top, alpha, out=np.zeros_like(alpha), where=alpha > 0)
+    excess = float((pixels[:-1].astype(np.float64) - alpha).max())
+    if excess > top / 32:
+        raise PictureError(
+            f"colours exceed their alpha by up to {excess:g}, wanted none above it, as the file "
+            f"says that they are premultiplied; save it with straight alpha"
+        )
     colours = pixels[:-1] * share
     if pixels.dtype != np.float32:
         colours = np.minimum(np.rint(colours), top)
@@ -564,12 +644,17 @@ def _upright(picture: Picture) -> Picture:
         turn, at = found
         pixels = _turn(pixels, turn)
         exif = reset_orientation(metadata.exif, at)
-        xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", metadata.xmp)
+        xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<3>", metadata.xmp)
         metadata = replace(metadata, exif=exif, xmp=xmp)
+    elif metadata.xmp and (said := _XMP_ORIENTATION.search(metadata.xmp)):
+        # EXIF goes first; where it says nothing XMP counts (Metadata Working Group, 2010).
+        pixels = _turn(pixels, int(said[2]))
+        xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\g<3>", metadata.xmp)
+        metadata = replace(metadata, xmp=xmp)
     return Picture(pixels=pixels, metadata=metadata)
 
 
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[1-8](\s*[\"'<])")
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])(\s*[\"'<])")
 
 
 def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -747,7 +832,9 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 
 def _write_tiff(picture: Picture, quality: int) -> bytes:
     """Write Deflate strips, then a second directory that adds EXIF and XMP to tifffile's."""
-    pixels, metadata = picture.pixels, picture.metadata
+    metadata = picture.metadata
+    pixels, alpha = _tiff_alpha(picture)
+    pixels, range_tags = _tiff_range(pixels, metadata)
     added = additions(metadata.exif, metadata.xmp)
     order = byte_order(metadata.exif)
     file = io.BytesIO()
@@ -757,7 +844,7 @@ def _write_tiff(picture: Picture, quality: int) -> bytes:
         byteorder=order,
         photometric="rgb" if len(pixels) >= 3 else "minisblack",
         planarconfig="contig" if len(pixels) > 1 else None,
-        extrasamples=["unassalpha"] if len(pixels) in (2, 4) else None,
+        extrasamples=alpha,
         compression="zlib",
         predictor=True,
         iccprofile=metadata.icc,
@@ -765,8 +852,36 @@ def _write_tiff(picture: Picture, quality: int) -> bytes:
         resolutionunit="inch" if metadata.dpi else None,
         metadata=None,
         software=False,
+        extratags=range_tags,
     )
     return graft(file.getvalue(), added) if added else file.getvalue()
+
+
+def _tiff_alpha(picture: Picture) -> tuple[NDArray[Any], list[str] | None]:
+    """Return the pixels and the kind of their alpha: premultiplied where the origin's was."""
+    pixels = picture.pixels
+    if len(pixels) not in (2, 4):
+        return pixels, None
+    if "a" not in picture.metadata.mode:
+        return pixels, ["unassalpha"]
+    top = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
+    colours = pixels[:-1] * (pixels[-1:].astype(np.float64) / top)
+    if pixels.dtype != np.float32:
+        colours = np.rint(colours)
+    return np.concatenate([colours.astype(pixels.dtype), pixels[-1:]]), ["assocalpha"]
+
+
+def _tiff_range(
+    pixels: NDArray[Any], metadata: Metadata
+) -> tuple[NDArray[Any], list[tuple[int, str, int, Any, bool]]]:
+    """Return the pixels in the value range of their origin, and the tags that declare it."""
+    if metadata.value_range is None or pixels.dtype != np.float32:
+        return pixels, []
+    count = len(pixels)
+    tags = zip((340, 341), metadata.value_range, strict=True)
+    return from_unit(pixels, metadata.value_range), [
+        (code, "f", count, (value,) * count if count > 1 else value, True) for code, value in tags
+    ]
 
 
 _WRITERS: dict[str, Callable[[Picture, int], bytes]] = {

@@ -299,7 +299,7 @@ def adopt_archive(archive: Archive, ledger: Ledger) -> None:
 
 def metadata_of(provenance: Mapping[str, Any]) -> Metadata:
     """Return the metadata that an item's provenance carries."""
-    dpi = provenance.get("dpi")
+    dpi, value_range = provenance.get("dpi"), provenance.get("value_range")
     return Metadata(
         format=provenance["format"],
         mode=provenance["mode"],
@@ -307,6 +307,7 @@ def metadata_of(provenance: Mapping[str, Any]) -> Metadata:
         exif=_decoded(provenance.get("exif")),
         xmp=_decoded(provenance.get("xmp")),
         dpi=(dpi[0], dpi[1]) if dpi else None,
+        value_range=(value_range[0], value_range[1]) if value_range else None,
     )
 
 
@@ -440,6 +441,8 @@ def _encoded(metadata: Metadata) -> dict[str, Any]:
             values[name] = base64.b64encode(content).decode("ascii")
     if metadata.dpi is not None:
         values["dpi"] = list(metadata.dpi)
+    if metadata.value_range is not None:
+        values["value_range"] = list(metadata.value_range)
     return values
 
 

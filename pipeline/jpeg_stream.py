@@ -120,12 +120,12 @@ def read_frame(data: bytes) -> Frame:
 
 
 def check_whole(
-    data: bytes, pixels: NDArray[Any], *, decode: Callable[[bytes], NDArray[Any]]
+    data: bytes, pixels: NDArray[Any] | None, *, decode: Callable[[bytes], NDArray[Any]]
 ) -> None:
     """Refuse a JPEG whose compressed data is not all there.
 
-    `pixels` ``(y, x)`` or ``(y, x, c)`` is what `decode` makes of `data`; it is asked again only
-    where something looks odd.
+    `pixels` ``(y, x)`` or ``(y, x, c)`` is what `decode` makes of `data`, None where it fails. It
+    is asked again only where something looks odd.
 
     Raises:
         PictureError: With what is missing.
@@ -143,7 +143,8 @@ def check_whole(
 
 def _segments(data: bytes, at: int, tables: _Tables) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, body, end) of segments up to SOS or EOI; stop early where they break off."""
-    while match := _MARKER.match(data, at):
+    # Searched for, as decoders skip what stands between segments.
+    while match := _MARKER.search(data, at):
         marker, body = match[1][0], match.end()
         if marker == _EOI:
             yield marker, body, body
@@ -250,7 +251,7 @@ class _Stream:
 
     data: bytes
     frame: Frame
-    pixels: NDArray[Any]
+    pixels: NDArray[Any] | None
     decode: Callable[[bytes], NDArray[Any]]
 
     def check_restarts(self, scan: _Scan) -> None:
@@ -336,8 +337,8 @@ class _Stream:
                 f"{_MISSING}"
             )
         # Decoders make even mid-grey of what is missing.
-        corner = self.pixels[-8:, -8:]
-        odd = final.marker != _EOI or bool((corner == 128).all())
+        even = self.pixels is not None and bool((self.pixels[-8:, -8:] == 128).all())
+        odd = final.marker != _EOI or even
         if odd and final.marker is not None and not self._is_whole(final, final.end):
             raise PictureError(
                 f"the compressed data ends at byte {final.end}, before the picture does; {_MISSING}"
@@ -362,6 +363,8 @@ class _Stream:
 
         Other data there changes the pixels only where the decoder waits for some.
         """
+        if self.pixels is None:
+            return False
         tail = self.data[scan.end :] if scan.marker is not None else _END
         try:
             return np.array_equal(self.decode(self.data[:end] + _PROBE + tail), self.pixels)

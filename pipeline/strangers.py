@@ -25,8 +25,6 @@ _STARTS = {
     b"#?RADIANCE": "a Radiance HDR",
     b"#?RGBE": "a Radiance HDR",
     b"DDS ": "a DDS texture",
-    b"\0\0\1\0": "an icon (ICO)",
-    b"\0\0\2\0": "a cursor (CUR)",
     b"icns": "an icon (ICNS)",
     b"qoif": "a QOI",
     b"farbfeld": "a farbfeld",
@@ -64,11 +62,11 @@ _TEXTS = {
 _BRANDS = {
     b"avif": "an AVIF",
     b"avis": "an AVIF animation",
-    b"heic": "a HEIC",
-    b"heix": "a HEIC",
+    b"heic": "a HEIC (HEIF)",
+    b"heix": "a HEIC (HEIF)",
     b"hevc": "a HEIC animation",
-    b"heim": "a HEIC",
-    b"heis": "a HEIC",
+    b"heim": "a HEIC (HEIF)",
+    b"heis": "a HEIC (HEIF)",
     b"mif1": "a HEIF",
     b"msf1": "a HEIF animation",
     b"jxl ": "a JPEG XL",
@@ -89,20 +87,45 @@ def describe(data: bytes) -> str:
     head = data[:512]
     if not any(head):
         return f"the file starts with {len(head)} bytes of zero; it was lost or never written"
+    return f"the file {_by_layout(data) or _text(head) or _unknown(data)}"
+
+
+def _unknown(data: bytes) -> str:
+    return f"starts with the unknown bytes {data[:8].hex(' ')}"
+
+
+def _by_layout(data: bytes) -> str | None:
+    """Return what a file is whose kind has no mark at its start, or too short a one."""
     if data[:1] == b"P" and data[1:2] in b"1234567Ff" and data[2:3].isspace():
-        return "the file is a Netpbm picture (PBM, PGM, PPM, PAM or PFM)"
+        return "is a Netpbm picture (PBM, PGM, PPM, PAM or PFM)"
     if data.startswith(b"BM") and len(data) >= 18 and data[15:18] == b"\0\0\0":
-        return "the file is a BMP"
-    return _text(head) or f"the file starts with the unknown bytes {data[:8].hex(' ')}"
+        return "is a BMP"
+    if data[:4] in (b"\0\0\1\0", b"\0\0\2\0") and data[4:5] != b"\0":
+        return "is an icon (ICO)" if data[2] == 1 else "is a cursor (CUR)"
+    if data[4:6] in (b"\x11\xaf", b"\x12\xaf"):
+        return "is a FLIC animation"
+    if data[257:262] == b"ustar":
+        return "is a tar archive (give it as the source itself)"
+    if data[-18:-2] == b"TRUEVISION-XFILE" or _is_targa(data):
+        return "is a TGA"
+    return None
+
+
+def _is_targa(data: bytes) -> bool:
+    """Return whether the header is one of a TGA, which has no mark: map, kind, size, depth."""
+    if len(data) < 18 or data[1] > 1 or data[2] not in (1, 2, 3, 9, 10, 11):
+        return False
+    sides = data[12:14], data[14:16]
+    return all(any(side) for side in sides) and data[16] in (8, 15, 16, 24, 32)
 
 
 def _text(head: bytes) -> str | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for mark, words in _TEXTS.items():
         if start.startswith(mark):
-            return f"the file is {words}"
+            return f"is {words}"
     if b"<svg" in start:
-        return "the file is an SVG drawing"
+        return "is an SVG drawing"
     if head.isascii() and all(byte >= 32 or byte in b"\t\n\f\r" for byte in head):
-        return "the file is text"
+        return "is text"
     return None

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _OPEN_IMAGES = 64
 COPIED = (
     "source", "sha256", "size_bytes", "mtime_ns", "format", "mode", "icc", "exif", "xmp", "dpi",
+    "value_range",
 )  # fmt: skip
 """What the provenance of an SR image takes over from its LR."""
 
