@@ -5,7 +5,7 @@ metadata that travels along. Not: where the bytes come from (`sources`), nor arc
 
 Reading never guesses and never repairs: a file that is damaged, of another kind, or larger than the
 bound is a `PictureError`. JPEG and lossy WebP hold no checksum, so damage inside their compressed
-data is noticed only where it breaks the stream.
+data is noticed only where it breaks the stream, or the structure of a JPEG (`jpeg_stream`).
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Picture:
     """Pixels (c, y, x) of dtype uint8, uint16 or float32, and the metadata of their file.
 
     c is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha; alpha is never
-    premultiplied.
+    premultiplied. float32 is finite, with 0..1 as its range.
     """
 
     pixels: NDArray[Any]
@@ -311,8 +311,10 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
 def _png_samples(chunks: dict[bytes, bytes], bare: bytes) -> NDArray[Any]:
     if chunks[b"IHDR"][12] != 1:
         return imagecodecs.png_decode(bare)
-    palette = {kind: chunks[kind] for kind in (b"PLTE", b"tRNS") if kind in chunks}
-    return decode_interlaced(chunks[b"IHDR"], _png_data(bare), palette=palette)
+    palette = {kind: body for kind, body in chunks.items() if kind in (b"PLTE", b"tRNS")}
+    return decode_interlaced(
+        chunks[b"IHDR"], _png_data(bare), palette=palette, decode=imagecodecs.png_decode
+    )
 
 
 def _png_key(body: bytes, depth: int) -> bytes:

@@ -10,13 +10,12 @@ import struct
 import zlib
 from typing import TYPE_CHECKING, Any
 
-import imagecodecs
 import numpy as np
 
 from pipeline.errors import PictureError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
@@ -29,12 +28,16 @@ _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def decode_interlaced(
-    header: bytes, compressed: bytes, *, palette: Mapping[bytes, bytes]
+    header: bytes,
+    compressed: bytes,
+    *,
+    palette: Mapping[bytes, bytes],
+    decode: Callable[[bytes], NDArray[Any]],
 ) -> NDArray[Any]:
     """Return ``(y, x)`` or ``(y, x, c)`` of an interlaced PNG.
 
     `header` is the body of IHDR, `compressed` those of all IDAT together, `palette` those of PLTE
-    and tRNS by their names.
+    and tRNS by their names. `decode` reads a plain PNG.
 
     Raises:
         PictureError: If data is missing.
@@ -57,7 +60,7 @@ def decode_interlaced(
     ):
         if length:
             plain = struct.pack(">II", columns, rows) + header[8:12] + b"\0"
-            one = imagecodecs.png_decode(_png(plain, filtered[at : at + length], palette))
+            one = decode(_png(plain, filtered[at : at + length], palette))
             if whole is None:
                 whole = np.empty((height, width, *one.shape[2:]), one.dtype)
             whole[row::down, column::right] = one
