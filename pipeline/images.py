@@ -5,7 +5,7 @@ metadata that travels along. Not: where the bytes come from (`sources`), nor arc
 
 Reading never guesses and never repairs: a file that is damaged, of another kind, or larger than the
 bound is a `PictureError`. JPEG and lossy WebP hold no checksum, so damage inside their compressed
-data is noticed only where it breaks the stream.
+data is noticed only where it breaks the stream, or the structure of a JPEG (`jpeg_stream`).
 """
 
 from __future__ import annotations
@@ -33,9 +33,13 @@ from pipeline.errors import PictureError
 from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
 from pipeline.exif import of_tiff as exif_of_tiff
+from pipeline.float_range import declared_range, from_unit, to_unit
+from pipeline.interlace import decode_interlaced
+from pipeline.jpeg_stream import check_whole, read_frame
 from pipeline.kinds import called
 from pipeline.metadata import Metadata as Metadata
 from pipeline.metadata import in_words
+from pipeline.raws import raw_tiff
 from pipeline.signatures import HEAD_BYTES, READ, described
 from pipeline.storage.atomic import replace_atomically
 
@@ -72,7 +76,7 @@ class Picture:
     """Pixels (c, y, x) of dtype uint8, uint16 or float32, and the metadata of their file.
 
     c is 1 for grey, 2 for grey and alpha, 3 for RGB, 4 for RGB and alpha; alpha is never
-    premultiplied.
+    premultiplied. float32 is finite, with 0..1 as its range.
     """
 
     pixels: NDArray[Any]
@@ -110,6 +114,11 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
     # Names may hold line breaks, errors must not.
     name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", name)
     format = _sniff(data, name=name)
+    if format == "tiff" and (kind := raw_tiff(data, name=name)):
+        raise PictureError(
+            f"{name}: is a camera raw ({kind}), of which only a small preview could be read, "
+            f"wanted {READ}; develop it first, for instance to 16-bit TIFF"
+        )
     try:
         pixels, metadata = _READERS[format](data, max_pixels)
         return _upright(Picture(pixels=pixels, metadata=metadata))
@@ -117,6 +126,8 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
         raise PictureError(f"{name}: {error}") from None
     except Exception as error:  # Decoders raise anything on damaged bytes, MemoryError included.
         words = " ".join(str(error).split())[:200] or type(error).__name__
+        if isinstance(error, UnicodeDecodeError):  # Of a decoder that fails to say what is wrong.
+            words = "its decoder refuses it"
         raise PictureError(
             f"{name}: damaged or truncated {format.upper()} of {len(data)} bytes ({words}), "
             f"wanted a whole file; restore it from its origin"
@@ -184,14 +195,18 @@ def _filled(value: Any) -> bytes | None:
 
 def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     """Read the first picture; a phone's previews and gain maps behind it are not frames."""
-    # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
-    with _silent():
-        image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
-    with image:
+    read_frame(data)
+    with _open_jpeg(data) as image:
         _check_size(*image.size, max_pixels)
         if image.mode not in ("L", "RGB"):
             raise PictureError(f"colours are {image.mode}, wanted grey or RGB; convert to RGB")
-        pixels = _channels_first(np.asarray(image))
+        try:
+            samples = np.asarray(image)
+        except OSError:
+            check_whole(data, None, decode=_jpeg_samples)  # Tells what is missing, if it sees it.
+            raise
+        check_whole(data, samples, decode=_jpeg_samples)
+        pixels = _channels_first(samples)
         info = image.info
     exif = _filled(info.get("exif"))
     extras = jpeg_segments.extras(data)
@@ -209,6 +224,17 @@ def _read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         notes=extras.notes,
     )
     return pixels, metadata
+
+
+def _open_jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
+    # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
+    with _silent():
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+
+
+def _jpeg_samples(data: bytes) -> NDArray[Any]:
+    with _open_jpeg(data) as image:
+        return np.asarray(image)
 
 
 _SILENCE = threading.Lock()
@@ -241,6 +267,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 _MAX_METADATA_BYTES = 64 << 20
 
@@ -250,9 +277,11 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     chunks, bare = _png_chunks(data)
     width, height, depth, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     _check_size(width, height, max_pixels)
+    if b"IDAT" not in chunks:
+        raise PictureError("holds no pixels (no IDAT chunk), wanted some; the file is damaged")
     if b"acTL" in chunks and (frames := int.from_bytes(chunks[b"acTL"][:4], "big")) > 1:
         raise PictureError(f"holds {frames} frames, wanted one; export the frames as files")
-    pixels = _channels_first(imagecodecs.png_decode(bare))
+    pixels = _channels_first(_png_samples(chunks, bare))
     if pixels.shape[1:] != (height, width):
         raise PictureError(f"decodes to {pixels.shape}, wanted {height} rows {width} columns")
     mode = _PNG_MODES[colour]
@@ -277,6 +306,32 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     return pixels, metadata
 
 
+def _png_samples(chunks: dict[bytes, bytes], bare: bytes) -> NDArray[Any]:
+    if chunks[b"IHDR"][12] != 1:
+        return imagecodecs.png_decode(bare)
+    palette = {kind: body for kind, body in chunks.items() if kind in (b"PLTE", b"tRNS")}
+    return decode_interlaced(
+        chunks[b"IHDR"], _png_data(bare), palette=palette, decode=imagecodecs.png_decode
+    )
+
+
+def _png_key(body: bytes, depth: int) -> bytes:
+    """Return a transparent colour within the depth: libpng takes it so, but complains on stderr."""
+    values = struct.unpack(f">{len(body) // 2}H", body[: len(body) // 2 * 2])
+    return struct.pack(f">{len(values)}H", *(value & ((1 << depth) - 1) for value in values))
+
+
+def _png_data(bare: bytes) -> bytes:
+    """Return the bodies of all IDAT chunks together."""
+    bodies, at = [], len(_PNG_SIGNATURE)
+    while at < len(bare):
+        size, kind = struct.unpack_from(">I4s", bare, at)
+        if kind == b"IDAT":
+            bodies.append(bare[at + 8 : at + 8 + size])
+        at += 12 + size
+    return b"".join(bodies)
+
+
 def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
     """Return (chunks by type, IDAT left empty; the file with nothing but its pixels).
 
@@ -288,18 +343,33 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
     at = len(_PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
+        if at + 12 > len(data):
+            raise PictureError(f"ends at byte {len(data)} without IEND; the file is truncated")
         size, kind = struct.unpack_from(">I4s", data, at)
         end = at + 8 + size
+        if end + 4 > len(data):
+            raise PictureError(
+                f"chunk {kind!r} at byte {at} ends behind the file of {len(data)} bytes; it is "
+                f"truncated"
+            )
         (checksum,) = struct.unpack_from(">I", data, end)
         if zlib.crc32(memoryview(data)[at + 4 : end]) != checksum:
             raise PictureError(
                 f"chunk {kind!r} at byte {at} fails its checksum; the file is damaged"
             )
+        if kind == b"CgBI":
+            raise PictureError(
+                "is a PNG of Apple's own kind (CgBI); convert it with Xcode's pngcrush"
+            )
+        if kind[:1].isupper() and kind not in _PNG_CRITICAL:
+            raise PictureError(f"holds the unknown critical chunk {kind!r}; save it as a plain PNG")
         if not chunks and kind != b"IHDR":
             raise PictureError(f"the first chunk is {kind!r}, wanted IHDR; the file is damaged")
         body = data[at + 8 : end] if kind != b"IDAT" else b""
         chunks.setdefault(kind, body)
-        if kind[:1].isupper() or kind == b"tRNS":
+        if kind == b"tRNS" and chunks[b"IHDR"][9] in (0, 2):
+            bare.append(_png_chunk(kind, _png_key(body, chunks[b"IHDR"][8])))
+        elif kind[:1].isupper() or kind == b"tRNS":
             bare.append(data[at : end + 4])
         at = end + 4
     return chunks, b"".join(bare)
@@ -399,7 +469,11 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         _check_kind(page)
         _check_segments(page, data, max_pixels)
         samples = page.asarray(maxworkers=1)
-        mode, pixels = _tiff_pixels(page, samples)
+        pixels = samples if page.axes == "SYX" else _channels_first(samples)
+        value_range = None
+        if pixels.dtype.kind == "f":
+            pixels, value_range = to_unit(pixels, _declared_range(page))
+        mode, pixels = _tiff_pixels(page, pixels)
         exif, notes = exif_of_tiff(data, page.offset, Layout.of(data))
         if others := len(file.pages) - 1:
             notes += (f"smaller copies of the picture in the file ({others}): not kept",)
@@ -414,6 +488,7 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
             iptc=photoshop.iptc_of_tiff(_raw(page, data, 33723) or b"") or resources.iptc,
             photoshop=resources.others,
             notes=(*notes, *resources.notes),
+            value_range=value_range,
         )
     return pixels, metadata
 
@@ -422,6 +497,14 @@ def _raw(page: tifffile.TiffPage, data: bytes, code: int) -> bytes | None:
     """Return the bytes of a tag, whatever type it claims."""
     tag = page.tags.get(code)
     return data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] if tag else None
+
+
+def _declared_range(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Return what SMin- and SMaxSampleValue say, or else Min- and MaxSampleValue."""
+    for codes in ((340, 341), (280, 281)):
+        if found := declared_range(*(page.tags.valueof(code) for code in codes)):
+            return found
+    return None
 
 
 def _only_page(file: tifffile.TiffFile) -> tifffile.TiffPage:
@@ -483,12 +566,11 @@ def _check_segments(page: tifffile.TiffPage, data: bytes, max_pixels: int) -> No
                 raise PictureError(f"a JPEG tile is {columns} x {rows}, wanted {width} x {height}")
 
 
-def _tiff_pixels(page: tifffile.TiffPage, samples: NDArray[Any]) -> tuple[str, NDArray[Any]]:
-    """Return (mode as in the file, pixels (c, y, x))."""
+def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return (mode as in the file, pixels (c, y, x)) of samples (c, y, x)."""
     colour = int(page.photometric)
-    pixels = samples if page.axes == "SYX" else _channels_first(samples)
     if colour == _PALETTE:
-        return "P", _resolve(pixels, page.colormap)
+        return _resolve(pixels, page)
     if page.bitspersample == 1:
         pixels = pixels.astype(np.uint8) * np.uint8(255)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
@@ -506,15 +588,28 @@ def _tiff_pixels(page: tifffile.TiffPage, samples: NDArray[Any]) -> tuple[str, N
     if alpha == [_PREMULTIPLIED]:
         pixels = _straighten(pixels)
     mode = "1" if page.bitspersample == 1 else _mode(len(pixels), pixels.dtype)
-    return mode, pixels
+    # As Pillow names it; the pixels are straight, and are premultiplied again in a TIFF.
+    return mode.replace("A", "a") if alpha == [_PREMULTIPLIED] else mode, pixels
 
 
-def _resolve(indices: NDArray[Any], colormap: NDArray[Any] | None) -> NDArray[Any]:
-    """Return RGB (3, y, x) uint8 of palette indices (1, y, x)."""
-    if colormap is None or len(indices) != 1 or indices.max() >= colormap.shape[1]:
+def _resolve(pixels: NDArray[Any], page: tifffile.TiffPage) -> tuple[str, NDArray[Any]]:
+    """Return (mode, RGB or RGBA (c, y, x) uint8) of palette indices and alpha (1 or 2, y, x)."""
+    alpha = [int(kind) for kind in page.extrasamples]
+    if len(pixels) != 1 + len(alpha) or alpha not in ([], [_STRAIGHT]):
+        raise PictureError(
+            f"has a palette and {len(pixels) - 1} other channels (extra samples {alpha}), wanted "
+            f"at most one of straight alpha; drop the others"
+        )
+    # Indices of one bit come as truth values, which would select instead.
+    indices = pixels[0].astype(np.uint8) if pixels.dtype == np.bool_ else pixels[0]
+    colormap = page.colormap
+    if colormap is None or indices.max() >= colormap.shape[1]:
         raise PictureError("pixels point outside the palette; the file is damaged")
-    resolved: NDArray[Any] = (colormap >> 8).astype(np.uint8)[:, indices[0]]
-    return resolved
+    # Entries are 16 bits wide; where none of them is above 255, their writer meant 8 bits, as
+    # libtiff takes it too.
+    colours = colormap >> 8 if colormap.max() > 255 else colormap
+    resolved = colours.astype(np.uint8)[:, indices]
+    return ("PA", np.concatenate([resolved, pixels[1:]])) if alpha else ("P", resolved)
 
 
 def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -522,6 +617,12 @@ def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
     alpha = pixels[-1:].astype(np.float64)
     top = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
     share = np.divide(top, alpha, out=np.zeros_like(alpha), where=alpha > 0)
+    excess = float((pixels[:-1].astype(np.float64) - alpha).max())
+    if excess > top / 32:
+        raise PictureError(
+            f"colours exceed their alpha by up to {excess:g}, wanted none above it, as the file "
+            f"says that they are premultiplied; save it with straight alpha"
+        )
     colours = pixels[:-1] * share
     if pixels.dtype != np.float32:
         colours = np.minimum(np.rint(colours), top)
@@ -554,14 +655,21 @@ def _upright(picture: Picture) -> Picture:
         turn, at = found
         pixels = _turn(pixels, turn)
         exif = reset_orientation(metadata.exif, at)
-        xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<2>", metadata.xmp)
+        xmp = metadata.xmp and _XMP_ORIENTATION.sub(rb"\g<1>1\g<3>", metadata.xmp)
         metadata = replace(metadata, exif=exif, xmp=xmp)
         height, width = picture.pixels.shape[1:]
         metadata = travel.upright(metadata, turn, width=width, height=height)
+    elif metadata.xmp and (said := _XMP_ORIENTATION.search(metadata.xmp)):
+        # EXIF goes first; where it says nothing XMP counts (Metadata Working Group, 2010).
+        turn = int(said[2])
+        pixels = _turn(pixels, turn)
+        xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\g<3>", metadata.xmp)
+        height, width = picture.pixels.shape[1:]
+        metadata = travel.upright(replace(metadata, xmp=xmp), turn, width=width, height=height)
     return Picture(pixels=pixels, metadata=metadata)
 
 
-_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[1-8](\s*[\"'<])")
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)([1-8])(\s*[\"'<])")
 
 
 def _turn(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -796,7 +904,9 @@ def _png_chunk(kind: bytes, body: bytes) -> bytes:
 
 def _write_tiff(picture: Picture, quality: int) -> bytes:
     """Write Deflate strips, then a second directory that adds EXIF and XMP to tifffile's."""
-    pixels, metadata = picture.pixels, picture.metadata
+    metadata = picture.metadata
+    pixels, alpha = _tiff_alpha(picture)
+    pixels, range_tags = _tiff_range(pixels, metadata)
     added = additions(metadata.exif, metadata.xmp, iptc=metadata.iptc, photoshop=metadata.photoshop)
     order = byte_order(metadata.exif)
     file = io.BytesIO()
@@ -806,7 +916,7 @@ def _write_tiff(picture: Picture, quality: int) -> bytes:
         byteorder=order,
         photometric="rgb" if len(pixels) >= 3 else "minisblack",
         planarconfig="contig" if len(pixels) > 1 else None,
-        extrasamples=["unassalpha"] if len(pixels) in (2, 4) else None,
+        extrasamples=alpha,
         compression="zlib",
         predictor=True,
         iccprofile=metadata.icc,
@@ -814,8 +924,36 @@ def _write_tiff(picture: Picture, quality: int) -> bytes:
         resolutionunit="inch" if metadata.dpi else None,
         metadata=None,
         software=False,
+        extratags=range_tags,
     )
     return graft(file.getvalue(), added) if added else file.getvalue()
+
+
+def _tiff_alpha(picture: Picture) -> tuple[NDArray[Any], list[str] | None]:
+    """Return the pixels and the kind of their alpha: premultiplied where the origin's was."""
+    pixels = picture.pixels
+    if len(pixels) not in (2, 4):
+        return pixels, None
+    if "a" not in picture.metadata.mode:
+        return pixels, ["unassalpha"]
+    top = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
+    colours = pixels[:-1] * (pixels[-1:].astype(np.float64) / top)
+    if pixels.dtype != np.float32:
+        colours = np.rint(colours)
+    return np.concatenate([colours.astype(pixels.dtype), pixels[-1:]]), ["assocalpha"]
+
+
+def _tiff_range(
+    pixels: NDArray[Any], metadata: Metadata
+) -> tuple[NDArray[Any], list[tuple[int, str, int, Any, bool]]]:
+    """Return the pixels in the value range of their origin, and the tags that declare it."""
+    if metadata.value_range is None or pixels.dtype != np.float32:
+        return pixels, []
+    count = len(pixels)
+    tags = zip((340, 341), metadata.value_range, strict=True)
+    return from_unit(pixels, metadata.value_range), [
+        (code, "f", count, (value,) * count if count > 1 else value, True) for code, value in tags
+    ]
 
 
 _WRITERS: dict[str, Callable[[Picture, int], bytes]] = {

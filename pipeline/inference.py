@@ -2,7 +2,8 @@
 
 A network sees float values in 0..1. Channels that it does not have are run as pictures of their
 own: grey through a colour network (the mean of its three equal-input outputs), alpha beside the
-colours as one more grey picture.
+colours as one more grey picture, kept within the range of the alpha around it. Pictures with a side
+too short for a network get mirrored context, which is cut off again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from torch import Tensor
 
 from models import checkpoint
 from models.blocks import folded
+from models.interpolation import Nearest, interpolates
 from pipeline.backends import TORCH, Backend, open_backend
+from pipeline.context import Context
 from pipeline.errors import (
     ModelError,
     NotFiniteError,
@@ -29,6 +32,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.geometry import TileGrid
+from pipeline.transparency import bounded_alpha, has_alpha, with_hidden, without_hidden
 from pipeline.untrained import why_no_model
 
 if TYPE_CHECKING:
@@ -38,6 +42,9 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "bf16")
 _PEAK = {"uint8": 255, "uint16": 65535}
 _CPU = torch.device("cpu")
+DEPTH_PX = 64
+"""Farther than any network of ours looks, and than alpha grows by its own pixel."""
+_INTERPOLATED_DEPTH_PX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,10 @@ class Inference:
     channels: int
     device: torch.device
     precision: str
+    learned: bool
+    """Whether it is a network, not an interpolation."""
+    depth_px: int
+    """How far visible colours are to reach into hidden ones, before they are enlarged."""
 
     @classmethod
     def of(
@@ -70,23 +81,36 @@ class Inference:
             raise UsageError(f"precision is {precision!r}, expected one of {PRECISIONS}")
         where = torch.device(device)
         ready = open_backend(backend, folded(network), channels=channels, scale=scale, device=where)
-        return cls(ready, scale, channels, where, precision)
+        learned = not interpolates(network)
+        depth_px = DEPTH_PX if learned else _INTERPOLATED_DEPTH_PX
+        if isinstance(network, Nearest):
+            depth_px = 0  # It sees no pixel but its own.
+        return cls(ready, scale, channels, where, precision, learned, depth_px)
+
+    def context(self, height: int, width: int) -> Context:
+        """Return the mirrored pixels that a picture of this size needs around it."""
+        return Context.of(height, width) if self.learned else Context()
 
     def enlarge(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Return ``(c, scale * h, scale * w)`` of the dtype of `pixels` ``(c, h, w)``."""
-        enlarged: NDArray[Any] = self.enlarge_batch(pixels[np.newaxis])[0]
-        return enlarged
+        """Return ``(c, scale * h, scale * w)`` of the dtype of a whole picture ``(c, h, w)``."""
+        context = self.context(*pixels.shape[1:])
+        shown = context.around(without_hidden(pixels, self.depth_px))
+        enlarged: NDArray[Any] = self.enlarge_batch(shown[np.newaxis])[0]
+        return with_hidden(context.cut(enlarged, self.scale), pixels, self.scale)
 
     def enlarge_batch(self, windows: NDArray[Any]) -> NDArray[Any]:
         """Return ``(n, c, scale * h, scale * w)`` of the dtype of `windows` ``(n, c, h, w)``.
 
         Integers are rounded and clamped to their range; float32 is in 0..1 and is not clamped.
+        The windows are taken as they are, without context; so the caller sees to small pictures.
 
         Raises:
-            NotFiniteError: if the network returns NaN or infinity, in fp32 too.
+            NotFiniteError: if the pixels hold NaN or infinity, or the network returns it in fp32.
             TileShapeError: if it returns another shape than its scale promises.
         """
         outputs = [self._run(group) for group in _channel_groups(windows, self.channels)]
+        if has_alpha(windows.shape[1]):
+            outputs[-1] = bounded_alpha(outputs[-1], windows[:, -1:], self.scale)
         sr = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
         n, c, h, w = windows.shape
         if sr.shape != (n, c, h * self.scale, w * self.scale):
@@ -98,15 +122,17 @@ class Inference:
 
     def enlarge_tiled(self, pixels: NDArray[Any], *, tile_px: int, halo_px: int) -> NDArray[Any]:
         """Return the same as `enlarge`, one tile at a time, so that memory stays bounded."""
-        c, h, w = pixels.shape
+        context = self.context(*pixels.shape[1:])
+        shown = context.around(without_hidden(pixels, self.depth_px))
+        c, h, w = shown.shape
         grid = TileGrid(h, w, tile_px, halo_px)
         sr = np.empty((c, h * self.scale, w * self.scale), dtype=pixels.dtype)
         for tile in grid:
             core, window = grid.core(tile), grid.window(tile)
-            out = self.enlarge(pixels[window.index])
+            out = self.enlarge_batch(shown[window.index][np.newaxis])[0]
             inside = core.scaled(self.scale).within(window.scaled(self.scale))
             sr[core.scaled(self.scale).index] = out[inside]
-        return sr
+        return with_hidden(context.cut(sr, self.scale), pixels, self.scale)
 
     def forward_only(self, pixels: NDArray[Any]) -> Tensor:
         """Return what the network itself makes of ``(c, h, w)``: the bare work, for benchmarks."""
@@ -135,6 +161,7 @@ class Inference:
             y[bad] = self.backend.run(x[bad], "fp32")
             bad = _not_finite(y)
         if bool(bad.any()):
+            _check_finite(x)
             raise NotFiniteError(
                 "the network returned NaN or infinity in fp32; check the checkpoint's weights"
             )
@@ -224,6 +251,18 @@ def _is_finite(y: Tensor) -> bool:
 def _not_finite(y: Tensor) -> Tensor:
     """Return which pictures ``(n,)`` of a batch hold NaN or infinity."""
     return ~torch.isfinite(y).flatten(1).all(dim=1)
+
+
+def _check_finite(x: Tensor) -> None:
+    """Say of pixels ``(n, c, h, w)`` that hold NaN or infinity that they do, not the network."""
+    wrong = torch.nonzero(~torch.isfinite(x))
+    if len(wrong):
+        places = {(n, row, col) for n, _, row, col in wrong.tolist()}
+        _, row, col = min(places)
+        raise NotFiniteError(
+            f"the picture itself holds NaN or infinity in {len(places)} pixels of this tile, first "
+            f"in its row {row}, column {col} (margin included); give a picture of finite numbers"
+        )
 
 
 def to_unit_range(pixels: NDArray[Any], device: torch.device = _CPU) -> Tensor:

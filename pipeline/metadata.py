@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 _BLOCKS = ("icc", "exif", "xmp", "xmp_extended", "iptc", "photoshop")
-KEYS = ("format", "mode", *_BLOCKS, "dpi", "comments", "chunks", "notes")
+_PAIRS = ("dpi", "value_range")
+KEYS = ("format", "mode", *_BLOCKS, *_PAIRS, "comments", "chunks", "notes")
 """Names under which the provenance of an item holds its metadata."""
 
 
@@ -26,7 +27,8 @@ class Metadata:
     the pixels may have left: palettes are resolved, 1-bit becomes 8-bit. `exif` is a TIFF structure
     without the "Exif" prefix; its orientation is already applied to the pixels and reset to 1. Of a
     TIFF it holds all tags that do not describe the file's layout, GeoTIFF's among them.
-    `dpi` is (horizontal, vertical).
+    `dpi` is (horizontal, vertical). `value_range` is what 0 and 1 of floating point pixels are in
+    the file, where that is something else.
     """
 
     format: str
@@ -35,6 +37,7 @@ class Metadata:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    value_range: tuple[float, float] | None = None
     xmp_extended: bytes | None = None
     """The second part of the XMP of a JPEG, reassembled."""
     iptc: bytes | None = None
@@ -56,8 +59,10 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
         content = getattr(metadata, name)
         if content is not None:
             values[name] = _text(content)
-    if metadata.dpi is not None:
-        values["dpi"] = list(metadata.dpi)
+    for name in _PAIRS:
+        pair = getattr(metadata, name)
+        if pair is not None:
+            values[name] = list(pair)
     if metadata.comments:
         values["comments"] = [_text(comment) for comment in metadata.comments]
     if metadata.chunks:
@@ -69,17 +74,21 @@ def to_json(metadata: Metadata) -> dict[str, Any]:
 
 def from_json(values: Mapping[str, Any]) -> Metadata:
     """Return what `to_json` gave; more keys may stand beside its own."""
-    dpi = values.get("dpi")
     blocks = {name: base64.b64decode(values[name]) for name in _BLOCKS if values.get(name)}
     return Metadata(
         format=values["format"],
         mode=values["mode"],
-        dpi=(dpi[0], dpi[1]) if dpi else None,
         comments=tuple(map(base64.b64decode, values.get("comments", ()))),
         chunks=tuple((kind, base64.b64decode(body)) for kind, body in values.get("chunks", ())),
         notes=tuple(values.get("notes", ())),
+        dpi=_pair(values.get("dpi")),
+        value_range=_pair(values.get("value_range")),
         **blocks,
     )
+
+
+def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
+    return (values[0], values[1]) if values else None
 
 
 def in_words(size_bytes: int) -> str:

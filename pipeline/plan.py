@@ -126,7 +126,9 @@ def plan_upscale(
         if row.state != INGESTED or row.stack:
             continue
         grid = spec.grid(row.height, row.width)
-        wanted = replace(row, fingerprint=spec.item_fingerprint(row.sha256), units=len(grid))
+        rules = spec.rules_of(channels=row.channels, height=row.height, width=row.width)
+        fingerprint = spec.item_fingerprint(row.sha256, rules=rules)
+        wanted = replace(row, fingerprint=fingerprint, units=len(grid))
         fresh = not holds(wanted)
         finished = set() if fresh else done(wanted)
         tiles = tuple(t for t in grid if t not in finished)
@@ -195,9 +197,11 @@ class _Planner:
             if row.state == INGESTED or _is_at(row, lr)
         ]
         content = _content(lr, rows)
-        fingerprint = self.spec.item_fingerprint(content)
+        kind = Kind.of(stack)
+        rules = self.spec.rules_of(channels=kind.channels, height=kind.height, width=kind.width)
+        fingerprint = self.spec.item_fingerprint(content, rules=rules)
         found = None if held is None else fingerprint_of(held, chunk)
-        wrong = held is not None and held.kind != enlarged(Kind.of(stack), self.spec.scale)
+        wrong = held is not None and held.kind != enlarged(kind, self.spec.scale)
         wanted = [replace(row, fingerprint=fingerprint, units=1) for row in rows]
         return ChunkPlan(
             stack=stack,

@@ -8,6 +8,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from pipeline.raws import raw_magic
+
 HEAD_BYTES = 512
 """How much of a file is looked at: up to the signature of a tar."""
 
@@ -37,12 +39,19 @@ _SIGNATURES = (
     (b"DDS ", "a DDS texture"),
     (b"qoif", "a QOI"),
     (b"\x8aMNG", "a FLIF, BPG or MNG"),
-    (b"FUJIFILMCCD-RAW", "a camera raw"),
-    (b"FOVb", "a camera raw"),
-    (b"IIRO", "a camera raw"),
-    (b"IIRS", "a camera raw"),
-    (b"IIU\0", "a camera raw"),
-    (b"\0MRM", "a camera raw"),
+    (b"icns", "an icon"),
+    (b"farbfeld", "a farbfeld picture"),
+    (b"SIMPLE  =", "a FITS picture"),
+    (b"\x59\xa6\x6a\x95", "a Sun raster"),
+    (b"\x0a\x05\x01", "a PCX"),
+    (b"\x0a\x03\x01", "a PCX"),
+    (b"\xb1\x68\xde\x3a", "a DCX"),
+    (b"SDPX", "a DPX"),
+    (b"XPDS", "a DPX"),
+    (b"\xd7\xcd\xc6\x9a", "a vector drawing"),
+    (b"\xabKTX", "a KTX texture"),
+    (b"BLP", "a BLP texture"),
+    (b"P7 332", "an XV thumbnail"),
     (b"\xc5\xd0\xd3\xc6", "an EPS drawing"),
     (b"%!PS-Adobe", "an EPS drawing"),
 )
@@ -67,6 +76,9 @@ _OTHER_SIGNATURES = (
     (b"SQLite format 3\0", "a database"),
     (b"\x7fELF", "a program"),
     (b"bplist00", "a property list"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"FORM", "an IFF picture or sound"),
+    (b"RIFF", "RIFF data, sound or a film"),
     (b"\0\5\x16\7", "what macOS keeps about a file (AppleDouble), without the file itself"),
     (b"\0\5\x16\0", "what macOS keeps about a file (AppleSingle)"),
 )
@@ -93,13 +105,13 @@ def _boxed(head: bytes) -> str:
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, min(size, len(head)), 4))}
     if brands & {b"avif", b"avis"}:
         return "an AVIF picture"
-    if head[8:12] == b"crx ":
-        return "a camera raw"
     return "a HEIF picture" if brands & set(_HEIF_BRANDS) else "a film"
 
 
 def strange_picture(head: bytes) -> str:
     """Return what picture bytes are that upres does not read; "" where they are none for sure."""
+    if kind := raw_magic(head):
+        return f"a camera raw ({kind})"
     boxed = _boxed(head)
     return (boxed if boxed != "a film" else "") or _start(head, _SIGNATURES)
 
@@ -111,6 +123,27 @@ def weak_picture(head: bytes) -> str:
     if _SVG.match(head.removeprefix(b"\xef\xbb\xbf")):
         return "a vector drawing"
     return "a Netpbm picture" if _NETPBM.match(head) else ""
+
+
+def _by_layout(head: bytes) -> str:
+    """Return what a picture is whose kind has no mark at its start, or too short a one."""
+    if head[:4] in (b"\0\0\1\0", b"\0\0\2\0") and head[4:5] != b"\0":
+        return "an icon" if head[2] == 1 else "a cursor"
+    if head[4:6] in (b"\x11\xaf", b"\x12\xaf"):
+        return "a FLIC animation"
+    if head.startswith(b"\x01\xda"):
+        return "an SGI picture"
+    if head[:18].lower().startswith((b"#define", b"/* xpm */")):
+        return "an X bitmap"
+    return "a TGA" if _is_targa(head) else ""
+
+
+def _is_targa(head: bytes) -> bool:
+    """Return whether the header is one of a TGA, which has no mark: map, kind, size, depth."""
+    if len(head) < 18 or head[1] > 1 or head[2] not in (1, 2, 3, 9, 10, 11):
+        return False
+    sides = head[12:14], head[14:16]
+    return all(any(side) for side in sides) and head[16] in (8, 15, 16, 24, 32)
 
 
 def packed(head: bytes) -> str:
@@ -157,13 +190,13 @@ def described(head: bytes, *, called: str = "") -> str:
     words = strange_picture(head) or weak_picture(head)
     if not words and called:
         return f"the file is {called} by its name"
-    words = words or packed(head) or other(head)
+    words = words or packed(head) or other(head) or _by_layout(head)
     if words:
         return f"the file is {words}"
     if re.match(rb"\s*<(!doctype html|html|head|body)", head, re.IGNORECASE):
-        return "the file is text (a web page)"
+        return "the file is text (a web page, perhaps of a failed download)"
     if is_text(head):
         return "the file is text"
     if not any(head):
-        return "the file starts with zeros only"
+        return f"the file starts with {len(head)} bytes of zero; it was lost or never written"
     return f"the file starts with the unknown bytes {head[:8].hex(' ')}"

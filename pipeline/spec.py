@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from models.reach import reach_px
+from models.registry import is_interpolation
 from pipeline.backends import resolve_backend
+from pipeline.context import Context
 from pipeline.errors import LedgerError, ModelError, UsageError
 from pipeline.geometry import TileGrid
 from pipeline.inference import load_model, resolve_device, resolve_precision
+from pipeline.transparency import has_alpha
 
 logger = logging.getLogger(__name__)
 
@@ -59,9 +62,24 @@ class UpscaleSpec:
         """Return a hash of every field."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
-    def item_fingerprint(self, source_sha256: str) -> str:
-        """Return the fingerprint of upscaling the picture with this content by this spec."""
-        return hashlib.sha256(f"{self.fingerprint()} {source_sha256}".encode()).hexdigest()
+    def item_fingerprint(self, source_sha256: str, *, rules: str = "") -> str:
+        """Return the fingerprint of upscaling the picture with this content by this spec.
+
+        `rules` is what `rules_of` says of its shape.
+        """
+        return hashlib.sha256(f"{self.fingerprint()} {source_sha256}{rules}".encode()).hexdigest()
+
+    def rules_of(self, *, channels: int, height: int, width: int) -> str:
+        """Return the rules that apply to pictures of this shape and to no others.
+
+        They came later than the first jobs: a picture that was made without them is stale, and all
+        others stay what they are.
+        """
+        learned = not is_interpolation(self.model)
+        rules = " mirrored context" if learned and Context.of(height, width) else ""
+        if has_alpha(channels) and (learned or self.halo_px):
+            rules += " bounded alpha"
+        return rules
 
     def grid(self, height: int, width: int) -> TileGrid:
         """Return the tiles of an LR picture."""

@@ -44,11 +44,13 @@ def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metada
 
     `width` and `height` are those of the stored picture. The orientation in the EXIF is 1 then.
     """
-    if not 2 <= turn <= 8 or metadata.exif is None:
+    if not 2 <= turn <= 8:
         return metadata
     notes: list[str] = []
-    exif = exif_values.upright(metadata.exif, turn, width=width, height=height)
-    if geotiff.holds_map(exif):
+    exif = metadata.exif
+    if exif is not None:
+        exif = exif_values.upright(exif, turn, width=width, height=height)
+    if exif is not None and geotiff.holds_map(exif):
         exif = exif_tree.without(exif, geotiff.TAGS)
         notes.append("the place on the ground (GeoTIFF) was removed: the picture was turned")
     resources = photoshop.without_paths(metadata.photoshop) if metadata.photoshop else None

@@ -29,6 +29,7 @@ from pipeline.metadata import KEYS as METADATA_KEYS
 from pipeline.recording import outcome_of
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, UnitRow
+from pipeline.transparency import has_alpha, with_hidden, without_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -169,6 +170,14 @@ class Workbench:
             start += len(batch)
         return np.concatenate(parts)
 
+    def enlarge_pictures(self, pictures: NDArray[Any], halo_px: int) -> NDArray[Any]:
+        """Return ``(n, c, scale * h, scale * w)`` of whole pictures ``(n, c, h, w)``."""
+        scale = self.inference.scale
+        context = self.inference.context(*pictures.shape[2:])
+        shown = without_hidden(pictures, self.inference.depth_px)
+        sr = context.cut(self.enlarge_all(context.around(shown), halo_px), scale)
+        return with_hidden(np.ascontiguousarray(sr), pictures, scale)
+
     def _tried(self, windows: NDArray[Any], core_pixels: int) -> NDArray[Any] | None:
         """Return what the network makes of `windows`, None (and less room) without memory."""
         try:
@@ -270,31 +279,52 @@ def _done(task: UpscaleTask | StackTask, tile: int) -> UnitRow:
 
 def _upscale_tile(task: UpscaleTask, tile: int, bench: Workbench) -> None:
     """Compute and write one tile."""
-    core, window = task.grid.core(tile), task.grid.window(tile)
+    grid, scale = task.grid, bench.inference.scale
+    core, window = grid.core(tile), grid.window(tile)
     try:
-        pixels = _image(task.source_dir, task.item, task.fingerprint).read(window)
+        pixels, shown = _window(task, tile, bench)
     finally:
         # Also where it cannot be read: an item that is being made anew is the better reason.
         _check_unchanged(task)
-    sr = bench.enlarge_core(pixels, core, window, task.grid.halo_px)
-    target = _image(task.sr_dir, task.item, task.fingerprint)
-    target.replace(core.scaled(bench.inference.scale), sr)
+    context = bench.inference.context(grid.height, grid.width)
+    sr = bench.enlarge_core(
+        context.around(shown), context.core(core), context.window(window), grid.halo_px
+    )
+    sr = with_hidden(sr, pixels[core.within(window)], scale)
+    _image(task.sr_dir, task.item, task.fingerprint).replace(core.scaled(scale), sr)
+
+
+def _window(task: UpscaleTask, tile: int, bench: Workbench) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the pixels of a tile's window as they are, and as the network is to see them.
+
+    Where alpha hides colours more is read, so that what continues the visible ones is the same in
+    every tile.
+    """
+    grid, window = task.grid, task.grid.window(tile)
+    source = _image(task.source_dir, task.item, task.fingerprint)
+    depth_px = bench.inference.depth_px if has_alpha(source.channels) else 0
+    wider = window.grown(depth_px, limit=(grid.height, grid.width))
+    pixels, inner = source.read(wider), window.within(wider)
+    return pixels[inner], without_hidden(pixels, depth_px)[inner]
 
 
 def _upscale_tiles(task: UpscaleTask, bench: Workbench) -> Iterator[int]:
     """Compute and write all tiles of a task, equal windows at once; yield each once written."""
-    source = _image(task.source_dir, task.item, task.fingerprint)
     target = _image(task.sr_dir, task.item, task.fingerprint)
     scale = bench.inference.scale
+    context = bench.inference.context(task.grid.height, task.grid.width)
     equal: dict[tuple[int, int], list[int]] = defaultdict(list)
     for tile in task.tiles:
         equal[task.grid.window(tile).shape].append(tile)
     for tiles in equal.values():
-        windows = np.stack([source.read(task.grid.window(tile)) for tile in tiles])
+        windows, shown = zip(*(_window(task, tile, bench) for tile in tiles), strict=True)
         _check_unchanged(task)
-        for tile, sr in zip(tiles, bench.enlarge_all(windows, task.grid.halo_px), strict=True):
-            core, window = task.grid.core(tile).scaled(scale), task.grid.window(tile).scaled(scale)
-            target.replace(core, np.ascontiguousarray(sr[core.within(window)]))
+        enlarged = bench.enlarge_all(context.around(np.stack(shown)), task.grid.halo_px)
+        for tile, lr, sr in zip(tiles, windows, context.cut(enlarged, scale), strict=True):
+            core, window = task.grid.core(tile), task.grid.window(tile)
+            of_core = sr[core.scaled(scale).within(window.scaled(scale))]
+            whole = with_hidden(np.ascontiguousarray(of_core), lr[core.within(window)], scale)
+            target.replace(core.scaled(scale), whole)
             yield tile
 
 
@@ -310,7 +340,7 @@ def _upscale_chunk(task: StackTask, number: int, bench: Workbench) -> None:
     places = sorted(chunk.members)
     pixels = source.read(number, places)
     try:
-        sr = bench.enlarge_all(pixels, task.halo_px)
+        sr = bench.enlarge_pictures(pixels, task.halo_px)
     except NotFiniteError as error:
         names = [str(chunk.members[p]["item"]) for p in _not_finite(places, pixels, task, bench)]
         raise NotFiniteError(
@@ -330,7 +360,7 @@ def _not_finite(
     """Yield the places of the images that the network makes no finite pixels of."""
     for place, image in zip(places, pixels, strict=True):
         try:
-            bench.enlarge_all(image[np.newaxis], task.halo_px)
+            bench.enlarge_pictures(image[np.newaxis], task.halo_px)
         except NotFiniteError:
             yield place
 

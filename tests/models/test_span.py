@@ -150,7 +150,7 @@ def test_a_window_is_enlarged_the_same_alone_and_in_a_batch(
     x = picture(*size)
     others = picture(size[0] * 15, size[1]).reshape(3, 15, *size).swapaxes(0, 1)
     batch = run.enlarge_batch(np.concatenate((x[np.newaxis], others)))
-    assert np.array_equal(batch[0], run.enlarge(x))
+    assert np.array_equal(batch[0], run.enlarge_batch(x[np.newaxis])[0])
     assert np.array_equal(run.enlarge_batch(others[:1])[0], batch[1])
 
 

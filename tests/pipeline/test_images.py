@@ -24,6 +24,7 @@ from pipeline.images import (
     SUFFIXES,
     Metadata,
     Picture,
+    decode_picture,
     read_picture,
     write_picture,
 )
@@ -42,7 +43,7 @@ XMP = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 def noise(channels: int, dtype: str = "uint8", height: int = 13, width: int = 9) -> NDArray[Any]:
     rng = np.random.default_rng(channels)
     if dtype == "float32":
-        return rng.normal(size=(channels, height, width)).astype(np.float32)
+        return rng.random((channels, height, width), dtype=np.float32)
     return rng.integers(0, np.iinfo(dtype).max, (channels, height, width), dtype, endpoint=True)
 
 
@@ -530,3 +531,160 @@ def test_pixels_of_another_shape_or_type_cannot_become_a_picture() -> None:
 def test_every_extension_has_a_format_that_is_written() -> None:
     assert set(EXTENSIONS.values()) == set(SUFFIXES)
     assert all(EXTENSIONS[suffix] == format for format, suffix in SUFFIXES.items())
+
+
+# TIFF: colour maps, premultiplied alpha
+
+
+def colour_mapped(colormap: NDArray[Any], indices: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, indices, photometric="palette", colormap=colormap, metadata=None)
+    return file.getvalue()
+
+
+def test_a_colour_map_of_8_bit_values_is_taken_as_such() -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint16)
+    indices = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    narrow = read_picture(colour_mapped(colours, indices), name="a.tif").pixels
+    wide = read_picture(colour_mapped(colours * 257, indices), name="a.tif").pixels
+    np.testing.assert_array_equal(narrow, colours.astype(np.uint8)[:, indices])
+    np.testing.assert_array_equal(wide, narrow)
+
+
+def test_one_value_above_255_makes_a_colour_map_16_bit() -> None:
+    colours = np.full((3, 256), 255, dtype=np.uint16)
+    colours[2, 255] = 256
+    got = read_picture(colour_mapped(colours, np.zeros((4, 4), np.uint8)), name="a.tif").pixels
+    assert np.all(got == 0)
+
+
+def test_a_palette_of_one_bit_is_resolved() -> None:
+    file = io.BytesIO()
+    image = Image.fromarray((np.indices((9, 11)).sum(0) % 2).astype(np.uint8), "P")
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.save(file, "TIFF", bits=1)
+    got = read_picture(file.getvalue(), name="a.tif").pixels
+    want = np.moveaxis(np.asarray(Image.open(io.BytesIO(file.getvalue())).convert("RGB")), 2, 0)
+    np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("channels", [2, 4])
+def test_premultiplied_alpha_comes_out_as_it_went_in(
+    channels: int, dtype: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    top = 1 if dtype == "float32" else np.iinfo(dtype).max
+    alpha = rng.random((20, 20, 1))
+    alpha[:5] = 0
+    alpha[5:10] = 1
+    shares = np.concatenate([rng.random((20, 20, channels - 1)) * alpha, alpha], axis=2) * top
+    samples = (shares if dtype == "float32" else np.rint(shares)).astype(dtype)
+    samples[..., :-1] = np.minimum(samples[..., :-1], samples[..., -1:])
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        samples,
+        photometric="rgb" if channels == 4 else "minisblack",
+        planarconfig="contig",
+        extrasamples=["assocalpha"],
+        metadata=None,
+    )
+    picture = read_picture(file.getvalue(), name="a.tif")
+    path = tmp_path / "b.tif"
+    write_picture(path, picture, format="tiff")
+    with tifffile.TiffFile(path) as out:
+        assert [int(kind) for kind in out.pages[0].extrasamples] == [1]
+        back = out.pages[0].asarray()
+    np.testing.assert_allclose(back, samples, rtol=1e-6, atol=1e-6 if dtype == "float32" else 0)
+    np.testing.assert_array_equal(
+        read_picture(path.read_bytes(), name="b.tif").pixels[-1], picture.pixels[-1]
+    )
+
+
+def test_colours_above_their_alpha_are_not_premultiplied() -> None:
+    samples = np.full((4, 4, 4), 200, np.uint8)
+    samples[..., 3] = 100
+    file = io.BytesIO()
+    tifffile.imwrite(file, samples, photometric="rgb", extrasamples=["assocalpha"], metadata=None)
+    with pytest.raises(PictureError, match="colours exceed their alpha by up to 100"):
+        decode_picture(file.getvalue(), name="a.tif")
+
+
+# PNG: odd ones
+
+
+def png(colour: int, depth: int, rows: bytes, *extra: bytes, interlace: int = 0) -> bytes:
+    """Return a PNG of 13 x 11 pixels."""
+    header = struct.pack(">IIBBBBB", 13, 11, depth, colour, 0, 0, interlace)
+    data = chunk(b"IDAT", zlib.compress(rows))
+    return b"".join(
+        [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), *extra, data, chunk(b"IEND", b"")]
+    )
+
+
+def adam7(samples: NDArray[Any]) -> bytes:
+    rows = b""
+    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2))
+    for y, x, down, right in (*passes, (1, 0, 2, 1)):
+        for row in samples[y::down, x::right]:
+            rows += b"\0" + row.tobytes() if row.size else b""
+    return rows
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+@pytest.mark.parametrize("depth", [8, 16])
+def test_an_interlaced_png_is_read_without_a_word_on_stderr(
+    depth: int, colour: int, channels: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    high = 256 if depth == 8 else 65536
+    samples = np.random.default_rng(0).integers(0, high, (11, 13, channels))
+    samples = samples.astype(">u2" if depth == 16 else "u1")
+    file = png(colour, depth, adam7(samples), interlace=1)
+    got = read_picture(file, name="a.png").pixels
+    np.testing.assert_array_equal(got, np.moveaxis(samples, 2, 0))
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interlaced_png_that_ends_early_is_refused() -> None:
+    file = png(0, 8, adam7(np.zeros((11, 13, 1), np.uint8))[:-20], interlace=1)
+    with pytest.raises(PictureError, match="truncated"):
+        decode_picture(file, name="a.png")
+
+
+def test_a_transparent_colour_beyond_the_depth_is_cut_to_it(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    rows = b"".join(b"\0" + bytes([row] * 13) for row in range(11))
+    file = png(0, 8, rows, chunk(b"tRNS", struct.pack(">H", 0x0303)))
+    got = read_picture(file, name="a.png").pixels
+    assert got[1, :, 0].tolist() == [255, 255, 255, 0, *[255] * 7]
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (png(0, 8, b"\0" * 154)[:-12], "without IEND; the file is truncated"),
+        (png(0, 8, b"\0" * 154)[:-16], "ends behind the file of .* bytes"),
+        (png(0, 8, b"\0" * 154, chunk(b"ABCD", b"x")), "unknown critical chunk b'ABCD'"),
+        (
+            b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", b"\x50\0\x20\2") + png(0, 8, b"")[8:],
+            "Apple's own kind",
+        ),
+    ],
+)
+def test_an_odd_png_is_refused_by_its_true_reason(file: bytes, message: str) -> None:
+    with pytest.raises(PictureError, match=message):
+        decode_picture(file, name="a.png")
+
+
+def test_an_orientation_that_xmp_alone_declares_is_applied(tmp_path: Path) -> None:
+    pixels = np.arange(2 * 3, dtype=np.uint8).reshape(1, 2, 3)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><r tiff:Orientation="6"/></x:xmpmeta>'
+    path = tmp_path / "a.png"
+    metadata = Metadata(format="png", mode="L", xmp=xmp)
+    write_picture(path, Picture(pixels=pixels, metadata=metadata), format="png")
+    picture = read_picture(path.read_bytes(), name="a.png")
+    np.testing.assert_array_equal(picture.pixels[0], np.rot90(pixels[0], -1))
+    assert picture.metadata.xmp == xmp.replace(b'"6"', b'"1"')
