@@ -27,15 +27,17 @@ from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
 from pipeline.job import beside, locked
 from pipeline.status import read_status
+from pipeline.storage.access import close_to, readers
 from pipeline.storage.archive import is_archive
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
 from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.cluster import ClusterSettings, Stop
+    from pipeline.dataset.originals import Original
     from pipeline.status import Failure
 
 PICTURES, CHUNKS = "pictures", "chunks"
@@ -121,6 +123,9 @@ def run_prepare(
         closing(Ledger.open_file(ledger_path, job=CHUNKS)) as chunks,
     ):
         dataset = Dataset.open_or_create(place, dataset_spec(recipe))
+        allowed = readers(_addresses(originals), near=place)
+        close_to(place, allowed)
+        pictures.close_to(allowed)
         ledgers = Ledgers(pictures=pictures, chunks=chunks)
         with connect(cluster) as client:
             preparation = Preparation(
@@ -231,7 +236,7 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     place = request.dataset_dir.resolve()
     place.parent.mkdir(parents=True, exist_ok=True)
     path = place.with_name(f"{place.name}.preview.png")
-    write_atomic(path, sheet)
+    write_atomic(path, sheet, readers=readers(_addresses(originals), near=path))
     _tell_failures([f"{item}: {reason}" for item, reason in broken.items()])
     document = {
         "preview": str(path),
@@ -239,6 +244,13 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     }
     text = f"{path}: {EXAMPLES} patches of a few of {len(originals)} pictures"
     return document, text, options.INCOMPLETE if broken else options.DONE
+
+
+def _addresses(originals: Iterable[Original]) -> Iterator[str]:
+    """Yield where the pictures are, and their LR versions: an item of an archive has its folder."""
+    for original in originals:
+        yield str(original.archive_dir or original.address)
+        yield from (file.address for file in original.lr.values())
 
 
 def _tell_unlicensed(items: Sequence[str], licences: Mapping[str, str]) -> None:

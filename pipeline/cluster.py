@@ -1,7 +1,7 @@
 """Dask: connect to workers, submit within a window, survive the death of workers.
 
-The home of `distributed`, with `local_cluster`. Workers get a model once (`ModelPlugin`), never with
-a task, and tasks return small values, never arrays.
+`distributed` lives here and in `local_cluster`, which starts workers. They get a model once
+(`StatePlugin`), never with a task, and tasks return small values, never arrays.
 """
 
 from __future__ import annotations

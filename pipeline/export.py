@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from pipeline.geometry import Rect, Span
 from pipeline.images import EXTENSIONS, Picture, write_picture
 from pipeline.ingest import metadata_of
 from pipeline.status import Failure, JobStatus
+from pipeline.storage.access import EVERYONE, make_folder, readers
 from pipeline.storage.archive import Archive
 from pipeline.wanted import sr_image
 
@@ -36,6 +37,10 @@ class ExportTask:
     sr_dir: Path
     path: Path
     format: str
+    readers: int = EVERYONE
+    """Who may read the file, as `storage.access` says it."""
+    folder_readers: int = EVERYONE
+    """Who may look into its folder, where that is made."""
 
 
 def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:
@@ -82,7 +87,10 @@ def plan_export(
     for one in set(formats.values()):
         names |= file_names((i for i in formats if formats[i] == one), format=one)
     tasks = [
-        ExportTask(by_item[i], job.sr_dir, _inside(out_dir, names[i]), formats[i]) for i in formats
+        _open_to_no_more(
+            ExportTask(by_item[i], job.sr_dir, _inside(out_dir, names[i]), formats[i]), job
+        )
+        for i in formats
     ]
     _check_spares(tasks, (row.source for row in by_item.values()))
     unready = [
@@ -91,6 +99,18 @@ def plan_export(
         if status.item_state(c) in ("failed", "pending")
     ]
     return tasks, failures + unready
+
+
+def _open_to_no_more(task: ExportTask, job: Job) -> ExportTask:
+    """Return the task for those who may read its source, or the job where that is gone."""
+    source, folder = Path(task.row.source), task.path.parent
+    if not task.row.source or not source.exists():
+        return replace(task, readers=job.readers, folder_readers=job.readers)
+    return replace(
+        task,
+        readers=readers([source], near=folder),
+        folder_readers=readers([source.parent], near=folder),
+    )
 
 
 def _formats(
@@ -134,9 +154,9 @@ def export_item(task: ExportTask) -> str:
     """
     image = sr_image(Archive.open(task.sr_dir), task.row)
     whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
-    task.path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(task.path.parent, task.folder_readers)
     picture = Picture(pixels=image.read(whole), metadata=metadata_of(image.provenance))
-    write_picture(task.path, picture, format=task.format)
+    write_picture(task.path, picture, format=task.format, readers=task.readers)
     return str(task.path)
 
 

@@ -31,6 +31,7 @@ from pipeline.errors import PictureError
 from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
 from pipeline.exif import of_tiff as exif_of_tiff
+from pipeline.storage.access import EVERYONE
 from pipeline.storage.atomic import replace_atomically
 
 if TYPE_CHECKING:
@@ -610,12 +611,15 @@ _LIMITS = {
 }
 
 
-def write_picture(path: Path, picture: Picture, *, format: str, quality: int = 95) -> None:
+def write_picture(
+    path: Path, picture: Picture, *, format: str, quality: int = 95, readers: int = EVERYONE
+) -> None:
     """Write the picture as `format` at `path`, whole or not at all; folders are created.
 
     PNG, TIFF and WebP are lossless: reading them back gives the same values (WebP has no grey, so
     grey comes back as equal RGB). JPEG is 4:4:4 at `quality` (1 to 100, for JPEG alone). ICC, EXIF,
-    XMP and dpi are kept, dpi not in WebP, which has no place for it.
+    XMP and dpi are kept, dpi not in WebP, which has no place for it. The file is for its owner and
+    `readers`, as far as the umask lets them.
 
     Raises:
         PictureError: The format cannot hold the picture; the message names formats that can.
@@ -631,7 +635,7 @@ def write_picture(path: Path, picture: Picture, *, format: str, quality: int = 9
             f"{path.name}: cannot be written as {format.upper()} ({error}); write TIFF instead"
         ) from error
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_atomically(path) as file:
+    with replace_atomically(path, readers=readers) as file:
         file.write(data)
 
 

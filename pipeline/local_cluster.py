@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 _LOOPBACK = "127.0.0.1"
-_FILES, _FILES_A_WORKER = 64, 16
-"""How many files a command has open, and how many more for each worker: a third is reserve."""
+_FILES, _FILES_A_WORKER = 40, 8
+"""How many files a command has open, and how many more for each worker: a few are reserve."""
 _FILES_WANTED = 4096
+_SEMAPHORES_A_WORKER = 8
 
 _KEYS: dict[str, Security] = {}
 """How this process proves itself to the clusters that it started, by their addresses."""
@@ -153,11 +154,13 @@ def _check_machine(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft != resource.RLIM_INFINITY and soft < needed:
         raise ClusterError(
-            f"a process may open {soft} files here, and {count} workers need {needed}; allow more "
-            "(`ulimit -n 4096`), or use fewer --workers"
+            f"a process may open {soft} files here, and --workers {count} needs {needed}; allow "
+            "more (`ulimit -n 4096`), or use fewer"
         )
     try:
-        multiprocessing.get_context("spawn").Lock()
+        # Each worker has two queues of a few semaphores.
+        context = multiprocessing.get_context("spawn")
+        [context.Lock() for _ in range(_SEMAPHORES_A_WORKER * count)]
     except OSError as error:
         raise ClusterError(
             f"worker processes need semaphores, which /dev/shm does not give ({error}); mount it "

@@ -10,22 +10,26 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.storage.access import EVERYONE, close_to
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 
 @contextmanager
-def replace_atomically(path: Path) -> Iterator[BinaryIO]:
+def replace_atomically(path: Path, *, readers: int = EVERYONE) -> Iterator[BinaryIO]:
     """Yield a file to write; on a clean exit it becomes `path`, durable on the disk.
 
     Any other exit leaves what stood at `path` untouched and removes the partial file. A reader of
-    `path` sees the old bytes or the new ones, never a mixture. The folder must exist.
+    `path` sees the old bytes or the new ones, never a mixture. The folder must exist. The file is
+    for its owner and `readers`, as far as the umask lets them.
     """
     # The name does not hold the final one: that may already be as long as a name can be.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
+            close_to(partial, readers)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,9 +42,9 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, readers: int = EVERYONE) -> None:
     """Make `content` all of `path`, under the promises of `replace_atomically`."""
-    with replace_atomically(path) as file:
+    with replace_atomically(path, readers=readers) as file:
         file.write(content)
 
 
