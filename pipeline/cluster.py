@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+# First, as it says in one line what is wrong with Dask's configuration.
+from pipeline.local_cluster import key_of, local_workers  # isort: skip
+
 from distributed import Client as Client  # named so that other modules need no import of theirs
 from distributed import KilledWorker, WorkerPlugin, get_worker
 
 from pipeline.errors import ClusterError, UpresError, UsageError, WorkerError
-from pipeline.local_cluster import key_of, local_workers
 from pipeline.machine import cores, memory_bytes
 
 if TYPE_CHECKING:

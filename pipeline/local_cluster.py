@@ -21,10 +21,19 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import dask
-from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker
-
 from pipeline.errors import ClusterError
+
+try:
+    # Both read Dask's configuration when they are imported.
+    import dask
+    from distributed import Client, Nanny, Scheduler, Security, SpecCluster, Worker
+except ImportError:
+    raise
+except Exception as error:
+    raise ClusterError(
+        f"Dask's configuration cannot be read ({error}); mend its files in "
+        f"{os.environ.get('DASK_CONFIG', '~/.config/dask')} and variables DASK_*, or move them away"
+    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -94,9 +94,7 @@ def test_a_new_file_is_never_open_to_more_while_it_is_written(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("mask", "written"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
-def test_a_file_for_everyone_is_as_the_umask_says(
-    tmp_path: Path, mask: int, written: int
-) -> None:
+def test_a_file_for_everyone_is_as_the_umask_says(tmp_path: Path, mask: int, written: int) -> None:
     os.umask(mask)
     write_atomic(tmp_path / "a", b"pixels")
     assert mode(tmp_path / "a") == written
