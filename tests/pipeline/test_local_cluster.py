@@ -186,7 +186,9 @@ def test_settings_of_dask_that_make_no_sense_change_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("content", ["distributed: [\n", "distributed: {comm: {shard: lots}}\n", "- a\n- b\n", "\x00"])
+@pytest.mark.parametrize(
+    "content", ["distributed: [\n", "distributed: {comm: {shard: lots}}\n", "- a\n- b\n", "\x00"]
+)
 def test_a_malformed_file_of_dasks_settings_is_named_in_one_line(
     tmp_path: Path, content: str
 ) -> None:
