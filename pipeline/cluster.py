@@ -254,10 +254,16 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
 def _remote(address: str) -> Iterator[Client]:
     try:
         client = Client(address, timeout="10s", security=key_of(address))
-    except (OSError, TimeoutError, ValueError) as error:
+    except (OSError, TimeoutError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address!r} ({error}); start one with "
             "`dask scheduler`, or leave --cluster out"
+        ) from error
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # What Dask raises for an address or a setting that cannot be, such as a lacking key.
+        raise UsageError(
+            f"no connection to {address!r} can be made ({error}); check the address, Dask's "
+            "configuration files and the variables DASK_*"
         ) from error
     with client:
         if not client.scheduler_info(n_workers=-1)["workers"]:
