@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from flows.quiet import prepare_prefect
+from flows.quiet import own_prefect
 from flows.tables import score_table
 from pipeline.degrade import degrade_bicubic
 from pipeline.errors import OccupiedError, PictureError
@@ -51,21 +51,22 @@ def run_demo(folder: Path, cluster: ClusterSettings) -> DemoResult:
     folder.mkdir(parents=True, exist_ok=True)
     small, originals = folder / "small", folder / "originals"
     make_small(originals, small)
-    prepare_prefect(folder / "prefect")
+    place = folder.resolve()
     click.echo("starting a temporary Prefect server and the workers", err=True)
-    from flows.upscale import upscale_archive
+    with own_prefect(place / "prefect"):
+        from flows.upscale import upscale_archive
 
-    document = upscale_archive(
-        src=str(small),
-        job_dir=folder / "job",
-        model=MODEL,
-        tile_px=TILE_PX,
-        reference=str(originals),
-        export_dir=folder / "images",
-        file_format="png",
-        cluster=cluster.address,
-        workers=cluster.workers,
-    )
+        document = upscale_archive(
+            src=str(place / "small"),
+            job_dir=place / "job",
+            model=MODEL,
+            tile_px=TILE_PX,
+            reference=str(place / "originals"),
+            export_dir=place / "images",
+            file_format="png",
+            cluster=cluster.address,
+            workers=cluster.workers,
+        )
     document["seconds"] = round(time.monotonic() - began, 1)
     return DemoResult(document, _text(document, folder))
 

@@ -30,12 +30,13 @@ from pipeline.errors import LedgerError, UsageError
 from pipeline.job import beside, locked
 from pipeline.signature import check_own, is_signed_png, signed_png
 from pipeline.status import Failure, read_status
+from pipeline.storage.access import close_to, readers
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
 from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.cluster import ClusterSettings, Stop
@@ -135,6 +136,9 @@ def run_prepare(
         closing(Ledger.open_file(ledger_path, job=CHUNKS)) as chunks,
     ):
         dataset = Dataset.open_or_create(place, dataset_spec(recipe))
+        allowed = readers(_addresses(originals), near=place)
+        close_to(place, allowed)
+        pictures.close_to(allowed)
         ledgers = Ledgers(pictures=pictures, chunks=chunks)
         with connect(cluster) as client:
             preparation = Preparation(
@@ -245,7 +249,7 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     assign_splits(items, recipe.split, seed=recipe.seed, before={}, group=recipe.group)
     sheet, broken = preview(originals, request.recipe)
     place.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, signed_png(sheet))
+    write_atomic(path, signed_png(sheet), readers=readers(_addresses(originals), near=path))
     _tell_failures([f"{item}: {reason}" for item, reason in broken.items()])
     for remark in originals.remarks():
         click.echo(visible(remark), err=True)
@@ -256,6 +260,13 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     }
     text = f"{visible(str(path))}: {EXAMPLES} patches of a few of {len(originals)} pictures"
     return document, text, options.INCOMPLETE if broken else options.DONE
+
+
+def _addresses(originals: Iterable[Original]) -> Iterator[str]:
+    """Yield where the pictures are, and their LR versions: an item of an archive has its folder."""
+    for original in originals:
+        yield str(original.archive_dir or original.address)
+        yield from (file.address for file in original.lr.values())
 
 
 def _tell_unlicensed(items: Sequence[str], licences: Mapping[str, str]) -> None:

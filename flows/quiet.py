@@ -1,12 +1,17 @@
-"""Prefect without a server of its own accord: nothing sent out, nothing left in the home folder."""
+"""Prefect for one command: nothing sent out, nothing read or left elsewhere, nobody else let in."""
 
 from __future__ import annotations
 
 import os
+import secrets
+from contextlib import chdir, contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+_LOOPBACK = "127.0.0.1,localhost"
 
 _QUIET = {
     "DO_NOT_TRACK": "1",
@@ -19,12 +24,33 @@ _QUIET = {
 }
 
 
-def prepare_prefect(home: Path) -> None:
-    """Let Prefect start a temporary server whose database is in `home`.
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy")
 
-    What the user has set for a server of their own is left aside: the demonstration needs none,
-    and leaves nothing in one. To be called before Prefect is first imported.
+
+@contextmanager
+def own_prefect(home: Path) -> Iterator[None]:
+    """Let Prefect start a temporary server for the block, whose database is in `home`.
+
+    What the user has set for a server of their own is left aside, be it in variables or in files
+    of the working folder: the demonstration needs none, and leaves nothing in one. The server
+    listens on the loopback interface, which no proxy leads to and all accounts of the machine can
+    reach: it answers those alone who know the password of this run. To be entered before Prefect
+    is first imported; paths that are used inside must be absolute.
     """
-    for name in [n for n in os.environ if n.startswith("PREFECT_")]:
-        del os.environ[name]
-    os.environ.update(_QUIET, PREFECT_HOME=str(home.resolve()))
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for name in list(os.environ):
+        if name.upper().startswith("PREFECT_") or name.lower() in _PROXIES:
+            del os.environ[name]
+    # Passed on in the environment, which only this account can read, and never in an argument.
+    password = f"upres:{secrets.token_urlsafe(32)}"
+    os.environ.update(
+        _QUIET,
+        PREFECT_HOME=str(home.resolve()),
+        PREFECT_SERVER_API_AUTH_STRING=password,
+        PREFECT_API_AUTH_STRING=password,
+        NO_PROXY=_LOOPBACK,
+        no_proxy=_LOOPBACK,
+    )
+    # Prefect reads `.env`, `prefect.toml` and `pyproject.toml` wherever it is started.
+    with chdir(home):
+        yield

@@ -21,6 +21,7 @@ from pipeline.dataset.recipe import load_prepare_recipe
 from pipeline.errors import NoSourceError, RecipeError, SourceError, UsageError
 from pipeline.inference import resolve_device
 from pipeline.job import locked
+from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.training.loop import (
     BEST,
@@ -36,7 +37,7 @@ from pipeline.training.loop import (
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes, joined
 from pipeline.training.recipe import load_recipe
-from pipeline.training.watch import CURVES, METRICS
+from pipeline.training.watch import CURVES, METRICS, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -187,6 +188,8 @@ def run_training(
     with joined(resolve_device(device)) as processes, _held(request.out_dir, processes):
         path, rejected = _dataset(request, processes, stop)
         dataset = Dataset.open(path)
+        if processes.leads:
+            _close_samples(request.out_dir, path)
         statistics = dataset.statistics()
         patches = {name: found["patches"] for name, found in statistics.items()}
         pictures = len({o.item for m in dataset.manifests() for o in m.origins if o.split})
@@ -221,6 +224,14 @@ def run_training(
         "rejected": rejected,
     }
     return document, processes.leads
+
+
+def _close_samples(out_dir: Path, dataset_dir: Path) -> None:
+    """Show patches of the dataset to those alone who may read it."""
+    allowed = readers([dataset_dir], near=out_dir)
+    if allowed != EVERYONE:
+        make_folder(out_dir / SAMPLES, allowed)
+        close_to(out_dir / SAMPLES, allowed)
 
 
 @contextmanager

@@ -1,14 +1,12 @@
 """Dask: connect to workers, submit within a window, survive the death of workers.
 
-The one home of `distributed`. Workers get a model once (`ModelPlugin`), never with a task, and
-tasks return small values, never arrays.
+`distributed` lives here and in `local_cluster`, which starts workers. They get a model once
+(`StatePlugin`), never with a task, and tasks return small values, never arrays.
 """
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
 import threading
 import time
 from collections import deque
@@ -17,11 +15,14 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import dask
+# First, as it says in one line what is wrong with Dask's configuration.
+from pipeline.local_cluster import key_of, local_workers  # isort: skip
+
 from distributed import Client as Client  # named so that other modules need no import of theirs
-from distributed import KilledWorker, LocalCluster, WorkerPlugin, get_worker
+from distributed import KilledWorker, WorkerPlugin, get_worker
 
 from pipeline.errors import ClusterError, UpresError, UsageError, WorkerError
+from pipeline.machine import cores, memory_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,6 +38,9 @@ MAX_DEATHS = 2
 _IN_FLIGHT_PER_WORKER = 4
 _TURN_S = 1.0
 _GPU_THREADS = 6
+_MOST_WORKERS = 8
+_WORKER_BYTES = 768 * 2**20
+"""What a worker fills with a network and a few tiles; less of it ends in dead workers."""
 _NO_WORKERS_S = 60.0
 _GONE = (
     "the Dask scheduler is gone; start it and its workers again, then the same command continues"
@@ -95,15 +99,9 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     Raises:
         UsageError: if no scheduler answers at the address, or it has no workers.
     """
-    # The first death reports every task that the worker held: `submit_windowed` tells the deadly
-    # one from its innocent neighbours by running each alone.
-    with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
-        if settings.address != "local":
-            with _remote(settings.address) as client:
-                yield client
-        else:
-            with _local(settings) as client:
-                yield client
+    opened = _local(settings) if settings.address == "local" else _remote(settings.address)
+    with opened as client:
+        yield client
 
 
 def address_of(client: Client) -> str:
@@ -230,72 +228,42 @@ def _alone(flight: _Flight[Task, Result], task: Task) -> Outcome[Task, Result]:
 
 @contextmanager
 def _local(settings: ClusterSettings) -> Iterator[Client]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores = cores or 1
-    count = settings.workers or settings.gpus or min(cores, 8)
-    threads = max(1, cores // count)
-    # The nanny presets one BLAS thread; torch's are set by the model plugin, once, on purpose.
+    usable, memory = cores(), memory_bytes()
+    fitting = max(1, memory // _WORKER_BYTES)
+    count = settings.workers or settings.gpus or min(usable, _MOST_WORKERS, fitting)
+    threads = max(1, usable // count)
+    # Dask presets one BLAS thread; torch's are set by the model plugin, once, on purpose.
     environment = {
         "OMP_NUM_THREADS": str(threads),
         # glibc gives each thread a heap of its own, and pixels freed in one are lost to another:
         # with two of them a worker peaks a quarter lower and as fast.
         "MALLOC_ARENA_MAX": "2",
         _THREADS_VARIABLE: str(threads),
-        # What goes wrong with a unit is in its outcome; Dask's own words beside it, such as a
-        # worker's lost heartbeat when the run ends, are noise to who reads the terminal.
-        "DASK_LOGGING__DISTRIBUTED": "critical",
     }
-    with (
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
-        _interrupts_ignored_by_children(),
-    ):
-        cluster = _started(count, threads=_GPU_THREADS if settings.gpus else 2)
-    # Nannies start workers again that died. A cluster would close the nanny for good whose worker
-    # is not there 15 s later, as on a busy machine, or when it has died once more meanwhile.
-    patient = dask.config.set({"distributed.deploy.lost-worker-timeout": "1000 days"})
-    with patient, cluster, Client(cluster) as client:
+    with local_workers(
+        count,
+        # While one thread runs the network, the others read or write: a GPU needs more of them.
+        threads=_GPU_THREADS if settings.gpus else 2,
+        memory_bytes=memory // count,
+        environment=environment,
+    ) as client:
         yield client
-
-
-def _started(count: int, *, threads: int) -> LocalCluster:
-    try:
-        return LocalCluster(
-            n_workers=count,
-            # While one thread runs the network, the others read or write: a GPU needs more of them.
-            threads_per_worker=threads,
-            processes=True,
-            dashboard_address="127.0.0.1:0",
-            host="127.0.0.1",
-            silence_logs=logging.CRITICAL,
-        )
-    except RuntimeError as error:
-        raise ClusterError(
-            f"the worker processes could not be started ({error}); is there memory left? then the "
-            "same command continues"
-        ) from error
-
-
-@contextmanager
-def _interrupts_ignored_by_children() -> Iterator[None]:
-    """Let worker processes inherit a deaf ear for Ctrl-C, which the terminal sends to all."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        client = Client(address, timeout="10s")
-    except (OSError, TimeoutError, ValueError) as error:
+        client = Client(address, timeout="10s", security=key_of(address))
+    except (OSError, TimeoutError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address!r} ({error}); start one with "
             "`dask scheduler`, or leave --cluster out"
+        ) from error
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        # What Dask raises for an address or a setting that cannot be, such as a lacking key.
+        raise UsageError(
+            f"no connection to {address!r} can be made ({error}); check the address, Dask's "
+            "configuration files and the variables DASK_*"
         ) from error
     with client:
         if not client.scheduler_info(n_workers=-1)["workers"]:

@@ -27,6 +27,7 @@ from pipeline.inference import (
     resolve_precision,
     to_unit_range,
 )
+from pipeline.machine import cores
 from pipeline.metrics import SSIM_REACH_PX, score_picture, without_alpha
 from pipeline.sources import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, is_dataset
@@ -274,6 +275,7 @@ def evaluate_model(
         UsageError: if the device, precision or backend cannot be had.
     """
     model = load_model(name_or_file)
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
     spec, reach = model.spec, reach_px(model.network, channels=model.spec.channels)
     device = resolve_device(device)
     inference = Inference.of(

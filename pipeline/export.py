@@ -25,6 +25,7 @@ from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.export_file import Exported, ExportTask, Facts, export_item, put_in_place, remove
 from pipeline.export_names import folded, paths_of
 from pipeline.status import Failure, JobStatus
+from pipeline.storage.access import make_folder, readers
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.ledger import EXPORT, VANISHED, ExportRow, Note
 from pipeline.storage.places import Identity, identities
@@ -270,6 +271,7 @@ class _Places:
         if there and before is None:
             before = self._called_otherwise(path)
         rows = [*([before] if before else []), *self._elsewhere.get(row.item, ())]
+        allowed, folder_allowed = self._readers(path, row)
         return ExportTask(
             row=row,
             sr_dir=self._job.sr_dir,
@@ -281,8 +283,24 @@ class _Places:
             ours=frozenset().union(*map(_contents, rows)),
             current=frozenset(r.sha256 for r in rows if _is_of(r, row, format) and r.sha256),
             of_a_run=there and before is None and self._is_of_a_run(path),
+            readers=allowed,
+            folder_readers=folder_allowed,
             overwrite=self._request.overwrite,
         )
+
+    def _readers(self, path: Path, row: ItemRow) -> tuple[int, int]:
+        """Return who may read the file of an item, and who its folder.
+
+        Those who may read its source, or the job where that is gone.
+        """
+        source, folder = Path(row.source), path.parent
+        if not row.source or not source.exists():
+            return self._job_readers, self._job_readers
+        return readers([source], near=folder), readers([source.parent], near=folder)
+
+    @cached_property
+    def _job_readers(self) -> int:
+        return self._job.readers
 
     def gone(self) -> Iterator[ExportRow]:
         """Yield what was written below the folder and is of no item by its present name.
@@ -369,7 +387,7 @@ class _Export:
         for task in self._plan.tasks:
             try:
                 if task.path.parent not in ready:
-                    self._make_folder(task.path.parent)
+                    self._make_folder(task.path.parent, task.folder_readers)
                     _remove_partials(task)
                     ready.add(task.path.parent)
             except OSError as error:
@@ -443,14 +461,13 @@ class _Export:
             removed.append(path)
         self._ledger.forget_exports(removed)
 
-    def _make_folder(self, folder: Path) -> None:
+    def _make_folder(self, folder: Path, allowed: int) -> None:
         root = self._plan.request.root
         missing = [p for p in (folder, *folder.parents) if p.is_relative_to(root)]
         for path in reversed(missing):
-            if path == root:
-                path.mkdir(parents=True, exist_ok=True)
-            elif not path.is_dir():
-                path.mkdir()
+            is_new = not path.is_dir()
+            make_folder(path, allowed)
+            if is_new and path != root:
                 self._rows.append(_folder_row(path))
 
     def _coming(self, task: ExportTask, exported: Exported) -> ExportRow:

@@ -20,6 +20,7 @@ from pipeline.errors import OccupiedError, PictureError
 from pipeline.geometry import Rect, Span
 from pipeline.images import Picture, encode_picture, read_picture
 from pipeline.metadata import from_json
+from pipeline.storage.access import EVERYONE
 from pipeline.storage.archive import Archive
 from pipeline.storage.atomic import place_new, write_new
 from pipeline.travel import enlarged
@@ -49,6 +50,10 @@ class ExportTask:
     """Those of them that are what is wanted now."""
     of_a_run: bool = False
     """Whether the file there is as old as a run of the job, which then may have written it."""
+    readers: int = EVERYONE
+    """Who may read the file, as `storage.access` says it."""
+    folder_readers: int = EVERYONE
+    """Who may look into its folder, where that is made."""
     overwrite: bool = False
     """Whether a file that the job did not write may be replaced."""
 
@@ -109,7 +114,12 @@ def export_item(task: ExportTask) -> Exported:
     if there is not None:
         _check_ours(task, there, content)
     taken_ns = image.provenance.get("mtime_ns")
-    write_new(task.partial, content, lambda path: finish(path, mtime_ns=taken_ns))
+    write_new(
+        task.partial,
+        content,
+        lambda path: finish(path, mtime_ns=taken_ns),
+        readers=task.readers,
+    )
     facts = Facts(len(content), task.partial.stat().st_mtime_ns, sha256)
     return Exported(facts, is_new=True, replaces=there, notes=notes)
 

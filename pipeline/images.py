@@ -704,11 +704,12 @@ _LIMITS = {
 
 
 def write_picture(
-    path: Path, picture: Picture, *, format: str, quality: int = 95
+    path: Path, picture: Picture, *, format: str, quality: int = 95, readers: int = EVERYONE
 ) -> tuple[str, ...]:
     """Write the picture as `encode_picture` at `path`, whole or not at all; folders are created.
 
-    Return notes: a sentence for each thing in the metadata that the file does not hold.
+    The file is for its owner and `readers`, as far as the umask lets them. Return notes: a sentence
+    for each thing in the metadata that the file does not hold.
 
     Raises:
         PictureError: The format cannot hold the picture; the message names formats that can.
@@ -716,7 +717,7 @@ def write_picture(
     """
     data, notes = encode_picture(picture, name=path.name, format=format, quality=quality)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_atomically(path) as file:
+    with replace_atomically(path, readers=readers) as file:
         file.write(data)
     return notes
 

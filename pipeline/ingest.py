@@ -20,6 +20,7 @@ from pipeline.images import Picture, decode_picture
 from pipeline.left_out import LeftOut
 from pipeline.metadata import Metadata, to_json
 from pipeline.sources import SourceFile, check_same_source, list_source
+from pipeline.storage.access import close_to, readers
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive, clashing
 from pipeline.storage.image import Layout
 from pipeline.storage.ledger import INGEST, INGESTED, REJECTED, VANISHED, ItemRow, Ledger
@@ -181,6 +182,9 @@ def run_ingest(
     before = [item for item, row in known.items() if row.state == INGESTED]
     check_same_source(source, (file.item for file in files), before)
     archive = Archive.open_or_create(archive_dir.absolute())
+    allowed = readers((file.address for file in files), near=archive.path)
+    close_to(archive.path, allowed)
+    ledger.close_to(allowed)
     others = clashing(file.item for file in files)
     clashed = [_clashed(file, others[file.item]) for file in files if file.item in others]
     ledger.put_items(clashed)

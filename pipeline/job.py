@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
 from pipeline.signature import check_own
+from pipeline.storage.access import make_folder, readers
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.dataset import is_dataset
@@ -50,6 +51,11 @@ class Job:
     def report_path(self) -> Path:
         """Return where the report lies."""
         return self.folder / "report.html"
+
+    @property
+    def readers(self) -> int:
+        """Return who may read the pictures of this job, as `storage.access` says it."""
+        return readers([self.source_dir], near=self.folder)
 
     def open_source(self) -> Archive:
         """Open the LR archive.
@@ -154,7 +160,8 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     if ledger_url:
         # Before anything is written: a mistyped URL must not spoil the job.
         Ledger.open(ledger_url, job=job_id).close()
-    folder.mkdir(parents=True, exist_ok=True)
+    whole = [source] if os.path.lexists(source) else []
+    make_folder(folder, readers(whole, near=folder))
     values = {
         "id": job_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

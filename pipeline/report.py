@@ -135,7 +135,7 @@ def write_report(job: Job) -> Path:
             page = render("report.html", _facts(job, ledger), filters=_FILTERS)
     finally:
         ledger.close()
-    write_atomic(job.report_path, page)
+    write_atomic(job.report_path, page, readers=job.readers)
     return job.report_path
 
 

@@ -22,6 +22,7 @@ from pipeline.plan import ChunkPlan, plan_job
 from pipeline.score import run_score
 from pipeline.spec import UpscaleSpec, make_spec
 from pipeline.status import read_status
+from pipeline.storage.access import close_to
 from pipeline.storage.archive import is_archive
 from pipeline.unit import ModelAddress
 from pipeline.upscale import (
@@ -134,6 +135,7 @@ class Run:
         self.ledger.keep_source(os.path.abspath(source))  # noqa: PTH100
         if self.job.source_dir.parent != self.job.folder:
             adopt_archive(self.job.open_source(), self.ledger)
+            self.ledger.close_to(self.job.readers)
             return Ingestion([])
         return run_ingest(
             source,
@@ -154,7 +156,9 @@ class Run:
         """
         if is_archive(self.job.sr_dir) and not self.ledger.knows_units():
             adopt_shards(self.job, spec=upscaling.spec, ledger=self.ledger)
-        return plan_job(self.job, spec=upscaling.spec, ledger=self.ledger)
+        plan = plan_job(self.job, spec=upscaling.spec, ledger=self.ledger)
+        close_to(self.job.sr_dir, self.job.readers)
+        return plan
 
     def replaced(self, plans: Plan | Sequence[UnitPlan]) -> int:
         """Return how many items of `plans` have pixels that will be deleted and made anew."""

@@ -21,6 +21,7 @@ from pipeline.cluster import Stop, submit_windowed
 from pipeline.errors import UpresError, UsageError
 from pipeline.images import Metadata, Picture, write_picture
 from pipeline.status import Failure
+from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.manifest import NO_PATCH, SPLITS
@@ -100,7 +101,7 @@ def run_dataset_export(
     check_apart(dataset_dir, out_dir=out_dir)
     dataset = Dataset.open(dataset_dir)
     _check_ours(out_dir, dataset.spec)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    _make_folders(out_dir, readers([dataset_dir], near=out_dir))
     write_atomic(out_dir / STATISTICS, _statistics(dataset))
     (out_dir / MANIFEST).unlink(missing_ok=True)
     here, there = dataset_dir.absolute(), out_dir.absolute()
@@ -121,6 +122,15 @@ def run_dataset_export(
     if seen == len(tasks):
         _finish(dataset, out_dir, written)
     return len(written), sorted(failures, key=lambda failure: failure.item)
+
+
+def _make_folders(out_dir: Path, allowed: int) -> None:
+    """Make the folders that files are written into, for those who may read the dataset."""
+    make_folder(out_dir, allowed)
+    if allowed != EVERYONE:
+        for split in SPLITS:
+            make_folder(out_dir / split, allowed)
+            close_to(out_dir / split, allowed)
 
 
 def export_chunk(task: ChunkTask) -> ChunkFiles:

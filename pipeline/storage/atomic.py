@@ -10,22 +10,26 @@ import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
+from pipeline.storage.access import EVERYONE, close_to
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
 @contextmanager
-def replace_atomically(path: Path) -> Iterator[BinaryIO]:
+def replace_atomically(path: Path, *, readers: int = EVERYONE) -> Iterator[BinaryIO]:
     """Yield a file to write; on a clean exit it becomes `path`, durable on the disk.
 
     Any other exit leaves what stood at `path` untouched and removes the partial file. A reader of
-    `path` sees the old bytes or the new ones, never a mixture. The folder must exist.
+    `path` sees the old bytes or the new ones, never a mixture. The folder must exist. The file is
+    for its owner and `readers`, as far as the umask lets them.
     """
     # The name does not hold the final one: that may already be as long as a name can be.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
         with partial.open("xb") as file:
+            close_to(partial, readers)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,9 +42,9 @@ def replace_atomically(path: Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def write_atomic(path: Path, content: bytes) -> None:
+def write_atomic(path: Path, content: bytes, *, readers: int = EVERYONE) -> None:
     """Make `content` all of `path`, under the promises of `replace_atomically`."""
-    with replace_atomically(path) as file:
+    with replace_atomically(path, readers=readers) as file:
         file.write(content)
 
 
@@ -50,14 +54,19 @@ def remove_partials(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_new(path: Path, content: bytes, finish: Callable[[Path], None]) -> None:
+def write_new(
+    path: Path, content: bytes, finish: Callable[[Path], None], *, readers: int = EVERYONE
+) -> None:
     """Make a new file, call ``finish(path)`` for its attributes, and make both durable.
+
+    The file is for its owner and `readers`, as far as the umask lets them.
 
     Raises:
         OSError: if there is a file already, or it cannot be written; then nothing is left.
     """
     with path.open("xb") as file:
         try:
+            close_to(path, readers)
             file.write(content)
             file.flush()
             finish(path)

@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import LedgerError, NoLedgerError
+from pipeline.storage.access import close_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -316,6 +317,15 @@ class Ledger:
     def close(self) -> None:
         """Release the database."""
         self._engine.dispose()
+
+    def close_to(self, readers: int) -> None:
+        """Let nobody read the file beside the job's pictures but its owner and `readers`."""
+        database = self._engine.url.database
+        # One that the user named may be shared with others on purpose.
+        if self._engine.dialect.name == "sqlite" and (database or "").endswith(FILE_NAME):
+            for end in ("", "-wal", "-shm"):
+                with suppress(FileNotFoundError):
+                    close_to(Path(f"{database}{end}"), readers)
 
     # --- items -------------------------------------------------------------------------------
 

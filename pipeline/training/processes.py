@@ -17,6 +17,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.errors import ClusterError, UpresError, UsageError
+from pipeline.machine import cores
 from pipeline.training.batchnorm import share_statistics
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def joined(device: str) -> Iterator[Processes]:
             )
         torch.cuda.set_device(chosen)
     if count == 1:
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
         yield Processes(chosen)
         return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

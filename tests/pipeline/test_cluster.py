@@ -10,6 +10,7 @@ from functools import partial
 from multiprocessing import active_children
 from typing import TYPE_CHECKING
 
+import dask
 import pytest
 
 from pipeline.cluster import (
@@ -221,3 +222,22 @@ def test_fewer_workers_than_one_are_refused(workers: int) -> None:
 def test_a_number_of_workers_beside_an_address_is_refused() -> None:
     with pytest.raises(UsageError, match="has its own"):
         ClusterSettings(address="tcp://127.0.0.1:8786", workers=2)
+
+
+def test_a_scheduler_that_wants_a_key_is_not_tried_without_one() -> None:
+    with (
+        pytest.raises(UsageError, match=r"'tls://127\.0\.0\.1:1' can be made .*TLS"),
+        connect(ClusterSettings(address="tls://127.0.0.1:1")),
+    ):
+        pass
+
+
+def test_a_setting_of_dask_that_cannot_be_is_named_where_it_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(dask.config.config["distributed"]["comm"]["tls"], "min-version", "abc")
+    with (
+        pytest.raises(UsageError, match="min-version='abc'"),
+        connect(ClusterSettings(address="tcp://127.0.0.1:1")),
+    ):
+        pass

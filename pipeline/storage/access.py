@@ -1,0 +1,87 @@
+"""Who may read: nothing that is made of a picture is open to more people than the picture is.
+
+What belongs here: permission bits of what is read, and of what is written in its stead. A umask
+knows only one answer for all; a private picture is private wherever its copy goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+logger = logging.getLogger(__name__)
+
+GROUP, OTHERS = 0o070, 0o007
+EVERYONE = GROUP | OTHERS
+
+
+def readers(paths: Iterable[str | Path], *, near: Path) -> int:
+    """Return the permission bits of those, beside the owner, who may read every one of `paths`.
+
+    That is any of `GROUP` and `OTHERS`. The folders that lead to a path count as well, but for
+    those that lead to `near` too, where a copy is to be: whom they keep out, they keep out there.
+    A path that is not there, or cannot be looked at, is for nobody else. Other groups than that
+    of this process count as nobody, as its files will not be theirs.
+    """
+    shared = {near.absolute(), *near.absolute().parents}
+    allowed = EVERYONE
+    passed: dict[Path, int] = {}
+    for path in {Path(path).absolute() for path in paths}:
+        allowed &= _bits(path, 0o044)
+        for folder in path.parents:
+            if folder in shared:
+                break
+            if folder not in passed:
+                passed[folder] = _bits(folder, 0o011)
+            allowed &= passed[folder]
+    return allowed
+
+
+def close_to(path: Path, allowed: int) -> None:
+    """Take from a file or folder of upres's own all permissions that `allowed` does not name.
+
+    None are added. A folder that is closed closes all that is in it. Where permissions cannot be
+    changed (some disks have none, or the file is another account's), that is logged.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & EVERYONE & ~allowed:
+        return
+    try:
+        path.chmod(mode & ~(EVERYONE & ~allowed))
+    except OSError as error:
+        logger.warning(
+            "%s can be read by more accounts than its source, and that cannot be changed (%s); "
+            "close a folder around it",
+            path,
+            error.strerror,
+        )
+
+
+def make_folder(path: Path, allowed: int) -> None:
+    """Make a folder, and those that lead to it, for `allowed`; one that is there stays as it is."""
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700 | allowed)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+
+
+def _bits(path: Path, wanted: int) -> int:
+    """Return `GROUP` and `OTHERS` as far as the mode of `path` grants them what `wanted` says."""
+    try:
+        found = path.stat()
+    except OSError:
+        return 0
+    granted = found.st_mode & wanted
+    # Folders of the system belong to other groups, and are open to all.
+    group = granted & GROUP and (found.st_gid == os.getegid() or granted & OTHERS)
+    return (GROUP if group else 0) | (OTHERS if granted & OTHERS else 0)
