@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -17,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.dataset.extract import luma8
+from pipeline.dataset.pairs import paired
 from pipeline.degrade import crop_to_multiple
 from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.exif import copyright_of
 from pipeline.geometry import Rect, Span
-from pipeline.images import EXTENSIONS, read_picture
+from pipeline.images import read_picture
 from pipeline.ingest import metadata_of
 from pipeline.sources import SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
@@ -46,6 +45,8 @@ class Original:
     archive_dir: Path | None = None
     lr: Mapping[str, SourceFile] = field(default_factory=dict)
     """LR versions that came with it, by the name of the degradation."""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """Why it has no LR file of a version, where names leave open which it is."""
 
     def contents(self) -> dict[str, bytes]:
         """Return the bytes of its files: HR under "", LR versions under their names.
@@ -83,10 +84,8 @@ class Pictures:
 def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list[Original]:
     """Return every picture at `source`, sorted by item.
 
-    `pairs` are sources of LR versions, by the name of the degradation. The LR file of ``a/b.png``
-    at scale 4 is called ``b``, ``bx4`` or ``bx4`` and up to two more letters or digits, in any
-    folder; where several are, the one in the folder most like HR's. No LR file is that of two HR
-    files: where no folder tells whose it is, it is nobody's.
+    `pairs` are sources of LR versions, by the name of the degradation; whose their files are, says
+    `pipeline.dataset.pairs`.
 
     Raises:
         SourceError: if there is nothing at a source.
@@ -97,14 +96,15 @@ def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list
             raise UsageError(f"{source} is an archive, but --lr pairs files; give a folder as SRC")
         return list(_of_archive(Path(source).absolute()))
     files = list_source(source)
-    partners = {name: _partners(files, list_source(src), scale) for name, src in pairs.items()}
+    found = {name: paired(files, list_source(src), scale) for name, src in pairs.items()}
     return [
         Original(
             item=file.item,
             address=file.address,
             size_bytes=file.size_bytes,
             file=file,
-            lr={name: of[file.item] for name, of in partners.items() if file.item in of},
+            lr={n: of.partners[file.item] for n, of in found.items() if file.item in of.partners},
+            doubts={n: of.doubts[file.item] for n, of in found.items() if file.item in of.doubts},
         )
         for file in files
     ]
@@ -138,6 +138,8 @@ def decode(
     hr = as_uint8(pixels, channels=channels, name=item)
     lr = {}
     for name in pairs:
+        if name in original.doubts:
+            raise SourceError(f"{item} has no LR picture {name!r}: {original.doubts[name]}")
         if name not in original.lr:
             raise SourceError(
                 f"{item} has no partner of its own among the LR pictures of {name!r}, expected one "
@@ -198,45 +200,3 @@ def _of_item(original: Original) -> tuple[NDArray[Any], str]:
     pixels = image.read(Rect(Span(0, height), Span(0, width)))
     exif = metadata_of(image.provenance).exif if image.provenance.get("exif") else None
     return pixels, copyright_of(exif)
-
-
-def _partners(
-    files: Iterable[SourceFile], lr_files: Iterable[SourceFile], scale: int
-) -> dict[str, SourceFile]:
-    """Return the LR file of each HR item that has one of its own."""
-    by_stem = _by_stem(lr_files, scale)
-    claims: dict[str, list[tuple[tuple[int, int, int], str]]] = defaultdict(list)
-    chosen = {}
-    for file in files:
-        candidates = by_stem.get(PurePosixPath(file.item).stem, ())
-        if candidates:
-            lr = min(candidates, key=lambda other: (_strangeness(file, other), other.item))
-            chosen[file.item] = lr
-            claims[lr.item].append((_strangeness(file, lr), file.item))
-    owners = {lr: _owner(claimed) for lr, claimed in claims.items()}
-    return {item: lr for item, lr in chosen.items() if owners[lr.item] == item}
-
-
-def _owner(claimed: Iterable[tuple[tuple[int, int, int], str]]) -> str | None:
-    """Return the HR item that an LR file is most like, None where two are equally like it."""
-    best, *others = sorted(claimed)
-    return None if others and others[0][0] == best[0] else best[1]
-
-
-def _by_stem(files: Iterable[SourceFile], scale: int) -> dict[str, list[SourceFile]]:
-    found: dict[str, list[SourceFile]] = defaultdict(list)
-    for file in files:
-        stem = PurePosixPath(file.item).stem
-        found[stem].append(file)
-        short = re.sub(rf"x{scale}[a-z0-9]{{0,2}}$", "", stem, flags=re.ASCII)
-        if short != stem:
-            found[short].append(file)
-    return found
-
-
-def _strangeness(hr: SourceFile, lr: SourceFile) -> tuple[int, int, int]:
-    """Return how unlike a pair two files are; a text that lies beside pictures is of none."""
-    one, other = PurePosixPath(hr.item), PurePosixPath(lr.item)
-    texts = sum(path.suffix.lower() not in EXTENSIONS for path in (one, other))
-    mine, theirs = set(one.parent.parts), set(other.parent.parts)
-    return texts, -len(mine & theirs), len(mine ^ theirs)
