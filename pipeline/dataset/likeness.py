@@ -42,12 +42,14 @@ _TEXTURE_LEVELS = 1.0
 
 _STRANGE_LEVELS, _STRANGE_SHARE, _STRANGE_RATIO = 15.0, 0.93, 1.5
 """Another picture leaves more than 15 levels that HR does not explain in means of 4x4 px; a
-correlation above 0.93 is that of one picture in another tone. White noise has a ratio of 1, and what
-is a picture itself, as it stays when it is averaged, one of nearly 4."""
+correlation above 0.93 is that of one picture in another tone. The ratio of what is left in means to
+what is left of pixels, times 4, is 1 of white noise, and nearly 4 of a picture."""
 _COARSE_LEVELS, _COARSE_SHARE, _COARSE_RATIO = 8.0, 0.85, 2.3
 """Of calm pictures, the same."""
 _LOST_LEVELS, _LOST_SHARE = 20.0, 0.4
-"""Structure of HR, in levels, of which nothing is found in LR: that is blank, or another picture."""
+"""Structure of HR, in levels, of which nothing is found in LR: that is blank, or another one."""
+
+_BLACK, _WHITE, _LEAST_TOLD = 4.0, 251.0, 0.2
 
 _TURNS: dict[str, Callable[[Plane], Plane]] = {
     "turned by 180 degrees": lambda x: x[::-1, ::-1],
@@ -122,7 +124,7 @@ def _shift(a: Plane, b: Plane) -> tuple[float, str]:
     found = np.fft.irfft2(np.conj(np.fft.rfft2(a)) * np.fft.rfft2(b), s=a.shape) / norm
     row, col = (int(at) for at in np.unravel_index(int(np.argmax(found)), found.shape))
     apart = list(_distances(found, (row, col)))
-    if np.hypot(*apart) < _APART_PX:
+    if float(np.linalg.norm(apart)) < _APART_PX:
         return 0.0, ""
     down, right = (round(d) for d in apart)
     return float(found[row, col]), f"shifted by {down} rows and {right} columns of LR pixels"
@@ -150,7 +152,10 @@ def _is_strange(hr: Plane, lr: Plane) -> bool:
     """Return whether LR holds structure that HR does not explain, or nothing of HR's."""
     px = min(4, max(1, min(lr.shape) // 5))
     coarse = _means(lr, px)
-    fits = [_explained(_means(_blurred(hr, by), px), coarse) for by in (1, 5, 9)]
+    # What is over- or underexposed says nothing, unless nearly all is.
+    told = (coarse > _BLACK) & (coarse < _WHITE)
+    told = told if told.mean() > _LEAST_TOLD else np.ones_like(told)
+    fits = [_explained(_means(_blurred(hr, by), px)[told], coarse[told]) for by in (1, 5, 9)]
     best = min(fits, key=lambda fit: fit.left)
     fine = _explained(hr, lr)
     ratio = best.left * px / max(fine.left, 1e-9)

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.dataset.extract import luma8
+from pipeline.dataset.likeness import check_alike
 from pipeline.dataset.pairs import paired
+from pipeline.dataset.recipe import SRGB, STORED
 from pipeline.degrade import crop_to_multiple
 from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.exif import copyright_of
 from pipeline.geometry import Rect, Span
-from pipeline.images import read_picture
+from pipeline.images import Metadata, read_picture, to_srgb
 from pipeline.ingest import metadata_of
 from pipeline.sources import SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
@@ -79,6 +81,8 @@ class Pictures:
     hr: Pixels
     lr: Mapping[str, Pixels]
     copyright: str = ""
+    colour: str = ""
+    """What was done about ICC profiles; "" where all colours are sRGB, or stay as stored."""
 
 
 def list_originals(source: str, pairs: Mapping[str, str], *, scale: int) -> list[Original]:
@@ -117,8 +121,11 @@ def decode(
     channels: int,
     scale: int,
     pairs: Iterable[str],
+    colour: str = STORED,
 ) -> Pictures:
     """Return the pixels of an original, with the LR versions `pairs` that come with it.
+
+    With `colour` "srgb", pictures of another ICC profile are converted; with "stored", none are.
 
     With these, HR is cropped to a multiple of the scale.
 
@@ -131,11 +138,12 @@ def decode(
     """
     item = original.item
     if original.file is None:
-        pixels, owner = _of_item(original)
+        pixels, metadata = _of_item(original)
     else:
         picture = read_picture(contents[""], name=item)
-        pixels, owner = picture.pixels, copyright_of(picture.metadata.exif)
-    hr = as_uint8(pixels, channels=channels, name=item)
+        pixels, metadata = picture.pixels, picture.metadata
+    done: dict[str, None] = {}
+    hr = _developed(pixels, metadata, done, colour=colour, channels=channels, name=item)
     lr = {}
     for name in pairs:
         if name in original.doubts:
@@ -146,10 +154,40 @@ def decode(
                 f"called {PurePosixPath(item).stem} or {PurePosixPath(item).stem}x{scale}"
             )
         file = original.lr[name]
-        found = read_picture(contents[name], name=file.item).pixels
-        lr[name] = as_uint8(found, channels=channels, name=file.item)
+        found = read_picture(contents[name], name=file.item)
+        lr[name] = _developed(
+            found.pixels, found.metadata, done, colour=colour, channels=channels, name=file.item
+        )
         _check_size(lr[name], hr, scale=scale, name=file.item)
-    return Pictures(crop_to_multiple(hr, scale) if lr else hr, lr, owner)
+    owner = copyright_of(metadata.exif) if metadata else ""
+    return Pictures(crop_to_multiple(hr, scale) if lr else hr, lr, owner, ", ".join(done))
+
+
+def check_pairs(pictures: Pictures, original: Original, *, scale: int) -> None:
+    """Make sure that each LR version of an original shows what its HR picture shows.
+
+    Raises:
+        PictureError: if one clearly does not, as `likeness.check_alike`.
+    """
+    for name, pixels in pictures.lr.items():
+        check_alike(pictures.hr, pixels, scale=scale, name=original.lr[name].item)
+
+
+def _developed(
+    pixels: NDArray[Any],
+    metadata: Metadata | None,
+    done: dict[str, None],
+    *,
+    colour: str,
+    channels: int,
+    name: str,
+) -> Pixels:
+    """Return 8 bits of one file; what became of its colours is put to what was `done`."""
+    found = _eight_bits(pixels, name=name)
+    if colour == SRGB and metadata is not None and metadata.icc:
+        found, words = to_srgb(found, metadata.icc)
+        done |= {words: None} if words else {}
+    return _in_channels(found, channels)
 
 
 def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
@@ -158,6 +196,10 @@ def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
     Raises:
         PictureError: if the picture is float32, or is anywhere transparent.
     """
+    return _in_channels(_eight_bits(pixels, name=name), channels)
+
+
+def _eight_bits(pixels: NDArray[Any], *, name: str) -> Pixels:
     if pixels.dtype not in (np.uint8, np.uint16):
         raise PictureError(f"{name} is {pixels.dtype}, expected 8 or 16 bits; convert it first")
     if len(pixels) in (2, 4):
@@ -168,6 +210,10 @@ def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
         raise PictureError(f"{name} has {len(pixels)} channels, expected grey or RGB")
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return pixels
+
+
+def _in_channels(pixels: Pixels, channels: int) -> Pixels:
     if len(pixels) == channels:
         return pixels
     grey = luma8(pixels)[np.newaxis]
@@ -177,9 +223,11 @@ def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
 def _check_size(lr: Pixels, hr: Pixels, *, scale: int, name: str) -> None:
     wanted = tuple(side // scale for side in hr.shape[1:])
     if lr.shape[1:] != wanted:
+        turned = lr.shape[1:] == wanted[::-1]
         raise PictureError(
             f"{name} is {lr.shape[1]}x{lr.shape[2]} px, expected {wanted[0]}x{wanted[1]} px: the "
             f"HR picture's sides divided by {scale}"
+            f"{'; it looks turned by 90 degrees, perhaps by its EXIF alone' if turned else ''}"
         )
 
 
@@ -190,13 +238,13 @@ def _of_archive(path: Path) -> Iterable[Original]:
         yield Original(item=item, address=str(path), size_bytes=size, archive_dir=path)
 
 
-def _of_item(original: Original) -> tuple[NDArray[Any], str]:
-    """Return the pixels of an archive's item, and who owns it."""
+def _of_item(original: Original) -> tuple[NDArray[Any], Metadata | None]:
+    """Return the pixels of an archive's item, and what its file said."""
     archive_dir = original.archive_dir
     if archive_dir is None:
         raise SourceError(f"{original.item} has neither a file nor an archive")
     image = Archive.open(archive_dir).image(original.item)
     height, width = image.size
     pixels = image.read(Rect(Span(0, height), Span(0, width)))
-    exif = metadata_of(image.provenance).exif if image.provenance.get("exif") else None
-    return pixels, copyright_of(exif)
+    told = any(image.provenance.get(name) for name in ("exif", "icc"))
+    return pixels, metadata_of(image.provenance) if told else None

@@ -82,9 +82,7 @@ def paired(files: Sequence[SourceFile], lr_files: Iterable[SourceFile], scale: i
     return Pairing(partners, doubts)
 
 
-def _edges(
-    files: Iterable[SourceFile], lr_files: Iterable[SourceFile], scale: int
-) -> list[_Edge]:
+def _edges(files: Iterable[SourceFile], lr_files: Iterable[SourceFile], scale: int) -> list[_Edge]:
     by_name: dict[str, list[tuple[SourceFile, int]]] = defaultdict(list)
     for file in lr_files:
         for name, plain in _lr_names(_stem(file), scale).items():
