@@ -161,7 +161,7 @@ def _is_strange(hr: Plane, lr: Plane) -> bool:
     ratio = best.left * px / max(fine.left, 1e-9)
     share = best.share if fits[0].correlation > 0 else 0.0
     contrast = float(_means(hr, px).std())
-    lost = contrast * float(np.sqrt(max(0.0, 1 - fits[0].correlation ** 2)))
+    lost = contrast * float(np.sqrt(max(0.0, 1 - max(0.0, fits[0].correlation) ** 2)))
     return (
         (best.left > _STRANGE_LEVELS and share < _STRANGE_SHARE and ratio > _STRANGE_RATIO)
         or (best.left > _COARSE_LEVELS and share < _COARSE_SHARE and ratio > _COARSE_RATIO)
