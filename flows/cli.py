@@ -397,9 +397,14 @@ def score(
 
 @main.command()
 @click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the page of a DATASET to this file, where it cannot be written into.",
+)
 @options.json_option
 @options.reported
-def report(job_dir: Path, as_json: bool) -> None:
+def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
     """Write the report of a job or a dataset, one HTML file.
 
     JOB/report.html: figures, before and after, and a map of every tile's score.
@@ -410,7 +415,12 @@ def report(job_dir: Path, as_json: bool) -> None:
     from pipeline.report import write_report
     from pipeline.storage.dataset import is_dataset
 
-    path = report_dataset(job_dir) if is_dataset(job_dir) else write_report(open_job(job_dir))
+    if is_dataset(job_dir):
+        path = report_dataset(job_dir, out=out)
+    elif out is not None:
+        raise click.UsageError("--out is for a DATASET; a job's report is JOB/report.html")
+    else:
+        path = write_report(open_job(job_dir))
     if as_json:
         options.print_json({"job": str(job_dir), "report": str(path)})
     else:
@@ -561,6 +571,9 @@ def evaluate(
 )
 @click.option("--check", is_flag=True, help="Read back what is there; make anew what is damaged.")
 @options.names_option
+@click.option(
+    "--unchecked", is_flag=True, help="Take LR files of --lr even where they show something else."
+)
 @options.limit_option
 @options.cluster_options
 @options.json_option
@@ -576,6 +589,7 @@ def prepare(
     prune: bool,
     check: bool,
     names: str | None,
+    unchecked: bool,
     limit_s: float,
     cluster: str,
     workers: int | None,
@@ -599,12 +613,14 @@ def prepare(
         licence=licence,
         names=names or "",
     )
+    if preview and (check or prune):
+        raise click.UsageError("--preview prepares nothing, so --check and --prune do nothing")
     if preview:
-        document, text, code = preview_dataset(request)
+        document, text, code = preview_dataset(request, unchecked=unchecked)
     else:
         with options.interruptible() as stop:
             cluster_settings = ClusterSettings(address=cluster, workers=workers)
-            how = PrepareOptions(check=check, prune=prune, limit_s=limit_s)
+            how = PrepareOptions(check=check, prune=prune, limit_s=limit_s, unchecked=unchecked)
             document, text, code = run_prepare(request, cluster_settings, stop=stop, how=how)
     if as_json:
         options.print_json(document)

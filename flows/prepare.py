@@ -17,17 +17,23 @@ from flows.printing import visible
 from flows.progress import counted
 from pipeline.apart import check_made_apart
 from pipeline.cluster import connect
-from pipeline.config import recipe_names
+from pipeline.config import idle_values, recipe_names
 from pipeline.dataset.export import run_dataset_export
 from pipeline.dataset.licences import check_named, licence_of, read_licences
 from pipeline.dataset.originals import Original, list_originals
-from pipeline.dataset.prepare import DEFAULT_LIMIT_S, Ledgers, Preparation, dataset_spec
+from pipeline.dataset.prepare import (
+    DEFAULT_LIMIT_S,
+    Ledgers,
+    Preparation,
+    dataset_spec,
+    foreign_chunks,
+)
 from pipeline.dataset.preview import EXAMPLES, preview
-from pipeline.dataset.recipe import PrepareRecipe, load_prepare_recipe
+from pipeline.dataset.recipe import PrepareRecipe, load_prepare_recipe, says_colour
 from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
-from pipeline.job import beside, locked
+from pipeline.job import beside, locked, read_locked
 from pipeline.signature import check_own, is_signed_png, signed_png
 from pipeline.status import Failure, read_status
 from pipeline.storage.access import close_to, readers
@@ -44,6 +50,9 @@ if TYPE_CHECKING:
 
 PICTURES, CHUNKS = "pictures", "chunks"
 """What the two ledgers of a dataset are called in their database."""
+
+UNCHECKED = "unchecked_pairs"
+"""Key of what a dataset says of itself: its LR files were taken by their names alone."""
 
 _INTERRUPTED = "\ninterrupted; the same command continues"
 _NO_PATCH = "\nno patch was made; prepare other pictures, or loosen what leaves patches out"
@@ -114,6 +123,8 @@ class PrepareOptions:
     """Whether what is there is read back, and made anew where it is damaged."""
     prune: bool = False
     """Whether patches of pictures that are gone from the source are taken out."""
+    unchecked: bool = False
+    """Whether LR files are taken whatever they show; a dataset remembers it."""
     limit_s: float = DEFAULT_LIMIT_S
 
 
@@ -126,6 +137,9 @@ def run_prepare(
     place = request.dataset_dir.resolve()
     check_apart(request.source, place, request.pairs.values())
     check_place(place)
+    _check_unchecked(request, how.unchecked)
+    for line in idle_values(recipe):
+        click.echo(visible(line), err=True)
     originals = request.originals()
     items = [original.item for original in originals]
     check_named(items, request.licences)
@@ -135,10 +149,17 @@ def run_prepare(
         closing(Ledger.open_file(ledger_path, job=PICTURES)) as pictures,
         closing(Ledger.open_file(ledger_path, job=CHUNKS)) as chunks,
     ):
+        if not is_dataset(place):
+            # What is told there is of a dataset that was deleted.
+            pictures.forget_all()
+            chunks.forget_all()
         dataset = Dataset.open_or_create(place, dataset_spec(recipe))
         allowed = readers(_addresses(originals), near=place)
         close_to(place, allowed)
         pictures.close_to(allowed)
+        unchecked = how.unchecked or bool(dataset.about.get(UNCHECKED))
+        if unchecked and not dataset.about.get(UNCHECKED):
+            dataset.describe({**dataset.about, UNCHECKED: True})
         ledgers = Ledgers(pictures=pictures, chunks=chunks)
         with connect(cluster) as client:
             preparation = Preparation(
@@ -152,13 +173,18 @@ def run_prepare(
             )
             with counted("survey", "pictures") as report:
                 surveyed = preparation.survey(
-                    request.source, originals, request.licences, report, prune=how.prune
+                    request.source,
+                    originals,
+                    request.licences,
+                    report,
+                    prune=how.prune,
+                    unchecked=unchecked,
                 )
             with counted("prepare", "chunks") as report:
                 preparation.compute(originals, partial(_tell, report), check=how.check)
         written_out = PrepareRecipe.from_json(dataset.spec.recipe)
         dataset.put_about("recipe.toml", written_out.to_toml().encode())
-        dataset.describe({"statistics": dataset.statistics()})
+        dataset.describe({**dataset.about, "statistics": dataset.statistics()})
         path = write_dataset_report(dataset, absent=_absent(pictures))
         told = _told(dataset, ledgers)
     document = told.document | {
@@ -175,14 +201,44 @@ def run_prepare(
     return document, _text(document), told.code
 
 
-def report_dataset(folder: Path) -> Path:
-    """Write the report of a dataset anew; return where it lies."""
+def report_dataset(folder: Path, *, out: Path | None = None) -> Path:
+    """Write the report of a dataset into it, or to a file; return where it is.
+
+    Raises:
+        UsageError: if nothing can be written there.
+    """
     dataset = Dataset.open(folder)
     _, path = beside(folder)
-    if not path.exists():
-        return write_dataset_report(dataset)
-    with closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures:
-        return write_dataset_report(dataset, absent=_absent(pictures))
+    absent: list[tuple[str, str]] = []
+    if path.exists():
+        with (
+            closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures,
+            closing(Ledger.open_file(path, job=CHUNKS, read_only=True)) as chunks,
+        ):
+            _check_own(dataset, chunks, path)
+            absent = _absent(pictures)
+    try:
+        return write_dataset_report(dataset, absent=absent, path=out)
+    except OSError as error:
+        place = out or folder
+        raise UsageError(
+            f"no report can be written to {place} ({error.strerror or error}); name a file with "
+            "--out"
+        ) from error
+
+
+def _check_own(dataset: Dataset, chunks: Ledger, path: Path) -> None:
+    """Refuse a ledger that tells of chunks which the dataset does not have.
+
+    Raises:
+        LedgerError: if it does: it is that of a dataset that was here before.
+    """
+    foreign = foreign_chunks(dataset, chunks)
+    if foreign:
+        raise LedgerError(
+            f"{path} tells of {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it is "
+            "that of another dataset; run `upres prepare` again, which mends it"
+        )
 
 
 def _absent(pictures: Ledger) -> list[tuple[str, str]]:
@@ -212,6 +268,7 @@ def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], s
         closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures,
         closing(Ledger.open_file(path, job=CHUNKS, read_only=True)) as chunks,
     ):
+        _check_own(dataset, chunks, path)
         told = _told(dataset, Ledgers(pictures=pictures, chunks=chunks))
         items = pictures.items() if list_items else []
     document, text = dict(told.document), _text(told.document)
@@ -227,7 +284,7 @@ def export_dataset(
     """Write the patches of a dataset as files; return how many, and what was not written."""
     lock, _ = beside(folder)
     with (
-        locked(lock, folder.resolve(), "upres export"),
+        read_locked(lock, folder.resolve(), "upres export"),
         connect(cluster) as client,
         counted("export", "patches") as report,
     ):
@@ -236,7 +293,9 @@ def export_dataset(
         )
 
 
-def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
+def preview_dataset(
+    request: PrepareRequest, *, unchecked: bool = False
+) -> tuple[dict[str, Any], str, int]:
     """Draw a contact sheet beside the dataset that would be; return JSON, text, exit code."""
     check_apart(request.source, request.dataset_dir.resolve(), request.pairs.values())
     recipe = request.recipe
@@ -247,7 +306,8 @@ def preview_dataset(request: PrepareRequest) -> tuple[dict[str, Any], str, int]:
     # For its errors: what the pictures give is not known yet.
     items = [original.item for original in originals]
     assign_splits(items, recipe.split, seed=recipe.seed, before={}, group=recipe.group)
-    sheet, broken = preview(originals, request.recipe)
+    _check_unchecked(request, unchecked)
+    sheet, broken = preview(originals, request.recipe, unchecked=unchecked)
     place.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, signed_png(sheet), readers=readers(_addresses(originals), near=path))
     _tell_failures([f"{item}: {reason}" for item, reason in broken.items()])
@@ -285,7 +345,7 @@ def _tell(report: Any, done: int, failed: int, planned: int) -> None:
 
 def _recipe(name: str | None, dataset_dir: Path, settings: Iterable[str]) -> PrepareRecipe:
     if name is not None:
-        return load_prepare_recipe(name, settings=settings)
+        return _with_colour_of(dataset_dir, name, list(settings))
     if not is_dataset(dataset_dir):
         raise UsageError(
             f"{dataset_dir} is no dataset yet; say how to prepare it with --recipe, a file or one "
@@ -294,6 +354,20 @@ def _recipe(name: str | None, dataset_dir: Path, settings: Iterable[str]) -> Pre
     if list(settings):
         raise UsageError("--set goes with --recipe; a dataset's own recipe stays as it is")
     return PrepareRecipe.from_json(Dataset.open(dataset_dir).spec.recipe)
+
+
+def _with_colour_of(dataset_dir: Path, name: str, settings: list[str]) -> PrepareRecipe:
+    """Return a recipe; where it does not say what becomes of colours, a dataset's own way stays."""
+    found = load_prepare_recipe(name, settings=settings)
+    if not is_dataset(dataset_dir) or says_colour(name, settings):
+        return found
+    there = PrepareRecipe.from_json(Dataset.open(dataset_dir).spec.recipe)
+    return replace(found, colour=there.colour)
+
+
+def _check_unchecked(request: PrepareRequest, unchecked: bool) -> None:
+    if unchecked and not request.pairs:
+        raise UsageError("--unchecked goes with --lr: nothing else is compared; leave it out")
 
 
 def _pairs(texts: Iterable[str]) -> dict[str, str]:
@@ -333,6 +407,8 @@ def _told(dataset: Dataset, ledgers: Ledgers) -> _Told:
     statistics = dataset.statistics()
     document["patches"] = {split: found["patches"] for split, found in statistics.items()}
     document["left_out"] = dict(sorted(left_out.items()))
+    colours = {o.item: o.colour for m in dataset.manifests() for o in m.origins if o.colour}
+    document["colours"] = dict(sorted(Counter(colours.values()).items()))
     complete = status.complete and made.complete
     document["lr_versions"] = list(dataset.spec.degradations)
     return _Told(document, options.DONE if complete else options.INCOMPLETE, made.complete)
@@ -344,6 +420,8 @@ def _text(document: Mapping[str, Any]) -> str:
         for name, key in (("pictures", "items"), ("chunks", "units"), ("patches", "patches"))
     ]
     lines.insert(-1, f"LR        {', '.join(document['lr_versions'])}")
+    if document["colours"]:
+        lines.append(f"colours   {_listed(document['colours'])}")
     if document["left_out"]:
         lines.append(f"left out  {_listed(document['left_out'])}")
     if "report" in document:

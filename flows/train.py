@@ -317,6 +317,12 @@ def _dataset(request: TrainRequest, processes: Processes, stop: Stop) -> tuple[P
         rejected = document["items"]["rejected"]
         if not document["patches"]["train"]:
             why = f" ({document['failures'][0]['message']})" if document["failures"] else ""
+            held = sum(document["patches"].values())
+            if held:
+                raise SourceError(
+                    f"{request.source} gives no patch to train on: all {held} are held out for "
+                    "validation and test; take more pictures, or hold out fewer by prepare.split"
+                )
             raise SourceError(
                 f"{request.source} gives no patch to train on; {rejected} pictures were "
                 f"rejected{why}"

@@ -61,7 +61,8 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
             f"{nearest(name_or_file, recipe_names())}"
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Editors of Windows begin a file with a byte-order mark, which TOML does not know.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or 5,000 digits.
         raise RecipeError(f"{path} is no TOML file: {error}") from error
 
@@ -70,8 +71,11 @@ def checked(kind: type[Recipe], given: Mapping[str, Any], settings: Iterable[str
     """Return a `kind` of dataclass from the values of a recipe, with settings put over them.
 
     Raises:
-        RecipeError: for a key that it does not have, one that is missing, or another type.
+        RecipeError: for a key that it does not have, one that is missing, or another type; for
+            settings that contradict each other, or one that changes nothing as others are.
     """
+    settings = list(settings)
+    _check_once(settings)
     known = fields(kind)  # type: ignore[arg-type]
     types = {f.name: str(f.type) for f in known}
     values = copy.deepcopy(dict(given))
@@ -86,7 +90,57 @@ def checked(kind: type[Recipe], given: Mapping[str, Any], settings: Iterable[str
     missing = [name for name in needed if name not in values]
     if missing:
         raise RecipeError(f"recipe lacks {', '.join(missing)}")
-    return kind(**values)
+    made = kind(**values)
+    refuse_idle(made, {setting.partition("=")[0].split(".")[0] for setting in settings})
+    return made
+
+
+def _check_once(settings: Sequence[str]) -> None:
+    """Refuse a key that is set to two values, and a table that would drop a key of it set before.
+
+    Raises:
+        RecipeError: with both settings.
+    """
+    before: dict[str, str] = {}
+    for setting in settings:
+        name = setting.partition("=")[0]
+        other = before.get(name, setting)
+        inside = next((s for n, s in before.items() if n.startswith(f"{name}.")), None)
+        if other != setting or inside is not None:
+            raise RecipeError(f"{inside or other} and {setting} are both set, expected one of them")
+        before[name] = setting
+
+
+def idle_keys(recipe: Any) -> dict[str, str]:
+    """Return the keys of a recipe that change nothing as others are set, each with the reason."""
+    found: dict[str, str] = {}
+    for keys, by, values in recipe.NEEDS:
+        value = getattr(recipe, by)
+        if value not in values if values else not value:
+            wanted = " or ".join(map(str, values)) or "one"
+            found |= dict.fromkeys(keys, f"{by} is {_toml(value)}, not {wanted}")
+    return found
+
+
+def refuse_idle(recipe: Any, names: Iterable[str]) -> None:
+    """Raise RecipeError for the first of `names` that was set, and changes nothing."""
+    idle = idle_keys(recipe)
+    for name in sorted(set(names) & idle.keys()):
+        raise RecipeError(f"{name} is set, but has no effect: {idle[name]}; leave it out")
+
+
+def idle_values(recipe: Any) -> list[str]:
+    """Return a line for each value of a recipe, other than the default, that changes nothing."""
+    idle = idle_keys(recipe)
+    defaults = {
+        f.name: f.default if f.default_factory is MISSING else f.default_factory()
+        for f in fields(recipe)
+    }
+    return [
+        f"{name} = {_toml(getattr(recipe, name))} of recipe {recipe.name} has no effect: {reason}"
+        for name, reason in idle.items()
+        if getattr(recipe, name) != defaults[name]
+    ]
 
 
 def _put(values: dict[str, Any], path: list[str], value: Any, types: Mapping[str, str]) -> None:

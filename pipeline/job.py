@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
 import uuid
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -204,6 +205,38 @@ def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def read_locked(lock: Path, what: Path, command: str) -> Iterator[None]:
+    """Hold `what` while it is read, as `locked`; where no lock can be written, none is needed.
+
+    On a read-only disk nobody writes; a lock of somebody else's, which may only be read, still
+    tells whether `what` is being written.
+
+    Raises:
+        JobBusyError: if another process holds it.
+    """
+    try:
+        os.close(os.open(lock, os.O_RDWR | os.O_CREAT, 0o644))
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    else:
+        with locked(lock, what, command):
+            yield
+        return
+    handle = None
+    try:
+        with suppress(FileNotFoundError, PermissionError):
+            handle = os.open(lock, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise JobBusyError(f"{what} is being written; wait for it or stop it") from error
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def beside(folder: Path) -> tuple[Path, Path]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -17,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.dataset.extract import luma8
+from pipeline.dataset.likeness import check_alike
+from pipeline.dataset.pairs import paired
+from pipeline.dataset.recipe import SRGB, STORED
 from pipeline.degrade import crop_to_multiple
 from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.exif import copyright_of
 from pipeline.geometry import Rect, Span
-from pipeline.images import EXTENSIONS, read_picture
-from pipeline.metadata import from_json
+from pipeline.images import read_picture, to_srgb
+from pipeline.metadata import Metadata, from_json
 from pipeline.sources import Listing, SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
 
@@ -46,6 +47,8 @@ class Original:
     archive_dir: Path | None = None
     lr: Mapping[str, SourceFile] = field(default_factory=dict)
     """LR versions that came with it, by the name of the degradation."""
+    doubts: Mapping[str, str] = field(default_factory=dict)
+    """Why it has no LR file of a version, where names leave open which it is."""
 
     def contents(self) -> dict[str, bytes]:
         """Return the bytes of its files: HR under "", LR versions under their names.
@@ -78,6 +81,8 @@ class Pictures:
     hr: Pixels
     lr: Mapping[str, Pixels]
     copyright: str = ""
+    colour: str = ""
+    """What was done about ICC profiles; "" where all colours are sRGB, or stay as stored."""
 
 
 def list_originals(
@@ -85,10 +90,8 @@ def list_originals(
 ) -> Listing[Original]:
     """Return every picture at `source`, sorted by item, and what was left out there.
 
-    `pairs` are sources of LR versions, by the name of the degradation. The LR file of ``a/b.png``
-    at scale 4 is called ``b``, ``bx4`` or ``bx4`` and up to two more letters or digits, in any
-    folder; where several are, the one in the folder most like HR's. No LR file is that of two HR
-    files: where no folder tells whose it is, it is nobody's. `names` is as for `list_source`.
+    `pairs` are sources of LR versions, by the name of the degradation; whose their files are, says
+    `pipeline.dataset.pairs`. `names` is as for `list_source`.
 
     Raises:
         SourceError: if there is nothing at a source.
@@ -99,16 +102,15 @@ def list_originals(
             raise UsageError(f"{source} is an archive, but --lr pairs files; give a folder as SRC")
         return Listing(tuple(_of_archive(Path(source).absolute())))
     files = list_source(source, names=names)
-    partners = {
-        name: _partners(files, list_source(src, names=names), scale) for name, src in pairs.items()
-    }
+    found = {n: paired(files, list_source(src, names=names), scale) for n, src in pairs.items()}
     originals = tuple(
         Original(
             item=file.item,
             address=file.address,
             size_bytes=file.size_bytes,
             file=file,
-            lr={name: of[file.item] for name, of in partners.items() if file.item in of},
+            lr={n: of.partners[file.item] for n, of in found.items() if file.item in of.partners},
+            doubts={n: of.doubts[file.item] for n, of in found.items() if file.item in of.doubts},
         )
         for file in files
     )
@@ -122,8 +124,11 @@ def decode(
     channels: int,
     scale: int,
     pairs: Iterable[str],
+    colour: str = STORED,
 ) -> Pictures:
     """Return the pixels of an original, with the LR versions `pairs` that come with it.
+
+    With `colour` "srgb", pictures of another ICC profile are converted; with "stored", none are.
 
     With these, HR is cropped to a multiple of the scale.
 
@@ -136,23 +141,56 @@ def decode(
     """
     item = original.item
     if original.file is None:
-        pixels, owner = _of_item(original)
+        pixels, metadata = _of_item(original)
     else:
         picture = read_picture(contents[""], name=item)
-        pixels, owner = picture.pixels, copyright_of(picture.metadata.exif)
-    hr = as_uint8(pixels, channels=channels, name=item)
+        pixels, metadata = picture.pixels, picture.metadata
+    done: dict[str, None] = {}
+    hr = _developed(pixels, metadata, done, colour=colour, channels=channels, name=item)
     lr = {}
     for name in pairs:
+        if name in original.doubts:
+            raise SourceError(f"{item} has no LR picture {name!r}: {original.doubts[name]}")
         if name not in original.lr:
             raise SourceError(
                 f"{item} has no partner of its own among the LR pictures of {name!r}, expected one "
                 f"called {PurePosixPath(item).stem} or {PurePosixPath(item).stem}x{scale}"
             )
         file = original.lr[name]
-        found = read_picture(contents[name], name=file.item).pixels
-        lr[name] = as_uint8(found, channels=channels, name=file.item)
+        found = read_picture(contents[name], name=file.item)
+        lr[name] = _developed(
+            found.pixels, found.metadata, done, colour=colour, channels=channels, name=file.item
+        )
         _check_size(lr[name], hr, scale=scale, name=file.item)
-    return Pictures(crop_to_multiple(hr, scale) if lr else hr, lr, owner)
+    owner = copyright_of(metadata.exif) if metadata else ""
+    return Pictures(crop_to_multiple(hr, scale) if lr else hr, lr, owner, ", ".join(done))
+
+
+def check_pairs(pictures: Pictures, original: Original, *, scale: int) -> None:
+    """Make sure that each LR version of an original shows what its HR picture shows.
+
+    Raises:
+        PictureError: if one clearly does not, as `likeness.check_alike`.
+    """
+    for name, pixels in pictures.lr.items():
+        check_alike(pictures.hr, pixels, scale=scale, name=original.lr[name].item)
+
+
+def _developed(
+    pixels: NDArray[Any],
+    metadata: Metadata | None,
+    done: dict[str, None],
+    *,
+    colour: str,
+    channels: int,
+    name: str,
+) -> Pixels:
+    """Return 8 bits of one file; what became of its colours is put to what was `done`."""
+    found = _eight_bits(pixels, name=name)
+    if colour == SRGB and metadata is not None and metadata.icc:
+        found, words = to_srgb(found, metadata.icc)
+        done |= {words: None} if words else {}
+    return _in_channels(found, channels)
 
 
 def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
@@ -161,6 +199,10 @@ def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
     Raises:
         PictureError: if the picture is float32, or is anywhere transparent.
     """
+    return _in_channels(_eight_bits(pixels, name=name), channels)
+
+
+def _eight_bits(pixels: NDArray[Any], *, name: str) -> Pixels:
     if pixels.dtype not in (np.uint8, np.uint16):
         raise PictureError(f"{name} is {pixels.dtype}, expected 8 or 16 bits; convert it first")
     if len(pixels) in (2, 4):
@@ -171,6 +213,10 @@ def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
         raise PictureError(f"{name} has {len(pixels)} channels, expected grey or RGB")
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return pixels
+
+
+def _in_channels(pixels: Pixels, channels: int) -> Pixels:
     if len(pixels) == channels:
         return pixels
     grey = luma8(pixels)[np.newaxis]
@@ -180,9 +226,11 @@ def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
 def _check_size(lr: Pixels, hr: Pixels, *, scale: int, name: str) -> None:
     wanted = tuple(side // scale for side in hr.shape[1:])
     if lr.shape[1:] != wanted:
+        turned = lr.shape[1:] == wanted[::-1]
         raise PictureError(
             f"{name} is {lr.shape[1]}x{lr.shape[2]} px, expected {wanted[0]}x{wanted[1]} px: the "
             f"HR picture's sides divided by {scale}"
+            f"{'; it looks turned by 90 degrees, perhaps by its EXIF alone' if turned else ''}"
         )
 
 
@@ -193,55 +241,13 @@ def _of_archive(path: Path) -> Iterable[Original]:
         yield Original(item=item, address=str(path), size_bytes=size, archive_dir=path)
 
 
-def _of_item(original: Original) -> tuple[NDArray[Any], str]:
-    """Return the pixels of an archive's item, and who owns it."""
+def _of_item(original: Original) -> tuple[NDArray[Any], Metadata | None]:
+    """Return the pixels of an archive's item, and what its file said."""
     archive_dir = original.archive_dir
     if archive_dir is None:
         raise SourceError(f"{original.item} has neither a file nor an archive")
     image = Archive.open(archive_dir).image(original.item)
     height, width = image.size
     pixels = image.read(Rect(Span(0, height), Span(0, width)))
-    exif = from_json(image.provenance).exif if image.provenance.get("exif") else None
-    return pixels, copyright_of(exif)
-
-
-def _partners(
-    files: Iterable[SourceFile], lr_files: Iterable[SourceFile], scale: int
-) -> dict[str, SourceFile]:
-    """Return the LR file of each HR item that has one of its own."""
-    by_stem = _by_stem(lr_files, scale)
-    claims: dict[str, list[tuple[tuple[int, int, int], str]]] = defaultdict(list)
-    chosen = {}
-    for file in files:
-        candidates = by_stem.get(PurePosixPath(file.item).stem, ())
-        if candidates:
-            lr = min(candidates, key=lambda other: (_strangeness(file, other), other.item))
-            chosen[file.item] = lr
-            claims[lr.item].append((_strangeness(file, lr), file.item))
-    owners = {lr: _owner(claimed) for lr, claimed in claims.items()}
-    return {item: lr for item, lr in chosen.items() if owners[lr.item] == item}
-
-
-def _owner(claimed: Iterable[tuple[tuple[int, int, int], str]]) -> str | None:
-    """Return the HR item that an LR file is most like, None where two are equally like it."""
-    best, *others = sorted(claimed)
-    return None if others and others[0][0] == best[0] else best[1]
-
-
-def _by_stem(files: Iterable[SourceFile], scale: int) -> dict[str, list[SourceFile]]:
-    found: dict[str, list[SourceFile]] = defaultdict(list)
-    for file in files:
-        stem = PurePosixPath(file.item).stem
-        found[stem].append(file)
-        short = re.sub(rf"x{scale}[a-z0-9]{{0,2}}$", "", stem, flags=re.ASCII)
-        if short != stem:
-            found[short].append(file)
-    return found
-
-
-def _strangeness(hr: SourceFile, lr: SourceFile) -> tuple[int, int, int]:
-    """Return how unlike a pair two files are; a text that lies beside pictures is of none."""
-    one, other = PurePosixPath(hr.item), PurePosixPath(lr.item)
-    texts = sum(path.suffix.lower() not in EXTENSIONS for path in (one, other))
-    mine, theirs = set(one.parent.parts), set(other.parent.parts)
-    return texts, -len(mine & theirs), len(mine ^ theirs)
+    told = any(image.provenance.get(name) for name in ("exif", "icc"))
+    return pixels, from_json(image.provenance) if told else None

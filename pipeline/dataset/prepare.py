@@ -120,9 +120,11 @@ class Preparation:
         report: Callable[[int, int], None],
         *,
         prune: bool = False,
+        unchecked: bool = False,
     ) -> bool:
         """Read all pictures of a source, and give patches of new and changed ones their rows.
 
+        LR files whose content cannot be that of their HR file are rejected, unless `unchecked`.
         With `prune`, patches of pictures that are gone are taken out. Nothing is placed, and False
         returned, where the run is stopped meanwhile.
 
@@ -133,7 +135,8 @@ class Preparation:
         placed = Placed.of(self.dataset)
         check_same_source(source, (original.item for original in originals), placed.shas)
         self._retire(placed.outdated)
-        found = self._surveyed(originals, placed, report)
+        tasks = _survey_tasks(originals, self.recipe, placed.shas, unchecked=unchecked)
+        found = self._surveyed(tasks, len(originals), report)
         if self._stop.requested:
             return False
         fresh = sorted((one for one in found if one.cut is not None), key=lambda one: one.row.item)
@@ -174,19 +177,15 @@ class Preparation:
             report(self.computed, failed, len(due))
 
     def _surveyed(
-        self,
-        originals: Sequence[Original],
-        placed: Placed,
-        report: Callable[[int, int], None],
+        self, tasks: Iterator[SurveyTask], pictures: int, report: Callable[[int, int], None]
     ) -> list[Surveyed]:
         found: list[Surveyed] = []
-        tasks = _survey_tasks(originals, self.recipe, placed.shas)
         outcomes = submit_windowed(
             self._client, survey_pictures, tasks, stop=self._stop, split=_picture_by_picture
         )
         for outcome in outcomes:
             found += _results(outcome)
-            report(len(found), len(originals))
+            report(len(found), pictures)
         return found
 
     def _place(
@@ -260,20 +259,24 @@ class Preparation:
         known = {row.item: row for row in self._pictures.items()}
         rows = [one.row for one in found]
         listed = {row.item for row in rows}
+        gone = set(gone)
+        # Without patches there is nothing left to tell of: it was rejected, or another dataset's.
+        self._pictures.forget_items(known.keys() - listed - gone)
         rows += [
             replace(row, state=VANISHED, message=f"{row.source} is gone from the source")
             for item, row in known.items()
-            if item not in listed and row.state != VANISHED
+            if item in gone - listed and row.state != VANISHED
         ]
         rows += [
             ItemRow(item=item, state=VANISHED, message=f"{item} is gone from the source")
-            for item in sorted(set(gone) - known.keys())
+            for item in sorted(gone - known.keys())
         ]
         self._pictures.put_items(rows)
 
     def _plan(self, *, check: bool) -> dict[int, str]:
         """Return the chunks to make, each with the content hash of its manifest."""
         due = {}
+        self._chunks.forget_items(foreign_chunks(self.dataset, self._chunks))
         self._declare(range(self.dataset.chunks))
         for chunk in range(self.dataset.chunks):
             content = self.dataset.content(chunk)
@@ -336,6 +339,12 @@ class Preparation:
                 {item: originals[item] for item in sorted(items) if item in originals},
                 self._limit_s,
             )
+
+
+def foreign_chunks(dataset: Dataset, chunks: Ledger) -> list[str]:
+    """Return the chunks that a ledger tells of, and the dataset does not have: another one's."""
+    own = set(map(chunk_name, range(dataset.chunks)))
+    return [row.item for row in chunks.items() if row.item not in own]
 
 
 @dataclass(frozen=True, slots=True)
@@ -403,6 +412,7 @@ class _Placement:
             split=split,
             licence=licence_of(item, licences),
             copyright=one.copyright,
+            colour=one.colour,
             left_out={reason: n for reason, n in sorted(left_out.items()) if n},
         )
         return cls(origin, found.corners, np.array(seeds, dtype=np.int64), found.hashes)
@@ -460,7 +470,11 @@ def _cut(one: Surveyed) -> Any:
 
 
 def _survey_tasks(
-    originals: Sequence[Original], recipe: PrepareRecipe, known: Mapping[str, str]
+    originals: Sequence[Original],
+    recipe: PrepareRecipe,
+    known: Mapping[str, str],
+    *,
+    unchecked: bool,
 ) -> Iterator[SurveyTask]:
     """Yield tasks of few pictures or few bytes that hold each original once, in their order."""
     group: list[Original] = []
@@ -468,7 +482,8 @@ def _survey_tasks(
 
     def task() -> SurveyTask:
         items = [original.item for original in group]
-        return SurveyTask(tuple(group), recipe, {i: known[i] for i in items if i in known})
+        placed = {item: known[item] for item in items if item in known}
+        return SurveyTask(tuple(group), recipe, placed, unchecked)
 
     for original in originals:
         size += original.size_bytes

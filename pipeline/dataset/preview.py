@@ -9,6 +9,7 @@ import numpy as np
 
 from pipeline.dataset.contact_sheet import Example, draw_sheet
 from pipeline.dataset.extract import Cut, Texture, cut, seed_of, whole
+from pipeline.dataset.originals import check_pairs
 from pipeline.dataset.unit import Darkroom, decoded
 from pipeline.errors import SourceError
 from pipeline.storage.dataset import HR, LR_PREFIX
@@ -26,7 +27,9 @@ EXAMPLES = 8
 _PICTURES = 24
 
 
-def preview(originals: Sequence[Original], recipe: PrepareRecipe) -> tuple[bytes, dict[str, str]]:
+def preview(
+    originals: Sequence[Original], recipe: PrepareRecipe, *, unchecked: bool = False
+) -> tuple[bytes, dict[str, str]]:
     """Return a contact sheet (PNG) of a few pictures, and why others of them gave nothing.
 
     24 pictures at most are read, evenly spaced among all; 8 of their patches are shown. The
@@ -44,7 +47,10 @@ def preview(originals: Sequence[Original], recipe: PrepareRecipe) -> tuple[bytes
     for original in (originals[n] for n in chosen.tolist()):
         try:
             contents = original.contents()
-            pixels = decoded(original, contents, recipe).hr
+            pictures = decoded(original, contents, recipe)
+            if not unchecked:
+                check_pairs(pictures, original, scale=recipe.scale)
+            pixels = pictures.hr
             align = recipe.scale if recipe.pairs else 1
             all_of = cut(pixels, everything, item=original.item, align=align)
             good = cut(pixels, recipe, item=original.item, align=align)

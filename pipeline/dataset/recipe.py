@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.config import (
     COMMON,
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 HASH_BLOCKS = (8, 9)
 """Rows and columns of blocks that a perceptual hash compares: patches must hold as many pixels."""
+
+SRGB, STORED = "srgb", "stored"
+"""What becomes of colours that are not sRGB: they are converted, or stay as the file has them."""
 
 EXTRACTIONS = ("random", "grid", "whole", "crops")
 """Ways to cut patches: places drawn; a grid; the picture resized; its middle cut up."""
@@ -63,12 +66,23 @@ class PrepareRecipe:
     """Patches whose perceptual hash (64 bits) is so near to an earlier one's are left out."""
     degradations: list[dict[str, Any]] = field(default_factory=lambda: [{"name": "bicubic"}])
     """The LR versions of each patch that are computed from it."""
+    colour: str = SRGB
+    """srgb: pictures of another ICC profile are converted; stored: profiles are ignored."""
     pairs: list[str] = field(default_factory=list)
     """Names of the LR versions that come as files beside the HR ones."""
     split: dict[str, Any] = field(default_factory=dict)
     """Of pictures: fractions, counts, lists of globs, or files of names, by split."""
     group: str = ""
     """A regular expression: pictures in whose names it finds the same are in one split."""
+
+    NEEDS: ClassVar[tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]] = (
+        (("count", "candidates", "corner"), "extract", ("random",)),
+        (("stride_px",), "extract", ("grid",)),
+        (("crop_px",), "extract", ("crops",)),
+        (("fit",), "extract", ("whole",)),
+        (("group",), "split", ()),
+    )
+    """Keys that only count where another key has one of some values, or (of none) any at all."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "count", "candidates"):
@@ -85,6 +99,7 @@ class PrepareRecipe:
         require_one_of(self, "extract", EXTRACTIONS)
         require_one_of(self, "corner", ("anywhere", "inner-half"))
         require_one_of(self, "fit", ("stretch", "crop"))
+        require_one_of(self, "colour", (SRGB, STORED))
         self._check_sides()
         for name in self.pairs:
             _check_pair(name)
@@ -154,8 +169,14 @@ class PrepareRecipe:
         return replace(self, degradations=own, pairs=names)
 
     def to_json(self) -> dict[str, Any]:
-        """Return every value; `from_json` reads it back."""
-        return asdict(self)
+        """Return every value; `from_json` reads it back.
+
+        `colour` is left out where profiles are ignored, as they all were before it was a key.
+        """
+        values = asdict(self)
+        if self.colour == STORED:
+            del values["colour"]
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> PrepareRecipe:
@@ -164,7 +185,7 @@ class PrepareRecipe:
         Raises:
             RecipeError: if it is of another upres, or damaged.
         """
-        return checked(cls, values, ())
+        return checked(cls, {"colour": STORED, **values}, ())
 
     def to_toml(self) -> str:
         """Return the recipe as a file that `load_prepare_recipe` reads back unchanged."""
@@ -196,6 +217,12 @@ def load_prepare_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> P
         raise RecipeError(f"recipe has {twice[0]} twice; leave it out of [{PREPARE}]")
     settings = [setting.removeprefix(f"{PREPARE}.") for setting in settings]
     return checked(PrepareRecipe, {**shared, **prepare}, settings)
+
+
+def says_colour(name_or_file: str, settings: Iterable[str]) -> bool:
+    """Return whether a recipe, or a setting, says what becomes of colours that are not sRGB."""
+    told = {setting.partition("=")[0].removeprefix(f"{PREPARE}.") for setting in settings}
+    return "colour" in told or "colour" in read_recipe(name_or_file).get(PREPARE, {})
 
 
 def _check_pair(name: Any) -> None:

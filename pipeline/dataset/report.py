@@ -18,6 +18,7 @@ import numpy as np
 
 from pipeline.dataset.contact_sheet import Example, draw_sheet
 from pipeline.page import one_line, render
+from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import HR, LR_PREFIX
 from pipeline.storage.manifest import NO_PATCH, SPLITS
 
@@ -46,6 +47,8 @@ class Contents:
     """Items by split."""
     left_out: Counter[str] = field(default_factory=Counter)
     """Patches that are not in the dataset, by reason."""
+    colours: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Items by what was done about their ICC profiles."""
     sources: dict[tuple[str, str], Source] = field(default_factory=lambda: defaultdict(Source))
     """By licence and copyright."""
 
@@ -58,8 +61,12 @@ class Source:
     patches: int = 0
 
 
-def write_dataset_report(dataset: Dataset, *, absent: Sequence[tuple[str, str]] = ()) -> Path:
-    """Write ``about/report.html`` of `dataset`, whole or not at all, and return where it lies.
+def write_dataset_report(
+    dataset: Dataset, *, absent: Sequence[tuple[str, str]] = (), path: Path | None = None
+) -> Path:
+    """Write ``about/report.html`` of `dataset`, whole or not at all, and return where it is.
+
+    `path` names another file.
 
     `absent` are pictures of the source that could not be used, or are gone, with the reason.
 
@@ -70,7 +77,11 @@ def write_dataset_report(dataset: Dataset, *, absent: Sequence[tuple[str, str]] 
         DatasetError: if a manifest is damaged, or a patch that is shown.
         OSError: if the page cannot be written.
     """
-    return dataset.put_about(_REPORT, render("dataset_report.html", _facts(dataset, absent)))
+    page = render("dataset_report.html", _facts(dataset, absent))
+    if path is None:
+        return dataset.put_about(_REPORT, page)
+    write_atomic(path, page)
+    return path
 
 
 def luma_variances(sums: NDArray[np.int64], *, pixels: int) -> NDArray[np.float64]:
@@ -108,6 +119,7 @@ def _facts(dataset: Dataset, absent: Sequence[tuple[str, str]]) -> dict[str, Any
             for name, figures in dataset.statistics().items()
         ],
         "left_out": sorted(contents.left_out.items(), key=lambda pair: (-pair[1], pair[0])),
+        "colours": [(one_line(done), len(of)) for done, of in sorted(contents.colours.items())],
         "absent": [(one_line(item), one_line(reason)) for item, reason in absent[:MAX_SOURCES]],
         "absent_total": len(absent),
         "sources": _sources(contents)[:MAX_SOURCES],
@@ -127,6 +139,8 @@ def _contents(dataset: Dataset, splits: NDArray[np.uint8]) -> Contents:
         counts = np.bincount(made, minlength=len(manifest.origins)).tolist()
         for origin, patches in zip(manifest.origins, counts, strict=True):
             found.left_out.update(origin.left_out)
+            if origin.colour:
+                found.colours[origin.colour].add(origin.item)
             if patches:
                 found.pictures[origin.split].add(origin.item)
                 source = found.sources[origin.licence, origin.copyright]

@@ -43,8 +43,14 @@ def check_split(wanted: Mapping[str, Any], *, group: str = "") -> None:
             "it at once, as split={ validation = 0.1, test = 0.1 }"
         )
     shares = _without_lists(wanted)
-    if kinds == {"fractions"} and not 0 < sum(shares.values()) <= 1 + _ROUNDING:
+    if kinds == {"fractions"} and sum(shares.values()) > 1 + _ROUNDING:
         raise RecipeError(f"split adds up to {sum(shares.values()):g}, expected at most 1")
+    if TRAIN in shares and shares == wanted and not any(shares.values()):
+        told = ", ".join(f"{name} = {value!r}" for name, value in wanted.items())
+        raise RecipeError(
+            f"split gives pictures to nobody ({told}), expected a share or count above 0; leave "
+            "train out, and what the others leave is for training"
+        )
     try:
         re.compile(group)
     except re.error as error:
@@ -151,7 +157,8 @@ def _are_fractions(wanted: Mapping[str, Any]) -> bool:
 def _kinds(wanted: Mapping[str, Any]) -> set[str]:
     """Return what kinds of values there are; a 0 goes with fractions and with counts."""
     kinds = {_kind(name, value) for name, value in wanted.items() if value != 0 or value is False}
-    return kinds or {_kind(name, value) for name, value in wanted.items()}
+    zeros = {_kind(name, value) for name, value in wanted.items()}
+    return kinds or ({"counts"} if zeros else set())
 
 
 def _without_lists(wanted: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 
 from pipeline.cluster import worker_name, worker_state
 from pipeline.dataset.extract import Cut, cut, patches, whole
-from pipeline.dataset.originals import Original, Pictures, decode
+from pipeline.dataset.originals import Original, Pictures, check_pairs, decode
 from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.deadline import Deadline
 from pipeline.degrade import degrade_patches
@@ -43,6 +43,8 @@ class SurveyTask:
     recipe: PrepareRecipe
     known: Mapping[str, str]
     """Content hashes, by item, of pictures whose patches are placed already."""
+    unchecked: bool = False
+    """Whether LR files are taken for what their names say, whatever they show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Surveyed:
     row: ItemRow
     cut: Cut | None = None
     copyright: str = ""
+    colour: str = ""
+    """What was done about ICC profiles, as `Pictures.colour`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,10 +221,13 @@ def _surveyed(original: Original, task: SurveyTask) -> Surveyed:
         if task.known.get(item) == row.sha256:
             return Surveyed(row)
         pictures = decoded(original, contents, recipe)
+        if not task.unchecked:
+            check_pairs(pictures, original, scale=recipe.scale)
         channels, height, width = pictures.hr.shape
         row = replace(row, channels=channels, height=height, width=width, dtype="uint8")
         align = recipe.scale if recipe.pairs else 1
-        return Surveyed(row, cut(pictures.hr, recipe, item=item, align=align), pictures.copyright)
+        found = cut(pictures.hr, recipe, item=item, align=align)
+        return Surveyed(row, found, pictures.copyright, pictures.colour)
     except Exception as error:
         # The picture's border: whatever went wrong is its outcome, and the others go on.
         return Surveyed(rejected(row, error))
@@ -248,5 +255,10 @@ def _told(item: str, error: Any) -> str:
 def decoded(original: Original, contents: Mapping[str, bytes], recipe: PrepareRecipe) -> Pictures:
     """Return the pixels of a picture as the recipe wants them, as `originals.decode`."""
     return decode(
-        original, contents, channels=recipe.channels, scale=recipe.scale, pairs=recipe.pairs
+        original,
+        contents,
+        channels=recipe.channels,
+        scale=recipe.scale,
+        pairs=recipe.pairs,
+        colour=recipe.colour,
     )

@@ -361,6 +361,12 @@ class Dataset:
         # An interruption while the arrays grew may have left it longer.
         return self._read_all(MOMENTS)[: len(self)]
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """Return what `describe` put last."""
+        attributes = json.loads((self.path / METADATA).read_bytes())["attributes"]
+        return dict(attributes.get("about", {}))
+
     def describe(self, facts: Mapping[str, Any]) -> None:
         """Put `facts` beside the spec into the description of the dataset."""
         group = zarr.open_group(LocalStore(self.path), mode="r+", zarr_format=3)

@@ -453,6 +453,20 @@ class Ledger:
                     mine = sa.and_(table.c.job == self._job, table.c.item.in_(batch))
                     connection.execute(sa.delete(table).where(mine))
 
+    def forget_items(self, items: Iterable[str]) -> None:
+        """Drop `items` with all outcomes and scores: nothing of them is there any more."""
+        for batch in _batches(items):
+            with self._transaction() as connection:
+                for table in (_items, _units, _scores):
+                    mine = sa.and_(table.c.job == self._job, table.c.item.in_(batch))
+                    connection.execute(sa.delete(table).where(mine))
+
+    def forget_all(self) -> None:
+        """Drop every item, outcome and score: what they tell of is gone."""
+        with self._transaction() as connection:
+            for table in (_items, _units, _scores):
+                connection.execute(sa.delete(table).where(table.c.job == self._job))
+
     def forget_chunks(self, stack: str, chunks: Iterable[int]) -> None:
         """Drop the outcomes of `chunks` of a stack: their pixels are about to go."""
         mine = sa.and_(_units.c.job == self._job, _units.c.item == stack)

@@ -34,6 +34,8 @@ class Origin:
     copyright: str = ""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """How many of its patches were left out, by reason; said once, with its first patch."""
+    colour: str = ""
+    """What was done about its ICC profile; "" where there was nothing to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Manifest:
     def to_json(self) -> bytes:
         """Return it as the bytes of a JSON file, equal bytes for equal manifests."""
         content = {
-            "origins": [asdict(origin) for origin in self.origins],
+            "origins": [_values(origin) for origin in self.origins],
             "places": self.places.tolist(),
             "pictures": self.pictures.tolist(),
             "corners": self.corners.tolist(),
@@ -145,10 +147,18 @@ def scrambled(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return mixed ^ (mixed >> np.uint64(31))
 
 
+def _values(origin: Origin) -> dict[str, Any]:
+    """Return an origin's values; `colour` where it says something, as it is newer than others."""
+    values = asdict(origin)
+    return values if origin.colour else {k: v for k, v in values.items() if k != "colour"}
+
+
 def _origin(values: Any) -> Origin:
     """Return an origin of a file's values; ValueError or TypeError if they are none."""
     origin = Origin(**values)
-    texts = (origin.item, origin.sha256, origin.split, origin.licence, origin.copyright)
+    texts = (
+        origin.item, origin.sha256, origin.split, origin.licence, origin.copyright, origin.colour,
+    )  # fmt: skip
     if not all(isinstance(text, str) for text in texts):
         raise TypeError(f"origin {origin.item!r} has a value that is no text")
     if origin.split not in ("", *SPLITS):

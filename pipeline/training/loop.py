@@ -6,6 +6,7 @@ import logging
 import math
 import re
 import time
+from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,15 @@ from models.blocks import folded
 from pipeline.config import is_utf8
 from pipeline.dataset.loader import load_batches
 from pipeline.dataset.order import BatchSpec
+from pipeline.dataset.splits import HELD_OUT
 from pipeline.degradation.batch import degrade_batch
 from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
 from pipeline.inference import load_model, resolve_precision
 from pipeline.storage.atomic import remove_partials, write_atomic
+from pipeline.training.guard import Guard, Probe
 from pipeline.training.objective import Objective, total
-from pipeline.training.state import Means, TrainState, model_spec
+from pipeline.training.recipe import load_recipe
+from pipeline.training.state import Means, TrainState, model_spec, stored_step
 from pipeline.training.validation import SPLIT as VALIDATED
 from pipeline.training.validation import Judge, Validation
 from pipeline.training.watch import Watch
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from pipeline.training.objective import FeatureFiles
     from pipeline.training.processes import Processes
     from pipeline.training.recipe import TrainRecipe
+    from pipeline.training.state import Player
 
     Pixels = NDArray[np.uint8]
 
@@ -54,7 +59,9 @@ LAST, BEST, STATE, RECIPE = (
 )
 CHECKPOINTS = "checkpoints"
 _NUMBERED = r"[0-9]{8,}\.safetensors"
-_NOT_FINITE_IN_A_ROW = 10
+_SKIPPED_IN_A_ROW = 10
+_SAFE_RATE = 1e-3
+"""What is advised at most where a training blew up."""
 _SAVED_EVERY_S = 60.0
 """A training that is killed loses no more than this, and no step of it is made otherwise again."""
 
@@ -114,7 +121,9 @@ def train(
     Raises:
         RecipeError: if the dataset does not fit the recipe, or a loss lacks its features.
         UsageError: if the folder holds a training and `resume` is not asked for.
-        TrainingError: after ten steps in a row whose loss is not finite.
+        TrainingError: after ten steps in a row whose loss or gradient is not finite or far off, or
+            where the networks that it ends with are; what was good before stays, and the message
+            says how to go on from it.
     """
     _check_fits(dataset, recipe)
     recipe = _fitted(recipe, len(dataset.rows("train")), processes=processes)
@@ -139,7 +148,13 @@ class Training:
     ) -> None:
         device = processes.device
         self.recipe, self.settings, self.processes = recipe, settings, processes
+        self._dataset_dir = dataset.path
         self._teacher = _teacher(recipe, device) if recipe.teacher else None
+        self._probe: Probe | None = None
+        self._looked: tuple[int, bool] = (-1, True)
+        self._has_state = settings.resume
+        self._usual_recipe: bytes | None = None
+        """Of a training that goes on: the recipe of its state, until another state is kept."""
         self.state = TrainState.begin(
             # What it began with is in its state, and may be gone by now.
             replace(recipe, initial="") if settings.resume else recipe,
@@ -176,15 +191,17 @@ class Training:
         began = time.perf_counter() - state.seconds
         if first:
             tick(first, recipe.steps)
-        with self.batches, self.watch:
-            while state.step < recipe.steps and not self._is_stopped(stop):
-                self._step()
-                state.step += 1
-                state.seconds = time.perf_counter() - began
-                tick(state.step, recipe.steps)
-                self._keep_up(report)
-        if state.skipped and state.skipped >= state.step - first:
-            raise TrainingError(self._why_not_finite())
+        try:
+            with self.batches, self.watch:
+                while state.step < recipe.steps and not self._is_stopped(stop):
+                    self._step()
+                    state.step += 1
+                    state.seconds = time.perf_counter() - began
+                    tick(state.step, recipe.steps)
+                    self._keep_up(report)
+            self._check_end(first)
+        except TrainingError as error:
+            raise TrainingError(self._what_now(str(error))) from error
         if state.step < recipe.steps:
             self._save()
 
@@ -203,14 +220,43 @@ class Training:
         if self.processes.leads and (step % recipe.checkpoint_interval == 0 or ended):
             self._write_checkpoint()
         asked = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
-        if ended or asked or step == 1 or time.monotonic() - self._saved_at > _SAVED_EVERY_S:
+        if (
+            ended
+            or asked
+            or not self._has_state
+            or time.monotonic() - self._saved_at > _SAVED_EVERY_S
+        ):
             self._save()
 
     def _save(self) -> None:
-        """Write what resuming needs, unless the weights are about to be lost."""
-        if self.processes.leads and not self.state.skipped:
+        """Write what resuming needs, unless the weights are about to be lost, or are."""
+        if self.processes.leads and not self.state.skipped and self._is_sound():
             write_atomic(self.settings.out_dir / STATE, self.state.to_bytes())
+            self._usual_recipe, self._has_state = None, True
         self._saved_at = time.monotonic()
+
+    def _is_sound(self) -> bool:
+        """Return whether the networks are worth keeping: finite, and near what they did before."""
+        step, sound = self._looked
+        if step != self.state.step:
+            sound = self.state.is_finite()
+            if sound and self._probe is not None:
+                sound = self._probe.passes(self._probe.measure(self._tried()))
+            self._looked = self.state.step, sound
+        return sound
+
+    def _tried(self) -> tuple[nn.Module, nn.Module]:
+        return self.state.generator.network, self.state.average
+
+    def _check_end(self, first: int) -> None:
+        """Raise TrainingError in all processes where nothing was learned, or it is far off now."""
+        state, ended = self.state, self.state.step == self.recipe.steps
+        if state.skipped and state.skipped >= state.step - first:
+            raise TrainingError(self._why_skipped())
+        sound = not self.processes.leads or self._is_sound()
+        if self.processes.mean(float(sound)) < 1:
+            when = "it ends" if ended else "it was stopped"
+            raise TrainingError(f"the network is far off where {when}, at step {self.state.step}")
 
     def _is_stopped(self, stop: Stop | None) -> bool:
         # All processes must end after one and the same step.
@@ -225,27 +271,35 @@ class Training:
         self.state.means += figures.of_all(self.processes)
 
     def _learn(self, figures: Means) -> None:
-        """Move the weights, or skip that where the loss is not finite."""
+        """Move the weights, or skip that where loss or gradient is not finite, or far off."""
         state, recipe = self.state, self.recipe
         rate = recipe.rate(state.step, fallen=state.fallen)
         state.generator.set_rate(rate)
         state.generator.zero_grad()
         alone = recipe.is_alone(state.step)
+        state.guard.enter(alone=alone)
         pairs, losses = [], []
         for _ in range(recipe.accumulate):
             lr, hr = self._next_pair()
+            if self._probe is None and self.processes.leads:
+                self._probe = Probe.of(lr, hr, self._tried())
             with self._autocast():
                 sr = self._forward(lr)
             pairs.append((sr.detach(), hr))
             if self._teacher is not None:
                 hr = self._taught(self._teacher, lr)
             losses.append(self._learn_generator(sr.float(), hr, figures, alone=alone))
-        if not self._is_finite(sum(losses)):
+        weights = recipe.accumulate * sum(recipe.losses_at(state.step).values())
+        loss = self.processes.mean(sum(losses))
+        if not (state.guard.takes_loss(loss, weights=weights) and self._takes(state.generator)):
+            self._skip()
             return
         state.generator.step(recipe.clip_norm)
         state.average_in(recipe.ema)
-        if not alone:
-            self._learn_discriminator(pairs, rate, figures)
+        if alone or self._learn_discriminator(pairs, rate, figures):
+            state.skipped = 0
+        else:
+            self._skip()
 
     def _learn_generator(self, sr: Tensor, hr: Tensor, figures: Means, *, alone: bool) -> float:
         judge = None if alone else self._unwrapped_judge()
@@ -268,10 +322,11 @@ class Training:
 
     def _learn_discriminator(
         self, pairs: list[tuple[Tensor, Tensor]], rate: float, figures: Means
-    ) -> None:
+    ) -> bool:
+        """Move the discriminator's weights, and return True, unless its loss is not finite."""
         player, recipe = self.state.discriminator, self.recipe
         if player is None or self._judge is None:
-            return
+            return True
         # It falls as the generator's does, from a rate of its own.
         player.set_rate(
             rate * (recipe.discriminator_rate or recipe.learning_rate) / recipe.learning_rate
@@ -286,28 +341,53 @@ class Training:
             losses.append(float(loss.detach()))
             figures.judgements += judgements
         figures.add("discriminator", sum(losses) / len(losses))
-        if self._is_finite(sum(losses)):
+        good = math.isfinite(self.processes.mean(sum(losses))) and self._takes(player)
+        if good:
             player.step(recipe.clip_norm)
+        return good
+
+    def _takes(self, player: Player) -> bool:
+        """Return whether a player's gradient is one to step by; the same in every process."""
+        norm = self.processes.mean(player.gradient_norm())
+        judge, clipped = player is self.state.discriminator, bool(self.recipe.clip_norm)
+        return self.state.guard.takes_norm(norm, judge=judge, clipped=clipped)
 
     def _unwrapped_judge(self) -> nn.Module | None:
         # Gradients pass through it to the generator; its own are not wanted, so nothing is shared.
         return self.state.discriminator.network if self.state.discriminator else None
 
-    def _is_finite(self, loss: float) -> bool:
-        """Return whether a loss is finite in every process; count the steps in a row that not."""
-        if math.isfinite(self.processes.mean(loss)):
-            self.state.skipped = 0
-            return True
+    def _skip(self) -> None:
+        """Count a step that was not made."""
         self.state.skipped += 1
-        if self.state.skipped >= _NOT_FINITE_IN_A_ROW:
-            raise TrainingError(self._why_not_finite())
-        return False
+        if self.state.skipped >= _SKIPPED_IN_A_ROW:
+            raise TrainingError(self._why_skipped())
 
-    def _why_not_finite(self) -> str:
+    def _why_skipped(self) -> str:
+        usual = self.state.guard.loss
+        before = f" (it was {usual.mean:.3g})" if usual.count else ""
         return (
-            f"the loss was not finite for {self.state.skipped} steps up to {self.state.step}; "
-            "lower learning_rate or the weights of losses, and train into another folder"
+            f"the loss or its gradient was not finite, or far off{before}, for "
+            f"{self.state.skipped} steps up to {self.state.step}"
         )
+
+    def _what_now(self, why: str) -> str:
+        """Return why a training failed, what of its folder is good, and how to go on."""
+        out, rate = self.settings.out_dir, self.recipe.learning_rate
+        lower = f"--set learning_rate={min(rate / 10, _SAFE_RATE):g}"
+        if self._usual_recipe is not None and self.processes.leads:
+            write_atomic(out / RECIPE, self._usual_recipe)
+            lower = "without what was set now" if self._is_changed() else lower
+        if not (out / STATE).exists():
+            return f"training diverged: {why}; nothing of it is kept, begin again with {lower}"
+        kept = stored_step(out / STATE)
+        return (
+            f"training diverged: {why}; what {out} holds is good, of step {kept} and before: go "
+            f"on with `upres train {self._dataset_dir} --out {out} --resume`, {lower} (now "
+            f"{rate:g}) or lower weights of losses"
+        )
+
+    def _is_changed(self) -> bool:
+        return self._usual_recipe != self.recipe.to_toml().encode()
 
     def _autocast(self) -> Any:
         wanted = self.recipe.precision == "bf16"
@@ -363,8 +443,11 @@ class Training:
         merit = self._merit(found)
         improved = merit > state.best or found is None
         if self.processes.leads:
-            self._write_models(best=improved)
-            self.watch.record(self._row(found) | self._held_out(sr))
+            if self._is_sound():
+                self._write_models(best=improved)
+            else:
+                logger.warning("step %d is far off what was before: it is not kept", state.step)
+            self.watch.record(self._row(found) | self._held_out())
             if self.judge is not None and sr is not None:
                 self.watch.show(self.judge, sr, state.step)
         self._mind_plateau(improved=improved)
@@ -410,15 +493,27 @@ class Training:
             "waiting_s": state.waited_s,
         }
 
-    def _held_out(self, sr: Pixels | None) -> dict[str, float | None]:
-        """Return the losses on validation patches, and the scores of their bicubic enlargement."""
-        if self.judge is None or sr is None or self._baseline is None:
+    @torch.no_grad()
+    def _held_out(self) -> dict[str, float | None]:
+        """Return the losses on all validation patches, and the scores of bicubic enlargement.
+
+        They are what a step would count: of the output as it is, by the same terms, against the
+        same targets, in the same precision; but of the averaged weights.
+        """
+        if self.judge is None or self._baseline is None:
             return {}
         step = self.state.step - 1
         judge = None if self.recipe.is_alone(step) else self._unwrapped_judge()
-        pairs = self.judge.pairs(sr, device=self.processes.device)
-        scores = {f"bicubic_{k}": v for k, v in asdict(self._baseline).items()}
-        return self.objective.held_out(*pairs, step=step, judge=judge) | scores
+        sums: dict[str, float] = defaultdict(float)
+        for lr, hr in self.judge.pairs(device=self.processes.device):
+            with self._autocast():
+                sr = self.state.average(lr).float()
+            target = hr if self._teacher is None else self._taught(self._teacher, lr)
+            with self._autocast():
+                found = self.objective.held_out(sr, target, step=step, judge=judge)
+            for name, value in found.items():
+                sums[name] += value * len(hr) / len(self.judge.hr)
+        return sums | {f"bicubic_{k}": v for k, v in asdict(self._baseline).items()}
 
     def _content(self) -> bytes:
         spec = model_spec(self.recipe, data=self.settings.data)
@@ -431,6 +526,9 @@ class Training:
             write_atomic(self.settings.out_dir / BEST, content)
 
     def _write_checkpoint(self) -> None:
+        if self.state.skipped or not self._is_sound():
+            # None that is good makes room for it.
+            return
         folder = self.settings.out_dir / CHECKPOINTS
         folder.mkdir(exist_ok=True)
         write_atomic(folder / f"{self.state.step:08}.safetensors", self._content())
@@ -472,10 +570,23 @@ class Training:
                     f"steps is {self.recipe.steps}, but {out} has made {self.state.step}; resume "
                     "with at least as many"
                 )
+            self._mind_recipe(out / RECIPE)
         if self.processes.leads:
             out.mkdir(parents=True, exist_ok=True)
             remove_partials(out)
             write_atomic(out / RECIPE, self.recipe.to_toml().encode())
+
+    def _mind_recipe(self, path: Path) -> None:
+        """Remember the recipe of the state that it goes on from, and what its losses tell now."""
+        if not path.is_file():
+            return
+        self._usual_recipe = path.read_bytes()
+        before = load_recipe(str(path))
+        if (before.losses, before.pretrain_losses) != (
+            self.recipe.losses,
+            self.recipe.pretrain_losses,
+        ):
+            self.state.guard = Guard()
 
     def _tell_what_was_taken(self) -> None:
         taken, of = self.state.taken, len(self.state.generator.network.state_dict())
@@ -582,4 +693,10 @@ def _check_fits(dataset: Dataset, recipe: TrainRecipe) -> None:
             "a validation split, or take one of constant, linear, step and cosine"
         )
     if not len(dataset.rows("train")):
-        raise SourceError(f"{dataset.path} holds no patch to train on; prepare it with pictures")
+        held = sum(len(dataset.rows(name)) for name in HELD_OUT)
+        raise SourceError(
+            f"{dataset.path} holds no patch to train on: all {held} are held out for validation "
+            "and test; prepare more pictures, or hold out fewer by the key split"
+            if held
+            else f"{dataset.path} holds no patch to train on; prepare it with pictures"
+        )

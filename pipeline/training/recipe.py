@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.config import (
     PREPARE,
@@ -110,6 +110,16 @@ class TrainRecipe:
     """
     keep: int = 3
     """How many of the last checkpoints stay."""
+
+    NEEDS: ClassVar[tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]] = (
+        (("decay_share",), "schedule", ("linear",)),
+        (("milestones",), "schedule", ("step",)),
+        (("gamma",), "schedule", ("step", "plateau")),
+        (("patience",), "schedule", ("plateau",)),
+        (("discriminator_arguments", "discriminator_rate"), "discriminator", ()),
+        (("pretrain_losses", "pretrain_rate"), "pretrain_share", ()),
+    )
+    """Keys that only count where another key has one of some values, or (of none) any but 0."""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -246,6 +256,24 @@ _AMOUNTS = (
 )  # fmt: skip
 
 
+def _choose_length(values: dict[str, Any], settings: Iterable[str]) -> None:
+    """Let `steps` that are set go before the `epochs` of a file.
+
+    Raises:
+        RecipeError: if both are set, or both stand in the file, where nothing is set.
+    """
+    told = dict(setting.partition("=")[::2] for setting in settings)
+    if "steps" in told and told.get("epochs", "0").strip() != "0":
+        raise RecipeError("steps and epochs are both set, expected one: epochs make the steps")
+    if not {"steps", "epochs"} & told.keys() and "steps" in values and values.get("epochs"):
+        raise RecipeError(
+            f"the recipe has steps = {values['steps']} and epochs = {values['epochs']}, expected "
+            "one: epochs make the steps; leave one out, or say it with --set"
+        )
+    if "steps" in told:
+        values.pop("epochs", None)
+
+
 def load_recipe(
     name_or_file: str, *, settings: Iterable[str] = (), whole: bool = False
 ) -> TrainRecipe:
@@ -266,8 +294,7 @@ def load_recipe(
             f"{name_or_file} lacks {', '.join(lacking)}, as if it was cut off; write it again, or "
             f"add --set {lacking[0]}=VALUE and so on"
         )
-    if {"steps", "epochs"} <= told:
-        raise RecipeError("steps and epochs are both set, expected one: epochs make the steps")
+    _choose_length(values, settings)
     named = told | values.keys()
     if PREPARE in values and "architecture" not in named:
         raise RecipeError(

@@ -22,6 +22,7 @@ from models import checkpoint, registry
 from models.losses import Judgements
 from models.spec import ModelSpec
 from pipeline.errors import RecipeError, UsageError
+from pipeline.training.guard import Guard
 from pipeline.training.muon import Muon
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ _REMEMBERED: dict[type, set[str]] = {
 }
 """What each optimiser keeps of a parameter; ``step`` is one number, the others have its shape."""
 
-_DATASET, _LPIPS, _JUDGEMENTS = "dataset", "lpips", "judgements"
+_DATASET, _LPIPS, _JUDGEMENTS, _GUARD = "dataset", "lpips", "judgements", "guard"
 _NUMBERS = ("step", "best", "skipped", "seconds", "waited_s", "fallen", "worse")
 _COUNTS = ("step", "skipped", "worse")
 
@@ -61,6 +62,11 @@ class Player:
         """Forget the gradients."""
         for optimiser in self.optimisers:
             optimiser.zero_grad(set_to_none=True)
+
+    def gradient_norm(self) -> float:
+        """Return the norm of all gradients together."""
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        return float(nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def step(self, clip_norm: float) -> None:
         """Move the weights, by gradients of at most `clip_norm` (0: as they are)."""
@@ -168,7 +174,7 @@ class TrainState:
     best: float = -math.inf
     """The best validation of this stage; larger is better."""
     skipped: int = 0
-    """Steps in a row whose loss was not finite."""
+    """Steps in a row that were skipped, as their loss or gradient was not finite, or far off."""
     seconds: float = 0.0
     waited_s: float = 0.0
     """Of the seconds, those spent waiting for patches."""
@@ -177,6 +183,7 @@ class TrainState:
     worse: int = 0
     """Validations since the best one, for a plateau."""
     means: Means = field(default_factory=Means)
+    guard: Guard = field(default_factory=Guard)
     dataset: str = ""
     """`Dataset.digest` of what it is trained on."""
     lpips: bool = False
@@ -229,15 +236,26 @@ class TrainState:
                 else:
                     mean.copy_(now[name])
 
-    def to_bytes(self) -> bytes:
-        """Return the state as safetensors."""
+    def is_finite(self) -> bool:
+        """Return whether every weight, average and memory of an optimiser is."""
+        return all(
+            bool(torch.isfinite(t).all()) for t in self._learned().values() if t.is_floating_point()
+        )
+
+    def _learned(self) -> dict[str, Tensor]:
         tensors = self.generator.tensors("generator")
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
         if self.discriminator is not None:
             tensors |= self.discriminator.tensors("discriminator")
+        return tensors
+
+    def to_bytes(self) -> bytes:
+        """Return the state as safetensors."""
+        tensors = self._learned()
         tensors |= {f"means.{k}": v for k, v in self.means.tensors().items()}
         numbers = [float(getattr(self, name)) for name in _NUMBERS]
         tensors["numbers"] = torch.tensor(numbers, dtype=torch.float64)
+        tensors[_GUARD] = self.guard.to_tensor()
         # Copied: averages begin as the weights, and safetensors refuses what shares memory.
         copied = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
         return save(copied, {_DATASET: self.dataset, _LPIPS: str(self.lpips)})
@@ -258,6 +276,8 @@ class TrainState:
                 self.discriminator.restore(tensors, "discriminator")
             self.means.restore(below(tensors, "means."))
             numbers = _numbers(tensors["numbers"])
+            # States had none before there were guards.
+            self.guard = Guard.of_tensor(tensors[_GUARD]) if _GUARD in tensors else Guard()
             self._check_remembers(numbers["step"])
         except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -288,6 +308,12 @@ def _numbers(tensor: Tensor) -> dict[str, float]:
         if not (found[name] >= 0 and float(found[name]).is_integer()):
             raise ValueError(f"{name} is {found[name]}, expected a count")
     return found
+
+
+def stored_step(path: Path) -> int:
+    """Return the step of the state in a file."""
+    with safe_open(path, framework="pt") as file:
+        return int(_numbers(file.get_tensor("numbers"))["step"])
 
 
 def model_spec(recipe: TrainRecipe, *, data: str = "") -> ModelSpec:

@@ -17,7 +17,7 @@ from pipeline.metrics import score_picture
 from pipeline.storage.dataset import HR, LR_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -103,10 +103,7 @@ class Judge:
                 for start in range(0, len(self.lr), _BATCH)
             ]
         except NotFiniteError as error:
-            raise TrainingError(
-                "training diverged: the network returns NaN or infinity; lower learning_rate and "
-                "train again"
-            ) from error
+            raise TrainingError("the network returns NaN or infinity") from error
         return np.concatenate(parts)
 
     def bicubic(self, rows: slice | NDArray[np.int64] = slice(None)) -> Pixels:
@@ -121,10 +118,12 @@ class Judge:
             parts.append(np.asarray(from_unit_range(found, np.dtype(np.uint8))))
         return np.concatenate(parts)
 
-    def pairs(self, sr: Pixels, *, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the first patches that a network made, and their HR, in 0..1."""
-        first, second = (to_unit_range(pixels[:_BATCH], device) for pixels in (sr, self.hr))
-        return first, second
+    def pairs(self, *, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield batches of all LR patches and their HR, in 0..1."""
+        for start in range(0, len(self.hr), _BATCH):
+            part = slice(start, start + _BATCH)
+            lr, hr = (to_unit_range(pixels[part], device) for pixels in (self.lr, self.hr))
+            yield lr, hr
 
     def score(self, sr: Pixels, *, device: torch.device) -> Validation:
         """Return the scores of what a network made of the patches."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from dataclasses import asdict, fields, replace
 from itertools import pairwise
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import RECIPES_DIR, recipe_names
+from pipeline.config import RECIPES_DIR, idle_values, read_recipe, recipe_names
+from pipeline.dataset.recipe import load_prepare_recipe
 from pipeline.errors import RecipeError
 from pipeline.training.recipe import TrainRecipe, load_recipe
 
@@ -140,9 +142,89 @@ def test_a_setting_is_read_as_the_type_of_its_key(setting: str, value: object) -
     assert recipe.seed == 1
 
 
-def test_of_two_settings_of_one_key_the_last_holds_and_the_rest_stays() -> None:
-    recipe = load_recipe("span-x4", settings=["steps=5", "steps=7"])
+def test_of_two_settings_of_one_key_neither_is_chosen_in_silence() -> None:
+    for first, second in (("steps=5", "steps=7"), ("losses.l1=2", "losses={ mse = 1.0 }")):
+        words = re.escape(f"{first} and {second} are both set, expected one of them")
+        with pytest.raises(RecipeError, match=words):
+            load_recipe("span-x4", settings=[first, second])
+    recipe = load_recipe("span-x4", settings=["steps=7", "steps=7"])
     assert recipe == replace(load_recipe("span-x4"), steps=7)
+    # A table first, and then one of its keys, says both.
+    recipe = load_recipe("span-x4", settings=["losses={ mse = 1.0 }", "losses.l1=2"])
+    assert recipe.losses == {"mse": 1.0, "l1": 2.0}
+    with pytest.raises(RecipeError, match="count=3 and count=4 are both set"):
+        load_prepare_recipe("span-x4", settings=["count=3", "prepare.count=4"])
+
+
+@pytest.mark.parametrize(
+    ("lines", "settings", "steps", "epochs"),
+    [
+        ("epochs = 3", ["steps=2"], 2, 0),
+        ("steps = 9\nepochs = 3", ["steps=2"], 2, 0),
+        ("steps = 9", ["epochs=3"], 9, 3),
+        ("epochs = 3", ["epochs=0", "steps=2"], 2, 0),
+        ("epochs = 3", [], 24_000, 3),
+        ("steps = 9\nepochs = 0", [], 9, 0),
+    ],
+)
+def test_the_command_line_says_how_long_a_training_is(
+    tmp_path: Path, lines: str, settings: list[str], steps: int, epochs: int
+) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text(f'name = "n"\narchitecture = "span"\nscale = 2\n{lines}\n')
+    found = load_recipe(str(path), settings=settings)
+    assert (found.steps, found.epochs) == (steps, epochs)
+
+
+def test_steps_and_epochs_on_one_level_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text('name = "n"\narchitecture = "span"\nscale = 2\nsteps = 9\nepochs = 3\n')
+    with pytest.raises(RecipeError, match="the recipe has steps = 9 and epochs = 3, expected one"):
+        load_recipe(str(path))
+    with pytest.raises(RecipeError, match="steps and epochs are both set"):
+        load_recipe("span-x4", settings=["epochs=3", "steps=2"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["milestones=[0.1]"], 'milestones is set, but has no effect: schedule is "linear", not'),
+        (["schedule=cosine", "gamma=0.1"], 'gamma .* "cosine", not step or plateau'),
+        (["schedule=step", "patience=3"], "patience is set, but has no effect"),
+        (["schedule=constant", "decay_share=0.5"], "decay_share is set, but has no effect"),
+        (["discriminator_rate=1"], 'discriminator_rate .* discriminator is "", not one'),
+        (["discriminator_arguments.features=4"], "discriminator_arguments is set, but has no"),
+        (["pretrain_rate=1"], "pretrain_rate .* pretrain_share is 0.0, not one; leave it out"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("span-x4", settings=settings)
+
+
+def test_a_value_of_a_file_that_changes_nothing_is_said_unless_it_is_the_default() -> None:
+    recipe = load_recipe("span-x4", settings=["schedule=constant"])
+    share = recipe.decay_share
+    assert idle_values(replace(recipe, milestones=[0.5], decay_share=0.5)) == []
+    (line,) = idle_values(replace(recipe, decay_share=0.3, gamma=0.5))
+    assert line == (
+        'decay_share = 0.3 of recipe span-x4 has no effect: schedule is "constant", not linear'
+    )
+    assert share > 0
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_no_shipped_recipe_says_anything_to_no_effect(name: str) -> None:
+    assert idle_values(load_prepare_recipe(name)) == []
+    if "architecture" in read_recipe(name):
+        assert idle_values(load_recipe(name)) == []
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + (RECIPES_DIR / "span-x4.toml").read_bytes())
+    assert load_recipe(str(path)) == load_recipe("span-x4")
+    assert load_prepare_recipe(str(path)) == load_prepare_recipe("span-x4")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,12 @@ def partners(source: Path, lr: Path, scale: int = 4) -> dict[str, str | None]:
     }
 
 
+def png() -> bytes:
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "png")
+    return data.getvalue()
+
+
 # --- listing -----------------------------------------------------------------------------------
 
 
@@ -114,6 +120,13 @@ def test_a_source_without_files_is_refused(tmp_path: Path) -> None:
         "0001x4w1.png",
         "X4/0001x4d.png",
         "deep/er/X4/0001x4.png",
+        "0001X4.PNG",
+        "0001_x4.png",
+        "0001-x4.png",
+        "0001_LR.png",
+        "0001_LR4.png",
+        "0001_LRBI_x4.png",
+        "0001_lrx4.webp",
     ],
 )
 def test_an_lr_file_is_found_by_the_name_of_its_hr_file(tmp_path: Path, lr: str) -> None:
@@ -125,11 +138,81 @@ def test_an_lr_file_is_found_by_the_name_of_its_hr_file(tmp_path: Path, lr: str)
 
 
 @pytest.mark.parametrize(
-    "lr", ["0001x2.png", "0001x42mm.png", "0001x4mmm.png", "0001X4.png", "0001_x4.png", "001x4.png"]
+    "lr",
+    ["0001x2.png", "0001x42mm.png", "0001x4mmm.png", "001x4.png", "0001_LR2.png", "0001_HR.png"],
 )
 def test_a_file_of_another_scale_or_name_is_nobodys_lr(tmp_path: Path, lr: str) -> None:
     hr = touch(tmp_path / "hr", "0001.png")
     assert partners(hr, touch(tmp_path / "lr", lr)) == {"0001.png": None}
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr"),
+    [
+        ("index4.png", "index4x4.png"),
+        ("inde.png", "index4.png"),
+        ("inde.png", "index4x4.png"),
+        ("x4.png", "x4x4.png"),
+        ("IMG_1.JPG", "img_1x4.png"),
+        ("baby_HR.png", "baby_LR.png"),
+        ("set5/x4/baby_HR_x4.png", "set5/x4/baby_LRBI_x4.png"),
+        ("Canon_001_HR.png", "Canon_001_LR4.png"),
+        ("img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png"),
+        ("panasonic_7_x1.png", "panasonic_7_x4.png"),
+        ("baby_GT.png", "babyx4.png"),
+        ("cafe\u0301.png", "caf\u00e9x4.png"),
+    ],
+)
+def test_a_lone_pair_is_found_however_data_sets_call_it(tmp_path: Path, hr: str, lr: str) -> None:
+    expected = None if lr == "index4x4.png" else lr
+    expected = lr if hr == "index4.png" else expected
+    assert partners(touch(tmp_path / "hr", hr), touch(tmp_path / "lr", lr)) == {hr: expected}
+
+
+@pytest.mark.parametrize(
+    ("lr", "expected"),
+    [
+        # The suffix is the last x4; inde.png must not get what is index4's.
+        (["index4x4.png"], [None, "index4x4.png"]),
+        (["index4.png", "index4x4.png"], ["index4.png", "index4x4.png"]),
+        (["inde.png", "index4.png"], ["inde.png", "index4.png"]),
+        (["index4.PNG", "index4x4.jpg"], ["index4.PNG", "index4x4.jpg"]),
+    ],
+)
+def test_a_name_that_ends_like_a_suffix_keeps_its_own_lr(
+    tmp_path: Path, lr: list[str], expected: list[str | None]
+) -> None:
+    hr = touch(tmp_path / "hr", "inde.png", "index4.png")
+    found = partners(hr, touch(tmp_path / "lr", *lr))
+    assert found == dict(zip(("inde.png", "index4.png"), expected, strict=True))
+
+
+def test_a_folder_of_both_gives_each_hr_picture_its_own_lr(tmp_path: Path) -> None:
+    both = touch(tmp_path, "1.png", "1x4.png", "2.png", "2x4.png")
+    found = partners(both, both)
+    assert (found["1.png"], found["2.png"]) == ("1x4.png", "2x4.png")
+    assert (found["1x4.png"], found["2x4.png"]) == (None, None)
+
+
+def test_pictures_whose_names_differ_in_case_alone_keep_their_own(tmp_path: Path) -> None:
+    hr = touch(tmp_path / "hr", "A.png", "a.png")
+    assert partners(hr, touch(tmp_path / "lr", "Ax4.png", "ax4.png")) == {
+        "A.png": "Ax4.png",
+        "a.png": "ax4.png",
+    }
+
+
+def test_who_could_have_an_lr_file_is_named_where_names_do_not_say_it(tmp_path: Path) -> None:
+    lr = touch(tmp_path / "lr", "1x4.png")
+    found = listed(touch(tmp_path / "hr", "a/1.png", "b/1.png"), lr=lr)
+    assert found["a/1.png"].lr == found["b/1.png"].lr == {}
+    with pytest.raises(SourceError, match=r"1x4\.png could be of a/1\.png or b/1\.png; name it"):
+        decode(found["a/1.png"], {"": png()}, channels=3, scale=4, pairs=["lr"])
+    found = listed(touch(tmp_path / "one", "1.tif"), lr=touch(lr, "1x4.jpg"))
+    with pytest.raises(SourceError, match=r"1\.tif could have 1x4\.jpg or 1x4\.png; leave one"):
+        decode(found["1.tif"], {"": png()}, channels=3, scale=4, pairs=["lr"])
+    # Its own extension says which.
+    assert partners(touch(tmp_path / "png", "1.png"), lr) == {"1.png": "1x4.png"}
 
 
 def test_of_all_scales_in_one_folder_the_wanted_one_is_taken(tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pytest
+from PIL import Image, ImageCms
 
 from pipeline.degradation.chain import Degradation
 from pipeline.degrade import degrade_patches
@@ -16,6 +20,7 @@ from pipeline.storage.dataset import HR, Dataset
 from pipeline.storage.manifest import SPLITS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Command, Digest, Said, SavePicture, TakePhoto
@@ -267,7 +272,7 @@ def test_pairs_are_cut_at_the_same_places(
 ) -> None:
     lr_dir = tmp_path / "lr"
     for item in ("a.png", "c.png", "d.png"):
-        small = 255 - pixels_of(pictures, item)[:, ::2, ::2]
+        small = pixels_of(pictures, item)[:, ::2, ::2] // 2
         save(lr_dir / "X2" / item.replace(".png", "x2.png"), small)
     said = prepare(pictures, tmp_path / "set", "--lr", f"odd={lr_dir}")
     assert said.code == 3
@@ -276,7 +281,7 @@ def test_pairs_are_cut_at_the_same_places(
     dataset = Dataset.open(tmp_path / "set")
     assert dataset.spec.degradations == ("bicubic", "noise", "odd")
     rows = np.arange(len(dataset))
-    expected = 255 - dataset.read(HR, rows)[:, :, ::2, ::2]
+    expected = dataset.read(HR, rows)[:, :, ::2, ::2] // 2
     np.testing.assert_array_equal(dataset.read("lr_odd", rows), expected)
 
 
@@ -288,12 +293,230 @@ def test_a_changed_lr_file_makes_its_patches_anew(
         save(lr_dir / item, pixels_of(pictures, item)[:, ::2, ::2])
     words = ("--lr", f"bicubic={lr_dir}")
     assert prepare(pictures, tmp_path / "set", *words).code == 0
-    save(lr_dir / "c.png", 255 - pixels_of(pictures, "c.png")[:, ::2, ::2])
+    save(lr_dir / "c.png", pixels_of(pictures, "c.png")[:, ::2, ::2] // 2)
     assert prepare(pictures, tmp_path / "set", *words).document["computed_units"] == 1
     dataset = Dataset.open(tmp_path / "set")
     rows = np.array([row for row, *_ in origins(dataset)["c.png"]])
-    expected = 255 - dataset.read(HR, rows)[:, :, ::2, ::2]
+    expected = dataset.read(HR, rows)[:, :, ::2, ::2] // 2
     np.testing.assert_array_equal(dataset.read("lr_bicubic", rows), expected)
+
+
+@pytest.fixture
+def mixed_up(tmp_path: Path, pictures: Path, save: SavePicture) -> Path:
+    """LR of the pictures: one as it should be, one turned, one shifted, one of another picture."""
+    small = {
+        item: pixels_of(pictures, item)[:, ::2, ::2]
+        for item in ("a.png", "b/b.png", "c.png", "d.png")
+    }
+    save(tmp_path / "lr" / "a.png", small["a.png"])
+    save(tmp_path / "lr" / "b/b.png", small["b/b.png"][:, ::-1, ::-1])
+    save(tmp_path / "lr" / "c.png", np.roll(small["c.png"], (2, -3), axis=(1, 2)))
+    save(tmp_path / "lr" / "d.png", small["a.png"])
+    return tmp_path / "lr"
+
+
+def test_pairs_whose_content_is_not_one_are_rejected_with_what_they_look_like(
+    pictures: Path, mixed_up: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    said = prepare(pictures, tmp_path / "set", "--lr", f"odd={mixed_up}")
+    assert said.code == 3
+    told = {f["item"]: f["message"] for f in said.document["failures"]}
+    assert set(told) == {"b/b.png", "c.png", "d.png"}
+    assert "b/b.png looks turned by 180 degrees: it differs from" in told["b/b.png"]
+    assert "c.png looks shifted by 2 rows and -3 columns of LR pixels" in told["c.png"]
+    assert "d.png looks like another picture" in told["d.png"]
+    assert all("levels rms" in message and "--unchecked" in message for message in told.values())
+    assert set(origins(Dataset.open(tmp_path / "set"))) == {"a.png"}
+    # A preview says the same of the pictures that it looks at.
+    said = prepare(pictures, tmp_path / "other", "--lr", f"odd={mixed_up}", "--preview")
+    assert {f["item"] for f in said.document["failures"]} == set(told)
+
+
+def test_unchecked_pairs_are_taken_and_a_dataset_remembers_that(
+    pictures: Path, mixed_up: Path, tmp_path: Path, prepare: Prepare, save: SavePicture
+) -> None:
+    words = ("--lr", f"odd={mixed_up}")
+    assert prepare(pictures, tmp_path / "set", *words).code == 3
+    said = prepare(pictures, tmp_path / "set", *words, "--unchecked")
+    assert (said.code, said.document["items"]["done"]) == (0, 4)
+    dataset = Dataset.open(tmp_path / "set")
+    assert dataset.about["unchecked_pairs"] is True
+    row = origins(dataset)["d.png"][0][0]
+    top, left = origins(dataset)["d.png"][0][1:3]
+    lr = pixels_of(mixed_up, "d.png")[:, top // 2 : top // 2 + 8, left // 2 : left // 2 + 8]
+    np.testing.assert_array_equal(dataset.read("lr_odd", np.array([row]))[0], lr)
+    # Continued without the word, it takes what comes later too.
+    save(pictures / "e.png", pixels_of(pictures, "a.png"))
+    save(mixed_up / "e.png", pixels_of(mixed_up, "b/b.png"))
+    assert prepare(pictures, tmp_path / "set", *words).code == 0
+
+
+def test_words_that_would_do_nothing_are_refused(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    said = prepare(pictures, tmp_path / "set", "--unchecked")
+    assert (said.code, "--unchecked goes with --lr" in said.err) == (2, True)
+    for word in ("--check", "--prune"):
+        said = prepare(pictures, tmp_path / "set", "--preview", word)
+        assert (said.code, "--preview prepares nothing" in said.err) == (2, True)
+    said = prepare(pictures, tmp_path / "set", "--set", "count=3")
+    assert said.code == 1
+    assert 'count is set, but has no effect: extract is "grid", not random' in said.err
+    assert not (tmp_path / "set").exists()
+
+
+def test_what_a_recipe_says_to_no_effect_is_reported(
+    pictures: Path, tmp_path: Path, prepare: Prepare
+) -> None:
+    said = prepare(pictures, tmp_path / "set", "--set", "extract=random")
+    assert said.code == 0
+    line = 'stride_px = 8 of recipe small has no effect: extract is "random", not grid'
+    assert line in said.err.splitlines()
+
+
+def test_a_ledger_that_a_deleted_dataset_left_tells_nothing_of_the_next_one(
+    pictures: Path, tmp_path: Path, prepare: Prepare, upres: Command
+) -> None:
+    (pictures / "bad.png").write_bytes(b"bad")
+    assert prepare(pictures, tmp_path / "set").document["units"]["done"] == 2
+    shutil.rmtree(tmp_path / "set")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(pictures / "a.png", alone / "a.png")
+    said = prepare(alone, tmp_path / "set", "--set", "split={}")
+    assert said.code == 0
+    assert said.document["units"] == {"done": 1, "failed": 0, "pending": 0}
+    assert said.document["items"] == {"done": 1, "failed": 0, "pending": 0, "rejected": 0}
+    assert upres("status", tmp_path / "set", "--json").document["failures"] == []
+
+
+def test_a_ledger_of_another_dataset_is_named_until_it_is_mended(
+    pictures: Path, tmp_path: Path, prepare: Prepare, upres: Command
+) -> None:
+    prepare(pictures, tmp_path / "set")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(pictures / "a.png", alone / "a.png")
+    prepare(alone, tmp_path / "one", "--set", "split={}")
+    shutil.rmtree(tmp_path / "set")
+    (tmp_path / "one").rename(tmp_path / "set")
+    for command in ("status", "report"):
+        said = upres(command, tmp_path / "set")
+        assert said.code == 1
+        assert "tells of chunk 1, but" in said.err
+        assert "run `upres prepare` again" in said.err
+    said = prepare(alone, tmp_path / "set", "--set", "split={}")
+    assert said.document["units"] == {"done": 1, "failed": 0, "pending": 0}
+    assert said.document["items"]["done"] == 1
+    assert upres("status", tmp_path / "set").code == 0
+
+
+def wide_gamut() -> bytes:
+    """Return an ICC profile whose primaries are those of Display P3, with its curve as gamma 2.2.
+
+    sRGB as littleCMS makes it, with other colourants; its text is changed to tell them apart.
+    """
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    colourants = {
+        b"rXYZ": (0.51512, 0.24120, -0.00105),
+        b"gXYZ": (0.29198, 0.69225, 0.04189),
+        b"bXYZ": (0.15710, 0.06657, 0.78407),
+    }
+    count = int.from_bytes(profile[128:132], "big")
+    for n in range(count):
+        entry = 132 + 12 * n
+        name, at = bytes(profile[entry : entry + 4]), int.from_bytes(profile[entry + 4 : entry + 8])
+        if name in colourants:
+            numbers = [round(v * 65536) & 0xFFFFFFFF for v in colourants[name]]
+            profile[at + 8 : at + 20] = b"".join(v.to_bytes(4, "big") for v in numbers)
+    return bytes(profile)
+
+
+def test_colours_of_another_profile_become_srgb_and_that_is_said(
+    tmp_path: Path, pictures: Path, prepare: Prepare, upres: Command
+) -> None:
+    plain = np.moveaxis(pixels_of(pictures, "a.png"), 0, 2)
+    folder = tmp_path / "p3"
+    folder.mkdir()
+    Image.fromarray(plain).save(folder / "wide.png", icc_profile=wide_gamut())
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(plain).save(folder / "usual.png", icc_profile=srgb)
+    Image.fromarray(plain).save(folder / "junk.png", icc_profile=b"junk" * 40)
+    said = prepare(folder, tmp_path / "set", "--set", "split={}")
+    (converted,) = (k for k in said.document["colours"] if k.endswith("converted to sRGB"))
+    assert said.document["colours"] == {
+        converted: 1,
+        "profile cannot be used, taken as sRGB": 1,
+    }
+    assert converted in (tmp_path / "set" / "about" / "report.html").read_text()
+    assert upres("status", tmp_path / "set", "--json").document["colours"][converted] == 1
+    dataset = Dataset.open(tmp_path / "set")
+    expected = ImageCms.profileToProfile(
+        Image.fromarray(plain),
+        ImageCms.ImageCmsProfile(io.BytesIO(wide_gamut())),
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    pixels = {"wide.png": np.asarray(expected), "usual.png": plain, "junk.png": plain}
+    assert np.abs(np.asarray(expected).astype(int) - plain).max() > 20
+    for item, whole in pixels.items():
+        row, top, left, _ = origins(dataset)[item][0]
+        patch = np.moveaxis(dataset.read(HR, np.array([row]))[0], 0, 2)
+        np.testing.assert_array_equal(patch, whole[top : top + 16, left : left + 16])
+    # As the file stores them, for who means it.
+    said = prepare(folder, tmp_path / "stored", "--set", "split={}", "--set", "colour=stored")
+    assert said.document["colours"] == {}
+
+
+def test_a_dataset_of_before_goes_on_without_conversion_whatever_its_recipe_is_called(
+    tmp_path: Path, pictures: Path, prepare: Prepare, digest: Digest
+) -> None:
+    folder = tmp_path / "p3"
+    folder.mkdir()
+    plain = np.moveaxis(pixels_of(pictures, "a.png"), 0, 2)
+    Image.fromarray(plain).save(folder / "wide.png", icc_profile=wide_gamut())
+    prepare(folder, tmp_path / "set", "--set", "split={}", "--set", "colour=stored")
+    # As it was described before there was a choice.
+    assert "colour" not in Dataset.open(tmp_path / "set").spec.recipe
+    before = digest(tmp_path / "set")
+    assert prepare(folder, tmp_path / "set", "--set", "split={}").code == 0
+    assert digest(tmp_path / "set") == before
+    said = prepare(folder, tmp_path / "set", "--set", "split={}", "--set", "colour=srgb")
+    assert said.code == 1
+    assert "colour: None there, 'srgb' now" in said.err
+
+
+def test_a_dataset_on_a_read_only_disk_is_read_without_a_lock(
+    tmp_path: Path, pictures: Path, prepare: Prepare, upres: Command, cluster: tuple[str, str]
+) -> None:
+    disk = tmp_path / "disk"
+    prepare(pictures, disk / "set")
+    (disk / "set.lock").unlink()
+    with read_only(disk):
+        said = upres("export", disk / "set", tmp_path / "files", *cluster, "--json")
+        assert (said.code, said.document["written"] > 0) == (0, True)
+        assert upres("status", disk / "set", "--json").code == 0
+        said = upres("report", disk / "set")
+        assert (said.code, "name a file with --out" in said.err) == (2, True)
+        said = upres("report", disk / "set", "--out", tmp_path / "page.html")
+        assert said.code == 0
+        page = (tmp_path / "page.html").read_bytes()
+        assert page == (disk / "set" / "about" / "report.html").read_bytes()
+    assert not (disk / "set.lock").exists()
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Let nothing be written below a folder; the test is skipped where mounts are not allowed."""
+    mount = ["mount", "--bind", str(folder), str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a read-only disk takes a mount, which is not allowed here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_another_recipe_is_refused_with_what_differs(

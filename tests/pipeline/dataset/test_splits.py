@@ -234,7 +234,8 @@ def test_lists_of_many_thousand_names_take_no_time() -> None:
     ("wanted", "message"),
     [
         ({"train": 0.9, "test": 0.2}, r"split adds up to 1.1, expected at most 1"),
-        ({"train": 0.0}, "split adds up to 0"),
+        ({"train": 0.0}, r"split gives pictures to nobody \(train = 0.0\), expected a share"),
+        ({"train": 0, "test": 0}, "split gives pictures to nobody .* leave train out"),
         ({"valid": 0.1}, "split has 'valid', expected train, validation, test"),
         ({"": 0.1}, "split has ''"),
         ({"train": 0.9, "test": 100}, "split mixes counts and fractions .*set all of"),
@@ -292,6 +293,12 @@ def test_a_list_that_names_no_picture_is_refused() -> None:
 def test_a_zero_goes_with_fractions_and_with_counts(wanted: dict[str, float]) -> None:
     found = assign_splits(["a.png", "b.png"], wanted, seed=1, before={})
     assert sorted(found.values()) == ["train", "validation"]
+
+
+@pytest.mark.parametrize("wanted", [{"validation": 0.0}, {"validation": 0, "test": 0.0}, {}])
+def test_where_nothing_is_held_out_all_train(wanted: dict[str, float]) -> None:
+    found = assign_splits(["a.png", "b.png"], wanted, seed=1, before={})
+    assert found == {"a.png": "train", "b.png": "train"}
 
 
 def test_a_list_goes_with_fractions_of_the_others() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import socket
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,10 @@ from pipeline.images import read_picture
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.manifest import Manifest, Origin
 from pipeline.training.loop import TrainProgress, TrainSettings, train
-from pipeline.training.objective import FeatureFiles
+from pipeline.training.objective import FeatureFiles, Objective
 from pipeline.training.processes import Processes
 from pipeline.training.recipe import TrainRecipe, load_recipe
+from pipeline.training.state import stored_step
 from pipeline.training.validation import Judge
 
 if TYPE_CHECKING:
@@ -575,6 +577,136 @@ def test_a_loss_that_stays_nan_ends_the_training(dataset: Dataset, tmp_path: Pat
     broken = replace(PLAIN, learning_rate=1e6, steps=40, validate_every=40, warmup_share=0.0)
     with pytest.raises(TrainingError, match="lower learning_rate"):
         run(dataset, broken, tmp_path)
+
+
+FILES = ("state.safetensors", "last.safetensors", "best.safetensors", "recipe.toml")
+
+
+def good_files(out: Path) -> dict[str, bytes]:
+    kept = [out / name for name in FILES] + sorted((out / "checkpoints").iterdir())
+    return {path.name: path.read_bytes() for path in kept}
+
+
+def stored(out: Path) -> int:
+    return stored_step(out / "state.safetensors")
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, GAN, NORMED], ids=["plain", "gan", "normed"])
+@pytest.mark.parametrize("rate", [1e6, 1e3, 1.0])
+def test_a_blown_training_leaves_what_was_good_and_says_how_to_go_on(
+    recipe: TrainRecipe, rate: float, dataset: Dataset, tmp_path: Path
+) -> None:
+    good = replace(recipe, checkpoint_every=1, schedule="constant", warmup_share=0.0)
+    run(dataset, good, tmp_path)
+    before = good_files(tmp_path)
+    blown = replace(good, steps=40, learning_rate=rate, discriminator_rate=1e-3)
+    if recipe.discriminator:
+        blown = replace(blown, pretrain_share=0.0)
+    with pytest.raises(TrainingError) as caught:
+        run(dataset, blown, tmp_path, resume=True)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "training diverged" in message
+    assert f"of step 6 and before: go on with `upres train {dataset.path} --out" in message
+    assert "--resume`" in message
+    assert good_files(tmp_path) == before
+    # And from there it goes on, as if nothing had been.
+    run(dataset, replace(good, steps=8), tmp_path, resume=True)
+    whole = tmp_path / "whole"
+    run(dataset, good, whole)
+    run(dataset, replace(good, steps=8), whole, resume=True)
+    assert good_files(tmp_path)["last.safetensors"] == good_files(whole)["last.safetensors"]
+
+
+def test_a_rate_that_a_schedule_blows_up_leaves_the_steps_before_it(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    blown = replace(
+        GAN, schedule="constant", learning_rate=1e6, pretrain_rate=1e-3, pretrain_share=0.5,
+        discriminator_rate=1e-4, steps=40, checkpoint_every=1, validate_every=5, keep=3,
+        warmup_share=0.0,
+    )  # fmt: skip
+    with pytest.raises(TrainingError, match="of step 20 and before") as caught:
+        run(dataset, blown, tmp_path)
+    assert "--set learning_rate=0.001 (now 1e+06)" in str(caught.value)
+    assert stored(tmp_path) == 20
+    names = [path.stem for path in sorted((tmp_path / "checkpoints").iterdir())]
+    assert names == ["00000018", "00000019", "00000020"]
+    weights = load_file(tmp_path / "last.safetensors")
+    assert all(float(w.abs().max()) < 10 for w in weights.values())
+
+
+def test_a_training_that_blows_up_at_once_leaves_nothing_to_go_on_from(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    broken = replace(PLAIN, learning_rate=1e6, steps=40, warmup_share=0.0, checkpoint_every=1)
+    with pytest.raises(TrainingError, match="nothing of it is kept, begin again with --set lear"):
+        run(dataset, broken, tmp_path)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    run(dataset, PLAIN, tmp_path)
+
+
+def test_one_step_that_is_far_off_is_skipped_and_evicts_no_checkpoint(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Objective.of_generator
+
+    def once_far(self: Objective, sr: Tensor, hr: Tensor, **how: Any) -> dict[str, Tensor]:
+        found = right(self, sr, hr, **how)
+        return {k: v * 1e5 if how["step"] == 3 else v for k, v in found.items()}
+
+    monkeypatch.setattr("pipeline.training.loop.Objective.of_generator", once_far)
+    run(dataset, replace(PLAIN, checkpoint_every=1, keep=2, steps=5), tmp_path)
+    names = [path.stem for path in sorted((tmp_path / "checkpoints").iterdir())]
+    assert names == ["00000003", "00000005"]
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing_though_the_loss_is(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.training.state.Player.gradient_norm", lambda _: math.inf)
+    with pytest.raises(TrainingError, match="for 6 steps up to 6"):
+        run(dataset, PLAIN, tmp_path)
+    assert not (tmp_path / "state.safetensors").exists()
+
+
+def test_a_state_of_before_there_were_guards_goes_on_to_the_same_bytes(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, PLAIN, parts, tick=interrupted(3))
+    file = parts / "state.safetensors"
+    with safe_open(file, framework="pt") as opened:
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        about = opened.metadata()
+    del tensors["guard"]
+    save_file(tensors, file, about)
+    last = run(dataset, PLAIN, parts, resume=True).read_bytes()
+    assert last == run(dataset, PLAIN, whole).read_bytes()
+
+
+def test_the_validation_loss_is_that_of_a_step_on_those_patches(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """Of the output as it is: not rounded, and not clipped to what a picture can hold."""
+    run(dataset, replace(PLAIN, losses={"l1": 1.0, "mse": 0.5}), tmp_path)
+    network = checkpoint.load(tmp_path / "last.safetensors").network
+    rows = dataset.rows("validation")
+    rows = rows[np.linspace(0, len(rows) - 1, 4).round().astype(int)]
+    lr, hr = (torch.from_numpy(dataset.read(n, rows)).float() / 255 for n in ("lr_bicubic", "hr"))
+    with torch.no_grad():
+        apart = network(lr) - hr
+    expected = float(apart.abs().mean() + 0.5 * apart.square().mean())
+    with (tmp_path / "metrics.csv").open() as file:
+        last = list(csv.DictReader(file))[-1]
+    assert float(last["validation_loss"]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_dataset_whose_only_patch_validates_says_so(tmp_path: Path, photo: TakePhoto) -> None:
+    only = make(tmp_path / "d", photo, train=0, validation=1)
+    with pytest.raises(SourceError, match="no patch to train on: all 1 are held out for validatio"):
+        run(only, PLAIN, tmp_path / "out")
 
 
 def test_a_training_that_learned_in_no_step_has_failed(
