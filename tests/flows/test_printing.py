@@ -213,6 +213,20 @@ def test_a_closed_stream_leads_nowhere_and_into_no_file(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b""
 
 
+def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(job: Job) -> None:
+    ledger = job.open_ledger()
+    ledger.put_items(ItemRow(item=f"{n:080}", state=INGESTED) for n in range(3000))
+    ledger.close()
+    status = f"from flows.cli import main; main(['status', '--items', '{job.folder}'])"
+    done = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -c "{status}" | head -c 1; exit ${{PIPESTATUS[0]}}'],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, len(done.stdout), done.stderr) == (1, 1, b"")
+
+
 # The locale
 
 NAMES = r"""
