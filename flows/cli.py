@@ -739,6 +739,8 @@ def _set_scores(found: dict[str, Any]) -> str:
         words.append(f"LPIPS {found['lpips']:.4f}")
     if found["equal"]:
         words.append(f"({found['equal']} equal to HR, left out of PSNR)")
+    if found["left_out"]:
+        words.append(f"({sum(found['left_out'].values())} files that are not pictures left out)")
     return "  ".join(words)
 
 

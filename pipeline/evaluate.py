@@ -7,7 +7,7 @@ model comes in as a function from small picture to large.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -68,7 +68,8 @@ class SetScores:
     """The scores of one set: the means of its pictures' scores.
 
     `equal` pictures came out as their HR; their PSNR, which is infinite, is not in the mean, which
-    is None where no other is left. `lpips` is None where it was not measured.
+    is None where no other is left. `lpips` is None where it was not measured. `left_out` are the
+    numbers of files beside the pictures that are not pictures, by reason.
     """
 
     name: str
@@ -78,6 +79,7 @@ class SetScores:
     ssim_y: float
     lpips: float | None
     per_image: tuple[ImageScores, ...]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
 def evaluate_set(
@@ -90,8 +92,8 @@ def evaluate_set(
     Gaussian windows. Grey pictures are scored as they are; alpha is dropped before all else, only
     the colours are enlarged and scored. `enlarge` maps uint8 ``(c, h, w)``, c of 1 or 3, to uint8
     ``(c, scale * h, scale * w)``; `distance` is LPIPS of two such pictures, nothing cut off. The
-    set bears the folder's name. No file is left out in silence: one that cannot be scored ends the
-    evaluation, as a mean over the rest would be another benchmark's figure.
+    set bears the folder's name. A picture that cannot be scored ends the evaluation, as a mean over
+    the rest would be another benchmark's figure; what is not a picture is left out and counted.
 
     Raises:
         SourceError: if the folder is missing or empty, or a file of it cannot be read.
@@ -103,7 +105,8 @@ def evaluate_set(
     scores = tuple(
         _score_file(file, enlarge=enlarge, scale=scale, distance=distance) for file in files
     )
-    return _means(directory.resolve().name, scores)
+    left_out = {why: n for why, n in files.left_out.to_json().items() if n}
+    return replace(_means(directory.resolve().name, scores), left_out=left_out)
 
 
 def evaluate_dataset(

@@ -162,16 +162,17 @@ def _zip_refusal(info: zipfile.ZipInfo) -> str | None:
     return None
 
 
-_HEAD_STORED_BYTES = 4096
+_HEAD_STORED_BYTES = {zipfile.ZIP_BZIP2: 2 << 20}
+"""How much is unpacked for a look, where 4 KiB are not enough: bzip2 packs large blocks."""
 
 
-def _zip_head(file: BinaryIO, member: Member) -> bytes:
-    """Return a member's first bytes; none of bzip2, whose blocks are too large for a look."""
-    if member.method == zipfile.ZIP_BZIP2:
-        stored = _stored(file, member, member.stored_bytes)
-    else:
-        stored = _stored(file, member, min(member.stored_bytes, _HEAD_STORED_BYTES))
-    return _decompress(stored, member.method, HEAD_BYTES)
+def _zip_head(file: BinaryIO, member: Member) -> bytes | None:
+    """Return a member's first bytes, None where it is damaged: reading it will say so."""
+    most = min(member.stored_bytes, _HEAD_STORED_BYTES.get(member.method, 4096))
+    try:
+        return _decompress(_stored(file, member, most), member.method, HEAD_BYTES)
+    except (OSError, EOFError, ValueError, *BROKEN):
+        return None
 
 
 def _stored(file: BinaryIO, member: Member, most_bytes: int) -> bytes:

@@ -71,14 +71,14 @@ class ZipNames:
         """Yield what the user should know about the names."""
         if self.guessed:
             yield (
-                f"{len(self.guessed)} names such as {self.guessed[0]!r} do not say their encoding "
-                "and were read as CP437; if they look wrong, name it with --names, such as cp932 "
-                "(Japanese), gbk, big5, euc_kr or cp866"
+                f"file names without an encoding, read as CP437: {len(self.guessed)}, such as "
+                f"{self.guessed[0]!r}; if they look wrong, name the encoding with --names, such as "
+                "cp932 (Japanese), gbk, big5, euc_kr or cp866"
             )
         if self.unfit:
             yield (
-                f"{len(self.unfit)} names are not {self.encoding}, such as {self.unfit[0]!a}; "
-                "is --names right?"
+                f"file names that are not {self.encoding}: {len(self.unfit)}, such as "
+                f"{self.unfit[0]!a}; is --names right?"
             )
 
     def _decoded(self, raw: bytes, encoding: str) -> str:

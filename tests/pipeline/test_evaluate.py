@@ -197,3 +197,11 @@ def test_a_folder_that_is_empty_or_missing_is_an_error(tmp_path: Path) -> None:
     for directory in (tmp_path, tmp_path / "missing"):
         with pytest.raises(SourceError):
             evaluate_set(directory, enlarge=nearest, scale=4)
+
+
+def test_what_is_not_a_picture_is_left_out_of_a_set_and_counted(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", camera())
+    (tmp_path / "about.txt").write_text("about the set")
+    (tmp_path / "Thumbs.db").write_bytes(b"\1\2")
+    found = evaluate_set(tmp_path, enlarge=nearest, scale=4)
+    assert (found.images, found.left_out) == (1, {"litter": 1, "sidecars": 1})

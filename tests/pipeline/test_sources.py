@@ -496,3 +496,17 @@ def test_ids_in_a_tar_do_not_depend_on_the_locale(
     path = make_tar(tmp_path / "a.tar", {"é.png": b"1"})
     monkeypatch.setattr(tarfile, "ENCODING", "latin-1")
     assert items(path) == ["é.png"]
+
+
+def test_a_damaged_sidecar_does_not_take_its_zip_with_it(tmp_path: Path) -> None:
+    files = {"a.png": b"1", "a.xmp": b"<x/>" * 50, "strange.xyz": b"words" * 50}
+    path = make_zip(tmp_path / "a.zip", files)
+    data = bytearray(path.read_bytes())
+    for name in (b"a.xmp", b"strange.xyz"):
+        data[data.index(name) - 30] ^= 1  # Its local header.
+    path.write_bytes(bytes(data))
+    listing = list_source(str(path))
+    assert [file.item for file in listing] == ["a.png", "strange.xyz"]
+    assert listing[0].read() == b"1"
+    with pytest.raises(SourceError, match=r"strange\.xyz: .*the archive is damaged"):
+        listing[1].read()
