@@ -26,7 +26,7 @@ from pipeline.export_file import Exported, ExportTask, Facts, export_item, put_i
 from pipeline.export_names import folded, paths_of
 from pipeline.status import Failure, JobStatus
 from pipeline.storage.atomic import sync_folder
-from pipeline.storage.ledger import VANISHED, ExportRow
+from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
 from pipeline.storage.places import Identity, identities
 from pipeline.wanted import sr_image
 
@@ -157,8 +157,7 @@ def check_targets(
     """
     request.check()
     check_export_apart(request.out_dir, src=source, job_dir=job.folder)
-    root, originals = str(request.root), _Originals(rows)
-    targets = [f"{root}{os.sep}{row.item}" for row in rows]
+    targets, originals = _likely_targets(rows, request), _Originals(rows)
     for path in filter(_has_other_names, targets):
         originals.check(path)
     files = [row for row in rows if row.source.endswith(f"/{row.item}")]
@@ -270,7 +269,7 @@ class _Places:
             row=row,
             sr_dir=self._job.sr_dir,
             path=path,
-            partial=path.with_name(f".upres-{self._job.id}-{uuid.uuid4().hex}.partial"),
+            partial_name=f".upres-{self._job.id}-{uuid.uuid4().hex}.partial",
             format=format,
             asked=self._request.format,
             made_of=_made_of(row),
@@ -491,6 +490,15 @@ def _formats(
     return formats, failures
 
 
+def _likely_targets(rows: Iterable[ItemRow], request: ExportRequest) -> list[str]:
+    """Return where items would be exported, as far as their names say it, done or not."""
+    root = request.root
+    if request.format == SAME:
+        return [f"{root}{os.sep}{row.item}" for row in rows]
+    formats = {row.item: request.format for row in rows if row.state == INGESTED}
+    return [str(path) for path in paths_of(formats, root).values()]
+
+
 def _unready(status: JobStatus) -> list[Failure]:
     return [
         Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
@@ -557,8 +565,8 @@ def _folder_row(path: Path) -> ExportRow:
 
 def _remove_partials(task: ExportTask) -> None:
     """Remove the unfinished files that a killed export of this job left in a folder."""
-    start, _, _ = task.partial.name.rpartition("-")
-    for path in task.partial.parent.iterdir():
+    start, _, _ = task.partial_name.rpartition("-")
+    for path in task.path.parent.iterdir():
         if path.name.startswith(f"{start}-") and path.name.endswith(".partial"):
             path.unlink(missing_ok=True)
 

@@ -37,8 +37,8 @@ class ExportTask:
     row: ItemRow
     sr_dir: Path
     path: Path
-    partial: Path
-    """Where the finished file waits, in the same folder, until its place is free for it."""
+    partial_name: str
+    """What the finished file is called, in the same folder, until it is put into its place."""
     format: str
     asked: str
     made_of: str
@@ -50,6 +50,11 @@ class ExportTask:
     """Whether the file there is as old as a run of the job, which then may have written it."""
     overwrite: bool = False
     """Whether a file that the job did not write may be replaced."""
+
+    @property
+    def partial(self) -> Path:
+        """Return where the finished file waits."""
+        return self.path.with_name(self.partial_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.export import ExportRequest, ExportResult, plan_export, run_export
 from pipeline.export_file import put_in_place
 from pipeline.images import read_picture
+from pipeline.run import run_on
 from pipeline.status import read_status
 from pipeline.storage import atomic
 from pipeline.storage.ledger import DONE, FILE_NAME, ExportRow, Ledger, UnitRow
@@ -308,6 +309,21 @@ def test_a_hard_link_of_an_original_is_never_replaced(
         with pytest.raises(UsageError, match="in the place of an original"):
             export(job, overwrite=overwrite)
     assert ((out / "a.png").stat().st_ino, (source / "b" / "d.jpg").read_bytes()) == before
+
+
+def test_a_hard_link_of_an_original_is_known_before_pixels_are_made(
+    job: Job, source: Path, out: Path, tmp_path: Path
+) -> None:
+    out.mkdir()
+    os.link(source / "a.png", out / "c.png")
+    with run_on(job, "test") as run:
+        run.check_export(ExportRequest(out_dir=out, format="jpeg"))
+        run.check_export(ExportRequest(out_dir=out))
+        (out / "b").mkdir()
+        os.link(source / "a.png", out / "b" / "c.png")
+        run.check_export(ExportRequest(out_dir=out))
+        with pytest.raises(UsageError, match="in the place of an original"):
+            run.check_export(ExportRequest(out_dir=out, format="png"))
 
 
 def test_a_link_further_down_does_not_lead_into_the_source(
