@@ -414,7 +414,7 @@ class _Export:
         """
         here = [row for row in self._plan.gone if os.path.lexists(row.path)]
         forgotten = {row.path for row in self._plan.gone} - {row.path for row in here}
-        pruned = [r.path for r in here if prune and remove(Path(r.path), sha256=r.sha256)]
+        pruned = [r.path for r in here if prune and remove(Path(r.path), _contents(r))]
         self._ledger.forget_exports(forgotten.union(pruned))
         if prune:
             self._remove_folders()
@@ -444,8 +444,13 @@ class _Export:
                 self._rows.append(_folder_row(path))
 
     def _coming(self, task: ExportTask, exported: Exported) -> ExportRow:
-        """Return what to record before a file takes its place: both contents count as the job's."""
-        there = exported.replaces or Facts(0, 0, "")
+        """Return what to record before a file takes its place: both contents count as the job's.
+
+        Not that of somebody else's file which is overwritten: until then it is somebody else's.
+        """
+        there = exported.replaces
+        if there is None or not (there.sha256 in task.ours or task.of_a_run):
+            there = Facts(0, 0, "")
         return replace(_row_of(task, there), made_of="", coming_sha256=exported.facts.sha256)
 
     def _take_back(self, task: ExportTask) -> None:

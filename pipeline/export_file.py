@@ -25,6 +25,7 @@ from pipeline.storage.atomic import place_new, write_new
 from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from pipeline.storage.ledger import ItemRow
@@ -147,10 +148,10 @@ def put_in_place(task: ExportTask, exported: Exported) -> None:
         task.partial.unlink(missing_ok=True)
 
 
-def remove(path: Path, *, sha256: str) -> bool:
-    """Remove a file if it has this content; return whether it had."""
+def remove(path: Path, contents: Collection[str]) -> bool:
+    """Remove a file if its content (sha256) is one of `contents`; return whether it was."""
     there = facts_of(path)
-    if there is None or there.sha256 != sha256:
+    if there is None or not there.sha256 or there.sha256 not in contents:
         return False
     path.unlink()
     return True

@@ -447,6 +447,38 @@ def test_an_export_that_was_killed_is_continued_without_overwriting(
     assert counts(export(job)) == (0, 3, 0, 0)
 
 
+def test_a_killed_overwriting_leaves_what_it_did_not_reach_to_its_owner(
+    job: Job, source: Path, out: Path, export: Export, upscale: Upscale,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out.mkdir()
+    (out / "a.png").write_bytes(b"mine")
+    kill_before_placing(monkeypatch)
+    with pytest.raises(Killed):
+        export(job, overwrite=True)
+    monkeypatch.undo()
+    assert [f.item for f in export(job).failures] == ["a.png"]
+    (source / "a.png").unlink()
+    upscale(source, job.folder)
+    assert export(job, prune=True).pruned == 0
+    assert (out / "a.png").read_bytes() == b"mine"
+
+
+def test_pruning_takes_no_link_that_came_to_the_place_of_a_file(
+    job: Job, source: Path, out: Path, export: Export, upscale: Upscale,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    kill_before_placing(monkeypatch)
+    with pytest.raises(Killed):
+        export(job)
+    monkeypatch.undo()
+    (out / "a.png").symlink_to(tmp_path / "elsewhere")
+    (source / "a.png").unlink()
+    upscale(source, job.folder)
+    assert export(job, prune=True).pruned == 0
+    assert (out / "a.png").is_symlink()
+
+
 # --- moved, copied, lost -------------------------------------------------------------------------
 
 
