@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from models.registry import is_interpolation
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
-from pipeline.export import check_targets, plan_export, run_export
+from pipeline.export import run_export
+from pipeline.export_plan import check_targets, plan_export
 from pipeline.ingest import adopt_archive, run_ingest
 from pipeline.job import held
 from pipeline.plan import ChunkPlan, plan_job
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pipeline.cluster import Client
-    from pipeline.export import ExportPlan, ExportRequest, ExportResult
+    from pipeline.export import ExportResult
+    from pipeline.export_plan import ExportPlan, ExportRequest
     from pipeline.job import Job
     from pipeline.plan import Plan, UnitPlan
     from pipeline.status import Failure, JobStatus

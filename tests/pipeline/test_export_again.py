@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 
 import pipeline.export
+import pipeline.export_plan
 from pipeline.errors import UsageError
-from pipeline.export import ExportRequest, ExportResult, plan_export, run_export
+from pipeline.export import ExportResult, run_export
 from pipeline.export_file import put_in_place
+from pipeline.export_plan import ExportRequest, plan_export
 from pipeline.images import read_picture
 from pipeline.run import run_on
 from pipeline.status import read_status
@@ -101,7 +103,7 @@ def test_what_is_unchanged_is_not_even_read(
         raise AssertionError
 
     monkeypatch.setattr(pipeline.export, "submit_windowed", fail)
-    monkeypatch.setattr(pipeline.export, "sr_image", fail)
+    monkeypatch.setattr(pipeline.export_plan, "sr_image", fail)
     assert counts(export(job)) == (0, 3, 0, 0)
 
 
@@ -126,7 +128,7 @@ def test_another_model_and_other_rules_write_all_again(
     upscale(source, job.folder, model="nearest-x3")
     assert counts(export(job)) == (3, 0, 0, 0)
     assert read_picture((out / "a.png").read_bytes(), name="a").pixels.shape == (3, 60, 72)
-    monkeypatch.setattr(pipeline.export, "RULES", 2)
+    monkeypatch.setattr(pipeline.export_plan, "RULES", 2)
     assert counts(export(job)) == (0, 3, 0, 0), "other rules, but they give the same bytes"
     assert counts(export(job)) == (0, 3, 0, 0)
 
@@ -739,7 +741,7 @@ def test_twenty_thousand_unchanged_files_take_seconds(
             exports.append(
                 ExportRow(
                     path=str(out / r.item), item=r.item, asked="same", format="png",
-                    made_of=pipeline.export._made_of(r), mtime_ns=str(facts.st_mtime_ns),
+                    made_of=pipeline.export_plan._made_of(r), mtime_ns=str(facts.st_mtime_ns),
                     sha256="x",
                 )
             )  # fmt: skip
