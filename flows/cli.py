@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.cluster import Client, ClusterSettings, Stop
-    from pipeline.export import ExportPlan, ExportRequest, ExportResult
+    from pipeline.export import ExportResult
+    from pipeline.export_plan import ExportPlan, ExportRequest
     from pipeline.ingest import Ingestion
     from pipeline.job import Job
     from pipeline.plan import Plan
@@ -177,7 +178,7 @@ def upscale(
     """
     from pipeline.apart import check_export_apart
     from pipeline.cluster import ClusterSettings, connect
-    from pipeline.export import ExportRequest
+    from pipeline.export_plan import ExportRequest
     from pipeline.inference import gpus_of
     from pipeline.job import create_job
     from pipeline.run import Upscaling, run_on
@@ -456,7 +457,7 @@ def export(
     """
     from flows.prepare import export_dataset
     from pipeline.cluster import ClusterSettings
-    from pipeline.export import ExportRequest
+    from pipeline.export_plan import ExportRequest
     from pipeline.job import open_job
     from pipeline.storage.dataset import is_dataset
 

@@ -15,7 +15,7 @@ from prefect import flow, task
 from flows.progress import counted, tiles
 from pipeline.apart import check_export_apart
 from pipeline.cluster import ClusterSettings, address_of, connect
-from pipeline.export import ExportRequest
+from pipeline.export_plan import ExportRequest
 from pipeline.inference import gpus_of
 from pipeline.job import create_job, open_job
 from pipeline.report import write_report

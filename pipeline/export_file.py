@@ -27,6 +27,7 @@ from pipeline.travel import enlarged
 from pipeline.wanted import sr_image
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from pipeline.storage.ledger import ItemRow
@@ -39,8 +40,8 @@ class ExportTask:
     row: ItemRow
     sr_dir: Path
     path: Path
-    partial: Path
-    """Where the finished file waits, in the same folder, until its place is free for it."""
+    partial_name: str
+    """What the finished file is called, in the same folder, until it is put into its place."""
     format: str
     asked: str
     made_of: str
@@ -56,6 +57,11 @@ class ExportTask:
     """Who may look into its folder, where that is made."""
     overwrite: bool = False
     """Whether a file that the job did not write may be replaced."""
+
+    @property
+    def partial(self) -> Path:
+        """Return where the finished file waits."""
+        return self.path.with_name(self.partial_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,10 +162,10 @@ def put_in_place(task: ExportTask, exported: Exported) -> None:
         task.partial.unlink(missing_ok=True)
 
 
-def remove(path: Path, *, sha256: str) -> bool:
-    """Remove a file if it has this content; return whether it had."""
+def remove(path: Path, contents: Collection[str]) -> bool:
+    """Remove a file if its content (sha256) is one of `contents`; return whether it was."""
     there = facts_of(path)
-    if there is None or there.sha256 != sha256:
+    if there is None or not there.sha256 or there.sha256 not in contents:
         return False
     path.unlink()
     return True

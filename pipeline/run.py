@@ -13,7 +13,8 @@ from models.registry import is_interpolation
 from pipeline.backends import resolve_backend
 from pipeline.cluster import Stop
 from pipeline.errors import UsageError
-from pipeline.export import check_targets, plan_export, run_export
+from pipeline.export import run_export
+from pipeline.export_plan import check_targets, plan_export
 from pipeline.forms import selects
 from pipeline.inference import resolve_device
 from pipeline.ingest import Ingestion, adopt_archive, run_ingest
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.cluster import Client
-    from pipeline.export import ExportPlan, ExportRequest, ExportResult
+    from pipeline.export import ExportResult
+    from pipeline.export_plan import ExportPlan, ExportRequest
     from pipeline.job import Job
     from pipeline.plan import Plan, UnitPlan
     from pipeline.status import Failure, JobStatus

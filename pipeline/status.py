@@ -21,6 +21,11 @@ class Failure:
     error: str
     message: str
 
+    @classmethod
+    def of(cls, item: str, error: BaseException | None) -> Failure:
+        """Return that an item failed by `error`."""
+        return cls(item, None, type(error).__name__, str(error))
+
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:

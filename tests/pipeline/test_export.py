@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from pipeline.errors import UsageError
-from pipeline.export import ExportRequest, ExportResult, plan_export, run_export
+from pipeline.export import ExportResult, run_export
 from pipeline.export_names import file_names
+from pipeline.export_plan import ExportRequest, plan_export
 from pipeline.geometry import Rect, Span
 from pipeline.images import read_picture
 from pipeline.status import read_status

@@ -15,10 +15,13 @@ import numpy as np
 import pytest
 
 import pipeline.export
+import pipeline.export_plan
 from pipeline.errors import UsageError
-from pipeline.export import ExportRequest, ExportResult, plan_export, run_export
+from pipeline.export import ExportResult, run_export
 from pipeline.export_file import put_in_place
+from pipeline.export_plan import ExportRequest, plan_export
 from pipeline.images import read_picture
+from pipeline.run import run_on
 from pipeline.status import read_status
 from pipeline.storage import atomic
 from pipeline.storage.ledger import DONE, FILE_NAME, ExportRow, Ledger, UnitRow
@@ -100,7 +103,7 @@ def test_what_is_unchanged_is_not_even_read(
         raise AssertionError
 
     monkeypatch.setattr(pipeline.export, "submit_windowed", fail)
-    monkeypatch.setattr(pipeline.export, "sr_image", fail)
+    monkeypatch.setattr(pipeline.export_plan, "sr_image", fail)
     assert counts(export(job)) == (0, 3, 0, 0)
 
 
@@ -125,7 +128,7 @@ def test_another_model_and_other_rules_write_all_again(
     upscale(source, job.folder, model="nearest-x3")
     assert counts(export(job)) == (3, 0, 0, 0)
     assert read_picture((out / "a.png").read_bytes(), name="a").pixels.shape == (3, 60, 72)
-    monkeypatch.setattr(pipeline.export, "RULES", 2)
+    monkeypatch.setattr(pipeline.export_plan, "RULES", 2)
     assert counts(export(job)) == (0, 3, 0, 0), "other rules, but they give the same bytes"
     assert counts(export(job)) == (0, 3, 0, 0)
 
@@ -310,6 +313,21 @@ def test_a_hard_link_of_an_original_is_never_replaced(
     assert ((out / "a.png").stat().st_ino, (source / "b" / "d.jpg").read_bytes()) == before
 
 
+def test_a_hard_link_of_an_original_is_known_before_pixels_are_made(
+    job: Job, source: Path, out: Path, tmp_path: Path
+) -> None:
+    out.mkdir()
+    os.link(source / "a.png", out / "c.png")
+    with run_on(job, "test") as run:
+        run.check_export(ExportRequest(out_dir=out, format="jpeg"))
+        run.check_export(ExportRequest(out_dir=out))
+        (out / "b").mkdir()
+        os.link(source / "a.png", out / "b" / "c.png")
+        run.check_export(ExportRequest(out_dir=out))
+        with pytest.raises(UsageError, match="in the place of an original"):
+            run.check_export(ExportRequest(out_dir=out, format="png"))
+
+
 def test_a_link_further_down_does_not_lead_into_the_source(
     job: Job, source: Path, out: Path, export: Export
 ) -> None:
@@ -429,6 +447,38 @@ def test_an_export_that_was_killed_is_continued_without_overwriting(
         pixels = read_picture((out / name).read_bytes(), name=name).pixels
         np.testing.assert_array_equal(pixels, sr.image(name).array[:])
     assert counts(export(job)) == (0, 3, 0, 0)
+
+
+def test_a_killed_overwriting_leaves_what_it_did_not_reach_to_its_owner(
+    job: Job, source: Path, out: Path, export: Export, upscale: Upscale,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out.mkdir()
+    (out / "a.png").write_bytes(b"mine")
+    kill_before_placing(monkeypatch)
+    with pytest.raises(Killed):
+        export(job, overwrite=True)
+    monkeypatch.undo()
+    assert [f.item for f in export(job).failures] == ["a.png"]
+    (source / "a.png").unlink()
+    upscale(source, job.folder)
+    assert export(job, prune=True).pruned == 0
+    assert (out / "a.png").read_bytes() == b"mine"
+
+
+def test_pruning_takes_no_link_that_came_to_the_place_of_a_file(
+    job: Job, source: Path, out: Path, export: Export, upscale: Upscale,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    kill_before_placing(monkeypatch)
+    with pytest.raises(Killed):
+        export(job)
+    monkeypatch.undo()
+    (out / "a.png").symlink_to(tmp_path / "elsewhere")
+    (source / "a.png").unlink()
+    upscale(source, job.folder)
+    assert export(job, prune=True).pruned == 0
+    assert (out / "a.png").is_symlink()
 
 
 # --- moved, copied, lost -------------------------------------------------------------------------
@@ -691,7 +741,7 @@ def test_twenty_thousand_unchanged_files_take_seconds(
             exports.append(
                 ExportRow(
                     path=str(out / r.item), item=r.item, asked="same", format="png",
-                    made_of=pipeline.export._made_of(r), mtime_ns=str(facts.st_mtime_ns),
+                    made_of=pipeline.export_plan._made_of(r), mtime_ns=str(facts.st_mtime_ns),
                     sha256="x",
                 )
             )  # fmt: skip
