@@ -431,6 +431,8 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         exif, notes = exif_of_tiff(data, page.offset, Layout.of(data))
         if others := len(file.pages) - 1:
             notes += (f"smaller copies of the picture in the file ({others}): not kept",)
+        if page.tags.valueof(296) == 1 and page.tags.valueof(282) != page.tags.valueof(283):
+            notes += ("the ratio of the sides of a pixel (TIFF) was not kept",)
         resources = photoshop.parted(_raw(page, data, 34377) or b"")
         metadata = Metadata(
             format="tiff",
