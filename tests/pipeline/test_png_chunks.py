@@ -135,6 +135,12 @@ def test_exif_in_a_text_is_read_as_exif(tmp_path: Path, name: str) -> None:
     assert picture.metadata.chunks == ()
 
 
+def test_a_profile_of_an_absurd_length_stays_a_text(tmp_path: Path) -> None:
+    text = b"Raw profile type exif\0\nexif\n" + b"9" * 5000 + b"\n4949\n"
+    assert again(tmp_path / "a.png", png((b"tEXt", text))) == ()
+    assert chunk(b"tEXt", text) in (tmp_path / "a.png").read_bytes()
+
+
 def test_a_profile_in_a_text_that_is_cut_off_stays_a_text(tmp_path: Path) -> None:
     _, body = profile_chunk("iptc", b"8BIM" + bytes(200))
     text = zlib.decompress(body.split(b"\0\0", 1)[1])[:-40]
