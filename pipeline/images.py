@@ -34,7 +34,7 @@ from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
 from pipeline.exif import of_tiff as exif_of_tiff
 from pipeline.metadata import Metadata as Metadata
-from pipeline.metadata import in_words
+from pipeline.metadata import in_words, plain
 from pipeline.storage.atomic import replace_atomically
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
     format = _sniff(data, name=name)
     try:
         pixels, metadata = _READERS[format](data, max_pixels)
+        metadata = replace(metadata, notes=plain(metadata.notes))
         return _upright(Picture(pixels=pixels, metadata=metadata))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
