@@ -231,9 +231,9 @@ def _tells(tag: Tag) -> bool:
 
 
 def shrunk(exif: bytes, most_bytes: int) -> tuple[bytes | None, tuple[str, ...]]:
-    """Return EXIF of at most that many bytes, and notes on the largest values, which went.
+    """Return EXIF of at most that many bytes, and a note on the largest values, which went.
 
-    Without any note it is the same bytes. EXIF that is broken goes whole.
+    EXIF that is small enough keeps its very bytes; one that is broken goes whole.
     """
     if len(exif) <= most_bytes:
         return exif, ()
@@ -242,14 +242,20 @@ def shrunk(exif: bytes, most_bytes: int) -> tuple[bytes | None, tuple[str, ...]]
         tags = tuple(_classic(t, layout) for t in _directory(exif, layout.root(exif), layout))
     except (ValueError, struct.error):
         return None, (f"damaged EXIF of {in_words(len(exif))} is too large, and was not kept",)
-    notes = []
-    while len(packed := _packed(tags, layout.order)) > most_bytes:
-        largest = max(_leaves(tags), key=_size)
-        tags = tuple(_without(tags, largest))
-        notes.append(
-            f"EXIF tag {largest.code} ({in_words(_size(largest))}) is too large, and was not kept"
-        )
-    return packed, tuple(notes)
+    gone: list[Tag] = []
+    while (excess := len(packed := _packed(tags, layout.order)) - most_bytes) > 0:
+        first = len(gone)
+        for tag in sorted(_leaves(tags), key=_size, reverse=True):
+            gone.append(tag)
+            excess -= _size(tag) + 12
+            if excess <= 0:
+                break
+        tags = tuple(_without(tags, {id(tag) for tag in gone[first:]}))
+    if not gone:
+        return packed, ()
+    size = in_words(sum(map(_size, gone)))
+    listed = _listed([tag.code for tag in gone])
+    return packed, (f"EXIF tags {listed} ({size}) are too large, and were not kept",)
 
 
 def _leaves(tags: tuple[Tag, ...]) -> Iterator[Tag]:
@@ -264,11 +270,11 @@ def _size(tag: Tag) -> int:
     return len(tag.value)
 
 
-def _without(tags: tuple[Tag, ...], gone: Tag) -> Iterator[Tag]:
+def _without(tags: tuple[Tag, ...], gone: set[int]) -> Iterator[Tag]:
     for tag in tags:
         if isinstance(tag.value, tuple):
             yield Tag(tag.code, tag.kind, tag.count, tuple(_without(tag.value, gone)))
-        elif tag is not gone:
+        elif id(tag) not in gone:
             yield tag
 
 

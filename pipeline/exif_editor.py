@@ -110,10 +110,11 @@ class Editor:
         At the end of the EXIF, where cameras put it, it leaves no gap.
         """
         held = [self.second.get(code) for code in (THUMBNAIL, THUMBNAIL_BYTES)]
-        if None in held:
+        found = [int(self.numbers(e)[0]) for e in held if e and (e.kind, e.count) == (4, 1)]
+        if len(found) < 2:
             return None
-        start, size = (int(self.numbers(entry)[0]) for entry in held if entry and entry.kind == 4)
-        if start + size > len(self.data) or start < 8:
+        start, size = found
+        if start + size > len(self.data) or self.data[start : start + 2] != b"\xff\xd8":
             return None
         if start + size + 1 >= len(self.data):
             del self.data[start:]

@@ -38,7 +38,7 @@ from pipeline.interlace import decode_interlaced
 from pipeline.jpeg_stream import check_whole, read_frame
 from pipeline.kinds import called
 from pipeline.metadata import Metadata as Metadata
-from pipeline.metadata import in_words
+from pipeline.metadata import in_words, plain
 from pipeline.raws import raw_tiff
 from pipeline.signatures import HEAD_BYTES, READ, described
 from pipeline.storage.access import EVERYONE
@@ -122,6 +122,7 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
         )
     try:
         pixels, metadata = _READERS[format](data, max_pixels)
+        metadata = replace(metadata, notes=plain(metadata.notes))
         return _upright(Picture(pixels=pixels, metadata=metadata))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
@@ -478,6 +479,8 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         exif, notes = exif_of_tiff(data, page.offset, Layout.of(data))
         if others := len(file.pages) - 1:
             notes += (f"smaller copies of the picture in the file ({others}): not kept",)
+        if page.tags.valueof(296) == 1 and page.tags.valueof(282) != page.tags.valueof(283):
+            notes += ("the ratio of the sides of a pixel (TIFF) was not kept",)
         resources = photoshop.parted(_raw(page, data, 34377) or b"")
         metadata = Metadata(
             format="tiff",

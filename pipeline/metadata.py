@@ -7,14 +7,17 @@ Bytes stay as the file held them: what depends on the pixels is made true when a
 from __future__ import annotations
 
 import base64
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _BLOCKS = ("icc", "exif", "xmp", "xmp_extended", "iptc", "photoshop")
 _PAIRS = ("dpi", "value_range")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MOST_NOTE = 4000
 KEYS = ("format", "mode", *_BLOCKS, *_PAIRS, "comments", "chunks", "notes")
 """Names under which the provenance of an item holds its metadata."""
 
@@ -89,6 +92,11 @@ def from_json(values: Mapping[str, Any]) -> Metadata:
 
 def _pair(values: Sequence[float] | None) -> tuple[float, float] | None:
     return (values[0], values[1]) if values else None
+
+
+def plain(notes: Iterable[str]) -> tuple[str, ...]:
+    """Return notes as single lines that no terminal takes for commands, whatever a file holds."""
+    return tuple(_CONTROLS.sub("?", note)[:_MOST_NOTE] for note in notes)
 
 
 def in_words(size_bytes: int) -> str:

@@ -33,7 +33,7 @@ _SILENT = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "iCCP", "eXIf", "iDOT", "acTL
 _MOST_BYTES, _CHECKED_BYTES = 64 << 20, 1 << 20
 _XMP = b"XML:com.adobe.xmp\0"
 _PROFILE = "Raw profile type "
-_HEX = re.compile(rb"\n[^\n]*\n\s*(\d+)\n([0-9a-fA-F\s]*)")
+_HEX = re.compile(rb"\n[^\n]*\n\s*(\d{1,9})\n([0-9a-fA-F\s]*)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline import colour, exif_values, geotiff, photoshop, png_chunks, xmp
 from pipeline import exif as exif_tree
 from pipeline.jpeg_segments import MOST_BYTES, MOST_XMP_BYTES, guid_of
-from pipeline.metadata import in_words
+from pipeline.metadata import in_words, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -97,7 +97,7 @@ def fitted(metadata: Metadata, target: Target) -> tuple[Metadata, tuple[str, ...
     metadata = _fit_colours(metadata, target, notes)
     metadata = _fit_captions(metadata, target, notes)
     metadata = _FITTERS[target.format](metadata, target, notes)
-    return replace(metadata, notes=()), tuple(notes)
+    return replace(metadata, notes=()), plain(notes)
 
 
 def _turned_xmp(packet: bytes, turn: int, notes: list[str]) -> bytes:

@@ -148,6 +148,25 @@ def test_a_thumbnail_that_is_no_jpeg_is_removed_and_noted() -> None:
     assert parsed(made).get_ifd(34665)[40962] == 9
 
 
+@pytest.mark.parametrize("broken", ["offset over the whole", "short offset", "no offset at all"])
+def test_a_thumbnail_that_points_astray_costs_no_other_value(broken: str) -> None:
+    exif = bytearray(exif_of(thumbnail=small()))
+    second = int.from_bytes(exif[8 + 2 + 24 : 8 + 2 + 24 + 4], "little")
+    entry = second + 2 + 12
+    if broken == "offset over the whole":
+        struct.pack_into("<I", exif, entry + 8, 8)
+        struct.pack_into("<I", exif, entry + 12 + 8, len(exif) - 8)
+    elif broken == "short offset":
+        struct.pack_into("<H", exif, entry + 2, 3)
+    else:
+        struct.pack_into("<I", exif, entry + 4, 0)
+    made, notes = resized(bytes(exif), width=9, height=7, thumbnail=lambda _: small())
+    assert notes == (REMOVED,)
+    below = parsed(made).get_ifd(34665)
+    assert (below[40962], below[40963]) == (9, 7)
+    assert made.index(MAKER_NOTE) == exif.index(MAKER_NOTE)
+
+
 def test_sides_above_16_bits_become_32_bit_numbers() -> None:
     made, _ = resized(exif_of(), width=70_000, height=66_000, thumbnail=None)
     below = parsed(made).get_ifd(34665)

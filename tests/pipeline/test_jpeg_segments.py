@@ -206,13 +206,22 @@ def exif_of(*sizes: int) -> bytes:
 def test_exif_above_a_segment_loses_its_largest_values_and_says_so(tmp_path: Path) -> None:
     metadata = Metadata(format="png", mode="RGB", exif=exif_of(90_000, 5000))
     back, notes = written(tmp_path / "a.jpg", metadata)
-    assert notes == ("EXIF tag 37500 (90 KB) is too large, and was not kept",)
+    assert notes == ("EXIF tags 37500 (90 KB) are too large, and were not kept",)
     found = Image.Exif()
     found.load(back.exif or b"")
     assert found[271] == "Maker"
     assert found.get_ifd(34665)[37510] == b"x" * 5000
     for format in ("png", "webp", "tiff"):
         assert written(tmp_path / "a", metadata, format)[1] == ()
+
+
+def test_exif_of_many_small_values_is_cut_at_once(tmp_path: Path) -> None:
+    entries = [struct.pack("<HHIHH", code, 3, 1, 7, 0) for code in range(1000, 13_000)]
+    exif = b"II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    back, notes = written(tmp_path / "a.jpg", Metadata(format="png", mode="RGB", exif=exif))
+    assert back.exif is not None
+    assert 60_000 < len(back.exif) <= 65_527
+    assert len(notes) == 1
 
 
 def test_comments_of_every_size_arrive_or_are_noted(tmp_path: Path) -> None:

@@ -91,6 +91,14 @@ def test_what_is_damaged_or_no_longer_true_is_noted(
     assert chunk(*bad) not in (tmp_path / "a.png").read_bytes()
 
 
+def test_a_note_never_holds_what_a_terminal_would_obey(tmp_path: Path) -> None:
+    hostile = (b"tEXt", b"a\x1b]0;owned\x07\nb\0text")
+    (note,) = again(tmp_path / "a.tif", png(hostile), "tiff")
+    assert note == "PNG text a?]0;owned??b: TIFF has no place for it"
+    (note,) = again(tmp_path / "a.png", png((b"tEXt", b"\x1b[31m no text")))
+    assert note == "PNG text '\\x1b[31m no text' is damaged and was not kept"
+
+
 def test_data_behind_the_last_chunk_is_noted(tmp_path: Path) -> None:
     assert again(tmp_path / "a.png", png(behind=b"PK\3\4" * 500)) == (
         "data behind the picture: 2 KB, not kept",
@@ -133,6 +141,12 @@ def test_exif_in_a_text_is_read_as_exif(tmp_path: Path, name: str) -> None:
     assert picture.pixels.shape == (3, 8, 6), "turned, as by its eXIf"
     assert picture.metadata.exif == exif_with_orientation(1)
     assert picture.metadata.chunks == ()
+
+
+def test_a_profile_of_an_absurd_length_stays_a_text(tmp_path: Path) -> None:
+    text = b"Raw profile type exif\0\nexif\n" + b"9" * 5000 + b"\n4949\n"
+    assert again(tmp_path / "a.png", png((b"tEXt", text))) == ()
+    assert chunk(b"tEXt", text) in (tmp_path / "a.png").read_bytes()
 
 
 def test_a_profile_in_a_text_that_is_cut_off_stays_a_text(tmp_path: Path) -> None:

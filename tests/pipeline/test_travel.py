@@ -262,7 +262,7 @@ def complaint(
         return None if same else f"{name} was {values!r}, is {after[name]!r}"
     if name in MOVED and sorted(after.get(MOVED[name], ())) == sorted(values):
         return None
-    if "Resolution" in name and target == "png":
+    if "Resolution" in name and target == "png" and "PNG-pHYs:PixelsPerUnitX" in after:
         return None if after["PNG-pHYs:PixelsPerUnitX"] == ["11811"] else f"{name} is gone"
     if name in COLOURS and "ICC_Profile:RedMatrixColumn" in after:
         return None
