@@ -16,11 +16,14 @@ from pipeline.geometry import Rect, Span
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SMALL_PX = 8
-"""A side shorter than this gets as many mirrored pixels in front and behind.
+SMALL_PX = 4
+"""A side shorter than this gets context: from here on no shipped network is better with it.
 
 Less than the least tile, so that a small side is never cut into tiles.
 """
+
+CONTEXT_PX = 8
+"""How many mirrored pixels it gets in front and behind; more of them change next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Context:
     @classmethod
     def of(cls, height: int, width: int) -> Context:
         """Return what a picture of this size gets: nothing on a side of `SMALL_PX` or more."""
-        return cls(*(SMALL_PX if side < SMALL_PX else 0 for side in (height, width)))
+        return cls(*(CONTEXT_PX if side < SMALL_PX else 0 for side in (height, width)))
 
     def __bool__(self) -> bool:
         """Return whether there is any."""

@@ -42,7 +42,8 @@ _SECTOR = 512
 _SPARE = 32
 """A whole picture needs all of its data, but for less than this."""
 _PIECE = 1 << 18
-_PROBE = bytes(range(1, 255)) * 2
+# Two, as what one decodes to may look the same, such as darker than black.
+_PROBES = (bytes(range(1, 255)) * 2, bytes(range(254, 0, -1)) * 2)
 _END = b"\xff\xd9"
 _MISSING = "restore the file from its origin"
 
@@ -367,6 +368,9 @@ class _Stream:
             return False
         tail = self.data[scan.end :] if scan.marker is not None else _END
         try:
-            return np.array_equal(self.decode(self.data[:end] + _PROBE + tail), self.pixels)
+            return all(
+                np.array_equal(self.decode(self.data[:end] + probe + tail), self.pixels)
+                for probe in _PROBES
+            )
         except Exception:  # Decoders raise anything on damaged bytes: then it is not whole.
             return False

@@ -76,6 +76,12 @@ def test_good_pictures_are_read_however_they_were_written(picture: str, way: str
     np.testing.assert_array_equal(got, np.moveaxis(want, 2, 0))
 
 
+def test_an_even_picture_in_half_the_colours_with_tables_of_its_own_is_read() -> None:
+    black = np.zeros((900, 900, 3), np.uint8)
+    file = imagecodecs.jpeg8_encode(black, optimize=True)
+    np.testing.assert_array_equal(read_picture(file, name="a.jpg").pixels, 0)
+
+
 @pytest.mark.parametrize("way", ["baseline", "own tables", "progressive", "restart by rows"])
 @pytest.mark.parametrize(
     "behind",
