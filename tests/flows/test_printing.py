@@ -7,7 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import unicodedata
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -171,19 +173,30 @@ cli.main(["status", "x"])
     assert all(line == visible(line) for line in err.split("\n"))
 
 
+def read_to_the_end(terminal: int, seen: bytearray) -> None:
+    """Collect what is written to a terminal until its other end is closed."""
+    with suppress(OSError):  # How Linux says that it is.
+        while data := os.read(terminal, 65536):
+            seen += data
+    os.close(terminal)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 def test_messages_beside_a_progress_bar_are_not_obeyed_either(
     encoding: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     master, slave = os.openpty()
     monkeypatch.setenv("TERM", "xterm")
-    with os.fdopen(slave, "w", encoding=encoding) as terminal, os.fdopen(master, "rb", 0) as seen:
+    seen = bytearray()
+    reader = threading.Thread(target=read_to_the_end, args=(master, seen))
+    reader.start()
+    with os.fdopen(slave, "w", encoding=encoding) as terminal:
         monkeypatch.setattr(sys, "stderr", terminal)
         with guarded(), counted("ingest", "files") as tell:
             click.echo("esc\x1b[31mred", err=True, color=True)
             tell(2, 2)
-        terminal.flush()
-        text = seen.read(65536).decode(encoding)
+    reader.join()
+    text = seen.decode(encoding)
     assert "2/2" in text
     # The bar itself is drawn with what the terminal has.
     assert ("\u2501" in text) == (encoding == "utf-8")
