@@ -80,7 +80,10 @@ _LITTER_BY_PATTERN = (
     (re.compile(r"\.trash-\d+$", re.IGNORECASE), ".Trash"),
     (re.compile(r".*@syno(eastream|resource)$", re.IGNORECASE), "@SynoEAStream"),
     (re.compile(r"\.(nfs|fuse_hidden|smbdelete)[0-9a-f]{4}", re.IGNORECASE), ".nfs"),
-    (re.compile(r"~\$.|\.~lock\..*#$"), "locks of office programs"),
+    (
+        re.compile(r"~\$.+\.(doc|dot|xls|ppt|pps|pub|vsd|rtf)\w?$|\.~lock\..*#$", re.IGNORECASE),
+        "locks of office programs",
+    ),
     (re.compile(r".*\.lrdata$", re.IGNORECASE), ".lrdata"),
 )
 

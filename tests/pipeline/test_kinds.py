@@ -52,6 +52,8 @@ JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF"
         ("a.png@SynoEAStream", "@SynoEAStream"),
         (".picasa.ini", ".picasa.ini"),
         ("Previews.lrdata", ".lrdata"),
+        ("~$letter.docx", "locks of office programs"),
+        (".~lock.letter.odt#", "locks of office programs"),
         (".nfs000000000012ab", ".nfs"),
     ],
 )
@@ -59,7 +61,9 @@ def test_litter_is_known_by_its_name_in_any_case(name: str, label: str) -> None:
     assert litter(name) == Verdict(LITTER, label)
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "recycle", "@home", "#1.png", "$100.png", "~a.png", "_"])
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "recycle", "@home", "#1.png", "$100.png", "~a.png", "~$a.png", "_"]
+)
 def test_names_that_only_look_like_litter_are_kept(name: str) -> None:
     assert litter(name) is None
 
