@@ -12,7 +12,7 @@ import tifffile
 from pipeline.errors import PictureError
 from pipeline.geometry import Rect, Span
 from pipeline.images import Picture, decode_picture, read_picture, write_picture
-from pipeline.ingest import metadata_of
+from pipeline.metadata import from_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,7 +104,7 @@ def test_an_enlarged_picture_keeps_its_mean_in_the_units_of_the_file(
     (tmp_path / "source" / "a.tif").write_bytes(tiff(values, 0, 255))
     image = upscale(tmp_path / "source", tmp_path / "job").job.open_sr().image("a.tif")
     pixels = image.read(Rect(Span(0, 24), Span(0, 30)))
-    picture = Picture(pixels=pixels, metadata=metadata_of(image.provenance))
+    picture = Picture(pixels=pixels, metadata=from_json(image.provenance))
     write_picture(tmp_path / "out.tif", picture, format="tiff")
     enlarged = tifffile.imread(tmp_path / "out.tif")
     assert enlarged.shape == (24, 30, 3)

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.export import ExportRequest, plan_export, run_export
+from pipeline.export import run_export
+from pipeline.export_plan import ExportRequest, plan_export
 from pipeline.metadata import Metadata, from_json, to_json
 from pipeline.report import write_report
 from pipeline.run import run_on
