@@ -17,6 +17,7 @@ import torch
 
 from benchmarks.rig import Settings, make_pictures, parse
 from pipeline.cluster import ClusterSettings, connect
+from pipeline.export_plan import ExportRequest
 from pipeline.images import Metadata, Picture, read_picture, write_picture
 from pipeline.inference import load_model
 from pipeline.job import create_job
@@ -67,12 +68,13 @@ def stage_seconds(pictures: Path, folder: Path, settings: Settings) -> dict[str,
     job = create_job(folder / "job", source=str(pictures))
     address = ModelAddress(name_or_file=settings.model, device="cpu")
     upscaling = Upscaling(spec=settings.spec, model=address)
+    request = ExportRequest(out_dir=folder / "out", format="png")
     seconds = {}
     with run_on(job, "benchmark") as run, connect(ClusterSettings()) as client:
         stages = {
             "ingest": lambda: run.ingest(str(pictures), client),
             "upscale": lambda: run.upscale(upscaling, run.plan(upscaling), client),
-            "export": lambda: run.export(folder / "out", "png", client),
+            "export": lambda: run.export(run.plan_export(request), client),
         }
         for name, stage in stages.items():
             began = time.perf_counter()
