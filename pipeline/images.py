@@ -415,13 +415,19 @@ def _read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         icc=_filled(chunks.get(b"ICCP")),
         exif=_filled(exif.removeprefix(EXIF_PREFIX)) if exif else None,
         xmp=_filled(chunks.get(b"XMP ")),
-        notes=tuple(
-            f"WebP chunk {kind.decode('latin-1')} ({in_words(len(body))}) was not kept"
-            for kind, body in chunks.items()
-            if kind not in _WEBP_CHUNKS
-        ),
+        notes=tuple(_webp_notes(data, chunks)),
     )
     return pixels, metadata
+
+
+def _webp_notes(data: bytes, chunks: dict[bytes, bytes]) -> Iterator[str]:
+    """Yield a note for each part of the file that is not kept."""
+    for kind, body in chunks.items():
+        if kind not in _WEBP_CHUNKS:
+            yield f"WebP chunk {kind.decode('latin-1')} ({in_words(len(body))}) was not kept"
+    behind = data[8 + int(struct.unpack_from("<I", data, 4)[0]) :]
+    if behind.strip(b"\0"):
+        yield f"data behind the picture: {in_words(len(behind))}, not kept"
 
 
 _WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"EXIF", b"XMP ")

@@ -490,6 +490,17 @@ def test_broken_exif_that_is_too_large_for_jpeg_is_noted_and_costs_no_picture(
     assert read_picture(path.read_bytes(), name="a.jpg").metadata.exif is None
 
 
+def test_unknown_parts_of_a_webp_are_noted() -> None:
+    data = SAMPLES["lossless.webp"]
+    odd = data + b"ABCD" + struct.pack("<I", 6) + b"inside"
+    odd = odd[:4] + struct.pack("<I", len(odd) - 8) + odd[8:] + b"behind it"
+    assert read_picture(odd, name="a.webp").metadata.notes == (
+        "WebP chunk ABCD (6 bytes) was not kept",
+        "data behind the picture: 9 bytes, not kept",
+    )
+    assert read_picture(data + bytes(9), name="a.webp").metadata.notes == ()
+
+
 def test_a_failed_replacement_leaves_the_earlier_file_alone(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 250 + ".png")
     path.write_bytes(b"earlier")

@@ -199,18 +199,18 @@ def exif_of(*sizes: int) -> bytes:
     exif = Image.Exif()
     exif[271] = "Maker"
     for number, size in enumerate(sizes):
-        exif.get_ifd(34665)[37500 if number == 0 else 37510] = b"x" * size
+        exif.get_ifd(34665)[37510 if number == 0 else 41730] = b"x" * size
     return exif.tobytes().removeprefix(b"Exif\0\0")
 
 
 def test_exif_above_a_segment_loses_its_largest_values_and_says_so(tmp_path: Path) -> None:
     metadata = Metadata(format="png", mode="RGB", exif=exif_of(90_000, 5000))
     back, notes = written(tmp_path / "a.jpg", metadata)
-    assert notes == ("EXIF tags 37500 (90 KB) are too large, and were not kept",)
+    assert notes == ("EXIF tags 37510 (90 KB) are too large, and were not kept",)
     found = Image.Exif()
     found.load(back.exif or b"")
     assert found[271] == "Maker"
-    assert found.get_ifd(34665)[37510] == b"x" * 5000
+    assert found.get_ifd(34665)[41730] == b"x" * 5000
     for format in ("png", "webp", "tiff"):
         assert written(tmp_path / "a", metadata, format)[1] == ()
 
