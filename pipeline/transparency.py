@@ -43,27 +43,28 @@ def without_hidden(pixels: NDArray[Any], depth_px: int) -> NDArray[Any]:
 def _fill(colours: NDArray[Any], visible: NDArray[np.bool_], depth_px: int) -> None:
     """Fill ``(c, h, w)`` in place, one ring a turn."""
     c, h, w = colours.shape
-    width = w + 2
-    known = np.pad(visible, 1).reshape(-1)
-    values = np.pad(colours, ((0, 0), (1, 1), (1, 1))).reshape(c, -1)
     inside = np.pad(np.ones((h, w), dtype=bool), 1).reshape(-1)
-    steps = [row * width + col for row, col in _AROUND]
+    known = np.pad(visible, 1).reshape(-1)
+    # What is not known yet is 0, so that sums pass over it.
+    values = np.pad(colours * visible, ((0, 0), (1, 1), (1, 1))).reshape(c, -1)
+    steps = [row * (w + 2) + col for row, col in _AROUND]
     ring = np.flatnonzero(known)
     for _ in range(depth_px):
-        beside = np.unique(np.concatenate([ring + step for step in steps]))
-        ring = beside[inside[beside] & ~known[beside]]
+        beside = np.zeros(len(known), dtype=bool)
+        for step in steps:
+            beside[ring + step] = True
+        ring = np.flatnonzero(beside & inside & ~known)
         if not len(ring):
             break
-        total = np.zeros((c, len(ring)))
-        count = np.zeros(len(ring))
+        total, count = np.zeros((c, len(ring))), np.zeros(len(ring))
         for step in steps:
-            share = known[ring + step]
-            total += values[:, ring + step] * share
-            count += share
-        mean = total / count
-        values[:, ring] = mean if values.dtype.kind == "f" else np.rint(mean)
+            total += values[:, ring + step]
+            count += known[ring + step]
+        total /= count
+        values[:, ring] = total if values.dtype.kind == "f" else np.rint(total)
         known[ring] = True
-    colours[...] = values.reshape(c, h + 2, width)[:, 1:-1, 1:-1]
+    filled = known.reshape(h + 2, w + 2)[1:-1, 1:-1]
+    np.copyto(colours, values.reshape(c, h + 2, w + 2)[:, 1:-1, 1:-1], where=filled)
 
 
 def with_hidden(sr: NDArray[Any], lr: NDArray[Any], scale: int) -> NDArray[Any]:
