@@ -202,9 +202,8 @@ class _Export:
 
         Not that of somebody else's file which is overwritten: until then it is somebody else's.
         """
-        there = exported.replaces
-        if there is None or not (there.sha256 in task.ours or task.of_a_run):
-            there = Facts(0, 0, "")
+        there = None if exported.overwrites else exported.replaces
+        there = there or Facts(0, 0, "")
         return replace(_row_of(task, there), made_of="", coming_sha256=exported.facts.sha256)
 
     def _take_back(self, task: ExportTask) -> None:

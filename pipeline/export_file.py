@@ -83,6 +83,8 @@ class Exported:
     replaces: Facts | None = None
     notes: tuple[str, ...] | None = None
     """What the file does not hold of the metadata; None where it was not looked at again."""
+    overwrites: bool = False
+    """Whether what it replaces is somebody else's."""
 
 
 def facts_of(path: Path) -> Facts | None:
@@ -117,8 +119,9 @@ def export_item(task: ExportTask) -> Exported:
     sha256 = hashlib.sha256(content).hexdigest()
     if there is not None and there.sha256 == sha256:
         return Exported(there, is_new=False, notes=notes)
-    if there is not None:
-        _check_ours(task, there, content)
+    ours = there is None or _is_ours(task, there, content)
+    if there is not None and not ours:
+        _check_overwritten(task, there)
     taken_ns = image.provenance.get("mtime_ns")
     write_new(
         task.partial,
@@ -127,7 +130,7 @@ def export_item(task: ExportTask) -> Exported:
         readers=task.readers,
     )
     facts = Facts(len(content), task.partial.stat().st_mtime_ns, sha256)
-    return Exported(facts, is_new=True, replaces=there, notes=notes)
+    return Exported(facts, is_new=True, replaces=there, overwrites=not ours, notes=notes)
 
 
 def finish(path: Path, *, mtime_ns: int | None) -> None:
@@ -171,17 +174,23 @@ def remove(path: Path, contents: Collection[str]) -> bool:
     return True
 
 
-def _check_ours(task: ExportTask, there: Facts, content: bytes) -> None:
-    """Make sure that what is at the place of a file may be replaced by it."""
+def _is_ours(task: ExportTask, there: Facts, content: bytes) -> bool:
+    """Return whether the job wrote what is at the place of a file."""
+    if not there.sha256:
+        return False
+    # The latter: exported before upres kept record of that, and not touched since.
+    return there.sha256 in task.ours or (task.of_a_run and _same_pixels(task.path, content))
+
+
+def _check_overwritten(task: ExportTask, there: Facts) -> None:
+    """Make sure that what somebody else put at the place of a file may be replaced by it."""
     if task.path.is_dir() and not task.path.is_symlink():
         raise OccupiedError(
             f"{task.path} is a folder, wanted the place of a file; move it away, or export into "
             "another folder"
         )
-    if there.sha256 in task.ours or task.overwrite:
+    if task.overwrite:
         return
-    if task.of_a_run and there.sha256 and _same_pixels(task.path, content):
-        return  # Exported before upres kept record of that, and not touched since.
     kind = "changed since this job wrote it" if task.ours else "was not written by this job"
     raise OccupiedError(
         f"{task.path} exists ({there.size_bytes} bytes) and {kind}; move it away, export into "
