@@ -124,10 +124,9 @@ def raw_tiff(data: bytes, *, name: str) -> str | None:
     if not main:
         return None
     first = main[0]
-    extension = PurePosixPath(name).suffix.lower()
-    named = _EXTENSIONS.get(extension)
+    named = _EXTENSIONS.get(PurePosixPath(name).suffix.lower())
     if any(directory.is_dng for directory in main):
-        return "GoPro GPR" if extension == ".gpr" else "DNG"
+        return named or "DNG"
     if any(directory.holds_sensor_data for directory in (*main, *below)):
         return named or _by_maker(first.make) or "sensor data"
     if first.subfile & 1 and any(not directory.subfile & 1 for directory in below):

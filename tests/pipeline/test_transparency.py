@@ -13,6 +13,7 @@ from pipeline.geometry import Rect, Span
 from pipeline.inference import Inference, load_model
 from pipeline.spec import UpscaleSpec
 from pipeline.transparency import without_hidden
+from pipeline.unit import Workbench
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,6 +138,17 @@ def test_tiles_of_a_picture_with_hidden_colours_equal_the_whole(
     image = done.job.open_sr().image("a.png")
     sr = image.read(Rect(Span(0, 140), Span(0, 180)))
     np.testing.assert_array_equal(sr, network(model).enlarge(lr))
+
+
+@pytest.mark.parametrize("size", [(20, 24), (2, 30)])
+def test_pictures_of_a_stack_equal_each_one_alone(size: tuple[int, int], photo: TakePhoto) -> None:
+    run = network("span-x2")
+    pictures = np.stack([photo(*size, 4, at=at) for at in (0, 60, 200)])
+    pictures[1, -1, :, 9:] = 0
+    pictures[2, -1] = 0
+    bench = Workbench(run, 512 * 512)
+    for picture, sr in zip(pictures, bench.enlarge_pictures(pictures, 21), strict=True):
+        np.testing.assert_array_equal(sr, run.enlarge(picture))
 
 
 def test_what_was_made_before_is_stale_where_it_has_alpha() -> None:
