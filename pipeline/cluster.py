@@ -262,8 +262,8 @@ def _remote(address: str) -> Iterator[Client]:
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         # What Dask raises for an address or a setting that cannot be, such as a lacking key.
         raise UsageError(
-            f"no connection to {address!r} can be made ({error}); check the address, Dask's "
-            "configuration files and the variables DASK_*"
+            f"no connection to {address!r} can be made ({error}); give the address that "
+            "`dask scheduler` shows, and check Dask's configuration files and variables DASK_*"
         ) from error
     with client:
         if not client.scheduler_info(n_workers=-1)["workers"]:
