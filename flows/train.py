@@ -189,7 +189,7 @@ def run_training(
         path, rejected = _dataset(request, processes, stop)
         dataset = Dataset.open(path)
         if processes.leads:
-            _close_samples(request.out_dir, path)
+            close_samples(request.out_dir, path)
         statistics = dataset.statistics()
         patches = {name: found["patches"] for name, found in statistics.items()}
         pictures = len({o.item for m in dataset.manifests() for o in m.origins if o.split})
@@ -226,7 +226,7 @@ def run_training(
     return document, processes.leads
 
 
-def _close_samples(out_dir: Path, dataset_dir: Path) -> None:
+def close_samples(out_dir: Path, dataset_dir: Path) -> None:
     """Show patches of the dataset to those alone who may read it."""
     allowed = readers([dataset_dir], near=out_dir)
     if allowed != EVERYONE:

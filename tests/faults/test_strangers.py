@@ -160,3 +160,16 @@ def test_nothing_of_a_private_picture_can_be_read_from_a_dataset_and_its_files(
     # Of what is in the export's own folder, statistics and list hold figures, no pixels.
     figures = {"out/manifest.csv", "out/statistics.json"}
     assert read_by_another_account(open_folder) <= {"dataset.lock", *figures}
+
+
+def test_samples_of_a_training_are_as_private_as_its_dataset(open_folder: Path) -> None:
+    from flows.train import close_samples
+
+    dataset, out = open_folder / "dataset", open_folder / "training"
+    dataset.mkdir(mode=0o755)
+    close_samples(out, dataset)
+    assert not out.exists()
+    dataset.chmod(0o700)
+    (out / "samples").mkdir(parents=True)
+    close_samples(out, dataset)
+    assert mode(out / "samples") == 0o700
