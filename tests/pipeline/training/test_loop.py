@@ -598,7 +598,7 @@ def test_without_validation_the_last_is_the_best(tmp_path: Path, photo: TakePhot
 
 def test_a_loss_that_stays_nan_ends_the_training(dataset: Dataset, tmp_path: Path) -> None:
     broken = replace(PLAIN, learning_rate=1e6, steps=40, validate_every=40, warmup_share=0.0)
-    with pytest.raises(TrainingError, match="training diverged: .* --set learning_rate=0.001"):
+    with pytest.raises(TrainingError, match=r"training diverged: .* --set learning_rate=0\.001"):
         run(dataset, broken, tmp_path)
 
 
