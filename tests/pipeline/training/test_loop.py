@@ -502,7 +502,7 @@ def test_a_student_nears_its_teacher_and_is_validated_by_the_originals(
     assert taught[40] != heard[-1].loss
     with (tmp_path / "taught" / "metrics.csv").open() as file:
         last = list(csv.DictReader(file))[-1]
-    network = checkpoint.load(tmp_path / "taught" / "last.safetensors").network
+    network = checkpoint.load(str(tmp_path / "taught" / "last.safetensors")).network
     lr, hr = held_out(dataset)
     with torch.no_grad():
         sr = network(lr)
@@ -598,7 +598,7 @@ def test_without_validation_the_last_is_the_best(tmp_path: Path, photo: TakePhot
 
 def test_a_loss_that_stays_nan_ends_the_training(dataset: Dataset, tmp_path: Path) -> None:
     broken = replace(PLAIN, learning_rate=1e6, steps=40, validate_every=40, warmup_share=0.0)
-    with pytest.raises(TrainingError, match="lower learning_rate"):
+    with pytest.raises(TrainingError, match=r"training diverged: .* --set learning_rate=0\.001"):
         run(dataset, broken, tmp_path)
 
 
@@ -614,8 +614,11 @@ def stored(out: Path) -> int:
     return stored_step(out / "state.safetensors")
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, GAN, NORMED], ids=["plain", "gan", "normed"])
-@pytest.mark.parametrize("rate", [1e6, 1e3, 1.0])
+@pytest.mark.parametrize(
+    ("recipe", "rate"),
+    [(PLAIN, 1e6), (PLAIN, 1.0), (GAN, 1e6), (NORMED, 1e6)],
+    ids=["plain", "plain-slower", "gan", "normed"],
+)
 def test_a_blown_training_leaves_what_was_good_and_says_how_to_go_on(
     recipe: TrainRecipe, rate: float, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -714,7 +717,7 @@ def test_the_validation_loss_is_that_of_a_step_on_those_patches(
 ) -> None:
     """Of the output as it is: not rounded, and not clipped to what a picture can hold."""
     run(dataset, replace(PLAIN, losses={"l1": 1.0, "mse": 0.5}), tmp_path)
-    network = checkpoint.load(tmp_path / "last.safetensors").network
+    network = checkpoint.load(str(tmp_path / "last.safetensors")).network
     lr, hr = held_out(dataset)
     with torch.no_grad():
         apart = network(lr) - hr
