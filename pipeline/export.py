@@ -20,7 +20,7 @@ from pipeline.export_file import Exported, ExportTask, Facts, export_item, put_i
 from pipeline.export_names import folded
 from pipeline.export_plan import FOLDER, contents_of
 from pipeline.status import Failure
-from pipeline.storage.access import make_folder
+from pipeline.storage.access import close_to, make_folder
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.ledger import EXPORT, ExportRow, Note
 
@@ -70,6 +70,8 @@ def run_export(
     where there are no tasks.
     """
     export = _Export(plan, ledger)
+    for path, allowed in plan.settled.items():
+        close_to(path, allowed)  # Its picture may be private by now.
     if client is not None and plan.tasks:
         tasks = export.with_folders()
         for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
@@ -98,7 +100,7 @@ class _Export:
 
     def __init__(self, plan: ExportPlan, ledger: Ledger) -> None:
         self.written = 0
-        self.unchanged = plan.unchanged
+        self.unchanged = len(plan.settled)
         self.failures = list(plan.failures)
         self._plan = plan
         self._ledger = ledger

@@ -82,7 +82,8 @@ class ExportPlan:
     tasks: tuple[ExportTask, ...] = ()
     known: Mapping[str, ExportRow] = field(default_factory=dict)
     """What the job wrote below the folder before, by path."""
-    unchanged: int = 0
+    settled: Mapping[Path, int] = field(default_factory=dict)
+    """Files that are there as they are to be, each with who may read it."""
     gone: tuple[ExportRow, ...] = ()
     """Files that the job wrote for what is not in the source now, or is called otherwise."""
     failures: tuple[Failure, ...] = ()
@@ -105,10 +106,10 @@ def plan_export(
     formats, failures = _formats(job, ready, known.values(), request.format)
     paths = paths_of(formats, request.root)
     places = _Places(job, ledger, request, by_item, known, paths)
-    tasks, unchanged = [], 0
+    tasks, settled = [], {}
     for item, path in paths.items():
         if places.is_current(path, by_item[item], formats[item]):
-            unchanged += 1
+            settled[path] = places.readers(path, by_item[item])[0]
             continue
         try:
             tasks.append(places.task(path, by_item[item], formats[item]))
@@ -118,7 +119,7 @@ def plan_export(
         request=request,
         tasks=tuple(tasks),
         known=known,
-        unchanged=unchanged,
+        settled=settled,
         gone=tuple(places.gone()),
         failures=(*failures, *_unready(status)),
     )
@@ -211,7 +212,7 @@ class _Places:
         if there and before is None:
             before = self._called_otherwise(path)
         rows = [*([before] if before else []), *self._elsewhere.get(row.item, ())]
-        allowed, folder_allowed = self._readers(path, row)
+        allowed, folder_allowed = self.readers(path, row)
         return ExportTask(
             row=row,
             sr_dir=self._job.sr_dir,
@@ -228,7 +229,7 @@ class _Places:
             overwrite=self._request.overwrite,
         )
 
-    def _readers(self, path: Path, row: ItemRow) -> tuple[int, int]:
+    def readers(self, path: Path, row: ItemRow) -> tuple[int, int]:
         """Return who may read the file of an item, and who its folder.
 
         Those who may read its source, or the job where that is gone.

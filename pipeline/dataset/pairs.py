@@ -128,9 +128,11 @@ def _distance(hr: SourceFile, lr: SourceFile) -> tuple[int, int, int]:
 
 
 def _cases(hr: SourceFile, lr: SourceFile, name: str) -> int:
-    """Return 0 where both files write the name that they share alike, else 1."""
-    stems = [unicodedata.normalize("NFC", PurePosixPath(f.item).stem) for f in (hr, lr)]
-    return int(len({stem[: len(name)] for stem in stems}) > 1)
+    """Return 0 where both files write the name that they share alike, 1 in another form, else 2."""
+    stems = [PurePosixPath(f.item).stem for f in (hr, lr)]
+    if len({unicodedata.normalize("NFC", stem)[: len(name)] for stem in stems}) > 1:
+        return 2
+    return int(len({unicodedata.is_normalized("NFC", stem) for stem in stems}) > 1)
 
 
 def _nearest(edges: Sequence[_Edge]) -> list[_Edge]:
