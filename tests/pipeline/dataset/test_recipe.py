@@ -205,8 +205,7 @@ def test_values_of_another_upres_are_refused(values: dict[str, Any], message: st
         ("extract=grid", "extract", "grid"),
         ("name=2024", "name", "2024"),
         ("channels=1", "channels", 1),
-        ("stride_px=[32,64]", "stride_px", [32, 64]),
-        ("prepare.stride_px=[32,64]", "stride_px", [32, 64]),
+        ("prepare.patch_hr_px=[32,64]", "patch_hr_px", [32, 64]),
         ("prepare.split.validation=0.2", "split", {"validation": 0.2}),
     ],
 )
