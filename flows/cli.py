@@ -897,3 +897,7 @@ def _as_json(failures: Sequence[Failure]) -> list[dict[str, Any]]:
     from dataclasses import asdict
 
     return [asdict(failure) for failure in failures]
+
+
+if __name__ == "__main__":
+    main()
