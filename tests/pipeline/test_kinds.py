@@ -120,7 +120,7 @@ def test_films_documents_and_texts_are_not_pictures(name: str, head: bytes, labe
         ("a.cbr", b"Rar!\x1a\7\1\0", "a RAR archive"),
         ("a.cb7", b"", "a 7z archive"),
         ("IMG_0001", b"", "empty"),
-        ("FILE0001.CHK", bytes(512), "zeros only"),
+        ("FILE0001.CHK", bytes(512), "bytes of zero"),
         ("x.unknown", b"\1\2\3\4\5\6\7\x08", "unknown bytes 01 02 03 04"),
     ],
 )
