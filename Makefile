@@ -5,15 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 MARKS ?= not gpu and not slow and not services and not browser
+JOBS ?= auto
 
 .PHONY: demo test test-newest check lint types imports clean
 
 demo: $(VENV)/installed
 	$(BIN)/upres demo $(DEMO_DIR)
 
-# The tests that take seconds; `make test MARKS="not gpu"` is all of them, as .ci/run does it.
+# The tests that take seconds, several files at once: JOBS=0 runs one after the other. The tests of a
+# file stay together, as they share a cluster. `make test MARKS="not gpu" JOBS=0` is all of them.
 test: $(VENV)/installed
-	$(BIN)/pytest -m "$(MARKS)"
+	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist loadfile -m "$(MARKS)"
 
 # The same on the newest Python that is installed, in an environment beside that of $(PYTHON).
 test-newest:
