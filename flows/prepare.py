@@ -34,7 +34,7 @@ from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
 from pipeline.job import beside, locked, read_locked
-from pipeline.signature import check_own, is_signed_png, signed_png
+from pipeline.own_files import check_own, is_signed_png, signed_png
 from pipeline.status import Failure, read_status
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.atomic import write_atomic

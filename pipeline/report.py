@@ -19,9 +19,9 @@ import torch
 from pipeline import preview, tilemap
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
+from pipeline.own_files import check_own, is_report
 from pipeline.page import render
 from pipeline.score import ItemScores, read_scores
-from pipeline.signature import check_own, is_report
 from pipeline.status import JobStatus, read_status
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.ledger import DONE, INGESTED, ItemCount, ItemRow, Ledger

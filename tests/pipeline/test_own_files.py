@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.errors import OccupiedError
 from pipeline.images import encode_preview, read_picture
-from pipeline.signature import check_own, is_signed_png, signed_png
+from pipeline.own_files import check_own, is_signed_png, signed_png
 
 if TYPE_CHECKING:
     from pathlib import Path
