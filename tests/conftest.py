@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from pipeline.cluster import Client
     from pipeline.job import Job
     from pipeline.status import JobStatus
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Several of these share the cores, and torch's threads wait for each other by spinning.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 class TakePhoto(Protocol):
