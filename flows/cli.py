@@ -863,8 +863,8 @@ def _print_status(
 
 def _print_notes(notes: Sequence[Note], lister: str) -> None:
     items = len({note.item for note in notes})
-    line = f"{len(notes)} notes on what was not kept of the files of {items} items; {lister}"
-    click.echo(f"{visible(line)} lists them", err=True)
+    line = f"notes on what was not kept: {len(notes)}, on {items} items; {lister} lists them"
+    click.echo(visible(line), err=True)
 
 
 def _print_items(status: JobStatus) -> None:

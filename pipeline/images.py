@@ -536,7 +536,10 @@ def _check_kind(page: tifffile.TiffPage) -> None:
         met = _COLOURS.get(colour, f"photometric {colour}")
         raise PictureError(f"colours are {met}, wanted grey, RGB or palette; convert to RGB")
     if page.compression not in _TIFF_COMPRESSIONS:
-        raise PictureError(f"compression is {page.compression!r}, wanted LZW, Deflate or the like")
+        compression = getattr(page.compression, "name", page.compression)
+        raise PictureError(
+            f"compression is {compression}, wanted LZW, Deflate or the like; save it with one"
+        )
     if colour == _YCBCR and page.compression != _JPEG_IN_TIFF:
         raise PictureError("colours are YCbCr without JPEG compression; convert to RGB")
     if page.imagedepth != 1:

@@ -327,8 +327,8 @@ class _Stream:
             if not tail or not self._is_whole(final, max(final.start, len(self.data) - tail)):
                 zeros = f", the last {tail} are zero" if tail else ""
                 raise PictureError(
-                    f"ends after {len(self.data)} bytes{zeros} without its end marker; a part of "
-                    f"the picture is missing; {_MISSING}"
+                    f"ends after {len(self.data)} bytes{zeros} without its end marker, so "
+                    f"it was cut off; {_MISSING}"
                 )
         elif self.frame.kind in _PROGRESSIVE:
             self._check_bits(scans)
