@@ -339,11 +339,8 @@ def rerun(
         units = sum(len(plan.tiles) for plan in plans)
         items = sum(map(items_in, plans))
         click.echo(f"{units} tiles of {items} items to redo", err=True)
-        if not units and run.status().items["rejected"]:
-            click.echo(
-                "rejected files are no failed tiles: mend them, then run `upres upscale` again",
-                err=True,
-            )
+        if not units:
+            _print_why_nothing_is_redone(run.status(), item)
         computed = 0
         if units:
             gpus = gpus_of(upscaling.model.device)
@@ -351,6 +348,24 @@ def rerun(
                 computed = _upscale(run, upscaling, plans, client)
         status = run.status()
     _finish(status, as_json=as_json, stopped=stop.requested, computed=computed)
+
+
+def _print_why_nothing_is_redone(status: JobStatus, item: str) -> None:
+    from pipeline.forms import selects
+
+    items = status.items
+    names = {*(count.item for count in status.counts), *(c.stack for c in status.counts if c.stack)}
+    if not any(map(selects(item, lambda: names), names)):
+        click.echo(f"no item matches --item {visible(item)}", err=True)
+    if items["rejected"]:
+        click.echo(
+            "rejected files are not failed tiles: repair them, then run `upres upscale` again",
+            err=True,
+        )
+    if items["pending"]:
+        click.echo(
+            f"{items['pending']} items are pending, not failed: run `upres upscale` again", err=True
+        )
 
 
 @main.command()

@@ -14,13 +14,16 @@ import numpy as np
 from flows.quiet import own_prefect
 from flows.tables import score_table
 from pipeline.degrade import degrade_bicubic
-from pipeline.errors import OccupiedError, PictureError
+from pipeline.errors import OccupiedError, PictureError, UsageError
 from pipeline.images import EXTENSIONS, Picture, read_picture, write_picture
 from pipeline.sources import list_source
 from pipeline.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
     from pipeline.cluster import ClusterSettings
+
+OWN = frozenset({"small", "originals", "prefect", "job", "images"})
+"""What a demonstration leaves in its folder."""
 
 PHOTOS_DIR = Path(__file__).parent / "photos"
 MODEL = "span-x4"
@@ -48,6 +51,7 @@ class DemoResult:
 def run_demo(folder: Path, cluster: ClusterSettings) -> DemoResult:
     """Reduce the shipped photographs by four, upscale them again, and say how well it went."""
     began = time.monotonic()
+    check_own_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     small, originals = folder / "small", folder / "originals"
     make_small(originals, small)
@@ -69,6 +73,22 @@ def run_demo(folder: Path, cluster: ClusterSettings) -> DemoResult:
         )
     document["seconds"] = round(time.monotonic() - began, 1)
     return DemoResult(document, _text(document, folder))
+
+
+def check_own_folder(folder: Path) -> None:
+    """Make sure that a folder is new, empty, or of a demonstration before.
+
+    Raises:
+        UsageError: if it holds anything else.
+    """
+    if not folder.is_dir():
+        return
+    names = {path.name for path in folder.iterdir()}
+    if foreign := sorted(names - OWN) or sorted(names if names and "small" not in names else ()):
+        raise UsageError(
+            f"{folder} holds {foreign[0]}, which is not of a demonstration; name a new or empty "
+            "folder"
+        )
 
 
 def make_small(originals: Path, small: Path) -> None:

@@ -120,14 +120,26 @@ def open_job(folder: Path) -> Job:
                 f"{folder} is a dataset, expected a job; datasets have prepare, status, report, "
                 "export and train"
             ) from error
-        raise UsageError(
-            f"{folder} is no job (it has no {DESCRIPTION}); start one with "
-            f"`upres upscale SRC {folder}`"
-        ) from error
+        raise UsageError(_why_not_a_job(folder)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} cannot be read ({error}); restore it or use another folder"
         ) from error
+
+
+def _why_not_a_job(folder: Path) -> str:
+    """Return what is at `folder` instead of a job, and what to do, in one line."""
+    if is_archive(folder):
+        return (
+            f"{folder} is an archive, expected a job; `upres upscale {folder} JOB` makes one of it"
+        )
+    start = f"start one with `upres upscale SRC {folder}`"
+    if not folder.exists():
+        return f"{folder} does not exist, expected a job; check the path, or {start}"
+    below = next((path.parent for path in sorted(folder.glob(f"*/{DESCRIPTION}"))), None)
+    if below is not None:
+        return f"{folder} is not a job (it has no {DESCRIPTION}); did you mean {below}?"
+    return f"{folder} is not a job (it has no {DESCRIPTION}); {start}"
 
 
 def _check_description(values: dict[str, object]) -> None:
@@ -156,7 +168,7 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     if archive is not None:
         Archive.open(archive)
     if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
-        raise UsageError(f"{folder} exists and is no job; name a new or empty folder")
+        raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")
     job_id = uuid.uuid4().hex
     if ledger_url:
         # Before anything is written: a mistyped URL must not spoil the job.

@@ -39,6 +39,7 @@ MAX_LINES = 5_000
 MAX_FAILURES = 500
 MAX_NOTES = 500
 
+_NOT_BEGUN = "Not upscaled yet; the same `upres upscale` continues."
 _BOXES = ((190.0, 440.0), (400.0, 210.0))
 """Rows and columns, in CSS pixels, for overview and tile map each: stacked, or side by side."""
 
@@ -259,6 +260,8 @@ def _portrait(job: Job, line: ItemLine, done: set[int], known: Mapping[int, Tile
     except ArchiveError as error:
         return replace(portrait, reasons=(str(error),))
     portrait = replace(portrait, overview=preview.data_uri(small))
+    if line.state == PENDING and not done:
+        return replace(portrait, reasons=(_NOT_BEGUN,))
     try:
         sr = sr_image(job.open_sr(), line.row)
     except ArchiveError as error:

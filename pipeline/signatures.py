@@ -13,7 +13,7 @@ from pipeline.raws import raw_magic
 HEAD_BYTES = 512
 """How much of a file is looked at: up to the signature of a tar."""
 
-READ = "JPEG, PNG, TIFF and WebP"
+READ = "JPEG, PNG, TIFF or WebP"
 """What upres reads."""
 
 

@@ -325,3 +325,30 @@ def test_a_source_archive_that_changed_is_noticed_by_the_rerun(
     assert upres("status", job, "--json").document["items"]["pending"] == 1
     told = upres("upscale", archive, job, *WORDS, "--json", *cluster)
     assert told.document["computed_units"] == 6
+
+
+def test_a_demonstration_takes_no_folder_of_other_things(tmp_path: Path, upres: Command) -> None:
+    (tmp_path / "holiday.png").write_bytes(b"mine")
+    told = upres("demo", tmp_path)
+    assert (told.code, "holds holiday.png" in told.err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.png"]
+
+
+def test_what_is_not_a_job_is_called_what_it_is(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+) -> None:
+    archive, job = tmp_path / "a.zarr", tmp_path / "of" / "job"
+    assert upres("ingest", pictures, archive, *cluster).code == 0
+    assert "is an archive, expected a job" in upres("status", archive).err
+    assert upres("upscale", pictures, job, *WORDS, *cluster).code == 0
+    assert f"did you mean {job}?" in upres("status", job.parent).err
+    assert "does not exist" in upres("status", tmp_path / "nowhere").err
+
+
+def test_a_rerun_with_nothing_to_redo_says_why(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+) -> None:
+    job = tmp_path / "job"
+    assert upres("upscale", pictures, job, *WORDS, *cluster).code == 0
+    told = upres("rerun", job, "--item", "nothing/*")
+    assert (told.code, "no item matches --item nothing/*" in told.err) == (0, True)

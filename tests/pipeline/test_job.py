@@ -94,7 +94,7 @@ def test_a_foreign_zarr_store_makes_no_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["photo.png", ".hidden", "source.zarr"])
 def test_a_folder_of_other_things_becomes_no_job(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
-    with pytest.raises(UsageError, match="is no job"):
+    with pytest.raises(UsageError, match="is not a job"):
         create_job(tmp_path, source="photos")
     assert [p.name for p in tmp_path.iterdir()] == [name]
 
