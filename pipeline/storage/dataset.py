@@ -62,6 +62,7 @@ _CODEC = ZstdCodec(level=-5, checksum=True)
 _CHUNK_BYTES = 2**24
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*", re.ASCII)
 _CHUNK_PATCHES = 1024
+_MOST_WORDS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -608,4 +609,8 @@ def _check_same(found: Dataset, spec: DatasetSpec) -> None:
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
     # tensorstore goes on with the spec of what it opened.
-    return lines[0].split(" [")[0][:300] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    words = lines[0].split(" [")[0]
+    # TensorStore names the file, perhaps twice, and the cause last.
+    return words if len(words) <= _MOST_WORDS else f"{words[:60]} ... {words[65 - _MOST_WORDS :]}"

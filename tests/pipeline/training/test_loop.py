@@ -614,6 +614,7 @@ def stored(out: Path) -> int:
     return stored_step(out / "state.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "rate"),
     [(PLAIN, 1e6), (PLAIN, 1.0), (GAN, 1e6), (NORMED, 1e6)],
@@ -740,7 +741,7 @@ def test_a_training_that_learned_in_no_step_has_failed(
         return {"l1": torch.tensor(float("nan"), requires_grad=True)}
 
     monkeypatch.setattr("pipeline.training.loop.Objective.of_generator", nothing)
-    with pytest.raises(TrainingError, match="not finite for 6 steps up to 6"):
+    with pytest.raises(TrainingError, match="for 6 steps up to 6"):
         run(dataset, PLAIN, tmp_path)
 
 
