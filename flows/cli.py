@@ -483,9 +483,11 @@ def export(
         if is_dataset(job_dir):
             if file_format not in ("same", "png"):
                 raise click.UsageError(f"--format is {file_format}, but patches are written as png")
-            if overwrite or prune:
-                raise click.UsageError("--overwrite and --prune are for jobs, not for datasets")
-            written, failures = export_dataset(job_dir, out_dir, settings, stop=stop)
+            if prune:
+                raise click.UsageError("--prune is for jobs, not for datasets")
+            written, failures = export_dataset(
+                job_dir, out_dir, settings, overwrite=overwrite, stop=stop
+            )
             document["written"] = written
             text = f"{written} patches written below {visible(str(out_dir))}"
         else:
@@ -812,7 +814,9 @@ def _print_export(exported: ExportResult, out_dir: Path) -> None:
     click.echo(", ".join(counts))
     if not exported.gone:
         return
-    hint = "changed since, so not pruned" if exported.kept else "--prune removes them"
+    hint = "--prune removes those that this job wrote"
+    if exported.kept:
+        hint = "not pruned: changed since, or not written by this job"
     many = len(exported.gone)
     click.echo(
         f"gone from the source, still in {out_dir}: {many} file{'s' * (many > 1)} ({hint})",

@@ -34,7 +34,7 @@ from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
 from pipeline.job import beside, locked, read_locked
-from pipeline.own_files import check_own, is_signed_png, signed_png
+from pipeline.own_files import check_own, is_dataset_report, is_signed_png, signed_png
 from pipeline.status import Failure, read_status
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.atomic import write_atomic
@@ -208,6 +208,8 @@ def report_dataset(folder: Path, *, out: Path | None = None) -> Path:
         UsageError: if nothing can be written there.
     """
     dataset = Dataset.open(folder)
+    if out is not None:
+        check_own(out, is_dataset_report)
     _, path = beside(folder)
     absent: list[tuple[str, str]] = []
     if path.exists():
@@ -279,7 +281,7 @@ def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], s
 
 
 def export_dataset(
-    folder: Path, out_dir: Path, cluster: ClusterSettings, *, stop: Stop
+    folder: Path, out_dir: Path, cluster: ClusterSettings, *, overwrite: bool, stop: Stop
 ) -> tuple[int, list[Failure]]:
     """Write the patches of a dataset as files; return how many, and what was not written."""
     lock, _ = beside(folder)
@@ -289,7 +291,12 @@ def export_dataset(
         counted("export", "patches") as report,
     ):
         return run_dataset_export(
-            folder.resolve(), out_dir=out_dir, client=client, stop=stop, report=report
+            folder.resolve(),
+            out_dir=out_dir,
+            client=client,
+            overwrite=overwrite,
+            stop=stop,
+            report=report,
         )
 
 

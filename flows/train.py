@@ -21,6 +21,7 @@ from pipeline.dataset.recipe import load_prepare_recipe
 from pipeline.errors import NoSourceError, RecipeError, SourceError, UsageError
 from pipeline.inference import resolve_device
 from pipeline.job import locked
+from pipeline.kinds import is_readable_name
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.training.loop import (
@@ -148,9 +149,17 @@ class TrainRequest:
 def _check_own_files(out_dir: Path) -> None:
     """Make sure that a new training replaces no file that none wrote, such as a recipe by hand.
 
+    Nor does it move in among pictures: these would count as its own from then on.
+
     Raises:
         UsageError: if there is one.
     """
+    names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
+    picture = next((n for n in names if is_readable_name(n) and n != CURVES), None)
+    if picture is not None:
+        raise UsageError(
+            f"{out_dir} holds pictures, such as {picture}; name a folder of its own with --out"
+        )
     recipe = out_dir / RECIPE
     try:
         own = load_recipe(str(recipe), whole=True).to_toml() == recipe.read_text(encoding="utf-8")

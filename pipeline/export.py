@@ -135,7 +135,7 @@ class _Export:
             self._waiting.append((task, exported))
         else:
             self.unchanged += 1
-            self._rows.append(_row_of(task, exported.facts))
+            self._rows.append(self._found(task, exported.facts))
         if exported is not None and exported.notes is not None:
             self._notes[task.row.item] = exported.notes
         late = time.monotonic() - self._placed_s > _BATCH_S
@@ -164,6 +164,12 @@ class _Export:
         self._rows = []
         self._placed_s = time.monotonic()
 
+    def _found(self, task: ExportTask, there: Facts) -> ExportRow:
+        """Return the row of a file that is in its place already, and whose it is."""
+        before = self._plan.known.get(str(task.path))
+        adopted = there.sha256 not in task.ours if before is None else before.adopted
+        return replace(_row_of(task, there), adopted=adopted)
+
     def leave(self, *, prune: bool) -> tuple[int, tuple[str, ...]]:
         """Look after the files that are gone from the source; return (pruned, those still there).
 
@@ -171,7 +177,8 @@ class _Export:
         """
         here = [row for row in self._plan.gone if os.path.lexists(row.path)]
         forgotten = {row.path for row in self._plan.gone} - {row.path for row in here}
-        pruned = [r.path for r in here if prune and remove(Path(r.path), contents_of(r))]
+        own = [row for row in here if not row.adopted]
+        pruned = [r.path for r in own if prune and remove(Path(r.path), contents_of(r))]
         self._ledger.forget_exports(forgotten.union(pruned))
         if prune:
             self._remove_folders()

@@ -189,6 +189,11 @@ def _check_overwritten(task: ExportTask, there: Facts) -> None:
             f"{task.path} is a folder, wanted the place of a file; move it away, or export into "
             "another folder"
         )
+    if there.sha256 == task.row.sha256:
+        raise OccupiedError(
+            f"{task.path} is the original of this picture, by its content, and is never replaced; "
+            "export into another folder"
+        )
     if task.overwrite:
         return
     kind = "changed since this job wrote it" if task.ours else "was not written by this job"

@@ -261,9 +261,12 @@ _STORE = ("zarr.json", ".zgroup", ".zarray")
 
 
 def is_folder_of_upres(files: set[str]) -> bool:
-    """Tell by the names in it whether a folder is a Zarr store, a job or a training."""
-    return (
-        not files.isdisjoint(_STORE)
-        or {"job.json", "lock"} <= files
-        or {"recipe.toml", "metrics.csv", "curves.png"} <= files
-    )
+    """Tell by the names in it whether a folder is a Zarr store, a job or a training.
+
+    What holds pictures too is neither a store nor a training, but a folder of pictures. Of a job
+    it may be what was exported into it.
+    """
+    if {"job.json", "lock"} <= files:
+        return True
+    like = not files.isdisjoint(_STORE) or {"recipe.toml", "metrics.csv", "curves.png"} <= files
+    return like and not any(map(is_readable_name, files - {"curves.png"}))

@@ -40,6 +40,11 @@ def is_report(content: bytes) -> bool:
     return b"Content-Security-Policy" in content and " – upres report</title>".encode() in content
 
 
+def is_dataset_report(content: bytes) -> bool:
+    """Return whether a file begins as the reports of datasets do."""
+    return b"Content-Security-Policy" in content and " – upres dataset</title>".encode() in content
+
+
 def check_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
     """Make sure that what is at `path`, if anything, is a file that upres wrote.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.cluster import Stop, submit_windowed
-from pipeline.errors import UpresError, UsageError
-from pipeline.images import Metadata, Picture, write_picture
+from pipeline.errors import OccupiedError, UpresError, UsageError
+from pipeline.images import Metadata, Picture, encode_picture
 from pipeline.status import Failure
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic
@@ -56,6 +57,8 @@ class ChunkTask:
     dataset_dir: Path
     out_dir: Path
     chunk: int
+    overwrite: bool = False
+    """Whether a file that differs from its patch may be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,8 @@ class ChunkFiles:
 
     rows: NDArray[np.int64]
     failures: tuple[Failure, ...]
+    occupied: frozenset[int] = frozenset()
+    """Rows of which a file there is not of this export, so that all of theirs stay."""
 
 
 def check_apart(dataset_dir: Path, *, out_dir: Path) -> None:
@@ -84,6 +89,7 @@ def run_dataset_export(
     *,
     out_dir: Path,
     client: Client,
+    overwrite: bool = False,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> tuple[int, list[Failure]]:
@@ -91,8 +97,9 @@ def run_dataset_export(
 
     ``statistics.json`` comes first and says of which dataset the files are; ``manifest.csv`` comes
     last and lists the patches whose files all lie there, so it is missing where the export was
-    stopped. Files of rows that it does not list are removed. Equal datasets give equal bytes, and
-    running again puts them in the place of those that are there. `report` is told of rows.
+    stopped. Files of rows that it does not list are removed. Equal datasets give equal bytes; a
+    file that is there and equal stays as it is, and one that differs is a failure without
+    `overwrite`. `report` is told of rows.
 
     Raises:
         DatasetError: if there is no dataset, or its manifests are damaged.
@@ -105,14 +112,16 @@ def run_dataset_export(
     write_atomic(out_dir / STATISTICS, _statistics(dataset))
     (out_dir / MANIFEST).unlink(missing_ok=True)
     here, there = dataset_dir.absolute(), out_dir.absolute()
-    tasks = [ChunkTask(here, there, n) for n in range(dataset.chunks)]
+    tasks = [ChunkTask(here, there, n, overwrite) for n in range(dataset.chunks)]
     rows: list[NDArray[np.int64]] = [np.array([], dtype=np.int64)]
+    occupied: set[int] = set()
     failures: list[Failure] = []
     seen = done = 0
     for outcome in submit_windowed(client, export_chunk, tasks, stop=stop):
         if outcome.result is not None:
             rows.append(outcome.result.rows)
             failures.extend(outcome.result.failures)
+            occupied |= outcome.result.occupied
         else:
             failures.append(_failure(f"chunk {outcome.task.chunk}", outcome.error))
         seen += 1
@@ -120,7 +129,7 @@ def run_dataset_export(
         report(done, len(dataset))
     written = np.concatenate(rows)
     if seen == len(tasks):
-        _finish(dataset, out_dir, written)
+        _finish(dataset, out_dir, written, occupied)
     return len(written), sorted(failures, key=lambda failure: failure.item)
 
 
@@ -145,9 +154,13 @@ def export_chunk(task: ChunkTask) -> ChunkFiles:
     if not dataset.is_marked(task.chunk):
         return ChunkFiles(rows[:0], _not_made(task.chunk, len(rows)))
     pixels = {name: dataset.read(name, rows) for name in dataset.spec.pixel_arrays}
-    failures = list(_write_all(task.out_dir, rows, manifest.splits, pixels))
+    failures = list(_write_all(task, rows, manifest.splits, pixels))
     whole = ~np.isin(rows, [row for row, _ in failures])
-    return ChunkFiles(rows[whole], tuple(failure for _, failure in failures))
+    return ChunkFiles(
+        rows[whole],
+        tuple(failure for _, failure in failures),
+        frozenset(row for row, failure in failures if failure.error == OccupiedError.__name__),
+    )
 
 
 def _not_made(chunk: int, patches: int) -> tuple[Failure, ...]:
@@ -157,7 +170,7 @@ def _not_made(chunk: int, patches: int) -> tuple[Failure, ...]:
 
 
 def _write_all(
-    out_dir: Path,
+    task: ChunkTask,
     rows: NDArray[np.int64],
     splits: NDArray[np.uint8],
     pixels: Mapping[str, NDArray[np.uint8]],
@@ -171,21 +184,33 @@ def _write_all(
 
     def write(file: tuple[int, str, NDArray[np.uint8]]) -> tuple[int, Failure] | None:
         row, name, patch = file
-        error = _written(out_dir / name, patch)
+        error = _written(task.out_dir / name, patch, overwrite=task.overwrite)
         return None if error is None else (row, _failure(name, error))
 
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from filter(None, threads.map(write, files))
 
 
-def _written(path: Path, patch: NDArray[np.uint8]) -> Exception | None:
+def _written(path: Path, patch: NDArray[np.uint8], *, overwrite: bool) -> Exception | None:
     """Write a patch ``(c, y, x)`` as PNG; return what kept it from being written."""
     metadata = Metadata(format="png", mode="L" if len(patch) == 1 else "RGB")
+    picture = Picture(pixels=patch, metadata=metadata)
     try:
-        write_picture(path, Picture(pixels=patch, metadata=metadata), format="png")
+        content, _ = encode_picture(picture, name=path.name, format="png")
+        if os.path.lexists(path) and not overwrite:
+            return None if path.read_bytes() == content else _occupied(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
     except (OSError, UpresError) as error:
         return error
     return None
+
+
+def _occupied(path: Path) -> OccupiedError:
+    return OccupiedError(
+        f"{path} exists and differs from its patch; move it away, export into another folder, or "
+        "replace it with --overwrite"
+    )
 
 
 def _failure(item: str, error: BaseException | None) -> Failure:
@@ -230,13 +255,16 @@ def _statistics(dataset: Dataset) -> bytes:
     return json.dumps(facts, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
-def _finish(dataset: Dataset, out_dir: Path, rows: NDArray[np.int64]) -> None:
-    """Remove what is not of `rows`, then list them."""
+def _finish(
+    dataset: Dataset, out_dir: Path, rows: NDArray[np.int64], occupied: Iterable[int]
+) -> None:
+    """Remove what is neither of `rows` nor `occupied`, then list the rows."""
     splits = dataset.splits()
     kept = np.full(len(dataset), NO_PATCH, dtype=np.uint8)
     kept[rows] = splits[rows]
+    stays = {f"{row:08}.png" for row in occupied}
     for number, split in enumerate(SPLITS):
-        wanted = {f"{row:08}.png" for row in np.flatnonzero(kept == number).tolist()}
+        wanted = stays | {f"{row:08}.png" for row in np.flatnonzero(kept == number).tolist()}
         for name in dataset.spec.pixel_arrays:
             _remove_others(out_dir / split / name, wanted)
     with replace_atomically(out_dir / MANIFEST) as file:

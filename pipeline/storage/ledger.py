@@ -153,6 +153,7 @@ _exports = sa.Table(
     sa.Column("mtime_ns", sa.String, nullable=False),
     sa.Column("sha256", sa.String, nullable=False),
     sa.Column("coming_sha256", sa.String, nullable=False, default=""),
+    sa.Column("adopted", sa.Boolean, nullable=False, default=False),
     sa.Index("exports_by_item", "job", "item"),
 )
 
@@ -242,6 +243,8 @@ class ExportRow:
     """"" where a first file is on its way."""
     coming_sha256: str = ""
     """Content of the file that is being put there; "" once it is known to be there."""
+    adopted: bool = False
+    """Whether it was there already, with the very bytes: perhaps another job's, so it stays."""
 
 
 @dataclass(frozen=True, slots=True)

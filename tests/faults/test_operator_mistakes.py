@@ -352,3 +352,52 @@ def test_a_rerun_with_nothing_to_redo_says_why(
     assert upres("upscale", pictures, job, *WORDS, *cluster).code == 0
     told = upres("rerun", job, "--item", "nothing/*")
     assert (told.code, "no item matches --item nothing/*" in told.err) == (0, True)
+
+
+def test_a_job_prunes_nothing_that_another_job_wrote(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "out"
+    shutil.copytree(pictures, other)
+    assert upres("upscale", pictures, tmp_path / "j1", *WORDS, *cluster, "--export", out).code == 0
+    words = ("upscale", other, tmp_path / "j2", *WORDS, *cluster, "--export", out)
+    assert upres(*words, "--json").document["export"]["unchanged"] == 3
+    (other / "sub" / "1.png").unlink()
+    told = upres(*words, "--prune", "--json").document["export"]
+    assert (told["pruned"], told["gone_files"]) == (0, [str(out / "sub" / "1.png")])
+    assert (out / "sub" / "1.png").exists()
+
+
+def test_originals_that_were_moved_are_not_overwritten(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], digest: Digest
+) -> None:
+    job, moved = tmp_path / "job", tmp_path / "moved"
+    assert upres("upscale", pictures, job, *WORDS, *cluster).code == 0
+    pictures.rename(moved)
+    before = digest(moved)
+    told = upres("export", job, moved, "--overwrite", *cluster)
+    assert (told.code, "is the original of this picture" in told.err) == (3, True)
+    assert digest(moved) == before
+
+
+def test_patches_that_were_edited_are_not_replaced(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
+) -> None:
+    dataset, files = tmp_path / "ds", tmp_path / "files"
+    recipe = ("--recipe", "srgan-x4", "--set", "count=2", "--set", "patch_hr_px=16")
+    assert upres("prepare", pictures, dataset, *recipe, *cluster).code == 0
+    assert upres("export", dataset, files, *cluster).code == 0
+    path = next(files.rglob("hr/*.png"))
+    before = path.read_bytes()
+    path.write_bytes(b"mine")
+    told = upres("export", dataset, files, *cluster)
+    assert (told.code, "differs from its patch" in told.err) == (3, True)
+    assert path.read_bytes() == b"mine"
+    assert upres("export", dataset, files, "--overwrite", *cluster).code == 0
+    assert path.read_bytes() == before
+    picture = next(pictures.rglob("*.png"))
+    whole = picture.read_bytes()
+    assert upres("report", dataset, "--out", picture).code == 1
+    assert picture.read_bytes() == whole
+    train = upres("train", dataset, "--recipe", "srgan-x4", "--out", picture.parent)
+    assert (train.code, "holds pictures" in train.err) == (2, True)

@@ -149,7 +149,9 @@ def test_a_second_export_gives_the_same_bytes(
     (out / "train" / "hr" / "00000001.png").write_bytes(b"torn")
     (out / "train" / "hr" / "00000000.png").unlink()
     (out / "train" / "hr" / f".{'0' * 32}.partial").write_bytes(b"left by a killed one")
-    assert export(dataset) == (6, [])
+    assert [failure.item for failure in export(dataset)[1]] == ["train/hr/00000001.png"]
+    assert (out / "train" / "hr" / "00000001.png").read_bytes() == b"torn"
+    assert export(dataset, overwrite=True) == (6, [])
     assert digest(out) == before
 
 
