@@ -35,12 +35,13 @@ _SILENT = frozenset({
     34675, 59932,
 })  # fmt: skip
 """Of these, what every file says of itself, or what is kept by other means: not worth a note."""
+SAMPLE_RANGE = "the range of the samples"
 _UNTRUE = {
-    280: "the range of the samples (MinSampleValue)",
-    281: "the range of the samples (MaxSampleValue)",
+    280: f"{SAMPLE_RANGE} (MinSampleValue)",
+    281: f"{SAMPLE_RANGE} (MaxSampleValue)",
     330: "the pictures in sub-directories of the TIFF",
-    340: "the range of the samples (SMinSampleValue)",
-    341: "the range of the samples (SMaxSampleValue)",
+    340: f"{SAMPLE_RANGE} (SMinSampleValue)",
+    341: f"{SAMPLE_RANGE} (SMaxSampleValue)",
     343: "the clipping path of the TIFF",
     37724: "the layers of Photoshop",
     50838: "the metadata of ImageJ",

@@ -31,7 +31,15 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from pipeline import jpeg_segments, photoshop, png_chunks, travel
 from pipeline.errors import PictureError
 from pipeline.exif import PREFIX as EXIF_PREFIX
-from pipeline.exif import Layout, additions, byte_order, find_orientation, graft, reset_orientation
+from pipeline.exif import (
+    SAMPLE_RANGE,
+    Layout,
+    additions,
+    byte_order,
+    find_orientation,
+    graft,
+    reset_orientation,
+)
 from pipeline.exif import of_tiff as exif_of_tiff
 from pipeline.float_range import declared_range, from_unit, to_unit
 from pipeline.interlace import decode_interlaced
@@ -483,6 +491,8 @@ def _read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
             pixels, value_range = to_unit(pixels, _declared_range(page))
         mode, pixels = _tiff_pixels(page, pixels)
         exif, notes = exif_of_tiff(data, page.offset, Layout.of(data))
+        if value_range is not None:  # It is written again with the pixels.
+            notes = tuple(note for note in notes if not note.startswith(SAMPLE_RANGE))
         if others := len(file.pages) - 1:
             notes += (f"smaller copies of the picture in the file ({others}): not kept",)
         if page.tags.valueof(296) == 1 and page.tags.valueof(282) != page.tags.valueof(283):

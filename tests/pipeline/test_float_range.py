@@ -105,6 +105,7 @@ def test_an_enlarged_picture_keeps_its_mean_in_the_units_of_the_file(
     image = upscale(tmp_path / "source", tmp_path / "job").job.open_sr().image("a.tif")
     pixels = image.read(Rect(Span(0, 24), Span(0, 30)))
     picture = Picture(pixels=pixels, metadata=from_json(image.provenance))
+    assert not [note for note in picture.metadata.notes if "range of the samples" in note]
     write_picture(tmp_path / "out.tif", picture, format="tiff")
     enlarged = tifffile.imread(tmp_path / "out.tif")
     assert enlarged.shape == (24, 30, 3)
