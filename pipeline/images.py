@@ -47,7 +47,7 @@ from pipeline.jpeg_stream import check_whole, read_frame
 from pipeline.kinds import called
 from pipeline.metadata import Metadata as Metadata
 from pipeline.metadata import in_words, plain
-from pipeline.raws import raw_tiff
+from pipeline.raws import raw_magic, raw_tiff
 from pipeline.signatures import HEAD_BYTES, READ, described
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.atomic import replace_atomically
@@ -149,7 +149,8 @@ def _sniff(data: bytes, *, name: str) -> str:
     format = _signature(data)
     if format is None:
         words = described(data[:HEAD_BYTES], called=called(name))
-        raise PictureError(f"{name}: {words}, wanted {READ}")
+        step = "develop it first, for instance to 16-bit TIFF" if raw_magic(data) else "convert it"
+        raise PictureError(f"{name}: {words}, wanted {READ}; {step}")
     return format
 
 

@@ -23,6 +23,7 @@ from pipeline.own_files import check_own, is_report
 from pipeline.page import render
 from pipeline.score import ItemScores, read_scores
 from pipeline.status import JobStatus, read_status
+from pipeline.storage.archive import is_archive
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.ledger import DONE, INGESTED, ItemCount, ItemRow, Ledger
 from pipeline.tilemap import FAILED, PENDING, SCORED, UNSCORED, Cell, Figures, TileState
@@ -251,6 +252,13 @@ def _portraits(
     return portraits
 
 
+def _has_pixels(job: Job, row: ItemRow) -> bool:
+    """Return whether the SR archive holds anything of an item."""
+    return bool(row.stack) or (
+        is_archive(job.sr_dir) and job.open_sr().provenance(row.item) is not None
+    )
+
+
 def _portrait(job: Job, line: ItemLine, done: set[int], known: Mapping[int, TileState]) -> Portrait:
     """Return the item in pictures; damage costs the pictures it concerns, and no others."""
     portrait = Portrait(line)
@@ -260,7 +268,7 @@ def _portrait(job: Job, line: ItemLine, done: set[int], known: Mapping[int, Tile
     except ArchiveError as error:
         return replace(portrait, reasons=(str(error),))
     portrait = replace(portrait, overview=preview.data_uri(small))
-    if line.state == PENDING and not done:
+    if line.state == PENDING and not done and not _has_pixels(job, line.row):
         return replace(portrait, reasons=(_NOT_BEGUN,))
     try:
         sr = sr_image(job.open_sr(), line.row)

@@ -100,12 +100,13 @@ def test_another_format_has_other_notes(
 ) -> None:
     job = upscale(source, tmp_path / "job").job
     with run_on(job, "test") as run:
-        run.export(tmp_path / "out", "tiff", client)
+        request = ExportRequest(out_dir=tmp_path / "out", format="tiff")
+        run.export(run.plan_export(request), client)
         assert [n.item for n in run.ledger.notes() if n.stage == EXPORT] == [
             "moving.jpg",
             "text.png",
         ]
-        run.export(tmp_path / "out", "same", client)
+        run.export(run.plan_export(ExportRequest(out_dir=tmp_path / "out")), client)
         assert run.ledger.notes() == [Note("moving.jpg", INGEST, NOTE)]
     with Image.open(tmp_path / "out" / "moving.jpg") as image:
         assert image.info["comment"] == b"by the sea"

@@ -138,7 +138,7 @@ def test_lr_files_are_shown_where_they_come_with_the_pictures(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, drawn: Drawn
 ) -> None:
     hr = photo(33, 41)
-    lr = photo(16, 20, at=300)
+    lr = degrade_bicubic(hr, 2) // 2
     save(tmp_path / "hr" / "1.png", hr)
     save(tmp_path / "lr" / "1x2.png", lr)
     preview(listed(tmp_path / "hr", mild=tmp_path / "lr"), RECIPE.paired(["mild"]))
