@@ -41,7 +41,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: S
     return folder
 
 
-def words(name: str) -> list[str]:
+def words(name: str, *, steps: int = 4) -> list[str]:
     """Return settings that make a recipe's training one of seconds, with the same parts."""
     recipe = tomllib.loads((RECIPES_DIR / f"{name}.toml").read_text())
     losses = {loss: w for loss, w in recipe["losses"].items() if loss in ("l1", "mse")}
@@ -50,7 +50,7 @@ def words(name: str) -> list[str]:
         losses["adversarial"] = recipe["losses"]["adversarial"]
     table = ", ".join(f"{loss} = {weight}" for loss, weight in losses.items())
     small = {
-        "steps": "4",
+        "steps": str(steps),
         "batch": "2",
         "checkpoint_every": "2",
         "validate_every": "4",
@@ -72,10 +72,11 @@ def words(name: str) -> list[str]:
 def test_a_recipe_trains_from_pictures_stops_and_goes_on(
     name: str, pictures: Path, tmp_path: Path, upres: Command
 ) -> None:
-    given = ("train", pictures, "--recipe", name, "--out", tmp_path / "out", *words(name))
-    said = upres(*given, "--set", "steps=2", "--json")
+    begin = ("train", pictures, "--recipe", name, "--out", tmp_path / "out")
+    said = upres(*begin, *words(name, steps=2), "--json")
     assert said.code == 0, said.err
     assert said.document["rejected"] == 1
+    given = (*begin, *words(name))
     assert upres(*given).code == 2
     said = upres(*given, "--resume", "--json")
     assert said.code == 0, said.err
@@ -161,9 +162,8 @@ def test_a_source_without_pictures_is_refused(tmp_path: Path, upres: Command) ->
 def begun(pictures: Path, tmp_path: Path, upres: Command) -> tuple[object, ...]:
     """A training of two steps of batch 2, as the words that go on with it; it has four."""
     out = tmp_path / "out"
-    small = [word.replace("steps=4", "steps=2") for word in words("srcnn-x4")]
-    given = ("train", pictures, "--recipe", "srcnn-x4", "--out", out, *small)
-    assert upres(*given).code == 0
+    begin = ("train", pictures, "--recipe", "srcnn-x4", "--out", out)
+    assert upres(*begin, *words("srcnn-x4", steps=2)).code == 0
     return ("train", pictures, "--out", out, "--resume", "--set", "steps=4")
 
 
