@@ -126,6 +126,10 @@ class _Guarded:
     def flush(self) -> None:
         self.stream.flush()
 
+    def close(self) -> None:
+        """Close nothing: some loggers close what they wrote to, and this is the process's own."""
+        self.flush()
+
     def fileno(self) -> int:
         return self.stream.fileno()
 

@@ -300,3 +300,12 @@ def test_a_job_is_continued_in_another_locale_as_the_same(
     assert (again["items"]["done"], again["computed_units"]) == (2, 0)
     written = sorted(os.listdir(tmp_path / "out"))  # noqa: PTH208
     assert written == ["l\\xe4tin~67e48ef3.png", "写真😀.png"]
+
+
+def test_a_logger_that_closes_what_it_wrote_to_closes_no_stream_of_the_process(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with guarded():
+        sys.stderr.close()
+        sys.stderr.write("still here\n")
+    assert capsys.readouterr().err == "still here\n"

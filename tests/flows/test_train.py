@@ -440,7 +440,8 @@ def test_a_folder_whose_name_cannot_be_written_down_is_refused(
 
 @pytest.mark.slow
 def test_of_several_processes_one_tells_the_result(patches: Path, tmp_path: Path) -> None:
-    words = ["train", str(patches), "--out", str(tmp_path / "out"), *SMALL, "--set", "batch=1"]
+    small = [word.replace("batch=2", "batch=1") for word in SMALL]
+    words = ["train", str(patches), "--out", str(tmp_path / "out"), *small]
     started = subprocess.run(
         [TORCHRUN, "--nproc-per-node", "2", "--no-python", UPRES, *words, "--json"],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
