@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.rig import Settings, make_pictures, parse
-from pipeline.cluster import ClusterSettings, connect
-from pipeline.export_plan import ExportRequest
-from pipeline.images import Metadata, Picture, read_picture, write_picture
-from pipeline.inference import load_model
-from pipeline.job import create_job
-from pipeline.run import Upscaling, run_on
-from pipeline.unit import ModelAddress
+from pipeline.compute.cluster import ClusterSettings, connect
+from pipeline.compute.inference import load_model
+from pipeline.jobs.export_plan import ExportRequest
+from pipeline.jobs.job import create_job
+from pipeline.jobs.run import Upscaling, run_on
+from pipeline.jobs.worker import ModelAddress
+from pipeline.pictures.formats import Metadata, Picture, read_picture, write_picture
 
 if TYPE_CHECKING:
     import numpy as np

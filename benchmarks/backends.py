@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.rig import parse
-from pipeline.backends import OpenVinoBackend, TorchBackend
-from pipeline.inference import load_model, resolve_precision
+from pipeline.compute.backends import OpenVinoBackend, TorchBackend
+from pipeline.compute.inference import load_model, resolve_precision
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flows.demo import PHOTOS_DIR
+from flows.demo.demo import PHOTOS_DIR
 from pipeline.dataset.loader import load_batches
-from pipeline.dataset.order import BatchSpec
-from pipeline.degrade import degrade_bicubic
-from pipeline.images import EXTENSIONS, Metadata, Picture, read_picture, write_picture
-from pipeline.sources import list_source
+from pipeline.dataset.patch_order import BatchSpec
+from pipeline.degradation.apply import degrade_bicubic
+from pipeline.pictures.formats import EXTENSIONS, Metadata, Picture, read_picture, write_picture
+from pipeline.sources.listing import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec
 from pipeline.storage.manifest import Manifest, Origin
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from benchmarks.rig import photographs
 from flows.prepare import PrepareOptions, PrepareRequest, run_prepare
-from pipeline.cluster import ClusterSettings, Stop
+from pipeline.compute.cluster import ClusterSettings, Stop
 from pipeline.storage.dataset import Dataset
 
 PATCH, SCALE = 96, 4

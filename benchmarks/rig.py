@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from flows.demo import PHOTOS_DIR
-from pipeline.cluster import ClusterSettings, connect
-from pipeline.degrade import degrade_bicubic
-from pipeline.images import EXTENSIONS, Metadata, Picture, read_picture, write_picture
-from pipeline.inference import Inference, load_model
-from pipeline.job import create_job
-from pipeline.run import Upscaling, run_on
-from pipeline.sources import list_source
-from pipeline.spec import UpscaleSpec, make_spec
-from pipeline.unit import ModelAddress
+from flows.demo.demo import PHOTOS_DIR
+from pipeline.compute.cluster import ClusterSettings, connect
+from pipeline.compute.inference import Inference, load_model
+from pipeline.degradation.apply import degrade_bicubic
+from pipeline.jobs.job import create_job
+from pipeline.jobs.run import Upscaling, run_on
+from pipeline.jobs.spec import UpscaleSpec, make_spec
+from pipeline.jobs.worker import ModelAddress
+from pipeline.pictures.formats import EXTENSIONS, Metadata, Picture, read_picture, write_picture
+from pipeline.sources.listing import list_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.rig import engine_seconds, make_pictures, parse
-from pipeline.job import open_job
+from pipeline.jobs.job import open_job
 from pipeline.storage.archive import Archive
 
 

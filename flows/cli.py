@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows import options
-from flows.failures import SHOWN, failure_lines
-from flows.printing import visible
+from flows.terminal import options
+from flows.terminal.failures import SHOWN, failure_lines
+from flows.terminal.printing import visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.cluster import Client, ClusterSettings, Stop
-    from pipeline.export import ExportResult
-    from pipeline.export_plan import ExportPlan, ExportRequest
-    from pipeline.ingest import Ingestion
-    from pipeline.job import Job
-    from pipeline.plan import Plan
-    from pipeline.run import Run, Upscaling
-    from pipeline.status import Failure, JobStatus
+    from pipeline.compute.cluster import Client, ClusterSettings, Stop
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.export_plan import ExportPlan, ExportRequest
+    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.job import Job
+    from pipeline.jobs.plan import Plan
+    from pipeline.jobs.run import Run, Upscaling
+    from pipeline.jobs.status import Failure, JobStatus
     from pipeline.storage.ledger import Note
 
 _FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
@@ -59,8 +59,8 @@ def demo(folder: Path, cluster: str, workers: int | None, as_json: bool) -> None
     They are reduced by four into DIR, upscaled again through the Prefect flow on local workers,
     scored against the originals, exported, and reported.
     """
-    from flows.demo import run_demo
-    from pipeline.cluster import ClusterSettings
+    from flows.demo.demo import run_demo
+    from pipeline.compute.cluster import ClusterSettings
 
     result = run_demo(folder, ClusterSettings(address=cluster, workers=workers))
     if as_json:
@@ -91,12 +91,12 @@ def ingest(
     Run again, it writes only what is new or changed. What became of each file is kept beside the
     archive, in ARCHIVE.ledger.sqlite.
     """
-    from flows.progress import counted
-    from pipeline.apart import check_not_read
-    from pipeline.cluster import ClusterSettings, connect
-    from pipeline.ingest import run_ingest
-    from pipeline.job import beside, locked
-    from pipeline.status import read_status
+    from flows.terminal.progress import counted
+    from pipeline.compute.cluster import ClusterSettings, connect
+    from pipeline.jobs.ingest import run_ingest
+    from pipeline.jobs.job import beside, locked
+    from pipeline.jobs.overlap import check_not_read
+    from pipeline.jobs.status import read_status
     from pipeline.storage.ledger import Ledger
 
     settings = ClusterSettings(address=cluster, workers=workers)
@@ -176,15 +176,15 @@ def upscale(
     SRC is a picture, folder, glob, .zip, .tar or an archive that `upres ingest` made.
     JOB is created, or continued: what is done already is not done again.
     """
-    from pipeline.apart import check_export_apart
-    from pipeline.cluster import ClusterSettings, connect
-    from pipeline.export_plan import ExportRequest
-    from pipeline.inference import gpus_of
-    from pipeline.job import create_job
-    from pipeline.run import Upscaling, run_on
-    from pipeline.sources import check_source
-    from pipeline.spec import make_spec
-    from pipeline.unit import ModelAddress
+    from pipeline.compute.cluster import ClusterSettings, connect
+    from pipeline.compute.inference import gpus_of
+    from pipeline.jobs.export_plan import ExportRequest
+    from pipeline.jobs.job import create_job
+    from pipeline.jobs.overlap import check_export_apart
+    from pipeline.jobs.run import Upscaling, run_on
+    from pipeline.jobs.spec import make_spec
+    from pipeline.jobs.worker import ModelAddress
+    from pipeline.sources.listing import check_source
 
     request = None
     if export_dir is not None:
@@ -250,8 +250,8 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
 
     The exit code is 3 where items, tiles or chunks failed, and 0 otherwise.
     """
-    from pipeline.job import open_job
-    from pipeline.status import read_status
+    from pipeline.jobs.job import open_job
+    from pipeline.jobs.status import read_status
     from pipeline.storage.dataset import is_dataset
 
     if is_dataset(job_dir):
@@ -319,11 +319,11 @@ def rerun(
 
     They are computed as the job was upscaled last.
     """
-    from pipeline.cluster import ClusterSettings, connect
-    from pipeline.inference import gpus_of
-    from pipeline.job import open_job
-    from pipeline.plan import items_in
-    from pipeline.run import run_on
+    from pipeline.compute.cluster import ClusterSettings, connect
+    from pipeline.compute.inference import gpus_of
+    from pipeline.jobs.job import open_job
+    from pipeline.jobs.plan import items_in
+    from pipeline.jobs.run import run_on
 
     if model is not None and not stale:
         raise click.UsageError(f"--model {model} makes tiles stale; add --stale to redo them")
@@ -351,7 +351,7 @@ def rerun(
 
 
 def _print_why_nothing_is_redone(status: JobStatus, item: str) -> None:
-    from pipeline.forms import selects
+    from pipeline.sources.name_forms import selects
 
     items = status.items
     names = {*(count.item for count in status.counts), *(c.stack for c in status.counts if c.stack)}
@@ -388,11 +388,11 @@ def score(
     With --reference, SR and bicubic are compared with the originals; without, SR is reduced again
     and compared with the LR input (consistency).
     """
-    from flows.tables import score_table
-    from pipeline.cluster import ClusterSettings, connect
-    from pipeline.job import open_job
-    from pipeline.run import run_on
-    from pipeline.score import read_scores, scores_to_json
+    from flows.terminal.score_table import score_table
+    from pipeline.compute.cluster import ClusterSettings, connect
+    from pipeline.jobs.job import open_job
+    from pipeline.jobs.run import run_on
+    from pipeline.jobs.score import read_scores, scores_to_json
 
     job = open_job(job_dir)
     with (
@@ -427,8 +427,8 @@ def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
     DATASET/about/report.html: splits, statistics, licences, and a sheet of patches.
     """
     from flows.prepare import report_dataset
-    from pipeline.job import open_job
-    from pipeline.report import write_report
+    from pipeline.jobs.job import open_job
+    from pipeline.reports.job_report import write_report
     from pipeline.storage.dataset import is_dataset
 
     if is_dataset(job_dir):
@@ -471,9 +471,9 @@ def export(
     patch becomes PNG files below DIR/SPLIT/hr and DIR/SPLIT/lr_NAME, for other trainers.
     """
     from flows.prepare import export_dataset
-    from pipeline.cluster import ClusterSettings
-    from pipeline.export_plan import ExportRequest
-    from pipeline.job import open_job
+    from pipeline.compute.cluster import ClusterSettings
+    from pipeline.jobs.export_plan import ExportRequest
+    from pipeline.jobs.job import open_job
     from pipeline.storage.dataset import is_dataset
 
     settings = ClusterSettings(address=cluster, workers=workers)
@@ -538,7 +538,7 @@ def evaluate(
     PSNR and SSIM are of the Y channel, a border of `scale` pixels left out. The default precision
     is fp32, so that figures do not depend on the machine.
     """
-    from pipeline.evaluate import evaluate_model
+    from pipeline.evaluation.evaluate import evaluate_model
     from pipeline.training.objective import FeatureFiles
 
     document = evaluate_model(
@@ -620,7 +620,7 @@ def prepare(
     each picture is kept beside it, in DATASET.ledger.sqlite.
     """
     from flows.prepare import PrepareOptions, PrepareRequest, preview_dataset, run_prepare
-    from pipeline.cluster import ClusterSettings
+    from pipeline.compute.cluster import ClusterSettings
 
     request = PrepareRequest.of(
         src,
@@ -763,13 +763,13 @@ def _set_scores(found: dict[str, Any]) -> str:
 
 
 def _counted(label: str, unit: str) -> Any:
-    from flows.progress import counted
+    from flows.terminal.progress import counted
 
     return counted(label, unit)
 
 
 def _upscale(run: Run, upscaling: Upscaling, plans: Plan, client: Client) -> int:
-    from flows.progress import tiles
+    from flows.terminal.progress import tiles
 
     replaced = run.replaced(plans)
     if replaced:
@@ -794,8 +794,8 @@ def _export_alone(
     job: Job, request: ExportRequest, settings: ClusterSettings, stop: Stop
 ) -> ExportResult:
     """Export a job; workers are started only where there is something to write."""
-    from pipeline.cluster import connect
-    from pipeline.run import run_on
+    from pipeline.compute.cluster import connect
+    from pipeline.jobs.run import run_on
 
     with run_on(job, "upres export", stop=stop) as run:
         plan = run.plan_export(request)
@@ -858,7 +858,7 @@ def _exit_code(failed: bool, stopped: bool) -> int:
 def _print_status(
     status: JobStatus, document: dict[str, Any], *, as_json: bool, more: Sequence[Failure] = ()
 ) -> None:
-    from pipeline.status import vanished
+    from pipeline.jobs.status import vanished
 
     if as_json:
         options.print_json(document)

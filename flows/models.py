@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from flows.printing import visible
+from flows.terminal.printing import visible
 from models import registry
 from models.reach import reach_px
 from models.spec import ModelSpec
-from pipeline.config import read_recipe
-from pipeline.dataset.recipe import load_prepare_recipe
-from pipeline.inference import load_model
-from pipeline.training.recipe import load_recipe
+from pipeline.compute.inference import load_model
+from pipeline.recipes.preparing import load_prepare_recipe
+from pipeline.recipes.trainable import train_command, untrained
+from pipeline.recipes.training import load_recipe
+from pipeline.tables import read_recipe
 from pipeline.training.state import model_spec
-from pipeline.untrained import train_command, untrained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

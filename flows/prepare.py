@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows import options
-from flows.failures import failure_lines
-from flows.printing import visible
-from flows.progress import counted
-from pipeline.apart import check_made_apart
-from pipeline.cluster import connect
-from pipeline.config import idle_values, recipe_names
+from flows.terminal import options
+from flows.terminal.failures import failure_lines
+from flows.terminal.printing import visible
+from flows.terminal.progress import counted
+from pipeline.compute.cluster import connect
 from pipeline.dataset.export import run_dataset_export
 from pipeline.dataset.licences import check_named, licence_of, read_licences
 from pipeline.dataset.originals import Original, list_originals
@@ -28,25 +26,27 @@ from pipeline.dataset.prepare import (
     dataset_spec,
     foreign_chunks,
 )
-from pipeline.dataset.preview import EXAMPLES, preview
-from pipeline.dataset.recipe import PrepareRecipe, load_prepare_recipe, says_colour
-from pipeline.dataset.report import write_dataset_report
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
-from pipeline.job import beside, locked, read_locked
-from pipeline.own_files import check_own, is_dataset_report, is_signed_png, signed_png
-from pipeline.status import Failure, read_status
+from pipeline.jobs.job import beside, locked, read_locked
+from pipeline.jobs.overlap import check_made_apart
+from pipeline.jobs.status import Failure, read_status
+from pipeline.recipes.preparing import PrepareRecipe, load_prepare_recipe, says_colour
+from pipeline.reports.dataset_report import write_dataset_report
+from pipeline.reports.patch_preview import EXAMPLES, preview
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
 from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
+from pipeline.storage.own_files import check_own, is_dataset_report, is_signed_png, signed_png
+from pipeline.tables import idle_values, recipe_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.cluster import ClusterSettings, Stop
-    from pipeline.sources import Listing
+    from pipeline.compute.cluster import ClusterSettings, Stop
+    from pipeline.sources.listing import Listing
 
 PICTURES, CHUNKS = "pictures", "chunks"
 """What the two ledgers of a dataset are called in their database."""

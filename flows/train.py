@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flows.prepare import PrepareOptions, PrepareRequest, check_apart, run_prepare
-from flows.printing import visible
-from flows.progress import counted
-from pipeline.cluster import ClusterSettings
-from pipeline.config import PREPARE, recipe_names
+from flows.terminal.printing import visible
+from flows.terminal.progress import counted
+from pipeline.compute.cluster import ClusterSettings
+from pipeline.compute.inference import resolve_device
 from pipeline.dataset.prepare import dataset_spec
-from pipeline.dataset.recipe import load_prepare_recipe
 from pipeline.errors import NoSourceError, RecipeError, SourceError, UsageError
-from pipeline.inference import resolve_device
-from pipeline.job import locked
-from pipeline.kinds import is_readable_name
+from pipeline.jobs.job import locked
+from pipeline.pictures.kinds import is_readable_name
+from pipeline.recipes.preparing import load_prepare_recipe
+from pipeline.recipes.training import load_recipe
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
+from pipeline.tables import PREPARE, recipe_names
 from pipeline.training.loop import (
     BEST,
     LAST,
@@ -37,14 +38,13 @@ from pipeline.training.loop import (
 )
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes, joined
-from pipeline.training.recipe import load_recipe
-from pipeline.training.watch import CURVES, METRICS, SAMPLES
+from pipeline.training.records import CURVES, METRICS, SAMPLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from pipeline.cluster import Stop
-    from pipeline.training.recipe import TrainRecipe
+    from pipeline.compute.cluster import Stop
+    from pipeline.recipes.training import TrainRecipe
 
 PATCHES = "patches"
 """Where below the output the dataset lies that pictures were prepared into."""

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import PatchJudge, bounded, conv_norm, doublings, he_normal
-from models.exact import in_pairs
 from models.span import conv3x3
+from models.tile_independent import in_pairs
 
 
 class DcganGenerator(nn.Module):

@@ -1,7 +1,7 @@
 """Luma of BT.601, taken out of a picture and put back: for networks that know luma alone.
 
 RGB in 0..1 has ``Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255``, not rounded, between 16/255
-and 235/255: as in `pipeline.metrics.luma`, but for the range. Grey is its own luma.
+and 235/255: as in `pipeline.pictures.metrics.luma`, but for the range. Grey is its own luma.
 """
 
 from __future__ import annotations

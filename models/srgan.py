@@ -13,8 +13,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from models.blocks import PatchJudge, Residual, bounded, conv_norm, doublings
-from models.exact import in_pairs
 from models.span import conv3x3
+from models.tile_independent import in_pairs
 
 
 class SRResNet(nn.Module):

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from models.blocks import Residual, Swish, conv_norm
-from models.exact import in_pairs
 from models.span import conv3x3
+from models.tile_independent import in_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable

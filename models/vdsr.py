@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import he_normal
-from models.exact import in_pairs
 from models.interpolation import enlarge
 from models.luma import luma, with_luma
 from models.span import conv3x3
+from models.tile_independent import in_pairs
 
 
 class Vdsr(nn.Module):

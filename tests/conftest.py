@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.cluster import Client
-    from pipeline.job import Job
-    from pipeline.status import JobStatus
+    from pipeline.compute.cluster import Client
+    from pipeline.jobs.job import Job
+    from pipeline.jobs.status import JobStatus
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several of these share the cores, and torch's threads wait for each other by spinning.
@@ -131,7 +131,7 @@ def digest() -> Digest:
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     """Two worker processes for the whole session."""
-    from pipeline.cluster import ClusterSettings, connect
+    from pipeline.compute.cluster import ClusterSettings, connect
 
     with connect(ClusterSettings(workers=2)) as found:
         yield found
@@ -140,7 +140,7 @@ def client() -> Iterator[Client]:
 @pytest.fixture(scope="session")
 def cluster(client: Client) -> tuple[str, str]:
     """The words that make a command use the session's workers."""
-    from pipeline.cluster import address_of
+    from pipeline.compute.cluster import address_of
 
     return "--cluster", address_of(client)
 
@@ -175,7 +175,7 @@ def photo() -> TakePhoto:
 @pytest.fixture(scope="session")
 def save() -> SavePicture:
     """Write pixels as a picture file in the format of its name."""
-    from pipeline.images import EXTENSIONS, Metadata, Picture, write_picture
+    from pipeline.pictures.formats import EXTENSIONS, Metadata, Picture, write_picture
 
     def save_picture(path: Path, pixels: NDArray[Any], **metadata: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,10 +190,10 @@ def save() -> SavePicture:
 @pytest.fixture(scope="session")
 def upscale(client: Client) -> Upscale:
     """Create or continue a job: ingest and upscale, on the session's workers."""
-    from pipeline.job import create_job
-    from pipeline.run import Upscaling, run_on
-    from pipeline.spec import make_spec
-    from pipeline.unit import ModelAddress
+    from pipeline.jobs.job import create_job
+    from pipeline.jobs.run import Upscaling, run_on
+    from pipeline.jobs.spec import make_spec
+    from pipeline.jobs.worker import ModelAddress
 
     def run(
         source: Path,

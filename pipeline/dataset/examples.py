@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from pipeline.config import nearest
-from pipeline.dataset.order import SEEDS, TURNS, looked_up
+from pipeline.dataset.patch_order import SEEDS, TURNS, looked_up
 from pipeline.errors import DatasetError
 from pipeline.storage.dataset import HR, LR_PREFIX
 from pipeline.storage.manifest import SPLITS
+from pipeline.tables import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from pipeline.dataset.order import BatchSpec
+    from pipeline.dataset.patch_order import BatchSpec
     from pipeline.storage.dataset import Dataset
 
     Pixels = NDArray[np.uint8]

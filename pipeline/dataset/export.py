@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.cluster import Stop, submit_windowed
+from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.errors import OccupiedError, UpresError, UsageError
-from pipeline.images import Metadata, Picture, encode_picture
-from pipeline.status import Failure
+from pipeline.jobs.status import Failure
+from pipeline.pictures.formats import Metadata, Picture, encode_picture
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic
 from pipeline.storage.dataset import Dataset
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.cluster import Client
+    from pipeline.compute.cluster import Client
     from pipeline.storage.dataset import DatasetSpec
 
 MANIFEST, STATISTICS = "manifest.csv", "statistics.json"

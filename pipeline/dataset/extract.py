@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from models.interpolation import resize
-from pipeline.dataset.recipe import HASH_BLOCKS
 from pipeline.errors import PictureError
+from pipeline.recipes.preparing import HASH_BLOCKS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.dataset.recipe import PrepareRecipe
+    from pipeline.recipes.preparing import PrepareRecipe
 
     Pixels = NDArray[np.uint8]
 

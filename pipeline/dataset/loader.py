@@ -17,10 +17,10 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from pipeline.config import nearest
 from pipeline.dataset.examples import Batch, PatchDataset, ResidentPatches
-from pipeline.dataset.order import BatchSpec, ShardSampler
+from pipeline.dataset.patch_order import BatchSpec, ShardSampler
 from pipeline.errors import DatasetError, UpresError, UsageError, WorkerError
+from pipeline.tables import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping

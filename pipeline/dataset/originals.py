@@ -17,14 +17,14 @@ import numpy as np
 from pipeline.dataset.extract import luma8
 from pipeline.dataset.likeness import check_alike
 from pipeline.dataset.pairs import paired
-from pipeline.dataset.recipe import SRGB, STORED
-from pipeline.degrade import crop_to_multiple
+from pipeline.degradation.apply import crop_to_multiple
 from pipeline.errors import PictureError, SourceError, UsageError
-from pipeline.exif import copyright_of
 from pipeline.geometry import Rect, Span
-from pipeline.images import read_picture, to_srgb
-from pipeline.metadata import Metadata, from_json
-from pipeline.sources import Listing, SourceFile, list_source
+from pipeline.pictures.exif import copyright_of
+from pipeline.pictures.formats import read_picture, to_srgb
+from pipeline.pictures.metadata import Metadata, from_json
+from pipeline.recipes.preparing import SRGB, STORED
+from pipeline.sources.listing import Listing, SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.images import EXTENSIONS
+from pipeline.pictures.formats import EXTENSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pipeline.sources import SourceFile
+    from pipeline.sources.listing import SourceFile
 
 _HR = re.compile(r"(.+)[_-](?:hr|gt)(?:[_-]?x?\d)?|(.+?)[_-]?x1")
 _MOST_NAMED = 4

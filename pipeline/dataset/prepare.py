@@ -2,7 +2,7 @@
 
 First a survey: every picture is read, and says which patches it gives. From that follows, in the
 order of the items, which rows of the dataset they get: manifests, one a chunk, which are the plan.
-Then the chunks are made, whole and alone. The work of both is in `pipeline.dataset.unit`.
+Then the chunks are made, whole and alone. The work of both is in `pipeline.dataset.worker`.
 
 What was placed stays where it is: new and changed pictures get chunks behind the others, and the
 rows that a changed picture had are left empty.
@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.cluster import on_every_worker, submit_windowed, workers_of
+from pipeline.compute.cluster import on_every_worker, submit_windowed, workers_of
+from pipeline.compute.outcomes import failed_unit, recorded
 from pipeline.dataset.extract import DUPLICATE, seed_of
 from pipeline.dataset.hashes import SeenHashes
 from pipeline.dataset.licences import licence_of
 from pipeline.dataset.splits import assign_splits
-from pipeline.dataset.unit import (
+from pipeline.dataset.worker import (
     ChunkTask,
     Surveyed,
     SurveyTask,
@@ -37,8 +38,7 @@ from pipeline.dataset.unit import (
     unit_row,
 )
 from pipeline.errors import DatasetError, SourceError
-from pipeline.recording import failed_unit, recorded
-from pipeline.sources import check_same_source
+from pipeline.sources.listing import check_same_source
 from pipeline.storage.dataset import Dataset, DatasetSpec
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, VANISHED, ItemRow, UnitRow
 from pipeline.storage.manifest import Manifest, Origin
@@ -46,9 +46,9 @@ from pipeline.storage.manifest import Manifest, Origin
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from pipeline.cluster import Client, Outcome, Stop
+    from pipeline.compute.cluster import Client, Outcome, Stop
     from pipeline.dataset.originals import Original
-    from pipeline.dataset.recipe import PrepareRecipe
+    from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.storage.ledger import Ledger
 
 NO_ROOM = "no room in any split"

@@ -17,13 +17,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.interpolation import resize_each
+from pipeline.degradation.apply import LUMA, check_patches, whole_quality
 from pipeline.degradation.blur import fast_length, kernels
 from pipeline.degradation.chain import check_seeds
 from pipeline.degradation.jpeg import simulate_jpeg
 from pipeline.degradation.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
-from pipeline.degrade import LUMA, check_patches, whole_quality
 from pipeline.errors import RecipeError
-from pipeline.images import recompress
+from pipeline.pictures.formats import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The steps that degradations are made of, as values that cannot be wrong.
 
 Here belongs what each step's numbers mean, which are allowed, and how a patch draws them. What
-the steps do to pixels is in `pipeline.degrade` and `batch`.
+the steps do to pixels is in `pipeline.degradation.apply` and `batch`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.config import nearest
 from pipeline.errors import RecipeError
+from pipeline.tables import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -14,21 +14,21 @@ import torch
 
 from models import checkpoint
 from models.blocks import folded
-from pipeline.config import is_utf8
+from pipeline.compute.inference import load_model, resolve_precision
 from pipeline.dataset.loader import load_batches
-from pipeline.dataset.order import BatchSpec
+from pipeline.dataset.patch_order import BatchSpec
 from pipeline.dataset.splits import HELD_OUT
 from pipeline.degradation.batch import degrade_batch
 from pipeline.errors import RecipeError, SourceError, TrainingError, UsageError
-from pipeline.inference import load_model, resolve_precision
+from pipeline.recipes.training import load_recipe
 from pipeline.storage.atomic import remove_partials, write_atomic
+from pipeline.tables import is_utf8
 from pipeline.training.guard import Guard, Probe
 from pipeline.training.objective import Objective, total
-from pipeline.training.recipe import load_recipe
+from pipeline.training.records import Watch
 from pipeline.training.state import Means, TrainState, model_spec, stored_step
 from pipeline.training.validation import SPLIT as VALIDATED
 from pipeline.training.validation import Judge, Validation
-from pipeline.training.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from pipeline.cluster import Stop
+    from pipeline.compute.cluster import Stop
     from pipeline.dataset.examples import Batch
     from pipeline.dataset.loader import Batches
+    from pipeline.recipes.training import TrainRecipe
     from pipeline.storage.dataset import Dataset
     from pipeline.training.objective import FeatureFiles
     from pipeline.training.processes import Processes
-    from pipeline.training.recipe import TrainRecipe
     from pipeline.training.state import Player
 
     Pixels = NDArray[np.uint8]

@@ -12,13 +12,13 @@ from models.imagenet import torchvision_file
 from models.losses import CONTENT_LOSSES, GAN_LOSSES, Judgements, judged
 from models.vgg import ContentLoss, PerceptualLoss, load_vgg
 from pipeline.errors import RecipeError
-from pipeline.training.recipe import FEATURE_LOSSES
+from pipeline.recipes.training import FEATURE_LOSSES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from pipeline.training.recipe import TrainRecipe
+    from pipeline.recipes.training import TrainRecipe
 
 _NETWORKS: dict[str, tuple[str, type[ContentLoss] | type[PerceptualLoss]]] = {
     "content": ("vgg19", ContentLoss),

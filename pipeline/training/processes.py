@@ -16,8 +16,8 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.compute.machine import cores
 from pipeline.errors import ClusterError, UpresError, UsageError
-from pipeline.machine import cores
 from pipeline.training.batchnorm import share_statistics
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from pipeline.training.muon import Muon
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from pipeline.recipes.training import TrainRecipe
     from pipeline.training.processes import Processes
-    from pipeline.training.recipe import TrainRecipe
 
 _ADAM_SHARE = 0.1
 """Adam's rate as a share of Muon's; measured: 0.012 for Muon trains, 0.025 does not."""

@@ -11,9 +11,9 @@ import torch
 
 from models.interpolation import enlarge
 from models.lpips import Lpips, load_lpips
+from pipeline.compute.inference import Inference, from_unit_range, to_unit_range
 from pipeline.errors import NotFiniteError, RecipeError, TrainingError
-from pipeline.inference import Inference, from_unit_range, to_unit_range
-from pipeline.metrics import score_picture
+from pipeline.pictures.metrics import score_picture
 from pipeline.storage.dataset import HR, LR_PREFIX
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
+    from pipeline.recipes.training import TrainRecipe
     from pipeline.storage.dataset import Dataset
     from pipeline.training.objective import FeatureFiles
-    from pipeline.training.recipe import TrainRecipe
 
     Pixels = NDArray[np.uint8]
 

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.job import create_job
-from pipeline.run import Upscaling, run_on
-from pipeline.spec import make_spec
-from pipeline.unit import ModelAddress
+from pipeline.jobs.job import create_job
+from pipeline.jobs.run import Upscaling, run_on
+from pipeline.jobs.spec import make_spec
+from pipeline.jobs.worker import ModelAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from pipeline.cluster import Client
-    from pipeline.status import JobStatus
-    from pipeline.upscale import UpscaleProgress
+    from pipeline.compute.cluster import Client
+    from pipeline.jobs.status import JobStatus
+    from pipeline.jobs.upscale import UpscaleProgress
     from tests.conftest import Command, Digest, SavePicture, TakePhoto, Upscale
 
 MODEL, TILE = "bicubic-x2", 16
@@ -27,7 +27,7 @@ SIDE = 6
 
 @pytest.fixture(autouse=True)
 def one_tile_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.upscale._UNITS_A_TASK", 1)
+    monkeypatch.setattr("pipeline.jobs.upscale._UNITS_A_TASK", 1)
 
 
 @pytest.fixture

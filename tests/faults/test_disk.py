@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from zarr.storage import LocalStore
 
-from pipeline.cluster import on_every_worker
+from pipeline.compute.cluster import on_every_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pipeline.cluster import Client
+    from pipeline.compute.cluster import Client
     from tests.conftest import Command, Digest, SavePicture, Upscale
     from tests.faults.conftest import Mount
 

@@ -11,8 +11,8 @@ import torch
 from models.checkpoint import to_bytes
 from models.span import Span
 from models.spec import ModelSpec
+from pipeline.compute.inference import resolve_precision
 from pipeline.geometry import TileGrid
-from pipeline.inference import resolve_precision
 from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 
 import pipeline.dataset.extract
-import pipeline.dataset.unit
-from pipeline.cluster import on_every_worker
+import pipeline.dataset.worker
+from pipeline.compute.cluster import on_every_worker
 from pipeline.dataset.prepare import Preparation
 from pipeline.storage.dataset import HR, Dataset
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.cluster import Client
+    from pipeline.compute.cluster import Client
     from tests.conftest import Command, Digest, SavePicture, TakePhoto
     from tests.faults.conftest import Mount
 
@@ -113,13 +113,13 @@ def _strike(kind: str, once_in: Path | None) -> Callable[[], None]:
                 time.sleep(120)
             return original(pixels, *args)
 
-        pipeline.dataset.unit.patches = patches
+        pipeline.dataset.worker.patches = patches
 
     return install
 
 
 def _mend() -> None:
-    pipeline.dataset.unit.patches = pipeline.dataset.extract.patches
+    pipeline.dataset.worker.patches = pipeline.dataset.extract.patches
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-import pipeline.inference
-from pipeline.cluster import on_every_worker
+import pipeline.compute.inference
+from pipeline.compute.cluster import on_every_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from pipeline.cluster import Client
+    from pipeline.compute.cluster import Client
     from tests.conftest import Digest, SavePicture, TakePhoto, Upscale
 
 MARK = 201
@@ -30,7 +30,7 @@ def _strike(kind: str) -> Callable[[], None]:
     """Return what makes a worker's network fail at the marked tile in the way of `kind`."""
 
     def install() -> None:
-        original = pipeline.inference.Inference.enlarge_batch
+        original = pipeline.compute.inference.Inference.enlarge_batch
 
         def enlarge_batch(self: Any, windows: Any) -> Any:
             marked = bool((windows[:, 0, 0, 0] == MARK).any())
@@ -46,16 +46,16 @@ def _strike(kind: str) -> Callable[[], None]:
                 raise MemoryError
             return original(self, windows)
 
-        type.__setattr__(pipeline.inference.Inference, "enlarge_batch", enlarge_batch)
-        pipeline.inference.Inference.unstruck = original
+        type.__setattr__(pipeline.compute.inference.Inference, "enlarge_batch", enlarge_batch)
+        pipeline.compute.inference.Inference.unstruck = original
 
     return install
 
 
 def _mend() -> None:
-    original = getattr(pipeline.inference.Inference, "unstruck", None)
+    original = getattr(pipeline.compute.inference.Inference, "unstruck", None)
     if original is not None:
-        type.__setattr__(pipeline.inference.Inference, "enlarge_batch", original)
+        type.__setattr__(pipeline.compute.inference.Inference, "enlarge_batch", original)
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pipeline.degrade import degrade_bicubic
+from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import JobBusyError
-from pipeline.job import create_job, held, open_job
+from pipeline.jobs.job import create_job, held, open_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -671,7 +671,7 @@ def test_grey_alpha_and_16_bit_go_through_the_whole_command_line(
     photo: TakePhoto,
     save: SavePicture,
 ) -> None:
-    from pipeline.images import read_picture
+    from pipeline.pictures.formats import read_picture
 
     source, out = tmp_path / "mixed", tmp_path / "out"
     save(source / "grey.png", photo(20, 30, 1))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
-from pipeline.metrics import luma
+from pipeline.pictures.metrics import luma
 from pipeline.storage.dataset import Dataset
 
 if TYPE_CHECKING:

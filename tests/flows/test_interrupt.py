@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.job import open_job
+from pipeline.jobs.job import open_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

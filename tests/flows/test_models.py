@@ -15,9 +15,9 @@ from models import registry
 from models.checkpoint import load, to_bytes
 from models.reach import reach_px
 from models.spec import ModelSpec
-from pipeline.config import recipe_names
-from pipeline.inference import load_model
-from pipeline.training.recipe import load_recipe
+from pipeline.compute.inference import load_model
+from pipeline.recipes.training import load_recipe
+from pipeline.tables import recipe_names
 
 if TYPE_CHECKING:
     from pathlib import Path

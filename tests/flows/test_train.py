@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows import options
+from flows.terminal import options
 from models import checkpoint
-from pipeline.cluster import Stop
-from pipeline.config import RECIPES_DIR, recipe_names
-from pipeline.job import locked
+from pipeline.compute.cluster import Stop
+from pipeline.jobs.job import locked
+from pipeline.tables import RECIPES_DIR, recipe_names
 
 if TYPE_CHECKING:
     from tests.conftest import Command, SavePicture, TakePhoto

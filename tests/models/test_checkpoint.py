@@ -66,7 +66,8 @@ def test_weights_in_channels_last_are_saved_the_same(tmp_path: Path) -> None:
 
 SAVING = """
 import hashlib, torch
-from models import checkpoint, registry
+from models import checkpoint
+from models import registry
 from models.spec import ModelSpec
 spec = ModelSpec(name="tiny", architecture="span", scale=2, channels=3, arguments={"features": 4})
 torch.manual_seed(0)

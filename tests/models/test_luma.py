@@ -9,7 +9,7 @@ import torch
 from models.interpolation import enlarge
 from models.luma import luma, with_luma
 from models.registry import BUILDERS
-from pipeline import metrics
+from pipeline.pictures import metrics
 
 
 def rgb(*size: int) -> torch.Tensor:

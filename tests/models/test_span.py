@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.reach import reach_px
 from models.span import Span, evenly
-from pipeline.inference import Inference
+from pipeline.compute.inference import Inference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from models.blocks import doublings, folded
-from models.exact import in_pairs
 from models.reach import reach_px
 from models.registry import BUILDERS, build
 from models.spec import ModelSpec
-from pipeline.inference import Inference
+from models.tile_independent import in_pairs
+from pipeline.compute.inference import Inference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pipeline.cluster import Stop
+from pipeline.compute.cluster import Stop
 from pipeline.dataset.export import run_dataset_export
 from pipeline.errors import DatasetError, UsageError
-from pipeline.images import read_picture
+from pipeline.pictures.formats import read_picture
 from pipeline.storage.dataset import Dataset, DatasetSpec
 from pipeline.storage.manifest import Manifest, Origin
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.cluster import Client
-    from pipeline.status import Failure
+    from pipeline.compute.cluster import Client
+    from pipeline.jobs.status import Failure
     from tests.conftest import Digest, TakePhoto
 
     Export = Callable[..., tuple[int, list[Failure]]]

@@ -26,9 +26,9 @@ from pipeline.dataset.extract import (
     seed_of,
     whole,
 )
-from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.errors import PictureError
-from pipeline.images import recompress
+from pipeline.pictures.formats import recompress
+from pipeline.recipes.preparing import PrepareRecipe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

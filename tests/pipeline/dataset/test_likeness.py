@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.dataset.likeness import check_alike
+from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.chain import Degradation
-from pipeline.degrade import degrade_patches
 from pipeline.errors import PictureError
-from pipeline.images import recompress
+from pipeline.pictures.formats import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

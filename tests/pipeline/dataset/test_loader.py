@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from pipeline.dataset import examples
 from pipeline.dataset.examples import Batch, PatchDataset, ResidentPatches, turned
 from pipeline.dataset.loader import load_batches
-from pipeline.dataset.order import BatchSpec, ShardSampler
+from pipeline.dataset.patch_order import BatchSpec, ShardSampler
 from pipeline.errors import DatasetError, UsageError, WorkerError
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec
 from pipeline.storage.manifest import Manifest, Origin

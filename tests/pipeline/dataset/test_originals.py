@@ -18,9 +18,9 @@ from PIL import Image
 
 from pipeline.dataset.extract import cut, luma8, patches
 from pipeline.dataset.originals import as_uint8, decode, list_originals
-from pipeline.dataset.recipe import PrepareRecipe
 from pipeline.errors import ArchiveError, PictureError, SourceError, UsageError
-from pipeline.ingest import run_ingest
+from pipeline.jobs.ingest import run_ingest
+from pipeline.recipes.preparing import PrepareRecipe
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import Ledger
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.cluster import Client
+    from pipeline.compute.cluster import Client
     from pipeline.dataset.originals import Original, Pictures
     from tests.conftest import SavePicture, TakePhoto
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.chain import Degradation
-from pipeline.degrade import degrade_patches
-from pipeline.images import read_picture
+from pipeline.pictures.formats import read_picture
 from pipeline.storage.dataset import HR, Dataset
 from pipeline.storage.manifest import SPLITS
 
@@ -611,7 +611,7 @@ def test_zarr_lists_the_arrays_without_a_warning(
 def test_a_dataset_that_is_held_is_not_prepared_twice_at_once(
     pictures: Path, tmp_path: Path, prepare: Prepare
 ) -> None:
-    from pipeline.job import beside, locked
+    from pipeline.jobs.job import beside, locked
 
     lock, _ = beside(tmp_path / "set")
     with locked(lock, tmp_path / "set", "another"):

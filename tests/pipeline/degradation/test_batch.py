@@ -10,10 +10,10 @@ import pytest
 import torch
 from skimage import data
 
+from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.batch import degrade_batch
 from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
-from pipeline.degrade import degrade_patches
 from pipeline.errors import PictureError, RecipeError
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from skimage import data
 
 from models.interpolation import reduce
+from pipeline.degradation.apply import degrade_bicubic, degrade_patches
 from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
-from pipeline.degrade import degrade_bicubic, degrade_patches
 from pipeline.errors import PictureError, RecipeError
-from pipeline.images import recompress
+from pipeline.pictures.formats import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,21 +21,21 @@ from safetensors.torch import load_file, save_file
 from models import checkpoint
 from models.interpolation import enlarge
 from models.lpips import alexnet
-from pipeline.cluster import Stop
+from pipeline.compute.cluster import Stop
+from pipeline.compute.inference import from_unit_range
 from pipeline.dataset.prepare import dataset_spec
-from pipeline.dataset.recipe import PrepareRecipe
+from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.chain import Degradation
-from pipeline.degrade import degrade_patches
 from pipeline.errors import ModelError, RecipeError, SourceError, TrainingError, UsageError
-from pipeline.images import read_picture
-from pipeline.inference import from_unit_range
-from pipeline.metrics import score_picture
+from pipeline.pictures.formats import read_picture
+from pipeline.pictures.metrics import score_picture
+from pipeline.recipes.preparing import PrepareRecipe
+from pipeline.recipes.training import TrainRecipe, load_recipe
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.manifest import Manifest, Origin
 from pipeline.training.loop import TrainProgress, TrainSettings, train
 from pipeline.training.objective import FeatureFiles, Objective
 from pipeline.training.processes import Processes
-from pipeline.training.recipe import TrainRecipe, load_recipe
 from pipeline.training.state import stored_step
 from pipeline.training.validation import Judge
 
@@ -752,7 +752,7 @@ from pipeline.storage.dataset import Dataset
 from pipeline.training.loop import TrainSettings, train
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import joined
-from pipeline.training.recipe import load_recipe
+from pipeline.recipes.training import load_recipe
 
 dataset, recipe, out = sys.argv[1:]
 with joined("cpu") as processes:

@@ -1,0 +1,330 @@
+"""Options that several commands share, and the exit codes they all keep."""
+
+from __future__ import annotations
+
+import functools
+import math
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from flows.terminal.printing import guarded, json_text, visible
+from flows.terminal.utf8 import restart_in_utf8
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from pipeline.compute.cluster import Stop
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
+
+BACKENDS = click.Choice(["auto", "torch", "openvino"])
+
+
+class OneLineErrors(click.Group):
+    """A group that says what is wrong in one line, where click would print its usage first."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line; leave with the exit code of the command."""
+        run = functools.partial(super().main, args, prog_name, complete_var, **extra)
+        if not standalone_mode:
+            return run(standalone_mode=False)
+        if args is None:
+            restart_in_utf8()
+        with guarded():
+            self._run(run)
+        return None
+
+    def _run(self, run: Callable[..., Any]) -> NoReturn:
+        try:
+            code: Any = run(standalone_mode=False)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context else "upres"
+            line = visible(" ".join(error.format_message().split()))
+            click.echo(f"upres: {line.rstrip('.')}; see `{path} --help`", err=True)
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else DONE)
+
+
+class HaloType(click.ParamType[str | int]):
+    """``auto``, or a number of pixels."""
+
+    name = "PX|auto"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | int:
+        """Return "auto" or the number."""
+        if value == "auto" or isinstance(value, int):
+            return str(value) if value == "auto" else int(value)
+        if str(value).isdecimal():
+            return int(value)
+        self.fail(f"halo is {value!r}, expected auto or a number of pixels", param, ctx)
+        return None
+
+
+class SecondsType(click.FloatRange):
+    """A number of seconds; "nan" is none."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number."""
+        found = float(super().convert(value, param, ctx))
+        if math.isnan(found):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return found
+
+
+class EncodingType(click.ParamType[str]):
+    """An encoding that file names can be in."""
+
+    name = "ENCODING"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name of the encoding."""
+        from pipeline.errors import UsageError
+        from pipeline.sources.zip_names import check_encoding
+
+        try:
+            check_encoding(str(value))
+        except UsageError as error:
+            self.fail(str(error).removeprefix("--names is "), param, ctx)
+        return str(value)
+
+
+def names_option(function: F) -> F:
+    """Add how names in archives are encoded."""
+    return click.option(
+        "--names",
+        type=EncodingType(),
+        metavar="ENCODING",
+        help="Encoding of file names in a .zip or .tar that does not say it, such as cp932.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """Add ``--json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document on stdout, nothing else."
+    )(function)
+
+
+def cluster_options(function: F) -> F:
+    """Add where the work runs."""
+    for option in (
+        click.option(
+            "--workers",
+            type=click.IntRange(min=1),
+            help="Worker processes of a local cluster.  [default: one a core, at most 8]",
+        ),
+        click.option(
+            "--cluster",
+            default="local",
+            show_default=True,
+            metavar="local|ADDRESS",
+            help="Where to run: workers on this machine, or a Dask scheduler's address.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def replacing_options(function: F) -> F:
+    """Add what an export may do to files that are there."""
+    for option in (
+        click.option(
+            "--prune",
+            is_flag=True,
+            help="Remove exported files whose pictures are gone from the source, unless somebody "
+            "changed them.",
+        ),
+        click.option(
+            "--overwrite",
+            is_flag=True,
+            help="Replace files that are in the way of an export and that this job did not write.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+def device_options(precision: str) -> Callable[[F], F]:
+    """Return a decorator that adds device, backend and precision, whose default is given."""
+
+    def add(function: F) -> F:
+        for option in (
+            click.option(
+                "--precision",
+                type=click.Choice(["auto", "fp32", "bf16"]),
+                default=precision,
+                show_default=True,
+                help="Arithmetic of the network; auto takes bf16 where the hardware has it.",
+            ),
+            click.option(
+                "--backend",
+                type=BACKENDS,
+                default="auto",
+                show_default=True,
+                help="What computes the network; auto takes openvino, which is faster, where it "
+                "is installed and the device is an x86 CPU.",
+            ),
+            click.option(
+                "--device",
+                default="auto",
+                show_default=True,
+                metavar="auto|cpu|cuda[:N]",
+                help="What the network runs on.",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def tile_options(function: F) -> F:
+    """Add how pictures are cut."""
+    for option in (
+        click.option(
+            "--halo",
+            type=HaloType(),
+            default="auto",
+            show_default=True,
+            help="LR pixels read around a tile; auto is the model's reach: no seams.",
+        ),
+        click.option(
+            "--tile",
+            "tile_px",
+            type=click.IntRange(min=16, max=8192),
+            default=512,
+            show_default=True,
+            metavar="PX",
+            help="Side of a tile in LR pixels.",
+        ),
+    ):
+        function = option(function)
+    return function
+
+
+class FeaturesType(click.Path):
+    """A file or folder, or the word ``torchvision``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path; the word stays as it is."""
+        word = str(value) == "torchvision" and not Path(value).exists()
+        return Path(value) if word else super().convert(value, param, ctx)
+
+
+def features_option(function: F) -> F:
+    """Add where the features of ImageNet networks lie."""
+    return click.option(
+        "--features",
+        multiple=True,
+        type=FeaturesType(exists=True, path_type=Path),
+        metavar="FILE|DIR|torchvision",
+        help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS: safetensors files, or "
+        "torchvision's own, which it may have to download.",
+    )(function)
+
+
+def limit_option(function: F) -> F:
+    """Add how long one tile may take."""
+    return click.option(
+        "--time-limit",
+        "limit_s",
+        type=SecondsType(min=0.1, max=1e7),
+        default=1800.0,
+        show_default=True,
+        metavar="S",
+        help="Seconds that one tile, or chunk of patches, may take before it counts as hanging.",
+    )(function)
+
+
+def reported(command: F, *, again: str = "the same command") -> F:
+    """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback.
+
+    `again` says what continues, where the command was interrupted.
+    """
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        from pipeline.errors import UpresError, UsageError
+
+        interrupted = f"upres: interrupted; {again} continues"
+        try:
+            return command(*args, **kwargs)
+        except UpresError as error:
+            line = " ".join(str(error).split())
+            click.echo(f"upres: {line}", err=True)
+            sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+        except RuntimeError as error:
+            # Python wraps a Ctrl-C that comes while a module defines its classes.
+            if not isinstance(error.__cause__, KeyboardInterrupt):
+                raise
+            click.echo(interrupted, err=True)
+            sys.exit(INTERRUPTED)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            # A full disk or a folder that may not be written is no bug: one line is enough.
+            click.echo(f"upres: {visible(str(error))}; mend that and run {again} again", err=True)
+            sys.exit(FAILED)
+        except KeyboardInterrupt:
+            click.echo(interrupted, err=True)
+            sys.exit(INTERRUPTED)
+
+    return run  # type: ignore[return-value]
+
+
+def reported_with(*, again: str) -> Callable[[F], F]:
+    """Return `reported` for a command that another one than itself continues."""
+    return functools.partial(reported, again=again)
+
+
+@contextmanager
+def interruptible() -> Iterator[Stop]:
+    """Yield a stop that the first Ctrl-C (or SIGTERM) requests; the second interrupts at once."""
+    from pipeline.compute.cluster import Stop
+
+    stop = Stop()
+
+    def ask(number: int, _frame: FrameType | None) -> None:
+        if stop.requested:
+            raise KeyboardInterrupt
+        stop.request()
+        name = signal.Signals(number).name
+        click.echo(f"upres: {name}: finishing what is in flight; once more to stop now", err=True)
+
+    before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json_text(document))

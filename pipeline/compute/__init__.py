@@ -1,0 +1,1 @@
+"""What computes: Dask clusters, devices, backends, and networks applied to windows of pixels."""

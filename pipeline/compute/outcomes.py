@@ -1,0 +1,75 @@
+"""Recording: the outcomes of units, as they come from the workers, into the ledger."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UpresError
+from pipeline.storage.ledger import FAILED, UnitRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pipeline.compute.cluster import Outcome
+    from pipeline.storage.ledger import Ledger
+
+_BATCH_S = 2.0
+"""How long outcomes may wait in memory before they are recorded: what a kill costs at most."""
+
+
+def recorded(
+    outcomes: Iterable[Outcome[Any, list[UnitRow]]],
+    ledger: Ledger,
+    *,
+    run: str,
+    failed: Callable[[Any, BaseException], list[UnitRow]],
+) -> Iterator[tuple[Any, list[UnitRow]]]:
+    """Yield each task with the outcomes of its units, and write these to the ledger in batches.
+
+    `failed` gives the outcomes of a task that failed whole. However the iteration ends, what was
+    yielded is in the ledger.
+    """
+    waiting: list[UnitRow] = []
+    written = time.monotonic()
+    try:
+        for outcome in outcomes:
+            found = outcome.result
+            if found is None:
+                error: Any = outcome.error
+                found = failed(outcome.task, error)
+            rows = [replace(row, run=run) for row in found]
+            waiting += rows
+            if time.monotonic() - written > _BATCH_S:
+                ledger.put_units(waiting)
+                waiting, written = [], time.monotonic()
+            yield outcome.task, rows
+    finally:
+        ledger.put_units(waiting)
+
+
+def outcome_of(row: UnitRow, work: Callable[[], None]) -> UnitRow:
+    """Do the work of one unit; return its outcome, `row` where all went well, and its seconds.
+
+    The unit's border: whatever goes wrong is its outcome, and the others go on.
+    """
+    began = time.perf_counter()
+    try:
+        work()
+    except Exception as error:
+        row = failed_unit(row, error)
+    return replace(row, seconds=time.perf_counter() - began)
+
+
+def failed_unit(row: UnitRow, error: BaseException) -> UnitRow:
+    """Return the outcome of a unit that failed, with the reason."""
+    return replace(row, state=FAILED, error=type(error).__name__, message=reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """Return one line that says why."""
+    if isinstance(error, UpresError):
+        return str(error)
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,264 @@
+"""Preparing on a worker: a survey of some pictures, or a chunk of patches.
+
+Both depend on the pictures and the recipe alone, so it does not matter which worker does them, in
+which order, or how often. The driver's side is `pipeline.dataset.prepare`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pipeline.compute.cluster import worker_name, worker_state
+from pipeline.compute.deadline import Deadline
+from pipeline.compute.outcomes import outcome_of, reason_of
+from pipeline.dataset.extract import Cut, cut, patches, whole
+from pipeline.dataset.originals import Original, Pictures, check_pairs, decode
+from pipeline.degradation.apply import degrade_patches
+from pipeline.errors import SourceError
+from pipeline.recipes.preparing import PrepareRecipe
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset
+from pipeline.storage.ledger import DONE, INGESTED, REJECTED, ItemRow, UnitRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from pipeline.storage.manifest import Manifest
+
+    Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyTask:
+    """Some pictures to find the patches of."""
+
+    originals: tuple[Original, ...]
+    recipe: PrepareRecipe
+    known: Mapping[str, str]
+    """Content hashes, by item, of pictures whose patches are placed already."""
+    unchecked: bool = False
+    """Whether LR files are taken for what their names say, whatever they show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What a picture gives: `cut` is None where nothing is to be done with it.
+
+    That is: its patches are placed already (`row` is in state ingested), or it was rejected.
+    """
+
+    row: ItemRow
+    cut: Cut | None = None
+    copyright: str = ""
+    colour: str = ""
+    """What was done about ICC profiles, as `Pictures.colour`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTask:
+    """Some chunks of a dataset to make, with the pictures that their patches are cut from."""
+
+    dataset_dir: Path
+    chunks: Mapping[int, str]
+    """By number: the content hash of the manifest that the outcome is recorded under."""
+    originals: Mapping[str, Original]
+    """By item."""
+    limit_s: float
+    """How long one chunk may take before its worker is ended."""
+
+
+def open_bench() -> Deadline:
+    """Return what a worker keeps between tasks, and settle how it computes."""
+    # Chunks are what runs in parallel; and sums never depend on how threads share them.
+    torch.set_num_threads(1)
+    return Deadline()
+
+
+def survey_pictures(task: SurveyTask) -> list[Surveyed]:
+    """Return what each picture of a task gives; a broken one is rejected, with the reason."""
+    return [_surveyed(original, task) for original in task.originals]
+
+
+def prepare_chunks(task: ChunkTask, *, key: str) -> list[UnitRow]:
+    """Make the chunks of a task; safe to run twice."""
+    deadline: Deadline = worker_state(key)
+    dataset = Dataset.open(task.dataset_dir)
+    recipe = PrepareRecipe.from_json(dataset.spec.recipe)
+    darkroom = Darkroom(recipe, task.originals)
+    rows = []
+    for chunk, content in task.chunks.items():
+        row = replace(unit_row(chunk, content), worker=worker_name())
+        work = partial(_prepare_chunk, dataset, chunk, darkroom)
+        rows.append(outcome_of(row, partial(deadline.run, task.limit_s, work)))
+    return rows
+
+
+def unit_row(chunk: int, content: str) -> UnitRow:
+    """Return the outcome of a chunk that was made."""
+    return UnitRow(item=chunk_name(chunk), tile=0, fingerprint=content, state=DONE)
+
+
+def chunk_name(chunk: int) -> str:
+    """Return what the ledger calls a chunk."""
+    return f"chunk {chunk}"
+
+
+@dataclass(slots=True)
+class Developed:
+    """Patches ``(m, c, y, x)`` by array, which of them are there, and why others are not."""
+
+    pixels: dict[str, Pixels]
+    present: NDArray[np.bool_]
+    errors: list[Exception]
+
+
+class Darkroom:
+    """Makes patches of pictures, and remembers the picture that was read last."""
+
+    def __init__(self, recipe: PrepareRecipe, originals: Mapping[str, Original]) -> None:
+        self._recipe = recipe
+        self._originals = originals
+        self._last: tuple[str, Pictures] | None = None
+
+    def develop(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
+        """Return the pixels of the `wanted` patches of a manifest: HR and every LR version.
+
+        A picture that cannot be read leaves its patches out, and says why.
+        """
+        recipe = self._recipe
+        found = self._cut_out(manifest, wanted)
+        rows = np.flatnonzero(found.present)
+        for degradation in recipe.lr_versions:
+            lr = degrade_patches(
+                found.pixels[HR][rows],
+                manifest.seeds[rows].tolist(),
+                degradation,
+                scale=recipe.scale,
+            )
+            small = np.zeros((len(manifest), *lr.shape[1:]), dtype=np.uint8)
+            small[rows] = lr
+            found.pixels[LR_PREFIX + degradation.name] = small
+        return found
+
+    def _cut_out(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
+        recipe, scale = self._recipe, self._recipe.scale
+        rows, cols = recipe.patch_px
+        small = (rows // scale, cols // scale)
+        sizes = {HR: (rows, cols), **{LR_PREFIX + name: small for name in recipe.pairs}}
+        pixels = {
+            name: np.zeros((len(manifest), recipe.channels, *px), dtype=np.uint8)
+            for name, px in sizes.items()
+        }
+        found = Developed(pixels, np.zeros(len(manifest), dtype=bool), [])
+        for number, origin in enumerate(manifest.origins):
+            mine = np.flatnonzero((manifest.pictures == number) & wanted)
+            if not len(mine):
+                continue
+            try:
+                pictures = self._read(origin.item, origin.sha256)
+            except Exception as error:
+                # The picture's border: the others of the chunk go on.
+                found.errors.append(error)
+                continue
+            corners = manifest.corners[mine]
+            if recipe.extract == "whole":
+                pixels[HR][mine] = whole(pictures.hr, recipe)
+            else:
+                pixels[HR][mine] = patches(pictures.hr, corners, recipe.patch_px)
+            for name in recipe.pairs:
+                cuts = patches(pictures.lr[name], corners // scale, small)
+                pixels[LR_PREFIX + name][mine] = cuts
+            found.present[mine] = True
+        return found
+
+    def _read(self, item: str, sha256: str) -> Pictures:
+        if self._last is not None and self._last[0] == item:
+            return self._last[1]
+        if item not in self._originals:
+            raise SourceError(
+                f"{item} is gone from the source; restore it, or prepare with --prune, which takes "
+                "out its patches"
+            )
+        original = self._originals[item]
+        contents = original.contents()
+        if original.sha256(contents) != sha256:
+            raise SourceError(f"{item} was changed while it was prepared; prepare again")
+        pictures = decoded(original, contents, self._recipe)
+        self._last = (item, pictures)
+        return pictures
+
+
+def _prepare_chunk(dataset: Dataset, chunk: int, darkroom: Darkroom) -> None:
+    """Make what a chunk lacks, and keep what it holds: that may be of a picture that is gone."""
+    manifest, kept = dataset.manifest(chunk), dataset.readable(chunk)
+    found = darkroom.develop(manifest, ~kept)
+    rows = chunk * dataset.spec.chunk_patches + manifest.places
+    if kept.any():
+        for name, pixels in found.pixels.items():
+            pixels[kept] = dataset.read(name, rows[kept])
+    if (kept | found.present).any():
+        dataset.write(chunk, found.pixels, kept | found.present)
+    if len(found.errors) == 1:
+        raise found.errors[0]
+    if found.errors:
+        first = reason_of(found.errors[0])
+        raise SourceError(f"{first}; and {len(found.errors) - 1} more pictures of this chunk")
+
+
+def _surveyed(original: Original, task: SurveyTask) -> Surveyed:
+    recipe, item = task.recipe, original.item
+    row = item_row(original)
+    try:
+        contents = original.contents()
+        row = replace(row, sha256=original.sha256(contents))
+        if task.known.get(item) == row.sha256:
+            return Surveyed(row)
+        pictures = decoded(original, contents, recipe)
+        if not task.unchecked:
+            check_pairs(pictures, original, scale=recipe.scale)
+        channels, height, width = pictures.hr.shape
+        row = replace(row, channels=channels, height=height, width=width, dtype="uint8")
+        align = recipe.scale if recipe.pairs else 1
+        found = cut(pictures.hr, recipe, item=item, align=align)
+        return Surveyed(row, found, pictures.copyright, pictures.colour)
+    except Exception as error:
+        # The picture's border: whatever went wrong is its outcome, and the others go on.
+        return Surveyed(rejected(row, error))
+
+
+def item_row(original: Original) -> ItemRow:
+    """Return the row of a picture that can be used."""
+    return ItemRow(
+        item=original.item,
+        state=INGESTED,
+        source=original.address,
+        size_bytes=original.size_bytes,
+    )
+
+
+def rejected(row: ItemRow, error: BaseException) -> ItemRow:
+    """Return the row of a picture that cannot be used, with the reason."""
+    return replace(row, state=REJECTED, error=type(error).__name__, message=_told(row.item, error))
+
+
+def _told(item: str, error: Any) -> str:
+    return str(error) if item in str(error) else f"{item}: {error}"
+
+
+def decoded(original: Original, contents: Mapping[str, bytes], recipe: PrepareRecipe) -> Pictures:
+    """Return the pixels of a picture as the recipe wants them, as `originals.decode`."""
+    return decode(
+        original,
+        contents,
+        channels=recipe.channels,
+        scale=recipe.scale,
+        pairs=recipe.pairs,
+        colour=recipe.colour,
+    )

@@ -1,0 +1,1 @@
+"""The upscaling engine: what a job is, its stages, and one run on it."""

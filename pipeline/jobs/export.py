@@ -1,0 +1,275 @@
+"""Export: from finished items of an SR archive to picture files, tree and metadata kept.
+
+The ledger knows every file that the job wrote. A file that is there already and is still what is
+wanted is not touched; one that the job did not write, or that was changed since, is never replaced
+unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.compute.cluster import Stop, submit_windowed
+from pipeline.errors import OccupiedError
+from pipeline.jobs.export_file import Exported, ExportTask, Facts, export_item, put_in_place, remove
+from pipeline.jobs.export_names import folded
+from pipeline.jobs.export_plan import FOLDER, contents_of
+from pipeline.jobs.status import Failure
+from pipeline.storage.access import close_to, make_folder
+from pipeline.storage.atomic import sync_folder
+from pipeline.storage.ledger import EXPORT, ExportRow, Note
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from pipeline.compute.cluster import Client
+    from pipeline.jobs.export_plan import ExportPlan
+    from pipeline.storage.ledger import Ledger
+
+_BATCH, _BATCH_S = 64, 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportResult:
+    """What an export did."""
+
+    written: int = 0
+    unchanged: int = 0
+    pruned: int = 0
+    gone: tuple[str, ...] = ()
+    """Paths of files that are still there although their pictures are gone from the source."""
+    kept: bool = False
+    """Whether these were to be removed, and stay as somebody changed them since."""
+    failures: tuple[Failure, ...] = ()
+    notes: tuple[Note, ...] = ()
+    """What the job's files do not hold of their pictures' metadata, unchanged ones' too."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts, the files that are gone from the source, and the notes."""
+        counts = {name: getattr(self, name) for name in ("written", "unchanged", "pruned")}
+        notes = [asdict(note) for note in self.notes]
+        return {**counts, "gone": len(self.gone), "gone_files": list(self.gone), "notes": notes}
+
+
+def run_export(
+    plan: ExportPlan,
+    *,
+    ledger: Ledger,
+    client: Client | None,
+    stop: Stop | None = None,
+    report: Callable[[int, int], None] = lambda _done, _of: None,
+) -> ExportResult:
+    """Write what `plan` says, and with its `prune` remove what is gone; say what became of it.
+
+    Killed at any moment, the next export knows every file that this one wrote. `client` may be None
+    where there are no tasks.
+    """
+    export = _Export(plan, ledger)
+    for path, allowed in plan.settled.items():
+        close_to(path, allowed)  # Its picture may be private by now.
+    if client is not None and plan.tasks:
+        tasks = export.with_folders()
+        for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
+            export.take(outcome.task, outcome.result, outcome.error)
+            report(n, len(plan.tasks))
+        export.place()
+    stopped = stop is not None and stop.requested
+    pruned, gone = export.leave(prune=plan.request.prune and not stopped)
+    return ExportResult(
+        written=export.written,
+        unchanged=export.unchanged,
+        pruned=pruned,
+        gone=gone,
+        kept=plan.request.prune and not stopped,
+        failures=tuple(sorted(export.failures, key=lambda failure: failure.item)),
+        notes=tuple(note for note in ledger.notes() if note.stage == EXPORT),
+    )
+
+
+class _Export:
+    """One export on its way: finished files come in, take their places and are recorded.
+
+    What is about to be put somewhere is recorded first, so that a kill in between leaves no file
+    that the job would not know.
+    """
+
+    def __init__(self, plan: ExportPlan, ledger: Ledger) -> None:
+        self.written = 0
+        self.unchanged = len(plan.settled)
+        self.failures = list(plan.failures)
+        self._plan = plan
+        self._ledger = ledger
+        self._waiting: list[tuple[ExportTask, Exported]] = []
+        self._rows: list[ExportRow] = []
+        self._notes: dict[str, tuple[str, ...]] = {}
+        self._shared = _shared_names(plan.tasks)
+        self._placed_s = time.monotonic()
+
+    def with_folders(self) -> Iterator[ExportTask]:
+        """Yield the tasks, each once its folder is there; what a killed export left there goes."""
+        ready: set[Path] = set()
+        for task in self._plan.tasks:
+            try:
+                if task.path.parent not in ready:
+                    self._make_folder(task.path.parent, task.folder_readers)
+                    _remove_partials(task)
+                    ready.add(task.path.parent)
+            except OSError as error:
+                self.failures.append(Failure.of(task.row.item, _in_the_way(error)))
+                continue
+            yield task
+
+    def take(
+        self, task: ExportTask, exported: Exported | None, error: BaseException | None
+    ) -> None:
+        """Take note of what became of a task."""
+        if exported is None:
+            task.partial.unlink(missing_ok=True)
+            self.failures.append(Failure.of(task.row.item, error))
+        elif exported.is_new:
+            self._waiting.append((task, exported))
+        else:
+            self.unchanged += 1
+            self._rows.append(self._found(task, exported.facts))
+        if exported is not None and exported.notes is not None:
+            self._notes[task.row.item] = exported.notes
+        late = time.monotonic() - self._placed_s > _BATCH_S
+        if late or len(self._waiting) + len(self._rows) >= _BATCH:
+            self.place()
+
+    def place(self) -> None:
+        """Put every finished file into its place."""
+        waiting, self._waiting = self._waiting, []
+        self._ledger.put_exports([*self._rows, *(self._coming(*one) for one in waiting)])
+        self._ledger.put_notes(EXPORT, self._notes)
+        self._notes = {}
+        self._rows = []
+        for task, exported in waiting:
+            try:
+                put_in_place(task, exported)
+            except OSError as error:
+                self.failures.append(Failure.of(task.row.item, self._explained(task, error)))
+                self._take_back(task)
+                continue
+            self.written += 1
+            self._rows.append(_row_of(task, exported.facts))
+        for folder in {task.path.parent for task, _ in waiting}:
+            sync_folder(folder)
+        self._ledger.put_exports(self._rows)
+        self._rows = []
+        self._placed_s = time.monotonic()
+
+    def _found(self, task: ExportTask, there: Facts) -> ExportRow:
+        """Return the row of a file that is in its place already, and whose it is."""
+        before = self._plan.known.get(str(task.path))
+        adopted = there.sha256 not in task.ours if before is None else before.adopted
+        return replace(_row_of(task, there), adopted=adopted)
+
+    def leave(self, *, prune: bool) -> tuple[int, tuple[str, ...]]:
+        """Look after the files that are gone from the source; return (pruned, those still there).
+
+        Only what is as the job left it is removed, and the folders that it made, where empty.
+        """
+        here = [row for row in self._plan.gone if os.path.lexists(row.path)]
+        forgotten = {row.path for row in self._plan.gone} - {row.path for row in here}
+        own = [row for row in here if not row.adopted]
+        pruned = [r.path for r in own if prune and remove(Path(r.path), contents_of(r))]
+        self._ledger.forget_exports(forgotten.union(pruned))
+        if prune:
+            self._remove_folders()
+        gone = tuple(row.path for row in here if row.path not in set(pruned))
+        return len(pruned), gone
+
+    def _remove_folders(self) -> None:
+        made = [row.path for row in self._plan.known.values() if row.format == FOLDER]
+        removed = []
+        for path in sorted(made, reverse=True):  # What is further down comes first.
+            try:
+                os.rmdir(path)  # noqa: PTH106 - only where it is empty.
+            except OSError:
+                if os.path.lexists(path):
+                    continue
+            removed.append(path)
+        self._ledger.forget_exports(removed)
+
+    def _make_folder(self, folder: Path, allowed: int) -> None:
+        root = self._plan.request.root
+        missing = [p for p in (folder, *folder.parents) if p.is_relative_to(root)]
+        for path in reversed(missing):
+            is_new = not path.is_dir()
+            make_folder(path, allowed)
+            if is_new and path != root:
+                self._rows.append(_folder_row(path))
+
+    def _coming(self, task: ExportTask, exported: Exported) -> ExportRow:
+        """Return what to record before a file takes its place: both contents count as the job's.
+
+        Not that of somebody else's file which is overwritten: until then it is somebody else's.
+        """
+        there = None if exported.overwrites else exported.replaces
+        there = there or Facts(0, 0, "")
+        return replace(_row_of(task, there), made_of="", coming_sha256=exported.facts.sha256)
+
+    def _take_back(self, task: ExportTask) -> None:
+        before = self._plan.known.get(str(task.path))
+        if before is None:
+            self._ledger.forget_exports([str(task.path)])
+        else:
+            self._ledger.put_exports([before])
+
+    def _explained(self, task: ExportTask, error: OSError) -> OSError:
+        """Return an error that names the other item, where two have one name on this disk."""
+        others = [i for i in self._shared.get(folded(task.path), ()) if i != task.row.item]
+        if not others or not isinstance(error, OccupiedError):
+            return error
+        return OccupiedError(
+            f"{task.path} is the file of {others[0]} too, as the file system takes both names for "
+            "one; rename one of the two, or export into a folder elsewhere"
+        )
+
+
+def _row_of(task: ExportTask, facts: Facts) -> ExportRow:
+    return ExportRow(
+        path=str(task.path),
+        item=task.row.item,
+        asked=task.asked,
+        format=task.format,
+        made_of=task.made_of,
+        size_bytes=facts.size_bytes,
+        mtime_ns=str(facts.mtime_ns),
+        sha256=facts.sha256,
+    )
+
+
+def _folder_row(path: Path) -> ExportRow:
+    return ExportRow(path=str(path), item="", asked="", format=FOLDER, made_of="")
+
+
+def _remove_partials(task: ExportTask) -> None:
+    """Remove the unfinished files that a killed export of this job left in a folder."""
+    start, _, _ = task.partial_name.rpartition("-")
+    for path in task.path.parent.iterdir():
+        if path.name.startswith(f"{start}-") and path.name.endswith(".partial"):
+            path.unlink(missing_ok=True)
+
+
+def _shared_names(tasks: Iterable[ExportTask]) -> dict[str, list[str]]:
+    """Return the items of `tasks` by what their names have in common."""
+    items: dict[str, list[str]] = defaultdict(list)
+    for task in tasks:
+        items[folded(task.path)].append(task.row.item)
+    return items
+
+
+def _in_the_way(error: OSError) -> OSError:
+    """Return an error that says what to do, where a file is in the place of a folder."""
+    if not isinstance(error, (FileExistsError, NotADirectoryError)):
+        return error
+    return OccupiedError(
+        f"{error.filename} is not a folder, wanted one; move it away, or export into another folder"
+    )

@@ -1,0 +1,217 @@
+"""One exported file: made beside its place, put there only where nobody's file is in the way.
+
+What belongs here: what runs on a worker for one item (`export_item`), what puts the file in its
+place (`put_in_place`), and what removes one (`remove`). Not: which items are due (`export`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.errors import OccupiedError, PictureError
+from pipeline.geometry import Rect, Span
+from pipeline.jobs.item_images import sr_image
+from pipeline.pictures.formats import Picture, encode_picture, read_picture
+from pipeline.pictures.metadata import from_json
+from pipeline.pictures.travel import enlarged
+from pipeline.storage.access import EVERYONE
+from pipeline.storage.archive import Archive
+from pipeline.storage.atomic import place_new, write_new
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from pipeline.storage.ledger import ItemRow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportTask:
+    """One item to write as a file, and what is known of the file that may be there."""
+
+    row: ItemRow
+    sr_dir: Path
+    path: Path
+    partial_name: str
+    """What the finished file is called, in the same folder, until it is put into its place."""
+    format: str
+    asked: str
+    made_of: str
+    ours: frozenset[str] = frozenset()
+    """Contents (sha256) that the job wrote for this place or this item."""
+    current: frozenset[str] = frozenset()
+    """Those of them that are what is wanted now."""
+    of_a_run: bool = False
+    """Whether the file there is as old as a run of the job, which then may have written it."""
+    readers: int = EVERYONE
+    """Who may read the file, as `storage.access` says it."""
+    folder_readers: int = EVERYONE
+    """Who may look into its folder, where that is made."""
+    overwrite: bool = False
+    """Whether a file that the job did not write may be replaced."""
+
+    @property
+    def partial(self) -> Path:
+        """Return where the finished file waits."""
+        return self.path.with_name(self.partial_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What tells a file from another one."""
+
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+    """"" of what is not a regular file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The file of an item: finished and waiting, or (`is_new` False) in its place already."""
+
+    facts: Facts
+    is_new: bool
+    replaces: Facts | None = None
+    notes: tuple[str, ...] | None = None
+    """What the file does not hold of the metadata; None where it was not looked at again."""
+    overwrites: bool = False
+    """Whether what it replaces is somebody else's."""
+
+
+def facts_of(path: Path) -> Facts | None:
+    """Return the facts of what is at `path`, read whole; None where there is nothing."""
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return Facts(found.st_size, found.st_mtime_ns, "")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Facts(found.st_size, found.st_mtime_ns, digest)
+
+
+def export_item(task: ExportTask) -> Exported:
+    """Make the file of an item and leave it at `task.partial`, unless it is in its place already.
+
+    Raises:
+        OccupiedError: if a file is there that the job did not write.
+        PictureError: if the format cannot hold the picture.
+        ArchiveError: if a chunk of it is damaged.
+    """
+    there = facts_of(task.path)
+    if there is not None and there.sha256 in task.current:
+        return Exported(there, is_new=False)
+    image = sr_image(Archive.open(task.sr_dir), task.row)
+    whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
+    metadata = enlarged(from_json(image.provenance), image.size[0] // task.row.height)
+    picture = Picture(pixels=image.read(whole), metadata=metadata)
+    content, notes = encode_picture(picture, name=task.path.name, format=task.format)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if there is not None and there.sha256 == sha256:
+        return Exported(there, is_new=False, notes=notes)
+    ours = there is None or _is_ours(task, there, content)
+    if there is not None and not ours:
+        _check_overwritten(task, there)
+    taken_ns = image.provenance.get("mtime_ns")
+    write_new(
+        task.partial,
+        content,
+        lambda path: finish(path, mtime_ns=taken_ns),
+        readers=task.readers,
+    )
+    facts = Facts(len(content), task.partial.stat().st_mtime_ns, sha256)
+    return Exported(facts, is_new=True, replaces=there, overwrites=not ours, notes=notes)
+
+
+def finish(path: Path, *, mtime_ns: int | None) -> None:
+    """Give a written file the attributes of the picture that it was made of.
+
+    That is the modification time, as far as the file system can hold it.
+    """
+    if isinstance(mtime_ns, int):
+        with suppress(OSError, OverflowError):
+            os.utime(path, ns=(time.time_ns(), mtime_ns))
+
+
+def put_in_place(task: ExportTask, exported: Exported) -> None:
+    """Move a finished file to its place.
+
+    Raises:
+        OccupiedError: if another file came there meanwhile; it stays, the finished one goes.
+    """
+    before = exported.replaces
+    try:
+        if before is None or not os.path.lexists(task.path):
+            place_new(task.partial, task.path)
+            return
+        _check_same(task.path, before)
+        task.partial.replace(task.path)
+    except FileExistsError as error:
+        raise OccupiedError(
+            f"{task.path} appeared or changed while its picture was being written; it was left as "
+            "it is, repeat the command to see whose it is"
+        ) from error
+    finally:
+        task.partial.unlink(missing_ok=True)
+
+
+def remove(path: Path, contents: Collection[str]) -> bool:
+    """Remove a file if its content (sha256) is one of `contents`; return whether it was."""
+    there = facts_of(path)
+    if there is None or not there.sha256 or there.sha256 not in contents:
+        return False
+    path.unlink()
+    return True
+
+
+def _is_ours(task: ExportTask, there: Facts, content: bytes) -> bool:
+    """Return whether the job wrote what is at the place of a file."""
+    if not there.sha256:
+        return False
+    # The latter: exported before upres kept record of that, and not touched since.
+    return there.sha256 in task.ours or (task.of_a_run and _same_pixels(task.path, content))
+
+
+def _check_overwritten(task: ExportTask, there: Facts) -> None:
+    """Make sure that what somebody else put at the place of a file may be replaced by it."""
+    if task.path.is_dir() and not task.path.is_symlink():
+        raise OccupiedError(
+            f"{task.path} is a folder, wanted the place of a file; move it away, or export into "
+            "another folder"
+        )
+    if there.sha256 == task.row.sha256:
+        raise OccupiedError(
+            f"{task.path} is the original of this picture, by its content, and is never replaced; "
+            "export into another folder"
+        )
+    if task.overwrite:
+        return
+    kind = "changed since this job wrote it" if task.ours else "was not written by this job"
+    raise OccupiedError(
+        f"{task.path} exists ({there.size_bytes} bytes) and {kind}; move it away, export into "
+        "another folder, or replace it with --overwrite"
+    )
+
+
+def _check_same(path: Path, before: Facts) -> None:
+    now = path.lstat()
+    if (now.st_size, now.st_mtime_ns) != (before.size_bytes, before.mtime_ns):
+        raise FileExistsError(path)
+
+
+def _same_pixels(path: Path, content: bytes) -> bool:
+    try:
+        found = read_picture(path.read_bytes(), name=path.name).pixels
+    except (PictureError, OSError):
+        return False
+    return np.array_equal(found, read_picture(content, name=path.name).pixels)

@@ -1,0 +1,387 @@
+"""Which files an export would write: what is there already, whose it is, and what is gone.
+
+What belongs here: looking, and refusing (`plan_export`, `check_targets`). Nothing is written here;
+that is `export`.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ArchiveError, OccupiedError, UsageError
+from pipeline.jobs.export_file import ExportTask
+from pipeline.jobs.export_names import folded, paths_of
+from pipeline.jobs.item_images import sr_image
+from pipeline.jobs.overlap import check_export_apart
+from pipeline.jobs.status import Failure, JobStatus
+from pipeline.storage.access import readers
+from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
+from pipeline.storage.places import Identity, identities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from pipeline.jobs.job import Job
+    from pipeline.storage.ledger import ItemRow, Ledger
+
+SAME = "same"
+FORMATS = ("png", "tiff", "jpeg", "webp")
+
+RULES = 1
+"""Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
+is kept: files that are there are then written again."""
+
+FOLDER = "folder"
+"""What the ledger calls the format of a folder that the job made."""
+
+_EMPTY = sha256(b"").hexdigest()
+_RUN_SLACK_NS = 2 * 10**9
+"""File systems round times, by two seconds at most."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """What is to be exported where, and what may go for it."""
+
+    out_dir: Path
+    format: str = SAME
+    overwrite: bool = False
+    """Whether files that the job did not write may be replaced."""
+    prune: bool = False
+    """Whether files go that the job wrote for what is gone from the source."""
+
+    def check(self) -> None:
+        """Refuse a format that does not exist.
+
+        Raises:
+            UsageError: then.
+        """
+        if self.format not in (SAME, *FORMATS):
+            raise UsageError(f"format is {self.format!r}, expected {SAME}, {', '.join(FORMATS)}")
+
+    @property
+    def root(self) -> Path:
+        """Return the folder by the one name that the ledger knows it by."""
+        return Path(os.path.realpath(self.out_dir))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPlan:
+    """What an export would do."""
+
+    request: ExportRequest
+    tasks: tuple[ExportTask, ...] = ()
+    known: Mapping[str, ExportRow] = field(default_factory=dict)
+    """What the job wrote below the folder before, by path."""
+    settled: Mapping[Path, int] = field(default_factory=dict)
+    """Files that are there as they are to be, each with who may read it."""
+    gone: tuple[ExportRow, ...] = ()
+    """Files that the job wrote for what is not in the source now, or is called otherwise."""
+    failures: tuple[Failure, ...] = ()
+
+
+def plan_export(
+    job: Job, status: JobStatus, *, ledger: Ledger, request: ExportRequest
+) -> ExportPlan:
+    """Return a task for each finished item that is not exported already, and what else to say.
+
+    Raises:
+        UsageError: if the format is unknown, the folder is where the job reads, or a file would
+            take the place of one that an item came from.
+    """
+    rows = ledger.items()
+    check_targets(job, rows, source=ledger.source(), request=request)
+    by_item = {row.item: row for row in rows}
+    ready = [by_item[c.item] for c in status.counts if status.item_state(c) == "done"]
+    known = {row.path: row for row in ledger.exports(below=f"{request.root}{os.sep}")}
+    formats, failures = _formats(job, ready, known.values(), request.format)
+    paths = paths_of(formats, request.root)
+    places = _Places(job, ledger, request, by_item, known, paths)
+    tasks, settled = [], {}
+    for item, path in paths.items():
+        if places.is_current(path, by_item[item], formats[item]):
+            settled[path] = places.readers(path, by_item[item])[0]
+            continue
+        try:
+            tasks.append(places.task(path, by_item[item], formats[item]))
+        except OccupiedError as error:
+            failures.append(Failure.of(item, error))
+    return ExportPlan(
+        request=request,
+        tasks=tuple(tasks),
+        known=known,
+        settled=settled,
+        gone=tuple(places.gone()),
+        failures=(*failures, *_unready(status)),
+    )
+
+
+def check_targets(
+    job: Job, rows: Sequence[ItemRow], *, source: str | None, request: ExportRequest
+) -> None:
+    """Refuse to export into folders of the source, or over files of it, once these are known.
+
+    Raises:
+        UsageError: if the format is unknown, or a file would be written where the job reads, by
+            this or another name of the place.
+    """
+    request.check()
+    check_export_apart(request.out_dir, src=source, job_dir=job.folder)
+    targets, originals = _likely_targets(rows, request), _Originals(rows)
+    for path in filter(_has_other_names, targets):
+        originals.check(path)
+    files = [row for row in rows if row.source.endswith(f"/{row.item}")]
+    # A single picture may have other files beside it; an old ledger does not say what it was.
+    if len(files) > 1 if source is None else Path(source).is_dir():
+        folders = identities({os.path.dirname(row.source) for row in files})  # noqa: PTH120
+        for folder in sorted({os.path.dirname(path) for path in targets}):  # noqa: PTH120
+            if Identity.of(folder) in folders:
+                raise UsageError(
+                    f"export would write into {folder}, which is a folder of the source by this or "
+                    "another name; name another folder"
+                )
+
+
+class _Originals:
+    """The files that items came from, known by what they are, under whatever name."""
+
+    def __init__(self, rows: Iterable[ItemRow]) -> None:
+        self._sources = {row.source for row in rows if row.source}
+
+    def check(self, path: str | Path) -> None:
+        """Refuse to write where an original is.
+
+        Raises:
+            UsageError: then.
+        """
+        if Identity.of(path) in self._identities:
+            raise UsageError(
+                f"export would put {path} in the place of an original; name another folder"
+            )
+
+    @cached_property
+    def _identities(self) -> set[Identity]:
+        # Many files, and mostly none of them is asked for.
+        return identities(self._sources)
+
+
+class _Places:
+    """What is known of the places that files are to have, and of what is there."""
+
+    def __init__(
+        self,
+        job: Job,
+        ledger: Ledger,
+        request: ExportRequest,
+        by_item: Mapping[str, ItemRow],
+        known: Mapping[str, ExportRow],
+        paths: Mapping[str, Path],
+    ) -> None:
+        self._job, self._ledger, self._request = job, ledger, request
+        self._by_item, self._known, self._paths = by_item, known, paths
+        self._targets = {str(path): item for item, path in paths.items()}
+        self._originals = _Originals(by_item.values())
+
+    def is_current(self, path: Path, row: ItemRow, format: str) -> bool:
+        """Return whether the file that is wanted is there, as the job left it."""
+        before = self._known.get(str(path))
+        if before is None or before.coming_sha256 or not _is_of(before, row, format):
+            return False
+        return _is_as_written(path, before)
+
+    def task(self, path: Path, row: ItemRow, format: str) -> ExportTask:
+        """Return the task that writes the file of an item.
+
+        Raises:
+            UsageError: if what is there is an original.
+            OccupiedError: if the place is that of another item's file.
+        """
+        there = os.path.lexists(path)
+        before = self._known.get(str(path))
+        if there and (before is None or not _is_as_written(path, before)):
+            self._originals.check(path)
+        if there and before is None:
+            before = self._called_otherwise(path)
+        rows = [*([before] if before else []), *self._elsewhere.get(row.item, ())]
+        allowed, folder_allowed = self.readers(path, row)
+        return ExportTask(
+            row=row,
+            sr_dir=self._job.sr_dir,
+            path=path,
+            partial_name=f".upres-{self._job.id}-{uuid.uuid4().hex}.partial",
+            format=format,
+            asked=self._request.format,
+            made_of=_made_of(row),
+            ours=frozenset().union(*map(contents_of, rows)),
+            current=frozenset(r.sha256 for r in rows if _is_of(r, row, format) and r.sha256),
+            of_a_run=there and before is None and self._is_of_a_run(path),
+            readers=allowed,
+            folder_readers=folder_allowed,
+            overwrite=self._request.overwrite,
+        )
+
+    def readers(self, path: Path, row: ItemRow) -> tuple[int, int]:
+        """Return who may read the file of an item, and who its folder.
+
+        Those who may read its source, or the job where that is gone.
+        """
+        source, folder = Path(row.source), path.parent
+        if not row.source or not source.exists():
+            return self._job_readers, self._job_readers
+        return readers([source], near=folder), readers([source.parent], near=folder)
+
+    @cached_property
+    def _job_readers(self) -> int:
+        return self._job.readers
+
+    def gone(self) -> Iterator[ExportRow]:
+        """Yield what was written below the folder and is of no item by its present name.
+
+        Only what this format was asked for, for items that are there: others are exports of their
+        own.
+        """
+        targets = {folded(path): path for path in self._targets}
+        for before in self._known.values():
+            if before.path in self._targets or before.format == FOLDER:
+                continue
+            row = self._by_item.get(before.item)
+            gone = row is None or row.state == VANISHED
+            renamed = before.item in self._paths and before.asked == self._request.format
+            twin = targets.get(folded(before.path))
+            if (gone or renamed) and not (twin and _is_one(before.path, twin)):
+                yield before
+
+    def _called_otherwise(self, path: Path) -> ExportRow | None:
+        """Return the row of a file of the job that this file system finds under `path` too."""
+        before = self._by_folded.get(folded(path))
+        if before is None or not _is_one(before.path, path):
+            return None
+        other = self._targets.get(before.path)
+        if other is not None:
+            raise OccupiedError(
+                f"{path} is the file of {other} too, as the file system takes both names for one; "
+                "rename one of the two, or export into a folder elsewhere"
+            )
+        return before
+
+    def _is_of_a_run(self, path: Path) -> bool:
+        modified = path.lstat().st_mtime_ns
+        return any(start <= modified <= end for start, end in self._runs)
+
+    @cached_property
+    def _by_folded(self) -> dict[str, ExportRow]:
+        return {folded(row.path): row for row in self._known.values()}
+
+    @cached_property
+    def _elsewhere(self) -> Mapping[str, list[ExportRow]]:
+        """What was written of each item to wherever the folder was then."""
+        unknown = [item for item, path in self._paths.items() if str(path) not in self._known]
+        rows: dict[str, list[ExportRow]] = defaultdict(list)
+        for row in self._ledger.exports_of(unknown):
+            rows[row.item].append(row)
+        return rows
+
+    @cached_property
+    def _runs(self) -> list[tuple[int, int]]:
+        """When runs of the job began and ended, in ns; a killed one by the next one's start."""
+        runs = self._ledger.runs()
+        starts = [_ns(run["started"]) for run in runs]
+        ends = [_ns(run["finished"] or "") for run in runs]
+        later = [*starts[1:], starts[-1] if starts else 0]
+        return [
+            (start - _RUN_SLACK_NS, (end or after) + _RUN_SLACK_NS)
+            for start, end, after in zip(starts, ends, later, strict=True)
+        ]
+
+
+def _formats(
+    job: Job, rows: Iterable[ItemRow], known: Iterable[ExportRow], format: str
+) -> tuple[dict[str, str], list[Failure]]:
+    """Return the format of each item, and a failure for each whose own cannot be read."""
+    if format != SAME:
+        job.open_sr()
+        return {row.item: format for row in rows}, []
+    # What was exported in the format of its source says which that is, and no archive is read.
+    exported = {row.item: row for row in known if row.asked == SAME}
+    sr = job.open_sr()
+    formats: dict[str, str] = {}
+    failures = []
+    for row in rows:
+        before = exported.get(row.item)
+        try:
+            if before is not None and before.made_of == _made_of(row):
+                formats[row.item] = before.format
+            else:
+                formats[row.item] = sr_image(sr, row).provenance["format"]
+        except ArchiveError as error:
+            failures.append(Failure.of(row.item, error))
+    return formats, failures
+
+
+def _likely_targets(rows: Iterable[ItemRow], request: ExportRequest) -> list[str]:
+    """Return where items would be exported, as far as their names say it, done or not."""
+    root = request.root
+    if request.format == SAME:
+        return [f"{root}{os.sep}{row.item}" for row in rows]
+    formats = {row.item: request.format for row in rows if row.state == INGESTED}
+    return [str(path) for path in paths_of(formats, root).values()]
+
+
+def _unready(status: JobStatus) -> list[Failure]:
+    return [
+        Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
+        for c in status.counts
+        if status.item_state(c) in ("failed", "pending")
+    ]
+
+
+def _made_of(row: ItemRow) -> str:
+    """Return what decides the bytes of an item's file, besides its format."""
+    return f"rules {RULES}, pixels {row.fingerprint}, source {row.sha256}"
+
+
+def _is_of(before: ExportRow, row: ItemRow, format: str) -> bool:
+    return (before.made_of, before.format) == (_made_of(row), format)
+
+
+def _is_as_written(path: Path, before: ExportRow) -> bool:
+    """Return whether a file has the size and time that the job left it with."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return (found.st_size, str(found.st_mtime_ns)) == (before.size_bytes, before.mtime_ns)
+
+
+def contents_of(row: ExportRow) -> set[str]:
+    """Return the contents by which a file is known as the job's."""
+    # The empty file may hold the place of one that was coming.
+    coming = {row.coming_sha256, _EMPTY} if row.coming_sha256 else set()
+    return {row.sha256, *coming} - {""}
+
+
+def _has_other_names(path: str) -> bool:
+    """Return whether a path is a link of any kind, and so may be a file that is elsewhere too."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
+
+
+def _is_one(path: str | Path, other: str | Path) -> bool:
+    identity = Identity.of(path)
+    return identity is not None and identity == Identity.of(other)
+
+
+def _ns(when: str) -> int:
+    return int(datetime.fromisoformat(when).timestamp() * 1e9) if when else 0

@@ -1,0 +1,314 @@
+"""A job: the folder that is upscaled into, night after night, and the lock that guards it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import re
+import uuid
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
+from pipeline.storage.access import make_folder, readers
+from pipeline.storage.archive import Archive, is_archive
+from pipeline.storage.atomic import replace_atomically
+from pipeline.storage.dataset import is_dataset
+from pipeline.storage.ledger import FILE_NAME, Ledger
+from pipeline.storage.own_files import check_own
+from pipeline.storage.places import is_inside
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DESCRIPTION = "job.json"
+LOCK = "lock"
+
+_HOLDER = re.compile(rb"\(pid \d+ on .*, since [-+:T\d]+\)\s*$")
+"""How the content of every lock ends: who holds it, or held it last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Where everything of one job lies."""
+
+    folder: Path
+    id: str
+    source_dir: Path
+    """The LR archive: ``source.zarr`` of the job, or an archive that lies elsewhere."""
+    ledger_url: str
+
+    @property
+    def sr_dir(self) -> Path:
+        """Return where the SR archive lies."""
+        return self.folder / "sr.zarr"
+
+    @property
+    def report_path(self) -> Path:
+        """Return where the report lies."""
+        return self.folder / "report.html"
+
+    @property
+    def readers(self) -> int:
+        """Return who may read the pictures of this job, as `storage.access` says it."""
+        return readers([self.source_dir], near=self.folder)
+
+    def open_source(self) -> Archive:
+        """Open the LR archive.
+
+        Raises:
+            ArchiveError: if it is gone.
+        """
+        return Archive.open(self.source_dir)
+
+    def open_sr(self) -> Archive:
+        """Open the SR archive.
+
+        Raises:
+            ArchiveError: if nothing was upscaled yet.
+        """
+        try:
+            return Archive.open(self.sr_dir)
+        except ArchiveError as error:
+            raise ArchiveError(
+                f"{self.folder} holds no upscaled pictures yet; "
+                f"run `upres upscale SRC {self.folder}`"
+            ) from error
+
+    def open_ledger(self) -> Ledger:
+        """Open the ledger of this job."""
+        if self.ledger_url == _file_url(self.folder):
+            return Ledger.open_file((self.folder / FILE_NAME).resolve(), job=self.id)
+        return Ledger.open(self.ledger_url, job=self.id)
+
+    def open_ledger_to_read(self) -> Ledger:
+        """Open the ledger of this job, also where nothing may be written."""
+        try:
+            return self.open_ledger()
+        except LedgerError:
+            if self.ledger_url != _file_url(self.folder):
+                raise
+            path = (self.folder / FILE_NAME).resolve()
+            return Ledger.open_file(path, job=self.id, read_only=True)
+
+
+def open_job(folder: Path) -> Job:
+    """Return the job in `folder`.
+
+    Raises:
+        UsageError: if there is none, or its description is damaged.
+    """
+    folder = folder.absolute()
+    path = folder / DESCRIPTION
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        _check_description(values)
+        return Job(
+            folder=folder,
+            id=values["id"],
+            source_dir=folder / values["source"],
+            ledger_url=values["ledger"] or _file_url(folder),
+        )
+    except FileNotFoundError as error:
+        if is_dataset(folder):
+            raise UsageError(
+                f"{folder} is a dataset, expected a job; datasets have prepare, status, report, "
+                "export and train"
+            ) from error
+        raise UsageError(_why_not_a_job(folder)) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} cannot be read ({error}); restore it or use another folder"
+        ) from error
+
+
+def _why_not_a_job(folder: Path) -> str:
+    """Return what is at `folder` instead of a job, and what to do, in one line."""
+    if is_archive(folder):
+        return (
+            f"{folder} is an archive, expected a job; `upres upscale {folder} JOB` makes one of it"
+        )
+    start = f"start one with `upres upscale SRC {folder}`"
+    if not folder.exists():
+        return f"{folder} does not exist, expected a job; check the path, or {start}"
+    below = next((path.parent for path in sorted(folder.glob(f"*/{DESCRIPTION}"))), None)
+    if below is not None:
+        return f"{folder} is not a job (it has no {DESCRIPTION}); did you mean {below}?"
+    return f"{folder} is not a job (it has no {DESCRIPTION}); {start}"
+
+
+def _check_description(values: dict[str, object]) -> None:
+    wrong = [k for k in ("id", "source", "ledger") if not isinstance(values[k], str)]
+    if wrong or not values["id"]:
+        raise ValueError(f"expected text for {' and '.join(wrong or ['id'])}")
+
+
+def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Job:
+    """Return the job in `folder`, made where there is none.
+
+    A Zarr archive as `source` is read where it lies; anything else is ingested into the job.
+
+    Raises:
+        UsageError: if the job exists with another source archive or ledger, or the folder holds
+            other things.
+        ArchiveError: if `source` is a Zarr store that upres did not write.
+    """
+    folder = folder.absolute()
+    archive = Path(source).resolve() if is_archive(Path(source)) else None
+    ledger_url = ledger_url and _absolute(ledger_url)
+    if (folder / DESCRIPTION).exists():
+        job = open_job(folder)
+        _check_same(job, archive=archive, ledger_url=ledger_url)
+        return job
+    if archive is not None:
+        Archive.open(archive)
+    if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
+        raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")
+    job_id = uuid.uuid4().hex
+    if ledger_url:
+        # Before anything is written: a mistyped URL must not spoil the job.
+        Ledger.open(ledger_url, job=job_id).close()
+    whole = [source] if os.path.lexists(source) else []
+    make_folder(folder, readers(whole, near=folder))
+    values = {
+        "id": job_id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": str(archive or "source.zarr"),
+        "ledger": ledger_url or "",
+    }
+    with replace_atomically(folder / DESCRIPTION) as file:
+        if ledger_url:
+            # It may hold a password.
+            os.fchmod(file.fileno(), 0o600)
+        file.write(json.dumps(values, indent=2).encode())
+    return open_job(folder)
+
+
+def held(job: Job, command: str) -> AbstractContextManager[None]:
+    """Hold the job for one run, as `locked` says."""
+    return locked(job.folder / LOCK, job.folder, command)
+
+
+@contextmanager
+def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
+    """Hold `what` by the file `lock`: the lock goes with the process, however it ends.
+
+    Raises:
+        JobBusyError: if another process holds it; the message names that process and its start.
+        OccupiedError: if `lock` is not a file that upres wrote.
+    """
+    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.pread(handle, 4096, 0).decode(errors="replace").strip() or "another run"
+            raise JobBusyError(f"{what} is held by {holder}; wait for it or stop it") from error
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        os.ftruncate(handle, 0)
+        host = os.uname().nodename
+        os.pwrite(handle, f"{command} (pid {os.getpid()} on {host}, since {started})".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def read_locked(lock: Path, what: Path, command: str) -> Iterator[None]:
+    """Hold `what` while it is read, as `locked`; where no lock can be written, none is needed.
+
+    On a read-only disk nobody writes; a lock of somebody else's, which may only be read, still
+    tells whether `what` is being written.
+
+    Raises:
+        JobBusyError: if another process holds it.
+    """
+    try:
+        os.close(os.open(lock, os.O_RDWR | os.O_CREAT, 0o644))
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    else:
+        with locked(lock, what, command):
+            yield
+        return
+    handle = None
+    try:
+        with suppress(FileNotFoundError, PermissionError):
+            handle = os.open(lock, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise JobBusyError(f"{what} is being written; wait for it or stop it") from error
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def beside(folder: Path) -> tuple[Path, Path]:
+    """Return where lock and ledger of a Zarr store lie that is no job: beside it.
+
+    The folder that they lie in is made, if need be.
+
+    Raises:
+        UsageError: if no folder can be called so.
+    """
+    try:
+        # Resolved, as "." has no name that another one could stand beside.
+        store = folder.resolve()
+        str(store).encode()
+    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that go in circles.
+        raise UsageError(f"{str(folder)!r} cannot be a folder ({error}); name another") from error
+    if not store.name:
+        raise UsageError(f"{store} has no name that files could stand beside; name a folder in it")
+    store.parent.mkdir(parents=True, exist_ok=True)
+    return store.with_name(f"{store.name}.lock"), store.with_name(f"{store.name}.{FILE_NAME}")
+
+
+def _file_url(folder: Path) -> str:
+    return f"sqlite:///{(folder / FILE_NAME).resolve()}"
+
+
+def _absolute(url: str) -> str:
+    """Return a SQLite URL that means the same file wherever the next command is given."""
+    if url in ("sqlite://", "sqlite:///") or ":memory:" in url:
+        raise UsageError(
+            f"--ledger {url} is in memory and would be lost with the process; name a file"
+        )
+    start, found, path = url.partition("sqlite:///")
+    if start or not found or not path or path.startswith(("/", ":", "file:")):
+        return url
+    return f"sqlite:///{Path(path).resolve()}"
+
+
+def _holds_other_things(folder: Path) -> bool:
+    return any(path.name not in (LOCK, FILE_NAME) for path in folder.iterdir())
+
+
+def _is_one(archive: Path, other: Path) -> bool:
+    """Return whether two paths are one folder, whatever it is called."""
+    return is_inside(archive, other) and is_inside(other, archive)
+
+
+def _check_same(job: Job, *, archive: Path | None, ledger_url: str | None) -> None:
+    if archive is not None and is_inside(archive, job.folder / "source.zarr"):
+        raise UsageError(
+            f"{archive} is the job's own copy of its pictures; give the pictures themselves, or "
+            "use `upres rerun`"
+        )
+    if archive is not None and not _is_one(archive, job.source_dir):
+        raise UsageError(
+            f"{job.folder} upscales {job.source_dir}, not {archive}; use another job folder"
+        )
+    if archive is None and job.source_dir.parent != job.folder:
+        raise UsageError(
+            f"{job.folder} upscales the archive {job.source_dir}; give that, or use another folder"
+        )
+    if ledger_url is not None and ledger_url != job.ledger_url:
+        raise UsageError(f"{job.folder} has its ledger elsewhere; leave --ledger out")

@@ -1,0 +1,164 @@
+"""Which places must be apart: what a command writes, from what it or the next run reads.
+
+What belongs here: refusing folders before anything is computed. Not: how folders are told from one
+another (`storage.places`), nor single files that are in the way (`export_file`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import UsageError
+from pipeline.pictures.formats import EXTENSIONS
+from pipeline.storage.archive import is_archive
+from pipeline.storage.places import Identity, folders_below, is_inside, lineage, ways_below
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+
+def check_export_apart(
+    out_dir: Path, *, src: str | None, job_dir: Path, reference: str | None = None
+) -> None:
+    """Refuse to export where the next run would read, or where an archive keeps its pixels.
+
+    Folders are compared by what they are, not by their names. Inside a job that is in the source is
+    right, as jobs are never read as sources.
+
+    Raises:
+        UsageError: if `out_dir` is a file; is in an archive, in the source `src` or in
+            `reference`; or if a file there is one of the source, by a hard link.
+    """
+    if os.path.lexists(out_dir) and not out_dir.is_dir():
+        raise UsageError(f"cannot export into {out_dir}: it is not a folder; name a new folder")
+    store = next((f.path for f in lineage(out_dir) if (f.path / "zarr.json").is_file()), None)
+    if store is not None:
+        raise UsageError(
+            f"cannot export into {out_dir}: it is in the Zarr store {store}; name another folder"
+        )
+    if reference is not None and reads(reference, out_dir):
+        raise UsageError(
+            f"cannot export into {out_dir}: it is in --reference {reference}, so that exported "
+            "pictures would be taken for originals; name another folder"
+        )
+    if src is None:
+        return
+    own = is_inside(job_dir, Path(src)) and is_inside(out_dir, job_dir)
+    if not own and reads(src, out_dir):
+        raise UsageError(
+            f"cannot export into {out_dir}: it is in the source {src}, by this or another name, so "
+            "the next run would upscale what this one writes; name a folder outside of it"
+        )
+    original = next(_shared_files(src, out_dir), None)
+    if original is not None:
+        raise UsageError(
+            f"cannot export into {out_dir}: it holds the original {original} itself, by a hard "
+            "link or another name; name another folder"
+        )
+
+
+def check_made_apart(place: Path, *, src: str, what: str) -> None:
+    """Refuse to make `what` (an archive, a dataset) among the pictures that it is made of.
+
+    Raises:
+        UsageError: if `place` is in the source `src`, or the other way round.
+    """
+    if is_archive(Path(src)):
+        if is_inside(place, Path(src)):
+            raise UsageError(f"{what} {place} is in its own source {src}; name another folder")
+        return
+    if reads(src, place):
+        raise UsageError(
+            f"{what} {place} is in the source {src}, where the pictures are; name a folder outside "
+            "of it"
+        )
+    check_not_read(place, src=src, what=what)
+
+
+def check_not_read(place: Path, *, src: str, what: str) -> None:
+    """Refuse to make `what` (an archive, a dataset) of what is in it already.
+
+    Raises:
+        UsageError: if the source `src` is the folder `place` or, where that is there, is in it.
+    """
+    root = Path(src)
+    if not os.path.lexists(src) or not is_inside(root, place):
+        return
+    if is_inside(place, root) or (place / "zarr.json").is_file():
+        raise UsageError(f"the source {src} is the {what} {place} or is in it; name another folder")
+
+
+def reads(src: str, folder: Path) -> bool:
+    """Return whether files in `folder` would be among those that are read at `src`.
+
+    A picture or an archive as `src` is one file, whatever lies beside it.
+    """
+    source = Path(src)
+    if source.is_dir():
+        if is_inside(folder, source):
+            return True
+        # An archive holds no folders of pictures, and no links to some.
+        return not is_archive(source) and any(True for _ in ways_below(folder, source))
+    if os.path.lexists(src) or not glob.has_magic(src):
+        return False
+    root, pattern = _split(src)
+
+    def enter(below: Path) -> bool:
+        return _may_match(pattern, below.parts)
+
+    return any(enter(way) for way in ways_below(folder, root, enter))
+
+
+def _split(pattern: str) -> tuple[Path, tuple[str, ...]]:
+    """Return the folder that a glob begins at, and the parts that are to match below it."""
+    parts = Path(os.path.abspath(pattern)).parts  # noqa: PTH100 - a link keeps its name.
+    fixed = next(at for at, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed]), parts[fixed:]
+
+
+def _may_match(pattern: Sequence[str], folders: Sequence[str]) -> bool:
+    """Return whether a pattern may match a file below `folders`, its own folder being "."."""
+    if not pattern:
+        return True  # A folder that matches is read whole.
+    if not folders:
+        return True
+    first, rest = pattern[0], pattern[1:]
+    if first == "**":
+        return _may_match(pattern, folders[1:]) or _may_match(rest, folders)
+    # In any case: to refuse a folder that is not read does no harm.
+    alike = fnmatch.fnmatchcase(folders[0].casefold(), first.casefold())
+    return alike and _may_match(rest, folders[1:])
+
+
+def _shared_files(src: str, out_dir: Path) -> Iterator[Path]:
+    """Yield the files of a source that are in `out_dir` under the name that they are read by."""
+    source = Path(src)
+    if source.is_file() and source.suffix.lower() in EXTENSIONS:
+        if Identity.of(source) == Identity.of(out_dir / source.name):
+            yield source
+        return
+    if not os.path.lexists(src) and not glob.has_magic(src):
+        return
+    root, pattern = (source, ("**",)) if os.path.lexists(src) else _split(src)
+    if not root.is_dir() or is_archive(root) or not out_dir.is_dir():
+        return
+    for folder in folders_below(root, lambda below: _may_match(pattern, below.parts)):
+        yield from _same_names(folder.path, out_dir / folder.path.relative_to(root))
+
+
+def _same_names(folder: Path, other: Path) -> Iterator[Path]:
+    """Yield the files of `folder` that are those of the same name in `other`."""
+    try:
+        with os.scandir(other) as entries:
+            inodes = {entry.name: entry.inode() for entry in entries}
+        with os.scandir(folder) as entries:
+            alike = [e.name for e in entries if inodes.get(e.name) == e.inode() and e.is_file()]
+    except OSError:
+        return
+    for name in alike:
+        if Identity.of(folder / name) == Identity.of(other / name):
+            yield folder / name

@@ -1,0 +1,339 @@
+"""One run on a job, stage by stage: what the command line and the flows both start."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections import defaultdict
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from models.registry import is_interpolation
+from pipeline.compute.backends import resolve_backend
+from pipeline.compute.cluster import Stop
+from pipeline.compute.inference import resolve_device
+from pipeline.errors import UsageError
+from pipeline.jobs.export import run_export
+from pipeline.jobs.export_plan import check_targets, plan_export
+from pipeline.jobs.ingest import Ingestion, adopt_archive, run_ingest
+from pipeline.jobs.job import held
+from pipeline.jobs.plan import ChunkPlan, plan_job
+from pipeline.jobs.score import run_score
+from pipeline.jobs.spec import UpscaleSpec, make_spec
+from pipeline.jobs.status import read_status
+from pipeline.jobs.upscale import (
+    DEFAULT_LIMIT_S,
+    adopt_shards,
+    mark_damaged,
+    run_upscale,
+)
+from pipeline.jobs.worker import ModelAddress
+from pipeline.sources.name_forms import selects
+from pipeline.storage.access import close_to
+from pipeline.storage.archive import is_archive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from pipeline.compute.cluster import Client
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.export_plan import ExportPlan, ExportRequest
+    from pipeline.jobs.job import Job
+    from pipeline.jobs.plan import Plan, UnitPlan
+    from pipeline.jobs.status import Failure, JobStatus
+    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.storage.ledger import Ledger
+
+
+def _silent(_done: int, _of: int) -> None:
+    """Report nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upscaling:
+    """How a job is upscaled: the spec, and what it runs with. The ledger keeps it for reruns."""
+
+    spec: UpscaleSpec
+    model: ModelAddress
+    limit_s: float = DEFAULT_LIMIT_S
+    halo: str | int = "auto"
+    """As it was asked for: another model has another reach."""
+    backend: str = "auto"
+    """As it was asked for: not every model has every backend."""
+
+    def asked_for(self, backend: str) -> Upscaling:
+        """Return the same, with the backend that was asked for named otherwise.
+
+        Raises:
+            UsageError: if that is another one than the job is computed by: its tiles would not be
+                those of one picture any more.
+        """
+        device = resolve_device(self.model.device)
+        resolved = resolve_backend(backend, device=device, model=self.spec.model)
+        if resolved != self.spec.backend:
+            raise UsageError(
+                f"--backend {backend} computes by {resolved}, and the job by {self.spec.backend}: "
+                "all its tiles become stale; add --stale to redo them"
+            )
+        return replace(self, backend=backend)
+
+    def renewed(self, name_or_file: str | None = None, *, backend: str | None = None) -> Upscaling:
+        """Return the same with another model or backend, or its own model's present weights.
+
+        Raises:
+            UnknownModelError: if there is no such model.
+            UsageError: if `backend` cannot compute the model here.
+        """
+        model = replace(self.model, name_or_file=name_or_file or self.model.name_or_file)
+        spec = make_spec(
+            model.name_or_file,
+            tile_px=self.spec.tile_px,
+            halo=self.halo,
+            precision=self.spec.precision,
+            device=model.device,
+            # A backend that was asked for is for networks.
+            backend=backend or ("auto" if is_interpolation(model.name_or_file) else self.backend),
+        )
+        return replace(self, spec=spec, model=model, backend=backend or self.backend)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """An execution on a job that holds its lock, with the ledger open."""
+
+    job: Job
+    ledger: Ledger
+    id: str
+    stop: Stop = field(default_factory=Stop)
+
+    def status(self) -> JobStatus:
+        """Return how far the job is now."""
+        return read_status(self.job.folder, self.ledger)
+
+    def _recheck(self, failures: Sequence[Failure]) -> int:
+        """Mark damaged shards of items that could not be read as failed; return how many.
+
+        So that a rerun computes them again.
+        """
+        damaged = {f.item for f in failures if f.error == "ArchiveError"}
+        return sum(mark_damaged(self.job, item, self.ledger) for item in sorted(damaged))
+
+    def ingest(
+        self,
+        source: str,
+        client: Client,
+        report: Callable[[int, int], None] = _silent,
+        *,
+        names: str = "",
+        skip: Path | None = None,
+    ) -> Ingestion:
+        """Bring `source` into the job's LR archive, or look through it where it is one.
+
+        `names` and `skip` are as for `list_source`.
+        """
+        # Not resolved: the name of a link is the name that the user chose.
+        self.ledger.keep_source(os.path.abspath(source))  # noqa: PTH100
+        if self.job.source_dir.parent != self.job.folder:
+            adopt_archive(self.job.open_source(), self.ledger)
+            self.ledger.close_to(self.job.readers)
+            return Ingestion([])
+        return run_ingest(
+            source,
+            archive_dir=self.job.source_dir,
+            ledger=self.ledger,
+            client=client,
+            names=names,
+            skip=skip,
+            stop=self.stop,
+            report=report,
+        )
+
+    def plan(self, upscaling: Upscaling) -> Plan:
+        """Return what upscaling the whole job would compute now: all that is not done.
+
+        A ledger that knows no unit, beside an SR archive, was lost: it is rebuilt from the
+        archive first.
+        """
+        if is_archive(self.job.sr_dir) and not self.ledger.knows_units():
+            adopt_shards(self.job, spec=upscaling.spec, ledger=self.ledger)
+        plan = plan_job(self.job, spec=upscaling.spec, ledger=self.ledger)
+        close_to(self.job.sr_dir, self.job.readers)
+        return plan
+
+    def replaced(self, plans: Plan | Sequence[UnitPlan]) -> int:
+        """Return how many items of `plans` have pixels that will be deleted and made anew."""
+        if not is_archive(self.job.sr_dir):
+            return 0
+        sr = self.job.open_sr()
+        replaced = 0
+        for plan in plans:
+            if isinstance(plan, ChunkPlan):
+                replaced += len(plan.rows) * plan.replaced
+            else:
+                replaced += plan.fresh and sr.provenance(plan.row.item) is not None
+        return replaced
+
+    def plan_rerun(
+        self, upscaling: Upscaling, *, item: str = "*", error: str = "", stale: bool = False
+    ) -> Plan:
+        """Return the units that failed, narrowed to items that match and errors that contain.
+
+        With `stale`, all units of items whose pixels are of another spec (or gone) as well.
+        """
+        if self.job.source_dir.parent != self.job.folder:
+            adopt_archive(self.job.open_source(), self.ledger)
+        failed: dict[str, dict[int, str]] = defaultdict(dict)
+        for row in self.ledger.failures():
+            if error.lower() in f"{row.error}: {row.message}".lower():
+                failed[row.item][row.tile] = row.fingerprint
+
+        selected = selects(item, lambda: (count.item for count in self.ledger.count_items()))
+
+        def is_named(plan: ChunkPlan) -> bool:
+            return any(map(selected, [plan.stack, *(row.item for row in plan.rows)]))
+
+        plan = self.plan(upscaling)
+        chunks = (part for part in plan if isinstance(part, ChunkPlan))
+        # Another scale takes another array, so all of a stack goes with one of its items.
+        wiped = {part.stack for part in chunks if stale and part.wipes and is_named(part)}
+
+        def keep(plan: UnitPlan) -> UnitPlan | None:
+            if isinstance(plan, ChunkPlan) and plan.kept:
+                return plan if is_named(plan) else None
+            if not plan.tiles:
+                return None
+            if isinstance(plan, ChunkPlan):
+                due = stale or failed[plan.stack].get(plan.chunk) == plan.fingerprint
+                return plan if plan.stack in wiped or (due and is_named(plan)) else None
+            if not selected(plan.row.item):
+                return None
+            if plan.fresh:
+                due = stale or plan.row.fingerprint in failed[plan.row.item].values()
+                return plan if due else None
+            tiles = tuple(t for t in plan.tiles if t in failed[plan.row.item])
+            return replace(plan, tiles=tiles) if tiles else None
+
+        return plan.narrowed(keep)
+
+    def upscale(
+        self,
+        upscaling: Upscaling,
+        plans: Plan | Sequence[UnitPlan],
+        client: Client,
+        report: Callable[[UpscaleProgress], None] = lambda _: None,
+    ) -> int:
+        """Compute every unit of `plans`; return how many were."""
+        self.ledger.keep_upscaling(
+            {
+                "spec": asdict(upscaling.spec),
+                "model": asdict(upscaling.model),
+                "limit_s": upscaling.limit_s,
+                "halo": upscaling.halo,
+                "backend": upscaling.backend,
+            }
+        )
+        return run_upscale(
+            self.job,
+            plans,
+            spec=upscaling.spec,
+            model=upscaling.model,
+            ledger=self.ledger,
+            client=client,
+            run=self.id,
+            limit_s=upscaling.limit_s,
+            stop=self.stop,
+            report=report,
+        )
+
+    def score(
+        self,
+        reference: str | None,
+        client: Client,
+        report: Callable[[int, int], None] = _silent,
+        *,
+        names: str = "",
+    ) -> list[Failure]:
+        """Score every tile, as `run_score`; damaged shards become failed units."""
+        failures = run_score(
+            self.job,
+            reference=reference,
+            names=names,
+            ledger=self.ledger,
+            client=client,
+            stop=self.stop,
+            report=report,
+        )
+        self._recheck(failures)
+        return failures
+
+    def check_export(self, request: ExportRequest) -> None:
+        """Make sure that an export will not get in the way of the source, before pixels are made.
+
+        Raises:
+            UsageError: if it would.
+        """
+        check_targets(self.job, self.ledger.items(), source=self.ledger.source(), request=request)
+
+    def plan_export(self, request: ExportRequest) -> ExportPlan:
+        """Return which finished pictures are to be written, as `plan_export`."""
+        return plan_export(self.job, self.status(), ledger=self.ledger, request=request)
+
+    def export(
+        self,
+        plan: ExportPlan,
+        client: Client | None,
+        report: Callable[[int, int], None] = _silent,
+    ) -> ExportResult:
+        """Write the finished pictures, as `run_export`; damaged shards become failed units."""
+        result = run_export(plan, ledger=self.ledger, client=client, stop=self.stop, report=report)
+        self._recheck(result.failures)
+        return result
+
+    def last_upscaling(self) -> Upscaling:
+        """Return how the job was upscaled last.
+
+        Raises:
+            UsageError: if it never was.
+        """
+        values = self.ledger.upscaling()
+        if values is None:
+            raise UsageError(
+                f"{self.job.folder} was never upscaled; run `upres upscale SRC {self.job.folder}`"
+            )
+        return Upscaling(
+            spec=UpscaleSpec.from_json(values["spec"]),
+            model=ModelAddress(**values["model"]),
+            limit_s=values["limit_s"],
+            halo=values["halo"],
+            backend=values["backend"],
+        )
+
+
+@contextmanager
+def part_of(job: Job, run_id: str) -> Iterator[Run]:
+    """Join a run that holds `job` already: for a stage that is started apart from the others."""
+    with closing(job.open_ledger()) as ledger:
+        yield Run(job, ledger, run_id)
+
+
+@contextmanager
+def run_on(job: Job, command: str, *, stop: Stop | None = None) -> Iterator[Run]:
+    """Hold `job` for one run and record how it ended.
+
+    Raises:
+        JobBusyError: if another run holds it.
+    """
+    with held(job, command), closing(job.open_ledger()) as ledger:
+        run = Run(job, ledger, uuid.uuid4().hex[:12], stop or Stop())
+        ledger.start_run(run.id, command)
+        outcome = "crashed"
+        try:
+            yield run
+            outcome = "stopped" if run.stop.requested else "finished"
+        except KeyboardInterrupt:
+            outcome = "stopped"
+            raise
+        finally:
+            ledger.finish_run(run.id, outcome)

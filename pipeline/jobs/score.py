@@ -1,0 +1,336 @@
+"""Score: PSNR and SSIM of every tile, against originals or against the LR input itself."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from models.interpolation import enlarge
+from models.interpolation import reduce as reduce_picture
+from pipeline.compute.cluster import Stop, submit_windowed
+from pipeline.compute.inference import from_unit_range, to_unit_range
+from pipeline.errors import ArchiveError, PictureError, UsageError
+from pipeline.geometry import Rect, Span, TileGrid
+from pipeline.jobs.item_images import lr_image, sr_image
+from pipeline.jobs.status import Failure
+from pipeline.pictures.formats import read_picture
+from pipeline.pictures.metrics import (
+    Scores,
+    Similarity,
+    SquaredError,
+    score_region,
+    score_tile,
+    score_window,
+)
+from pipeline.sources.listing import SourceFile, list_source
+from pipeline.sources.name_forms import by_form
+from pipeline.storage.archive import Archive
+from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from pipeline.compute.cluster import Client
+    from pipeline.jobs.job import Job
+    from pipeline.storage.image import StoredImage
+
+REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"
+"""What a score compares: SR with HR; bicubic enlargement with HR; SR, reduced, with LR."""
+
+_PSNR = {"psnr_y": REFERENCE, "bicubic_psnr_y": BICUBIC, "consistency_psnr_y": CONSISTENCY}
+
+PEAKS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
+_BICUBIC_REACH_PX = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreTask:
+    """One item to score; `reference` is its original, None where there is none."""
+
+    row: ItemRow
+    grid: TileGrid
+    scale: int
+    source_dir: Path
+    sr_dir: Path
+    reference: SourceFile | None
+
+
+@dataclass(frozen=True, slots=True)
+class ItemScores:
+    """The scores of one item by what was compared; each the sum over its tiles."""
+
+    item: str
+    kinds: Mapping[str, Scores]
+    tiles: Mapping[str, Mapping[int, Scores]]
+
+
+def run_score(
+    job: Job,
+    *,
+    reference: str | None,
+    ledger: Ledger,
+    client: Client,
+    names: str = "",
+    stop: Stop | None = None,
+    report: Callable[[int, int], None] = lambda _done, _of: None,
+) -> list[Failure]:
+    """Score every item whose tiles are all done; return the items that could not be scored.
+
+    With `reference` (a source of HR pictures, matched by path, then by path without extension)
+    SR and bicubic are compared with HR; without it SR is reduced and compared with its LR.
+    Earlier scores of the job are replaced.
+
+    Raises:
+        SourceError: if there is nothing at `reference`.
+        UsageError: if none of the job's items has an original there.
+    """
+    tasks, failures = plan_score(job, reference=reference, ledger=ledger, names=names)
+    fresh = True
+    for n, outcome in enumerate(submit_windowed(client, score_item, tasks, stop=stop), 1):
+        if outcome.result is not None:
+            if fresh:
+                # Only now: scores that stand must not go for a reference that fits nothing.
+                ledger.forget_scores()
+                fresh = False
+            ledger.put_scores(outcome.result)
+        else:
+            error = outcome.error
+            failures.append(Failure(outcome.task.row.item, None, type(error).__name__, str(error)))
+        report(n, len(tasks))
+    return sorted(failures, key=lambda failure: failure.item)
+
+
+def plan_score(
+    job: Job, *, reference: str | None, ledger: Ledger, names: str = ""
+) -> tuple[list[ScoreTask], list[Failure]]:
+    """Return a task for each item that can be scored, and a failure for each that cannot."""
+    counts = [c for c in ledger.count_items() if c.state == INGESTED]
+    ready = {c.item for c in counts if _is_done(c)}
+    rows = [row for row in ledger.items(INGESTED) if row.item in ready]
+    originals = None
+    if reference is not None:
+        originals = match_originals(list_source(reference, names=names), rows)
+    if originals is not None and rows and not originals:
+        raise UsageError(
+            f"none of {len(rows)} items has an original in {reference}; originals are matched by "
+            f"path, for example {PurePosixPath(rows[0].item).with_suffix('.*')}"
+        )
+    sr = job.open_sr()
+    tasks = []
+    failures = [
+        Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not scored")
+        for c in counts
+        if not _is_done(c)
+    ]
+    for row in rows:
+        if originals is not None and row.item not in originals:
+            failures.append(Failure(row.item, None, "SourceError", f"no original in {reference}"))
+            continue
+        try:
+            spec = sr_image(sr, row).provenance["spec"]
+        except ArchiveError as error:
+            failures.append(Failure(row.item, None, type(error).__name__, str(error)))
+            continue
+        grid = TileGrid(row.height, row.width, spec["tile_px"], spec["halo_px"])
+        original = None if originals is None else originals[row.item]
+        tasks.append(ScoreTask(row, grid, spec["scale"], job.source_dir, job.sr_dir, original))
+    return tasks, failures
+
+
+def match_originals(files: Iterable[SourceFile], rows: Iterable[ItemRow]) -> dict[str, SourceFile]:
+    """Return item -> original: the file of the same path, else the only one of the same stem.
+
+    Both in whatever form of Unicode: what is written as the item is goes first.
+    """
+    by_path = {file.item: file for file in files}
+    by_stem: dict[str, list[SourceFile]] = defaultdict(list)
+    for file in by_path.values():
+        by_stem[_stem(file.item)].append(file)
+    items = [row.item for row in rows]
+    matched = by_form(by_path, items)
+    stems = by_form(by_stem, set(map(_stem, items)))
+    for item in items:
+        same_stem = stems.get(_stem(item), [])
+        if item not in matched and len(same_stem) == 1:
+            matched[item] = same_stem[0]
+    return matched
+
+
+def score_item(task: ScoreTask) -> list[ScoreRow]:
+    """Score all tiles of one item on the worker that runs it.
+
+    Raises:
+        PictureError: if the original is no picture, or is no picture of this item's size.
+    """
+    lr = lr_image(Archive.open(task.source_dir), task.row)
+    sr = sr_image(Archive.open(task.sr_dir), task.row)
+    if task.reference is None:
+        return [_row(task, t, CONSISTENCY, _consistency(task, t, lr, sr)) for t in task.grid]
+    hr = _read_original(task.reference, sr)
+    rows = []
+    for tile in task.grid:
+        for kind, scores in _against_original(task, tile, lr, sr, hr).items():
+            rows.append(_row(task, tile, kind, scores))
+    return rows
+
+
+def read_scores(ledger: Ledger) -> list[ItemScores]:
+    """Return the scores of all items, each with its tiles, from the ledger."""
+    items: dict[str, dict[str, dict[int, Scores]]] = defaultdict(lambda: defaultdict(dict))
+    for row in ledger.scores():
+        items[row.item][row.kind][row.tile] = Scores(
+            SquaredError(row.error_total, row.error_count),
+            Similarity(row.ssim_total, row.ssim_count),
+        )
+    return [
+        ItemScores(item, {k: sum(t.values(), Scores()) for k, t in kinds.items()}, kinds)
+        for item, kinds in items.items()
+    ]
+
+
+def scores_to_json(scores: Iterable[ItemScores]) -> dict[str, Any]:
+    """Return the document that `score` prints; means are over the items that have the figure.
+
+    Where two pictures are equal the figure is None, as JSON has no infinity; `infinite` names it.
+    """
+    items = [
+        {
+            "item": s.item,
+            "psnr_y": _figure(s, REFERENCE, "psnr_y"),
+            "ssim_y": _figure(s, REFERENCE, "ssim_y"),
+            "bicubic_psnr_y": _figure(s, BICUBIC, "psnr_y"),
+            "bicubic_ssim_y": _figure(s, BICUBIC, "ssim_y"),
+            "consistency_psnr_y": _figure(s, CONSISTENCY, "psnr_y"),
+            "consistency_ssim_y": _figure(s, CONSISTENCY, "ssim_y"),
+            "infinite": [name for name, kind in _PSNR.items() if _is_infinite(s, kind)],
+        }
+        for s in scores
+    ]
+    known = items[0] if items else {"psnr_y": 0, "ssim_y": 0}
+    names = [name for name in known if name.endswith(("psnr_y", "ssim_y"))]
+    return {"items": items, **{n: _mean(item[n] for item in items) for n in names}}
+
+
+def _against_original(
+    task: ScoreTask, tile: int, lr: StoredImage, sr: StoredImage, hr: NDArray[Any]
+) -> dict[str, Scores]:
+    """Return the tile's scores of SR and of bicubic, by the published protocol's border."""
+    height, width = sr.size
+    region = score_region(height, width, border_px=task.scale)
+    core = task.grid.core(tile).scaled(task.scale)
+    window = None if region is None else score_window(core, region=region)
+    if region is None or window is None:
+        return {REFERENCE: Scores(), BICUBIC: Scores()}
+    peak = PEAKS[str(sr.dtype)]
+    original = hr[window.index]
+    pictures = {REFERENCE: sr.read(window), BICUBIC: _bicubic(lr, window, task.scale)}
+    return {
+        kind: score_tile(
+            picture, original, window=window, core=core, region=region, data_range=peak
+        )
+        for kind, picture in pictures.items()
+    }
+
+
+def _consistency(task: ScoreTask, tile: int, lr: StoredImage, sr: StoredImage) -> Scores:
+    """Return how well the tile's SR, reduced again, agrees with the LR it came from."""
+    region = Rect(Span(0, lr.size[0]), Span(0, lr.size[1]))
+    core = task.grid.core(tile)
+    window = score_window(core, region=region)
+    if window is None:
+        return Scores()
+    wider = window.grown(_BICUBIC_REACH_PX, limit=lr.size)
+    enlarged = to_unit_range(sr.read(wider.scaled(task.scale)))
+    reduced = from_unit_range(
+        reduce_picture(enlarged, scale=task.scale, method="bicubic"), lr.dtype
+    )
+    return score_tile(
+        reduced[window.within(wider)],
+        lr.read(window),
+        window=window,
+        core=core,
+        region=region,
+        data_range=PEAKS[str(lr.dtype)],
+    )
+
+
+def _bicubic(lr: StoredImage, window: Rect, scale: int) -> NDArray[Any]:
+    """Return what bicubic enlargement makes of the pixels in `window` of the SR picture."""
+    small = window.reduced(scale).grown(_BICUBIC_REACH_PX, limit=lr.size)
+    enlarged = enlarge(to_unit_range(lr.read(small)), scale=scale, method="bicubic")
+    return from_unit_range(enlarged, lr.dtype)[window.within(small.scaled(scale))]
+
+
+def _read_original(file: SourceFile, sr: StoredImage) -> NDArray[Any]:
+    """Return the original's pixels, cut to the size of the SR picture.
+
+    An original whose sides are no multiples of the scale was cut at the bottom and the right
+    before it was reduced, by less than the scale.
+    """
+    pixels = read_picture(file.read(), name=file.item).pixels
+    height, width = sr.size
+    spec_scale = int(sr.provenance["spec"]["scale"])
+    extra = (pixels.shape[1] - height, pixels.shape[2] - width)
+    if not all(0 <= e < spec_scale for e in extra):
+        raise PictureError(
+            f"original {file.item} is {pixels.shape[1]}x{pixels.shape[2]}, expected "
+            f"{height}x{width} (rows x columns); is it the picture that the LR was made from?"
+        )
+    if str(pixels.dtype) != str(sr.dtype):
+        raise PictureError(f"original {file.item} is {pixels.dtype}, expected {sr.dtype}")
+    return _with_channels_of(pixels[:, :height, :width], sr, file)
+
+
+def _with_channels_of(pixels: NDArray[Any], sr: StoredImage, file: SourceFile) -> NDArray[Any]:
+    colours, wanted = (
+        pixels.shape[0] - (pixels.shape[0] + 1) % 2,
+        sr.channels - (sr.channels + 1) % 2,
+    )
+    if colours != wanted:
+        raise PictureError(
+            f"original {file.item} has {colours} colour channels, expected {wanted}; convert it"
+        )
+    return np.ascontiguousarray(pixels)
+
+
+def _row(task: ScoreTask, tile: int, kind: str, scores: Scores) -> ScoreRow:
+    return ScoreRow(
+        item=task.row.item,
+        tile=tile,
+        kind=kind,
+        fingerprint=task.row.fingerprint,
+        error_total=scores.error.total,
+        error_count=scores.error.count,
+        ssim_total=scores.similarity.total,
+        ssim_count=scores.similarity.count,
+    )
+
+
+def _is_done(count: ItemCount) -> bool:
+    return count.units > 0 and count.done == count.units
+
+
+def _stem(item: str) -> str:
+    return str(PurePosixPath(item).with_suffix(""))
+
+
+def _figure(scores: ItemScores, kind: str, name: str) -> float | None:
+    found = scores.kinds.get(kind)
+    value = None if found is None else getattr(found, name)
+    # Equal pictures have an infinite PSNR, which JSON cannot say.
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _is_infinite(scores: ItemScores, kind: str) -> bool:
+    return kind in scores.kinds and scores.kinds[kind].psnr_y == float("inf")
+
+
+def _mean(values: Iterator[Any] | Iterable[Any]) -> float | None:
+    known = [v for v in values if v is not None]
+    return float(np.mean(known)) if known else None

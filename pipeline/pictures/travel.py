@@ -1,0 +1,315 @@
+"""What travels along: a picture's metadata, made true of other pixels and fitted to a format.
+
+Three steps, in this order: `upright` when a file is read, `enlarged` when its picture becomes
+larger, `fitted` when it is written. What a step cannot keep is a note, one sentence each; broken
+metadata is kept as it is or dropped with a note, and never costs a picture.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pipeline.pictures import colour, exif_values, geotiff, photoshop, png_chunks, xmp
+from pipeline.pictures import exif as exif_tree
+from pipeline.pictures.jpeg_segments import MOST_BYTES, MOST_XMP_BYTES, guid_of
+from pipeline.pictures.metadata import in_words, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from pipeline.pictures.metadata import Metadata
+
+_MOST_JPEG_EXIF_BYTES = MOST_BYTES - 6
+_MOST_JPEG_ICC_BYTES = 255 * (MOST_BYTES - 14)
+_UNPARSED = "the XMP cannot be parsed, and was kept as it is"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """The file that metadata is fitted to."""
+
+    format: str
+    width: int
+    height: int
+    channels: int
+    dtype: str
+    thumbnail: Callable[[int], bytes]
+    """Return the picture as a small JPEG of at most so many pixels a side."""
+
+
+def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metadata:
+    """Return metadata for the pixels turned upright from EXIF orientation `turn`.
+
+    `width` and `height` are those of the stored picture. The orientation in the EXIF is 1 then.
+    """
+    if not 2 <= turn <= 8:
+        return metadata
+    notes: list[str] = []
+    exif = metadata.exif
+    if exif is not None:
+        exif = exif_values.upright(exif, turn, width=width, height=height)
+    if exif is not None and geotiff.holds_map(exif):
+        exif = exif_tree.without(exif, geotiff.TAGS)
+        notes.append("the place on the ground (GeoTIFF) was removed: the picture was turned")
+    resources = photoshop.without_paths(metadata.photoshop) if metadata.photoshop else None
+    if resources != metadata.photoshop:
+        notes.append("Photoshop's paths were removed: the picture was turned")
+    packet, extended = (
+        _turned_xmp(part, turn, notes) if part else None
+        for part in (metadata.xmp, metadata.xmp_extended)
+    )
+    dpi = metadata.dpi
+    return replace(
+        metadata,
+        exif=exif,
+        xmp=packet,
+        xmp_extended=extended,
+        photoshop=resources,
+        dpi=(dpi[1], dpi[0]) if dpi and turn >= 5 else dpi,
+        notes=(*metadata.notes, *notes),
+    )
+
+
+def enlarged(metadata: Metadata, scale: int) -> Metadata:
+    """Return metadata for the pixels of a picture `scale` times as large.
+
+    The resolution stays, so a print grows with the picture.
+    """
+    exif = exif_values.enlarged(metadata.exif, scale) if metadata.exif else None
+    packet, extended = metadata.xmp, metadata.xmp_extended
+    with suppress(ValueError):  # `fitted` notes it.
+        packet = xmp.enlarged(packet, scale) if packet else None
+        extended = xmp.enlarged(extended, scale) if extended else None
+    return replace(metadata, exif=exif, xmp=packet, xmp_extended=extended)
+
+
+def fitted(metadata: Metadata, target: Target) -> tuple[Metadata, tuple[str, ...]]:
+    """Return what the target holds of the metadata, made true of its pixels, and notes.
+
+    Raises:
+        PictureError: if the target's format cannot say what the colours mean.
+    """
+    notes: list[str] = []
+    metadata = _fit_exif(metadata, target, notes)
+    metadata = _fit_xmp(metadata, target, notes)
+    metadata = _fit_colours(metadata, target, notes)
+    metadata = _fit_captions(metadata, target, notes)
+    metadata = _FITTERS[target.format](metadata, target, notes)
+    return replace(metadata, notes=()), plain(notes)
+
+
+def _turned_xmp(packet: bytes, turn: int, notes: list[str]) -> bytes:
+    try:
+        cut = xmp.without_regions(packet)
+        packet = xmp.turned(cut.xmp, turn)
+    except ValueError:
+        return packet
+    if cut.removed:
+        notes.append(f"XMP {_listed(cut.removed)}: removed, as the picture was turned")
+    return packet
+
+
+def _fit_exif(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    exif = metadata.exif
+    if exif is None:
+        return metadata
+    if not exif_tree.is_sound(exif):
+        is_kept = target.format != "tiff"
+        notes.append(f"the EXIF is damaged, and was {'kept as it is' if is_kept else 'not kept'}")
+    if target.format == "tiff" and metadata.format != "tiff":
+        notes += exif_tree.lost_in_tiff(exif)
+    thumbnail = target.thumbnail if target.format != "tiff" else None
+    exif, more = exif_values.resized(
+        exif, width=target.width, height=target.height, thumbnail=thumbnail
+    )
+    notes += more
+    if target.format == "jpeg" and len(exif) > _MOST_JPEG_EXIF_BYTES:
+        exif, more = exif_values.resized(
+            exif, width=target.width, height=target.height, thumbnail=None
+        )
+        notes += more
+        shrunk, more = exif_tree.shrunk(exif, _MOST_JPEG_EXIF_BYTES)
+        notes += more
+        return replace(metadata, exif=shrunk)
+    return replace(metadata, exif=exif)
+
+
+def _fit_xmp(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    packet, extended = metadata.xmp, metadata.xmp_extended
+    if packet is None:
+        return metadata
+    try:
+        packet, extended = _true_xmp(packet, extended, target, notes)
+    except ValueError:
+        notes.append(_UNPARSED)
+        if extended and target.format != "jpeg":
+            notes.append("the extension of the XMP was not kept")
+            extended = None
+    if target.format == "jpeg" and len(packet) > MOST_XMP_BYTES:
+        packet, extended = _parted_xmp(packet, extended, notes)
+    if not packet and _UNPARSED in notes:
+        notes.remove(_UNPARSED)
+    return replace(metadata, xmp=packet or None, xmp_extended=extended)
+
+
+def _true_xmp(
+    packet: bytes, extended: bytes | None, target: Target, notes: list[str]
+) -> tuple[bytes, bytes | None]:
+    """Return both parts of the XMP made true; one part, where the format has no other."""
+    size = {"width": target.width, "height": target.height}
+    cut = xmp.without_lost_parts(packet)
+    packet, removed = xmp.resized(cut.xmp, **size), cut.removed
+    if extended:
+        cut = xmp.without_lost_parts(extended)
+        removed += cut.removed
+        rest = xmp.resized(cut.xmp, **size)
+        if xmp.is_empty(rest):
+            packet, extended = xmp.without_reference(packet), None
+        elif target.format != "jpeg":
+            packet, extended = xmp.with_extension(packet, rest), None
+        else:
+            packet, extended = xmp.referring(packet, guid_of(rest)), rest
+    if removed:
+        notes.append(
+            f"XMP {_listed(removed)}: removed, as it is about parts that are not in this file"
+        )
+    return packet, extended
+
+
+def _parted_xmp(
+    packet: bytes, extended: bytes | None, notes: list[str]
+) -> tuple[bytes, bytes | None]:
+    """Return XMP that is too large for one segment of a JPEG in two parts."""
+    packet = xmp.unwrapped(packet)
+    if len(packet) <= MOST_XMP_BYTES:
+        return packet, extended
+    try:
+        whole = xmp.with_extension(packet, extended) if extended else packet
+        xmp.is_empty(whole)
+    except ValueError:
+        notes.append(f"the XMP of {in_words(len(packet))} is too large for JPEG, and was not kept")
+        return b"", None
+    extended = xmp.extension_of(whole)
+    return xmp.reference(guid_of(extended)), extended
+
+
+def _fit_colours(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    """Return metadata whose profile says what a PNG's chunks say, where the target is no PNG."""
+    icc = metadata.icc
+    is_grey = target.channels <= 2
+    if target.format != "png":
+        chunks = png_chunks.colours_of(metadata.chunks)
+        said = colour.said_by(chunks, icc, grey=is_grey and target.format != "webp")
+        notes += said.notes
+        icc = said.icc
+    if target.format == "webp" and is_grey and icc and icc[16:20] == b"GRAY":
+        icc = colour.grey_as_rgb(icc)
+        if icc is None:
+            notes.append("the colour profile is one of grey, which WebP does not hold: not kept")
+    if target.format == "jpeg" and icc and len(icc) > _MOST_JPEG_ICC_BYTES:
+        notes.append(f"the colour profile of {in_words(len(icc))} is too large for JPEG: not kept")
+        icc = None
+    return replace(metadata, icc=icc)
+
+
+def _fit_captions(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    """Return metadata without IPTC and Photoshop's resources, where the target has no place."""
+    if target.format != "webp":
+        return metadata
+    if metadata.iptc:
+        notes.append(f"IPTC captions ({in_words(len(metadata.iptc))}): WebP has no place for them")
+    if metadata.photoshop:
+        size = in_words(len(metadata.photoshop))
+        notes.append(f"Photoshop's image resources ({size}): WebP has no place for them")
+    in_exif = exif_values.dpi_of(metadata.exif) if metadata.exif else None
+    # Pillow says 72 where a JPEG says nothing.
+    if metadata.dpi and metadata.dpi != (72, 72) and in_exif is None:
+        across, down = metadata.dpi
+        dpi = f"{across:.4g}" if across == down else f"{across:.4g} x {down:.4g}"
+        notes.append(f"the resolution ({dpi} dpi): WebP has no place for it")
+    return replace(metadata, iptc=None, photoshop=None)
+
+
+def _fit_png(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    chunks: list[png_chunks.Chunk] = []
+    for chunk in metadata.chunks:
+        body = png_chunks.is_ready(chunk, channels=target.channels, dtype=target.dtype)
+        if body is None:
+            notes.append(f"PNG chunk {chunk[0]} does not fit the new pixels, and was not kept")
+        else:
+            chunks.append((chunk[0], body))
+    chunks += [
+        png_chunks.text_chunk(png_chunks.COMMENT, _decoded(comment))
+        for comment in metadata.comments
+    ]
+    if block := photoshop.joined(metadata.iptc, metadata.photoshop):
+        chunks.append(png_chunks.profile_chunk("iptc", block))
+    return replace(metadata, chunks=tuple(chunks), comments=(), iptc=None, photoshop=None)
+
+
+def _fit_jpeg(metadata: Metadata, _target: Target, notes: list[str]) -> Metadata:
+    comments = list(metadata.comments)
+    rest: list[png_chunks.Chunk] = []
+    for kind, body in metadata.chunks:
+        text = png_chunks.text_of(kind, body) if kind in png_chunks.TEXTS else None
+        if text and text[0] == png_chunks.COMMENT:
+            comments.append(text[1].encode())
+        else:
+            rest.append((kind, body))
+    _note_chunks(rest, "JPEG", notes)
+    fitting = tuple(comment for comment in comments if len(comment) <= MOST_BYTES)
+    notes += [
+        f"a comment of {in_words(len(comment))} is too large for JPEG, and was not kept"
+        for comment in comments
+        if len(comment) > MOST_BYTES
+    ]
+    return replace(metadata, comments=fitting, chunks=())
+
+
+def _fit_others(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    name = "WebP" if target.format == "webp" else "TIFF"
+    if metadata.comments:
+        texts = ", ".join(repr(_decoded(comment)[:60]) for comment in metadata.comments[:3])
+        notes.append(f"JPEG comment {texts}: {name} has no place for it")
+    _note_chunks(metadata.chunks, name, notes)
+    return replace(metadata, comments=(), chunks=())
+
+
+def _fit_tiff(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    """As `_fit_others`; the resolution that only the EXIF says is the TIFF's own."""
+    dpi = metadata.dpi or (exif_values.dpi_of(metadata.exif) if metadata.exif else None)
+    return replace(_fit_others(metadata, target, notes), dpi=dpi)
+
+
+def _note_chunks(chunks: Iterable[png_chunks.Chunk], name: str, notes: list[str]) -> None:
+    """Note the chunks of a PNG that another format has no place for."""
+    chunks = list(chunks)
+    keywords = [
+        body.partition(b"\0")[0].decode("latin-1") for k, body in chunks if k in png_chunks.TEXTS
+    ]
+    if keywords:
+        notes.append(f"PNG text {_listed(dict.fromkeys(keywords))}: {name} has no place for it")
+    said_by_profile = ("cICP", "sRGB", "gAMA", "cHRM")
+    others = [kind for kind, _ in chunks if kind not in (*png_chunks.TEXTS, *said_by_profile)]
+    if others:
+        notes.append(f"PNG chunk {_listed(others)}: {name} has no place for it")
+
+
+def _listed(names: Iterable[str], most: int = 200) -> str:
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def _decoded(comment: bytes) -> str:
+    """Return a comment as text: UTF-8, or else Latin-1."""
+    comment = comment.rstrip(b"\0")
+    try:
+        return comment.decode()
+    except UnicodeDecodeError:
+        return comment.decode("latin-1")
+
+
+_FITTERS = {"png": _fit_png, "jpeg": _fit_jpeg, "tiff": _fit_tiff, "webp": _fit_others}

@@ -1,0 +1,1 @@
+"""The recipes that come with upres, and what their keys mean."""

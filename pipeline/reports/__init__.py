@@ -1,0 +1,1 @@
+"""What people look at: pages, tile maps, portraits and contact sheets."""

@@ -1,0 +1,383 @@
+r"""What is at a source: a picture file, a folder, a glob, a zip or a tar archive.
+
+What belongs here: listing files with stable ids, and reading their bytes. Not: what the bytes mean
+(`images`), nor which names are no pictures (`kinds`). Everything that could be a picture is listed,
+so that nothing is lost in silence: a text called ``a.jpg`` is rejected later, with its reason. What
+is left out is counted in the `Listing`.
+
+Ids are relative paths with "/", always valid UTF-8. Bytes of a name that are not UTF-8 become
+``\xNN``, and a digest of the whole name keeps two such ids apart. No id ever leaves its folder:
+absolute names and ".." from archives are listed under ``_refused/``, and refuse to be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Generic, TypeVar, overload
+
+from pipeline.errors import NoSourceError, SourceError, UnsupportedError
+from pipeline.pictures.kinds import is_readable_name, litter, unreadable, verdict
+from pipeline.pictures.signatures import HEAD_BYTES
+from pipeline.sources.folders import Found, Walk
+from pipeline.sources.globs import Pattern, is_glob
+from pipeline.sources.left_out import LeftOut
+from pipeline.sources.packed import BROKEN, Container, Member, Packed, container_at
+from pipeline.sources.zip_names import ZipNames, check_encoding
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+
+MAX_MEMBER_BYTES = 2 << 30
+"""What one member of a zip or tar may declare; above it is taken for a decompression bomb."""
+
+_REFUSED = "_refused"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One file of a source; small and picklable.
+
+    `item` is its stable id, `address` the path of the file, or of its archive for a `member`.
+    `size_bytes` is the file's or the member's, `mtime_ns` the file's or the archive's;
+    `archive_bytes` is the size of the archive. With `refused`, reading fails for that reason, and
+    with `unread` because of what the file is.
+    """
+
+    item: str
+    address: str
+    size_bytes: int
+    mtime_ns: int
+    member: Member | None = None
+    archive_bytes: int = 0
+    refused: str | None = None
+    unread: str | None = None
+    modified_ns: int | None = None
+    """When a member was modified, if its archive knows."""
+
+    def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
+        """Return the bytes of the file.
+
+        Raises:
+            SourceError: It vanished, is unreadable or refused, its archive changed since it was
+                listed, or it is a member larger than `max_member_bytes`.
+            UnsupportedError: It is of a kind that upres does not read.
+        """
+        if self.refused is not None:
+            raise SourceError(f"{self.item}: {self.refused}")
+        if self.unread is not None:
+            raise UnsupportedError(f"{self.item}: {self.unread}")
+        try:
+            if self.member is None:
+                return Path(self.address).read_bytes()
+            return self._read_member(self.member, max_member_bytes)
+        except SourceError as error:
+            raise SourceError(f"{self.item}: {error}") from None
+        except (OSError, EOFError, MemoryError, ValueError, *BROKEN) as error:
+            words = _reason(error)
+            raise SourceError(
+                f"{self.item}: cannot be read from {_shown(self.address)} ({words}), wanted "
+                f"{self.size_bytes} bytes; restore the file or ingest the source again"
+            ) from error
+
+    def _read_member(self, member: Member, max_member_bytes: int) -> bytes:
+        if self.size_bytes > max_member_bytes:
+            raise SourceError(
+                f"declares {self.size_bytes} bytes inside its archive, wanted at most "
+                f"{max_member_bytes}; unpack it and give the folder instead"
+            )
+        path = Path(self.address)
+        facts = path.stat()
+        if (facts.st_size, facts.st_mtime_ns) != (self.archive_bytes, self.mtime_ns):
+            raise SourceError(
+                f"{_shown(self.address)} changed since it was listed; ingest the source again"
+            )
+        data = Container(member.kind, path).read(member, self.size_bytes, self.mtime_ns)
+        if len(data) != self.size_bytes:
+            raise SourceError(
+                f"holds {len(data)} bytes, its archive declares {self.size_bytes}; "
+                f"the archive is damaged"
+            )
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Sequence[T], Generic[T]):
+    """What was listed, in order, and what was not.
+
+    `notes` are lines for the user about the listing as a whole.
+    """
+
+    files: tuple[T, ...]
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: tuple[str, ...] = ()
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[T]: ...
+    def __getitem__(self, index: int | slice) -> T | Sequence[T]:
+        """Return one of the files, or some."""
+        return self.files[index]
+
+    def __len__(self) -> int:
+        """Return how many are listed."""
+        return len(self.files)
+
+    def remarks(self) -> list[str]:
+        """Return what was left out and the notes, as lines."""
+        return [*([str(self.left_out)] if self.left_out else []), *self.notes]
+
+
+def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listing[SourceFile]:
+    """Return every file at `src`, sorted by item, each item once; the same files, the same list.
+
+    `src` is a file (its item is its name), a folder of any depth, a glob (`globs`; items are
+    relative to the part before the first wildcard; folders that match are listed whole), or a zip
+    or tar archive by its content or name (.zip, .cbz, .tar, .cbt, .tar.gz, ...). A path that exists
+    is never taken for a glob.
+
+    Links are followed: to files wherever they lead, to folders once, as `Walk` says. Left out, and
+    counted, are litter, sidecars and what else `kinds` names, and the Zarr stores and jobs of
+    upres: a job may lie beside its pictures. `src` itself is never litter.
+
+    `names` is the encoding of names in an archive that do not say theirs. `skip` is a folder that
+    is left out wherever a link or a glob leads to it: the one that pictures are exported to.
+
+    Raises:
+        NoSourceError: There is nothing at `src`.
+        SourceError: There is nothing in it, or it cannot be listed.
+        UsageError: `names` is not an encoding of file names.
+    """
+    if names:
+        check_encoding(names)
+    if not src:
+        raise NoSourceError("the source is empty, wanted a file, folder or glob")
+    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", src):
+        raise NoSourceError(
+            f"{_shown(src)} is a {scheme[0]} address, wanted a path; copy it into a local folder"
+        )
+    listing = _Lister(ZipNames(names), skip)
+    try:
+        # An address must mean the same file in every working directory, a worker's too.
+        # Not resolve(): the name of a link is the name that the user chose.
+        found = _unique(listing.files(os.path.abspath(src)))  # noqa: PTH100
+    except SourceError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte.
+        raise SourceError(f"{_shown(src)} cannot be listed ({_reason(error)})") from error
+    if not found:
+        held = f" pictures ({listing.left_out})" if listing.left_out else " files"
+        raise SourceError(
+            f"{_shown(src)} holds no{held}, wanted at least one; is the path right, and mounted?"
+        )
+    unused = [f"--names {names} has no effect on {_shown(src)}, which is not a zip or tar archive"]
+    packed = any(file.member is not None for file in found)
+    notes = unused if names and not packed else listing.names.notes()
+    return Listing(tuple(found), listing.left_out, tuple(notes))
+
+
+def check_source(src: str, *, names: str = "") -> None:
+    """Make sure that something is at `src`, without listing it.
+
+    Raises:
+        NoSourceError: There is nothing, and it is not a glob.
+        UsageError: `names` is not an encoding of file names.
+    """
+    if names:
+        check_encoding(names)
+    if not os.path.lexists(src) and not is_glob(src):
+        list_source(src)
+
+
+def check_same_source(src: str, items: Iterable[str], before: Collection[str]) -> None:
+    """Refuse a source that holds none of the items of `before`: a disk may not be mounted.
+
+    Raises:
+        SourceError: then; for else all of them would count as gone.
+    """
+    if before and set(before).isdisjoint(items):
+        raise SourceError(
+            f"{src} holds none of the {len(before)} pictures that came from it before, such as "
+            f"{min(before)}; is it the right folder, and mounted, and --names what it was? for "
+            "other pictures use another job, archive or dataset"
+        )
+
+
+def _unique(found: Iterable[SourceFile]) -> list[SourceFile]:
+    """Sort, and keep the last of equal items, as tar does; a refused one never hides another."""
+    files: dict[str, SourceFile] = {}
+    for file in found:
+        if file.refused is None or file.item not in files:
+            files[file.item] = file
+    return [files[item] for item in sorted(files)]
+
+
+# Listing
+
+
+@dataclass(slots=True)
+class _Lister:
+    """One listing on its way: files come out, the rest is counted."""
+
+    names: ZipNames
+    skip: Path | None
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def files(self, src: str) -> Iterable[SourceFile]:
+        path = Path(src)
+        if path.is_dir():
+            return self._below(src, Pattern())
+        if path.is_file():
+            container = None if is_readable_name(path.name) else _container(path)
+            return [self._single(path)] if container is None else self._packed(container)
+        if path.exists():
+            raise NoSourceError(f"{_shown(src)} is not a file or folder; give one of these")
+        if is_glob(src):
+            return self._matching(src)
+        raise NoSourceError(
+            f"{_shown(src)} does not exist, wanted a file, folder or glob; check the path"
+        )
+
+    def _single(self, path: Path) -> SourceFile:
+        """Return the file that the user named: it is never left out."""
+        found = Found.at(str(path), path.name)
+        head = found.head()
+        seen = verdict(path.name, head)
+        unread = unreadable(path.name, head or b"") if seen.why else seen.unread
+        return _listed(found, unread)
+
+    def _below(self, folder: str, pattern: Pattern) -> Iterator[SourceFile]:
+        for found in Walk(folder, pattern, self.left_out, skip=self.skip).found():
+            if found.refused:
+                yield _refuse(found)
+                continue
+            name = found.relative.rpartition("/")[2]
+            seen = verdict(name, None if is_readable_name(name) else found.head())
+            if seen.why:
+                self.left_out.add(seen.why, seen.label)
+            else:
+                yield _listed(found, seen.unread)
+
+    def _matching(self, pattern: str) -> list[SourceFile]:
+        parts = Path(pattern).parts
+        fixed = next(at for at, part in enumerate(parts) if is_glob(part))
+        base = Path(*parts[:fixed])
+        if not base.is_dir():
+            raise NoSourceError(
+                f"{_shown(str(base))} is not a folder, wanted one that {_shown(pattern)} is in"
+            )
+        found = list(self._below(str(base), Pattern(parts[fixed:])))
+        if not found and not self.left_out:
+            raise NoSourceError(
+                f"{_shown(pattern)} matches no file; check it, or quote it for the shell"
+            )
+        return found
+
+    def _packed(self, container: Container) -> Iterator[SourceFile]:
+        path, facts = container.path, container.path.stat()
+        try:
+            for packed in container.files(self.names):
+                named = _member_item(packed.name, str(path), self.left_out)
+                unread = "" if named is None else self._unread(packed)
+                if named is None or unread is None:
+                    continue
+                yield SourceFile(
+                    item=named[0],
+                    address=str(path),
+                    size_bytes=packed.size_bytes,
+                    mtime_ns=facts.st_mtime_ns,
+                    member=packed.member,
+                    archive_bytes=facts.st_size,
+                    refused=named[1] or packed.refused,
+                    unread=unread or None,
+                    modified_ns=packed.modified_ns,
+                )
+        except SourceError as error:
+            raise SourceError(f"{_shown(str(path))} {error}") from error
+
+    def _unread(self, packed: Packed) -> str | None:
+        """Return why a member is not read, "" if it is; count it and return None if left out."""
+        name = packed.name.rpartition("/")[2]
+        known = packed.refused is not None or is_readable_name(name)
+        seen = verdict(name, None if known else packed.look())
+        if seen.why:
+            self.left_out.add(seen.why, seen.label)
+        return None if seen.why else seen.unread
+
+
+def _container(path: Path) -> Container | None:
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    try:
+        return container_at(path, head)
+    except SourceError as error:
+        raise SourceError(f"{_shown(str(path))} {error}") from None
+
+
+def _listed(found: Found, unread: str) -> SourceFile:
+    return SourceFile(
+        item=_item(found.relative),
+        address=found.path,
+        size_bytes=found.size_bytes,
+        mtime_ns=found.mtime_ns,
+        unread=unread or None,
+    )
+
+
+def _refuse(found: Found) -> SourceFile:
+    item = _item(found.relative)
+    return SourceFile(
+        item=item, address=found.path, size_bytes=0, mtime_ns=0, refused=found.refused
+    )
+
+
+# Names
+
+
+def _member_item(name: str, address: str, left_out: LeftOut) -> tuple[str, str | None] | None:
+    """Return (id, why it is refused or None) of a member's name; None for names left out."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    # Backslashes separate on Windows, where the archive or its items may go.
+    rooted = name.startswith("/") or re.match(r"\\|[A-Za-z]:", "/".join(parts))
+    escapes = rooted or ".." in re.split(r"[/\\]", name)
+    kept = [re.sub(r"\.\.|[:\\]", "_", part) for part in parts] if escapes else parts
+    out = next(filter(None, map(litter, kept)), None)
+    if out is not None:
+        left_out.add(out.why, out.label)
+    if out is not None or not kept:
+        return None
+    if not escapes:
+        return _item("/".join(parts)), None
+    why = (
+        f"is named {_shown(name)} in {_shown(address)}, wanted a path inside it; unpack it by hand"
+    )
+    return _item("/".join([_REFUSED, *kept])), why
+
+
+def _item(relative: str) -> str:
+    """Return the id of a relative path, which may hold undecodable bytes as surrogates."""
+    raw = relative.encode("utf-8", "surrogateescape")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        path = PurePosixPath(raw.decode("utf-8", "backslashreplace"))
+        digest = hashlib.sha256(raw).hexdigest()[:8]
+        return str(path.with_name(f"{path.stem}~{digest}{path.suffix}"))
+
+
+def _shown(path: str) -> str:
+    """Return a path for an error: one line, valid UTF-8."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__

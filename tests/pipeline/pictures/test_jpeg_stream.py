@@ -1,0 +1,164 @@
+"""A JPEG that is not all there is refused with what is missing; good ones never are."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import imagecodecs
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from pipeline.errors import PictureError
+from pipeline.pictures.formats import decode_picture, read_picture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE = 256
+COLOURS = np.ascontiguousarray(data.astronaut()[:SIDE, :SIDE])
+GREY = np.ascontiguousarray(COLOURS[..., 1])
+ROWS, COLUMNS = np.mgrid[0:SIDE, 0:SIDE]
+
+
+def jpeg(pixels: NDArray[Any], **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def half_black() -> NDArray[Any]:
+    pixels = GREY.copy()
+    pixels[SIDE // 2 :] = 0
+    return pixels
+
+
+def half_mid_grey() -> NDArray[Any]:
+    pixels = COLOURS.copy()
+    pixels[SIDE // 2 :] = 128
+    return pixels
+
+
+PICTURES = {
+    "photograph": COLOURS,
+    "grey": GREY,
+    "black below": half_black(),
+    "mid-grey below": half_mid_grey(),
+    "all black": np.zeros((600, 600), np.uint8),
+    "all mid-grey": np.full((600, 600, 3), 128, np.uint8),
+    "all white": np.full((300, 200, 3), 255, np.uint8),
+    "gradient": ((ROWS + COLUMNS) // 2).astype(np.uint8),
+    "board": ((ROWS // 8 + COLUMNS // 8) % 2 * 255).astype(np.uint8),
+    "one pixel": COLOURS[:1, :1].copy(),
+    "narrow": COLOURS[:3, :100].copy(),
+}
+WAYS: dict[str, dict[str, Any]] = {
+    "baseline": {},
+    "own tables": {"optimize": True},
+    "progressive": {"progressive": True},
+    "4:4:4": {"subsampling": 0, "quality": 95},
+    "restart by rows": {"restart_marker_rows": 1},
+    "restart by blocks": {"restart_marker_blocks": 3},
+    "progressive, restart": {"progressive": True, "restart_marker_rows": 2},
+    "best": {"quality": 100, "optimize": True},
+    "worst": {"quality": 1, "optimize": True},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("picture", PICTURES)
+def test_good_pictures_are_read_however_they_were_written(picture: str, way: str) -> None:
+    file = jpeg(PICTURES[picture], **WAYS[way])
+    got = read_picture(file, name="a.jpg").pixels
+    want = np.atleast_3d(np.asarray(Image.open(io.BytesIO(file))))
+    np.testing.assert_array_equal(got, np.moveaxis(want, 2, 0))
+
+
+def test_an_even_picture_in_half_the_colours_with_tables_of_its_own_is_read() -> None:
+    black = np.zeros((900, 900, 3), np.uint8)
+    file = imagecodecs.jpeg8_encode(black, optimize=True)
+    np.testing.assert_array_equal(read_picture(file, name="a.jpg").pixels, 0)
+
+
+@pytest.mark.parametrize("way", ["baseline", "own tables", "progressive", "restart by rows"])
+@pytest.mark.parametrize(
+    "behind",
+    [bytes(5000), b"\0\0\0\x18ftypmp42" + bytes(range(256)) * 40, jpeg(GREY)],
+    ids=["zeros", "a film", "another picture"],
+)
+def test_what_stands_behind_the_picture_does_no_harm(way: str, behind: bytes) -> None:
+    file = jpeg(COLOURS, **WAYS[way])
+    got = read_picture(file + behind, name="a.jpg").pixels
+    np.testing.assert_array_equal(got, read_picture(file, name="a.jpg").pixels)
+
+
+@pytest.mark.parametrize("filling", [bytes(700), b"\xff" * 700, b"\xff\xfe\0\4ab"])
+def test_filling_before_the_end_marker_does_no_harm(filling: bytes) -> None:
+    file = jpeg(COLOURS)
+    got = read_picture(file[:-2] + filling + file[-2:], name="a.jpg").pixels
+    np.testing.assert_array_equal(got, read_picture(file, name="a.jpg").pixels)
+
+
+def damaged(file: bytes) -> dict[str, bytes]:
+    half, noise = len(file) // 2, np.random.default_rng(0).bytes(4096)
+    sector = half // 512 * 512
+    return {
+        "second half zero": file[:half] + bytes(len(file) - half),
+        "second half zero, but for the end marker": file[:half] + bytes(9000) + file[-2:],
+        "zeros in the middle": file[:half] + bytes(2048) + file[half + 2048 :],
+        "sectors lost": file[:sector] + bytes(2048) + file[sector + 2048 :],
+        "last bytes zero": file[:-600] + bytes(600),
+        "cut": file[:half],
+        "cut and ended": file[:half] + b"\xff\xd9",
+        "no end marker": file[:-2],
+        "a part left out": file[:half] + file[half + 3000 :],
+        "noise in the middle": file[:half] + noise + file[half + 4096 :],
+        "0xFF in the middle": file[:half] + b"\xff" * 2048 + file[half + 2048 :],
+        "text to the end": file[:half] + b"not found " * 900,
+    }
+
+
+@pytest.mark.parametrize("way", ["baseline", "own tables", "progressive", "4:4:4", "best"])
+@pytest.mark.parametrize("damage", damaged(b""))
+def test_what_is_not_all_there_is_refused(damage: str, way: str) -> None:
+    file = damaged(jpeg(COLOURS, **WAYS[way]))[damage]
+    with pytest.raises(PictureError, match=r"^a\.jpg: .*(origin|wanted)"):
+        decode_picture(file, name="a.jpg")
+
+
+@pytest.mark.parametrize("way", ["restart by rows", "restart by blocks", "progressive, restart"])
+@pytest.mark.parametrize("damage", ["second half zero", "zeros in the middle", "a part left out"])
+def test_what_is_lost_between_restart_markers_is_noticed(damage: str, way: str) -> None:
+    file = damaged(jpeg(GREY, **WAYS[way]))[damage]
+    reason = "restart markers|bytes of zero|last scans are missing"
+    with pytest.raises(PictureError, match=reason):
+        decode_picture(file, name="a.jpg")
+
+
+@pytest.mark.parametrize("damage", ["second half zero", "sectors lost"])
+def test_zeros_are_found_where_black_is_written_as_zeros_too(damage: str) -> None:
+    file = damaged(jpeg(half_black(), optimize=True, quality=100))[damage]
+    with pytest.raises(PictureError, match="zero"):
+        decode_picture(file, name="a.jpg")
+
+
+def test_the_reason_names_the_zeros() -> None:
+    file = jpeg(COLOURS)
+    half = len(file) // 2
+    with pytest.raises(PictureError, match=f"bytes of zero from byte {half}|without its end"):
+        decode_picture(file[:half] + bytes(len(file) - half), name="a.jpg")
+
+
+def test_a_progressive_picture_without_its_last_scans_is_refused() -> None:
+    file = jpeg(COLOURS, progressive=True)
+    third = file.index(b"\xff\xda", file.index(b"\xff\xda", file.index(b"\xff\xda") + 2) + 2)
+    with pytest.raises(PictureError, match="progressive JPEG of which the last scans are missing"):
+        decode_picture(file[:third] + b"\xff\xd9", name="a.jpg")
+
+
+def test_twelve_bits_are_called_so() -> None:
+    file = imagecodecs.jpeg8_encode(COLOURS.astype(np.uint16) * 16, bitspersample=12)
+    with pytest.raises(PictureError, match="samples are 12-bit, wanted 8"):
+        decode_picture(file, name="a.jpg")

@@ -1,0 +1,156 @@
+"""XMP: exactly the false statements go or change, and every other byte is as it was."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.pictures import xmp
+
+HEAD = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+)
+TAIL = '</rdf:RDF></x:xmpmeta>\n     <?xpacket end="w"?>'
+CONTAINER = (
+    "<Container:Directory><rdf:Seq><rdf:li rdf:parseType='Resource'><Container:Item "
+    'Item:Semantic="GainMap" Item:Length="99"/></rdf:li></rdf:Seq></Container:Directory>'
+)
+NAMESPACES = (
+    ' xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/"'
+    ' xmlns:Container="http://ns.google.com/photos/1.0/container/"'
+    ' xmlns:Item="http://ns.google.com/photos/1.0/container/item/"'
+)
+CAMERA = ' xmlns:GCamera="http://ns.google.com/photos/1.0/camera/"'
+DC = ' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source="a &gt; b > c"'
+
+
+def packet(attributes: str, inner: str = "") -> bytes:
+    return (
+        f'{HEAD}<rdf:Description rdf:about=""{attributes}>{inner}</rdf:Description>{TAIL}'.encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inner", "left", "names"),
+    [
+        (
+            NAMESPACES + DC + ' hdrgm:Version="1.0"', CONTAINER + "<dc:title>x</dc:title>",
+            packet(DC, "<dc:title>x</dc:title>"), ("hdrgm:Version", "Container:Directory"),
+        ),
+        (
+            CAMERA + ' GCamera:MotionPhoto="1" GCamera:BurstID="7" GCamera:MicroVideoOffset="9"',
+            "",
+            packet(CAMERA + ' GCamera:BurstID="7"'),
+            ("GCamera:MotionPhoto", "GCamera:MicroVideoOffset"),
+        ),
+        (
+            CAMERA + DC, "<GCamera:MotionPhoto>1</GCamera:MotionPhoto><!-- a <b> -->",
+            packet(CAMERA + DC, "<!-- a <b> -->"), ("GCamera:MotionPhoto",),
+        ),
+        (
+            ' xmlns:D="http://ns.google.com/photos/1.0/depthmap/" D:Near="1" D:Far="2"' + DC, "",
+            packet(DC), ("D:Near", "D:Far"),
+        ),
+        (
+            ' xmlns:q="http://ns.adobe.com/xap/1.0/" q:Rating="3"',
+            "<q:Thumbnails><rdf:Alt/></q:Thumbnails>",
+            packet(' xmlns:q="http://ns.adobe.com/xap/1.0/" q:Rating="3"'), ("q:Thumbnails",),
+        ),
+        # A prefix means nothing: the same letters under another namespace stay.
+        (' xmlns:hdrgm="urn:x" hdrgm:Version="1.0"', "",
+         packet(' xmlns:hdrgm="urn:x" hdrgm:Version="1.0"'), ()),
+    ],
+)  # fmt: skip
+def test_exactly_the_statements_about_lost_parts_are_cut_out(
+    attributes: str, inner: str, left: bytes, names: tuple[str, ...]
+) -> None:
+    cut = xmp.without_lost_parts(packet(attributes, inner))
+    assert cut.xmp == left
+    assert cut.removed == names
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-be", "utf-32-le"])
+def test_packets_in_every_unicode_encoding_are_read(encoding: str) -> None:
+    data = packet(NAMESPACES + ' hdrgm:Version="1.0"' + DC).decode().encode(encoding)
+    assert xmp.without_lost_parts(data).xmp.replace(b"\xef\xbb\xbf", b"") == packet(DC).replace(
+        b"\xef\xbb\xbf", b""
+    )
+    untouched = packet(DC).decode().encode(encoding)
+    assert xmp.without_lost_parts(untouched).xmp == untouched
+
+
+def test_sizes_are_made_true_as_attributes_and_as_elements() -> None:
+    spaces = ' xmlns:t="http://ns.adobe.com/tiff/1.0/" xmlns:e="http://ns.adobe.com/exif/1.0/"'
+    made = xmp.resized(
+        packet(spaces + " t:ImageWidth='64'", "<e:PixelYDimension>48</e:PixelYDimension>"),
+        width=128, height=96,
+    )  # fmt: skip
+    assert made == packet(
+        spaces + " t:ImageWidth='128'", "<e:PixelYDimension>96</e:PixelYDimension>"
+    )
+
+
+def region(x: str, y: str, w: str, h: str) -> bytes:
+    spaces = (
+        ' xmlns:mwg-rs="http://www.metadataworkinggroup.com/schemas/regions/"'
+        ' xmlns:stArea="http://ns.adobe.com/xmp/sType/Area#"'
+    )
+    area = f'<mwg-rs:Area stArea:x="{x}" stArea:y="{y}" stArea:w="{w}" stArea:h="{h}"/>'
+    return packet(spaces, f"<mwg-rs:Regions>{area}</mwg-rs:Regions>")
+
+
+@pytest.mark.parametrize(
+    ("turn", "turned"),
+    [
+        (1, ("0.2", "0.3", "0.1", "0.05")), (2, ("0.8", "0.3", "0.1", "0.05")),
+        (3, ("0.8", "0.7", "0.1", "0.05")), (4, ("0.2", "0.7", "0.1", "0.05")),
+        (5, ("0.3", "0.2", "0.05", "0.1")), (6, ("0.7", "0.2", "0.05", "0.1")),
+        (7, ("0.7", "0.8", "0.05", "0.1")), (8, ("0.3", "0.8", "0.05", "0.1")),
+    ],
+)  # fmt: skip
+def test_faces_turn_with_the_picture(turn: int, turned: tuple[str, str, str, str]) -> None:
+    assert xmp.turned(region("0.2", "0.3", "0.1", "0.05"), turn) == region(*turned)
+
+
+def test_an_extension_becomes_part_of_the_packet_with_its_namespaces() -> None:
+    note = ' xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="AB"'
+    other = (
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:p="urn:p" '
+        'xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<r:Description r:about=""><p:a>1</p:a></r:Description></r:RDF></x:xmpmeta>'
+    )
+    whole = xmp.with_extension(packet(DC + note), other.encode())
+    assert b"HasExtendedXMP" not in whole
+    assert xmp.resized(whole, width=1, height=1) == whole, "still well-formed"
+    assert b'<r:Description xmlns:x="adobe:ns:meta/" xmlns:p="urn:p"' in whole
+    assert b"<p:a>1</p:a>" in whole
+
+
+BOMB = (
+    b'<!DOCTYPE a [<!ENTITY b "cccccccccc"><!ENTITY d "&b;&b;&b;&b;">]>'
+    b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>&d;</x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [BOMB, b"", b"<a>", b"<a></b>", b"\xff\xfe<", b"no xml", b"<a>" * 200 + b"</a>" * 200],
+)
+def test_what_is_no_safe_xml_is_refused(broken: bytes) -> None:
+    with pytest.raises(ValueError, match=r".+"):
+        xmp.without_lost_parts(broken)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=3))
+def test_damaged_packets_are_read_or_refused(damage: list[tuple[int, int]]) -> None:
+    data = bytearray(packet(NAMESPACES + DC + ' hdrgm:Version="1.0"', CONTAINER))
+    for place, value in damage:
+        data[place % len(data)] = value
+    try:
+        cut = xmp.without_lost_parts(bytes(data))
+    except ValueError:
+        return
+    assert xmp.without_lost_parts(cut.xmp).removed == ()
