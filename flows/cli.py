@@ -18,13 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.compute.cluster import Client, ClusterSettings, Stop
+    from pipeline.compute.outcomes import Failure
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan, ExportRequest
     from pipeline.jobs.ingest import Ingestion
     from pipeline.jobs.job import Job
     from pipeline.jobs.plan import Plan
     from pipeline.jobs.run import Run, Upscaling
-    from pipeline.jobs.status import Failure, JobStatus
+    from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import Note
 
 _FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])

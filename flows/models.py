@@ -17,10 +17,10 @@ from models import registry
 from models.reach import reach_px
 from models.spec import ModelSpec
 from pipeline.compute.inference import load_model
+from pipeline.recipes.files import read_recipe
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.trainable import train_command, untrained
 from pipeline.recipes.training import load_recipe
-from pipeline.tables import read_recipe
 from pipeline.training.state import model_spec
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from flows.terminal.failures import failure_lines
 from flows.terminal.printing import visible
 from flows.terminal.progress import counted
 from pipeline.compute.cluster import connect
+from pipeline.compute.outcomes import Failure
 from pipeline.dataset.export import run_dataset_export
 from pipeline.dataset.licences import check_named, licence_of, read_licences
 from pipeline.dataset.originals import Original, list_originals
@@ -30,7 +31,8 @@ from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
 from pipeline.jobs.job import beside, locked, read_locked
 from pipeline.jobs.overlap import check_made_apart
-from pipeline.jobs.status import Failure, read_status
+from pipeline.jobs.status import read_status
+from pipeline.recipes.files import recipe_names
 from pipeline.recipes.preparing import PrepareRecipe, load_prepare_recipe, says_colour
 from pipeline.reports.dataset_report import write_dataset_report
 from pipeline.reports.patch_preview import EXAMPLES, preview
@@ -39,7 +41,7 @@ from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
 from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
 from pipeline.storage.own_files import check_own, is_dataset_report, is_signed_png, signed_png
-from pipeline.tables import idle_values, recipe_names
+from pipeline.tables import idle_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -20,11 +20,11 @@ from pipeline.dataset.prepare import dataset_spec
 from pipeline.errors import NoSourceError, RecipeError, SourceError, UsageError
 from pipeline.jobs.job import locked
 from pipeline.pictures.kinds import is_readable_name
+from pipeline.recipes.files import PREPARE, recipe_names
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.training import load_recipe
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
-from pipeline.tables import PREPARE, recipe_names
 from pipeline.training.loop import (
     BEST,
     LAST,

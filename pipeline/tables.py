@@ -1,7 +1,7 @@
-"""Recipes as files: named TOML files that fix a system's dataset and training, checked by key.
+"""Tables of named values, as TOML has them: checked by key and by type, and written back.
 
-Here belongs reading and writing them. What their keys mean stands with those that use them:
-`pipeline.recipes.preparing` and `pipeline.recipes.training`.
+Here belongs what holds for every such table. What the keys mean stands with those that use them,
+and which files there are in `pipeline.recipes.files`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,12 @@ import math
 import re
 import tomllib
 from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import RecipeError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-PREPARE = "prepare"
-"""Name of the table of a recipe that says how its dataset is prepared."""
-
-COMMON = ("name", "scale", "channels", "seed")
-"""Keys that preparing and training have in common."""
 
 _IN_WORDS = {
     "str": "text",
@@ -36,35 +29,7 @@ _IN_WORDS = {
     "dict": "a table",
 }
 
-RECIPES_DIR = Path(__file__).parent / "recipes"
-
 Recipe = TypeVar("Recipe")
-
-
-def recipe_names() -> list[str]:
-    """Return the names of the recipes that come with upres."""
-    return sorted(p.stem for p in RECIPES_DIR.glob("*.toml"))
-
-
-def read_recipe(name_or_file: str) -> dict[str, Any]:
-    """Return what a recipe says, by its name or from a file.
-
-    Raises:
-        RecipeError: if there is none, or it is no TOML.
-    """
-    path = RECIPES_DIR / f"{name_or_file}.toml"
-    if not path.is_file():
-        path = Path(name_or_file)
-    if not path.is_file():
-        raise RecipeError(
-            f"no recipe is called {name_or_file!r} and no such file exists; "
-            f"{nearest(name_or_file, recipe_names())}"
-        )
-    try:
-        # Editors of Windows begin a file with a byte-order mark, which TOML does not know.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or 5,000 digits.
-        raise RecipeError(f"{path} is no TOML file: {error}") from error
 
 
 def checked(kind: type[Recipe], given: Mapping[str, Any], settings: Iterable[str]) -> Recipe:

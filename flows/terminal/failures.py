@@ -11,7 +11,7 @@ from flows.terminal.printing import visible
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pipeline.jobs.status import Failure
+    from pipeline.compute.outcomes import Failure
 
 SHOWN = 20
 """How many lines are printed; --json lists every failure."""

@@ -1,9 +1,9 @@
-"""Recording: the outcomes of units, as they come from the workers, into the ledger."""
+"""Outcomes: what became of units and items, and how that reaches the ledger."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UpresError
@@ -17,6 +17,26 @@ if TYPE_CHECKING:
 
 _BATCH_S = 2.0
 """How long outcomes may wait in memory before they are recorded: what a kill costs at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one tile failed, or (with no tile) why one item did."""
+
+    item: str
+    tile: int | None
+    error: str
+    message: str
+
+    @classmethod
+    def of(cls, item: str, error: BaseException | None) -> Failure:
+        """Return that an item failed by `error`."""
+        return cls(item, None, type(error).__name__, " ".join(str(error).split()))
+
+    @classmethod
+    def not_done(cls, item: str, message: str) -> Failure:
+        """Return that a stage passed an item over, as an earlier stage has not finished it."""
+        return cls(item, None, "NotDone", message)
 
 
 def recorded(

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.compute.cluster import Stop, submit_windowed
+from pipeline.compute.outcomes import Failure
 from pipeline.errors import OccupiedError, UpresError, UsageError
-from pipeline.jobs.status import Failure
 from pipeline.pictures.formats import Metadata, Picture, encode_picture
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic
@@ -123,7 +123,7 @@ def run_dataset_export(
             failures.extend(outcome.result.failures)
             occupied |= outcome.result.occupied
         else:
-            failures.append(_failure(f"chunk {outcome.task.chunk}", outcome.error))
+            failures.append(Failure.of(f"chunk {outcome.task.chunk}", outcome.error))
         seen += 1
         done += _rows_of(dataset, outcome.task.chunk)
         report(done, len(dataset))
@@ -166,7 +166,7 @@ def export_chunk(task: ChunkTask) -> ChunkFiles:
 def _not_made(chunk: int, patches: int) -> tuple[Failure, ...]:
     """Return why nothing of a chunk was written; nothing where it is to hold nothing."""
     message = f"{patches} patches are not made yet; run `upres prepare` again, then export"
-    return (Failure(f"chunk {chunk}", None, "NotDone", message),) if patches else ()
+    return (Failure.not_done(f"chunk {chunk}", message),) if patches else ()
 
 
 def _write_all(
@@ -185,7 +185,7 @@ def _write_all(
     def write(file: tuple[int, str, NDArray[np.uint8]]) -> tuple[int, Failure] | None:
         row, name, patch = file
         error = _written(task.out_dir / name, patch, overwrite=task.overwrite)
-        return None if error is None else (row, _failure(name, error))
+        return None if error is None else (row, Failure.of(name, error))
 
     with ThreadPoolExecutor(_THREADS) as threads:
         yield from filter(None, threads.map(write, files))
@@ -211,10 +211,6 @@ def _occupied(path: Path) -> OccupiedError:
         f"{path} exists and differs from its patch; move it away, export into another folder, or "
         "replace it with --overwrite"
     )
-
-
-def _failure(item: str, error: BaseException | None) -> Failure:
-    return Failure(item, None, type(error).__name__, " ".join(str(error).split()))
 
 
 def _rows_of(dataset: Dataset, chunk: int) -> int:

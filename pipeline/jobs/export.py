@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.cluster import Stop, submit_windowed
+from pipeline.compute.outcomes import Failure
 from pipeline.errors import OccupiedError
 from pipeline.jobs.export_file import Exported, ExportTask, Facts, export_item, put_in_place, remove
 from pipeline.jobs.export_names import folded
 from pipeline.jobs.export_plan import FOLDER, contents_of
-from pipeline.jobs.status import Failure
 from pipeline.storage.access import close_to, make_folder
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.ledger import EXPORT, ExportRow, Note

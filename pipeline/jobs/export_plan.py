@@ -17,12 +17,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.jobs.export_file import ExportTask
 from pipeline.jobs.export_names import folded, paths_of
 from pipeline.jobs.item_images import sr_image
 from pipeline.jobs.overlap import check_export_apart
-from pipeline.jobs.status import Failure, JobStatus
 from pipeline.storage.access import readers
 from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
 from pipeline.storage.places import Identity, identities
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.jobs.job import Job
+    from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import ItemRow, Ledger
 
 SAME = "same"
@@ -338,7 +339,7 @@ def _likely_targets(rows: Iterable[ItemRow], request: ExportRequest) -> list[str
 
 def _unready(status: JobStatus) -> list[Failure]:
     return [
-        Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not exported")
+        Failure.not_done(c.item, f"{c.done} of {c.units} tiles are done; not exported")
         for c in status.counts
         if status.item_state(c) in ("failed", "pending")
     ]

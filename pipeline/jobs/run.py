@@ -38,11 +38,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.outcomes import Failure
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan, ExportRequest
     from pipeline.jobs.job import Job
     from pipeline.jobs.plan import Plan, UnitPlan
-    from pipeline.jobs.status import Failure, JobStatus
+    from pipeline.jobs.status import JobStatus
     from pipeline.jobs.upscale import UpscaleProgress
     from pipeline.storage.ledger import Ledger
 

@@ -13,10 +13,10 @@ from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
 from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.compute.inference import from_unit_range, to_unit_range
+from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
-from pipeline.jobs.status import Failure
 from pipeline.pictures.formats import read_picture
 from pipeline.pictures.metrics import (
     Scores,
@@ -101,7 +101,7 @@ def run_score(
             ledger.put_scores(outcome.result)
         else:
             error = outcome.error
-            failures.append(Failure(outcome.task.row.item, None, type(error).__name__, str(error)))
+            failures.append(Failure.of(outcome.task.row.item, error))
         report(n, len(tasks))
     return sorted(failures, key=lambda failure: failure.item)
 
@@ -124,7 +124,7 @@ def plan_score(
     sr = job.open_sr()
     tasks = []
     failures = [
-        Failure(c.item, None, "NotDone", f"{c.done} of {c.units} tiles are done; not scored")
+        Failure.not_done(c.item, f"{c.done} of {c.units} tiles are done; not scored")
         for c in counts
         if not _is_done(c)
     ]
@@ -135,7 +135,7 @@ def plan_score(
         try:
             spec = sr_image(sr, row).provenance["spec"]
         except ArchiveError as error:
-            failures.append(Failure(row.item, None, type(error).__name__, str(error)))
+            failures.append(Failure.of(row.item, error))
             continue
         grid = TileGrid(row.height, row.width, spec["tile_px"], spec["halo_px"])
         original = None if originals is None else originals[row.item]

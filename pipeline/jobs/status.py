@@ -6,25 +6,11 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.compute.outcomes import Failure
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemCount, Ledger, Note
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why one tile failed, or (with no tile) why one item was rejected."""
-
-    item: str
-    tile: int | None
-    error: str
-    message: str
-
-    @classmethod
-    def of(cls, item: str, error: BaseException | None) -> Failure:
-        """Return that an item failed by `error`."""
-        return cls(item, None, type(error).__name__, str(error))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import RecipeError
+from pipeline.recipes.files import COMMON, PREPARE, read_recipe
 from pipeline.recipes.training import TrainRecipe
-from pipeline.tables import (
-    COMMON,
-    PREPARE,
-    checked,
-    pair,
-    read_recipe,
-    refuse_unknown,
-    require_least,
-    require_one_of,
-    toml_lines,
-)
+from pipeline.tables import checked, pair, refuse_unknown, require_least, require_one_of, toml_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from models import registry
 from models.checkpoint import unknown
+from pipeline.recipes.files import read_recipe, recipe_names
 from pipeline.recipes.training import FEATURE_LOSSES, load_recipe
-from pipeline.tables import read_recipe, recipe_names
 
 _BEST = "best.safetensors"
 

@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import RecipeError
-from pipeline.tables import (
-    PREPARE,
-    checked,
-    nearest,
-    read_recipe,
-    require_least,
-    require_one_of,
-    toml_lines,
-)
+from pipeline.recipes.files import PREPARE, read_recipe
+from pipeline.tables import checked, nearest, require_least, require_one_of, toml_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

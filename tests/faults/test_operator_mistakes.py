@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import OccupiedError, UsageError
-from pipeline.tables import RECIPES_DIR
+from pipeline.recipes.files import RECIPES_DIR
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,8 +16,8 @@ from models.checkpoint import load, to_bytes
 from models.reach import reach_px
 from models.spec import ModelSpec
 from pipeline.compute.inference import load_model
+from pipeline.recipes.files import recipe_names
 from pipeline.recipes.training import load_recipe
-from pipeline.tables import recipe_names
 
 if TYPE_CHECKING:
     from pathlib import Path

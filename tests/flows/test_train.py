@@ -19,7 +19,7 @@ from flows.terminal import options
 from models import checkpoint
 from pipeline.compute.cluster import Stop
 from pipeline.jobs.job import locked
-from pipeline.tables import RECIPES_DIR, recipe_names
+from pipeline.recipes.files import RECIPES_DIR, recipe_names
 
 if TYPE_CHECKING:
     from tests.conftest import Command, SavePicture, TakePhoto

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import RecipeError
+from pipeline.recipes.files import RECIPES_DIR, read_recipe, recipe_names
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.training import TrainRecipe, load_recipe
-from pipeline.tables import RECIPES_DIR, idle_values, read_recipe, recipe_names
+from pipeline.tables import idle_values
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flows.terminal.failures import SHOWN, failure_lines
-from pipeline.jobs.status import Failure
+from pipeline.compute.outcomes import Failure
 
 
 def strange(number: int, words: str = "the file is a GIF") -> Failure:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.compute.cluster import Client
-    from pipeline.jobs.status import Failure
+    from pipeline.compute.outcomes import Failure
     from tests.conftest import Digest, TakePhoto
 
     Export = Callable[..., tuple[int, list[Failure]]]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.outcomes import Failure
     from pipeline.jobs.job import Job
-    from pipeline.jobs.status import Failure
     from tests.conftest import SavePicture, TakePhoto, Upscale
 
 

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from tests.pipeline.test_colour import cicp, png
-from tests.pipeline.test_jpeg_segments import FILM, segment
 
 from pipeline.jobs.export import run_export
 from pipeline.jobs.export_plan import ExportRequest, plan_export
@@ -22,6 +20,8 @@ from pipeline.jobs.status import read_status
 from pipeline.pictures.metadata import Metadata, from_json, to_json
 from pipeline.reports.job_report import write_report
 from pipeline.storage.ledger import EXPORT, FILE_NAME, INGEST, Ledger, Note
+from tests.pipeline.pictures.test_colour import cicp, png
+from tests.pipeline.pictures.test_jpeg_segments import FILM, segment
 
 if TYPE_CHECKING:
     from pathlib import Path

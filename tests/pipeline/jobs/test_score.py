@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.outcomes import Failure
     from pipeline.jobs.job import Job
     from pipeline.jobs.score import ItemScores
-    from pipeline.jobs.status import Failure
     from tests.conftest import SavePicture, TakePhoto, Upscale
 
 SIZE = (134, 166)

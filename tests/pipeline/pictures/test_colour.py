@@ -10,10 +10,10 @@ import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from tests.pipeline.test_images import chunk
 
 from pipeline.errors import PictureError
 from pipeline.pictures.formats import read_picture, write_picture
+from tests.pipeline.pictures.test_formats import chunk
 
 if TYPE_CHECKING:
     from pathlib import Path

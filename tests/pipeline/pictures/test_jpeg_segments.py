@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pipeline.test_xmp import CAMERA, CONTAINER, DC, NAMESPACES, packet
 
 from pipeline.pictures.formats import Metadata, Picture, read_picture, write_picture
 from pipeline.pictures.photoshop import iptc_of_tiff, joined, parted
+from tests.pipeline.pictures.test_xmp import CAMERA, CONTAINER, DC, NAMESPACES, packet
 
 if TYPE_CHECKING:
     from pathlib import Path

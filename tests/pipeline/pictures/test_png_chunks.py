@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tests.pipeline.test_images import chunk, exif_with_orientation
 
 from pipeline.pictures.formats import Metadata, Picture, read_picture, write_picture
 from pipeline.pictures.png_chunks import profile_chunk, text_chunk, text_of
+from tests.pipeline.pictures.test_formats import chunk, exif_with_orientation
 
 if TYPE_CHECKING:
     from pathlib import Path

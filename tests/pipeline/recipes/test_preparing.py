@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from pipeline.dataset.splits import check_split
 from pipeline.degradation.presets import PRESETS
 from pipeline.errors import RecipeError
+from pipeline.recipes.files import recipe_names
 from pipeline.recipes.preparing import EXTRACTIONS, PrepareRecipe, load_prepare_recipe
 from pipeline.recipes.training import load_recipe
-from pipeline.tables import pair, recipe_names
+from pipeline.tables import pair
 
 if TYPE_CHECKING:
     from pathlib import Path

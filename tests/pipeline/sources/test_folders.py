@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import SourceError
-from pipeline.sources.listing import folders, list_source
+from pipeline.sources import folders
+from pipeline.sources.listing import list_source
 
 if TYPE_CHECKING:
     from pathlib import Path

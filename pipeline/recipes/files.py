@@ -1,0 +1,47 @@
+"""The recipes as files: those that come with upres, and those of the user.
+
+What their keys mean is in `pipeline.recipes.preparing` and `pipeline.recipes.training`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import RecipeError
+from pipeline.tables import nearest
+
+PREPARE = "prepare"
+"""Name of the table of a recipe that says how its dataset is prepared."""
+
+COMMON = ("name", "scale", "channels", "seed")
+"""Keys that preparing and training have in common."""
+
+RECIPES_DIR = Path(__file__).parent
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes that come with upres."""
+    return sorted(p.stem for p in RECIPES_DIR.glob("*.toml"))
+
+
+def read_recipe(name_or_file: str) -> dict[str, Any]:
+    """Return what a recipe says, by its name or from a file.
+
+    Raises:
+        RecipeError: if there is none, or it is no TOML.
+    """
+    path = RECIPES_DIR / f"{name_or_file}.toml"
+    if not path.is_file():
+        path = Path(name_or_file)
+    if not path.is_file():
+        raise RecipeError(
+            f"no recipe is called {name_or_file!r} and no such file exists; "
+            f"{nearest(name_or_file, recipe_names())}"
+        )
+    try:
+        # Editors of Windows begin a file with a byte-order mark, which TOML does not know.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or 5,000 digits.
+        raise RecipeError(f"{path} is no TOML file: {error}") from error
