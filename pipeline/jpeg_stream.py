@@ -2,8 +2,9 @@
 
 JPEG has no checksum. What shows damage are the marks of its structure: the end marker, restart
 markers in their order, markers where none belong, every bit of a progressive picture announced,
-and long runs of zero bytes that the file's own Huffman tables rule out. What remains, a changed bit
-inside the data, nobody can see. Source: ITU-T T.81.
+long runs of zero bytes that the file's own Huffman tables rule out, and scans that end before
+their part of the picture does (`jpeg_probes`). What remains, a changed bit inside the data, nobody
+can see. Source: ITU-T T.81.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import PictureError
+from pipeline.jpeg_probes import first_short, with_noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -84,6 +86,8 @@ class _Scan:
     start: int
     end: int
     restarts: tuple[int, ...]
+    ends: tuple[int, ...]
+    """Where the data of each restart interval ends, in front of its marker; the last is `end`."""
     marker: int | None
     """What ended it; None where the file did."""
 
@@ -140,6 +144,7 @@ def check_whole(
         stream.check_restarts(scan)
         stream.check_zeros(scan)
     stream.check_end(scans)
+    stream.check_ends(scans)
 
 
 def _segments(data: bytes, at: int, tables: _Tables) -> Iterator[tuple[int, int, int]]:
@@ -208,14 +213,17 @@ def _scan(data: bytes, body: int, start: int, tables: _Tables) -> _Scan | None:
     if not pairs or any(pair[0] not in tables.frame.sampling for pair in pairs):
         return None
     restarts: list[int] = []
+    ends: list[int] = []
     end, marker = len(data), None
     for at, code in _markers(data, start):
+        end = _unfilled(data, start, at)
         if not 0xD0 <= code <= 0xD7:
-            end, marker = at, code
+            marker = code
             break
+        ends.append(end)
         restarts.append(code - 0xD0)
-    while marker is not None and end > start and data[end - 1] == 0xFF:
-        end -= 1  # Filling in front of the marker.
+    if marker is None:
+        end = len(data)
     symbols = tables.symbols
     return _Scan(
         components=tuple(pair[0] for pair in pairs),
@@ -231,8 +239,16 @@ def _scan(data: bytes, body: int, start: int, tables: _Tables) -> _Scan | None:
         start=start,
         end=end,
         restarts=tuple(restarts),
+        ends=(*ends, end),
         marker=marker,
     )
+
+
+def _unfilled(data: bytes, start: int, end: int) -> int:
+    """Return where the data in front of a marker ends: any number of 0xFF may fill the gap."""
+    while end > start and data[end - 1] == 0xFF:
+        end -= 1
+    return end
 
 
 def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
@@ -359,18 +375,34 @@ class _Stream:
                 f"there, {missing} of {len(left)} coefficients stay coarse); {_MISSING}"
             )
 
+    def check_ends(self, scans: list[_Scan]) -> None:
+        """Refuse a picture of several scans, one of which ends before its part of the picture does.
+
+        Only Huffman codes have a last bit: behind arithmetic ones decoders go on with zeros.
+        """
+        if self.pixels is None or self.frame.kind not in _HUFFMAN or len(scans) < 2:
+            return
+        ends = [scan.ends for scan in scans]
+        short = first_short(ends, lambda some: self._is_same(with_noise(self.data, some)))
+        if short is not None:
+            raise PictureError(
+                f"a part of the compressed data of scan {short + 1} of {len(scans)} is missing; "
+                f"{_MISSING}"
+            )
+
     def _is_whole(self, scan: _Scan, end: int) -> bool:
         """Return whether the picture needs nothing of a scan behind byte `end`.
 
         Other data there changes the pixels only where the decoder waits for some.
         """
+        tail = self.data[scan.end :] if scan.marker is not None else _END
+        return all(self._is_same(self.data[:end] + probe + tail) for probe in _PROBES)
+
+    def _is_same(self, data: bytes) -> bool:
+        """Return whether changed data decodes to the pixels of the file."""
         if self.pixels is None:
             return False
-        tail = self.data[scan.end :] if scan.marker is not None else _END
         try:
-            return all(
-                np.array_equal(self.decode(self.data[:end] + probe + tail), self.pixels)
-                for probe in _PROBES
-            )
-        except Exception:  # Decoders raise anything on damaged bytes: then it is not whole.
+            return np.array_equal(self.decode(data), self.pixels)
+        except Exception:  # Decoders raise anything on damaged bytes: then it is not the same.
             return False
