@@ -43,6 +43,8 @@ _SECTOR = 512
 """What disks and transfers lose at once."""
 _SPARE = 32
 """A whole picture needs all of its data, but for less than this."""
+_UNEVEN, _FEW = 8, 32
+"""Blocks whose pixels differ by more have details; the bits of so many are never all zero."""
 _PIECE = 1 << 18
 # Two, as what one decodes to may look the same, such as darker than black.
 _PROBES = (bytes(range(1, 255)) * 2, bytes(range(254, 0, -1)) * 2)
@@ -262,6 +264,14 @@ def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
             yield int(places[found]), int(codes[found])
 
 
+def _uneven_blocks(pixels: NDArray[Any]) -> int:
+    """Return how many whole blocks of 8 x 8 pixels ``(y, x)`` or ``(y, x, c)`` have details."""
+    rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
+    cut = np.atleast_3d(pixels[: rows * 8, : columns * 8])
+    blocks = cut.reshape(rows, 8, columns, 8, cut.shape[2])
+    return int((np.ptp(blocks, axis=(1, 3)) > _UNEVEN).any(axis=-1).sum())
+
+
 @dataclass(frozen=True, slots=True)
 class _Stream:
     """A JPEG under examination."""
@@ -296,7 +306,7 @@ class _Stream:
     def check_zeros(self, scan: _Scan) -> None:
         """Refuse a scan with a run of zero bytes that no encoder can have written."""
         natural = self._zeros_mean_flat(scan)
-        least = _SECTOR if natural else _ZEROS
+        least = _SECTOR if natural and not self._is_plain(scan) else _ZEROS
         at = self.data.find(bytes(least), scan.start, scan.end)
         while at >= 0:
             match = _NOT_ZERO.search(self.data, at)
@@ -318,10 +328,32 @@ class _Stream:
         """
         if at % _SECTOR == 0 and end % _SECTOR == 0:
             return False
+        if self._is_plain(scan):
+            return self._is_even(scan, at, end)
         if not self._is_whole(scan, max(scan.start, scan.end - _SPARE)):
             return True
         # Of one value all over, tables know no other, and no data would change a pixel.
-        return self._is_whole(scan, scan.start)
+        return self._is_whole(scan, scan.start) or self._is_even(scan, at, end)
+
+    def _is_plain(self, scan: _Scan) -> bool:
+        """Return whether a scan is the last bits of the blocks' means, one after the other."""
+        return self.frame.kind == 0xC2 and scan.first == 0 and scan.high > 0
+
+    def _is_even(self, scan: _Scan, at: int, end: int) -> bool:
+        """Return whether a part of the blocks' means is of rows that other scans say are even.
+
+        The rows are taken by their share of the data. With one bit for each block that is exact;
+        at the end of other scans it is too few rows, as even ones take the least data.
+        """
+        if self.pixels is None or self.frame.kind not in _PROGRESSIVE or scan.first > 0:
+            return False
+        first, last, whole = (
+            place - scan.start - self.data.count(b"\xff\0", scan.start, place)
+            for place in (at, end, scan.end)
+        )
+        height, margin = len(self.pixels), 8 * max(v for _, v in self.frame.sampling.values())
+        top = -(-height * first // (8 * whole)) * 8 + margin
+        return _uneven_blocks(self.pixels[top : max(top, height * last // whole - margin)]) < _FEW
 
     def _zeros_mean_flat(self, scan: _Scan) -> bool:
         """Return whether zero bits may be an even area, as this scan's tables are."""

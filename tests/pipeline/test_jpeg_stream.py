@@ -235,6 +235,35 @@ def test_filling_behind_every_scan_does_no_harm(kind: str, filling: bytes) -> No
     np.testing.assert_array_equal(got, read_picture(file, name="a.jpg").pixels)
 
 
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("half", [slice(256), slice(256, None)], ids=["above", "below"])
+def test_an_even_half_whose_refinement_is_all_zeros_is_read(half: slice, value: int) -> None:
+    pixels = data.astronaut()[:500, :500]
+    pixels[half] = value
+    file = jpeg(pixels, progressive=True, quality=95, subsampling=0)
+    start, end = scans(file)[6]
+    assert bytes(600) in file[start:end]
+    got = read_picture(file, name="a.jpg").pixels
+    np.testing.assert_array_equal(np.moveaxis(got, 0, 2), np.asarray(Image.open(io.BytesIO(file))))
+
+
+def test_zeros_that_stand_for_less_than_a_row_of_blocks_are_read() -> None:
+    pixels = np.tile(data.astronaut()[:40], (1, 18, 1))
+    pixels[:16] = 0
+    file = jpeg(pixels, progressive=True, quality=75, subsampling=0)
+    got = read_picture(file, name="a.jpg").pixels
+    np.testing.assert_array_equal(np.moveaxis(got, 0, 2), np.asarray(Image.open(io.BytesIO(file))))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_zeros_for_the_means_of_blocks_with_details_are_noticed(quality: int) -> None:
+    file = jpeg(data.astronaut(), progressive=True, quality=quality, subsampling=0)
+    start, end = scans(file)[6]
+    half = (start + end) // 2
+    with pytest.raises(PictureError, match=f"holds {end - half}|bytes of zero from byte {half}"):
+        decode_picture(file[:half] + bytes(end - half) + file[end:], name="a.jpg")
+
+
 @pytest.mark.parametrize(("kind", "decodings"), [("baseline", 0), ("progressive", 1)])
 def test_a_whole_picture_is_decoded_at_most_once_more(kind: str, decodings: int) -> None:
     file, asked = jpeg(COLOURS, **WAYS[kind]), 0
