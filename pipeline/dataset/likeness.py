@@ -1,8 +1,9 @@
 """Whether an LR picture shows what its HR picture shows, at the same place.
 
 Names pair files, and names can be wrong: another picture, one turned by its EXIF on one side alone,
-one that was cut elsewhere. Here belongs looking at the pixels. A degradation is no reason to refuse
-a pair: noise, blur, compression and another tone curve are what a network is to learn.
+one that was cut elsewhere, a negative, one stored blue first. Here belongs looking at the pixels. A
+degradation is no reason to refuse a pair: noise, blur, compression, another tone curve, a cast and
+lost colours are what a network is to learn.
 
 The thresholds were measured on photographs and faces, LR of 23x28 px and more, each degraded by
 noise of sigma 50, blur of sigma 2, JPEG at quality 10, gamma 2.2, and by several of them at once.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.dataset.channel_order import luma_reordered, misordered
 from pipeline.dataset.extract import luma8
 from pipeline.errors import PictureError
 
@@ -49,6 +51,9 @@ _COARSE_LEVELS, _COARSE_SHARE, _COARSE_RATIO = 8.0, 0.85, 2.3
 _LOST_LEVELS, _LOST_SHARE = 20.0, 0.4
 """Structure of HR, in levels, of which nothing is found in LR: that is blank, or another one."""
 
+_NEGATIVE = "inverted"
+_WHITEST, _INVERTED = 255.0, -0.8
+"""Correlation of brightness below which another picture may be a negative of this one."""
 _BLACK, _WHITE, _LEAST_TOLD = 4.0, 251.0, 0.2
 
 _TURNS: dict[str, Callable[[Plane], Plane]] = {
@@ -67,21 +72,52 @@ def check_alike(hr: Pixels, lr: Pixels, *, scale: int, name: str) -> None:
 
     Raises:
         PictureError: if it is clearly another picture, or turned, mirrored or shifted by an LR
-            pixel or more; the message says which, with the difference from the reduced HR picture.
+            pixel or more, or a negative, or has its channels in another order; the message says
+            which, with the difference from the reduced HR picture.
     """
     if min(lr.shape[1:]) < _LEAST_PX:
         return
-    whole, other = _reduced(luma8(hr), scale), luma8(lr).astype(np.float64)
-    fault = _elsewhere(whole, other)
-    if fault is None and _is_strange(*_textured(whole, other)):
-        fault = "like another picture"
+    fault = _fault(hr, lr, scale=scale)
     if fault is not None:
-        rms = float(np.sqrt(np.mean((whole - other) ** 2)))
+        rms = _rms(hr, lr, scale=scale)
         raise PictureError(
             f"{name} looks {fault}: it differs from the reduced HR picture by {rms:.1f} levels "
-            "rms, expected the same picture at the same place; mend the pair, or take it as it is "
-            "with --unchecked"
+            "rms, expected the same picture at the same place and in the same colours; mend the "
+            "pair, or take it as it is with --unchecked"
         )
+
+
+def _fault(hr: Pixels, lr: Pixels, *, scale: int) -> str | None:
+    """Return what LR looks like, None if it looks like its HR picture.
+
+    Of causes that all explain a difference, the one is named without which nothing is wrong.
+    """
+    whole, other = _reduced(luma8(hr), scale), luma8(lr).astype(np.float64)
+    fault, order = _misplaced(whole, other), misordered(hr, lr, scale=scale)
+    if order is None:
+        return fault
+    if fault is None:
+        return order
+    return fault if _misplaced(whole, luma_reordered(lr, order)) else order
+
+
+def _misplaced(whole: Plane, other: Plane) -> str | None:
+    """Return what a picture's luma looks like, None if it looks like the reduced HR picture's."""
+    fault = _elsewhere(whole, other)
+    hr, lr = _textured(whole, other)
+    if fault is not None or not _is_strange(hr, lr):
+        return fault
+    inverted = _correlation(hr, lr) < _INVERTED and not _is_strange(hr, _WHITEST - lr)
+    return _NEGATIVE if inverted else "like another picture"
+
+
+def _rms(hr: Pixels, lr: Pixels, *, scale: int) -> float:
+    """Return the difference of LR from reduced HR, over all pixels and channels."""
+    squares = [
+        float(np.mean((_reduced(whole, scale) - other) ** 2))
+        for whole, other in zip(hr, lr, strict=True)
+    ]
+    return float(np.sqrt(np.mean(squares)))
 
 
 def _reduced(plane: NDArray[Any], scale: int) -> Plane:
@@ -114,6 +150,7 @@ def _elsewhere(hr: Plane, lr: Plane) -> str | None:
     for words, turn in _TURNS.items():
         if turn(hr).shape == lr.shape:
             found.append((_correlation(*_fine(*_textured(turn(hr), lr))), words))
+    found.append((-_correlation(a, b), _NEGATIVE))
     best, words = max(found)
     return words if _is_clear(best, _correlation(a, b), a.size) else None
 
