@@ -145,7 +145,7 @@ def test_a_negative_is_told(photo: TakePhoto, kind: str, channels: int) -> None:
     hr = photo(320, 320)
     lr = 255 - DEGRADED[kind](reduced(hr))
     hr, lr = hr[:channels], lr[:channels]
-    with pytest.raises(PictureError, match="lr.png looks inverted: it differs"):
+    with pytest.raises(PictureError, match=r"lr\.png looks inverted: it differs"):
         check_alike(hr, lr, scale=SCALE, name="lr.png")
 
 
