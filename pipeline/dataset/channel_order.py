@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
-_INVERTED = "like its hues are inverted"
+_SWAPPED = "like its red and blue channels are swapped"
+INVERTED = "like its hues are inverted"
 
 ORDERS: dict[str, Plane] = {
-    "like its red and blue channels are swapped": np.eye(3)[[2, 1, 0]],
+    _SWAPPED: np.eye(3)[[2, 1, 0]],
     "like its red and green channels are swapped": np.eye(3)[[1, 0, 2]],
     "like its green and blue channels are swapped": np.eye(3)[[0, 2, 1]],
     "like its channels are in the order green, blue, red": np.eye(3)[[1, 2, 0]],
     "like its channels are in the order blue, red, green": np.eye(3)[[2, 0, 1]],
-    _INVERTED: 2 * np.ones((3, 1)) * _LUMA - np.eye(3),
+    INVERTED: 2 * np.ones((3, 1)) * _LUMA - np.eye(3),
 }
 """What makes RGB of HR that of LR, by what LR then looks like. Each leaves greys as they are."""
 
@@ -48,8 +49,8 @@ _MOST_AS_IT_IS = 0.5
 """Hues turned by 60 degrees still fit half as well as they are: beyond is no degradation."""
 _CLEAR = 40.0
 """Logarithm of how much likelier another order must be."""
-_INVERTED_MARGIN = 0.03
-"""How much better inverted hues must fit than an order of the channels, the likelier mistake."""
+_MARGIN = 0.03
+"""How much better than red and blue swapped, the likeliest mistake, another order must fit."""
 
 
 def misordered(hr: Pixels, lr: Pixels, *, scale: int) -> str | None:
@@ -63,9 +64,10 @@ def misordered(hr: Pixels, lr: Pixels, *, scale: int) -> str | None:
     if min(float((hues * hues).sum(1).mean()) for hues in (a, b)) < _LEAST_LEVELS**2:
         return None
     fits = {what: _fit(a @ (_HUE @ order @ _HUE.T).T, b) for what, order in ORDERS.items()}
-    fits[_INVERTED] -= _INVERTED_MARGIN
+    fits[_SWAPPED] += _MARGIN
     best = max(fits, key=lambda what: fits[what])
-    return best if _is_clear(fits[best], _fit(a, b), len(a)) else None
+    better = fits[best] - (_MARGIN if best == _SWAPPED else 0.0)
+    return best if _is_clear(better, _fit(a, b), len(a)) else None
 
 
 def luma_reordered(lr: Pixels, what: str) -> Plane:
@@ -103,8 +105,5 @@ def _fit(a: Plane, b: Plane) -> float:
 def _is_clear(better: float, worse: float, blocks: int) -> bool:
     unexplained = [1 - max(r, 0.0) ** 2 + 1e-6 for r in (worse, better)]
     evidence = blocks * float(np.log(unexplained[0] / unexplained[1]))
-    return (
-        better > _LEAST_FIT + 4 / blocks**0.5
-        and worse < _MOST_AS_IT_IS * better
-        and evidence > _CLEAR
-    )
+    alike = better > _LEAST_FIT + 4 / blocks**0.5
+    return alike and worse < _MOST_AS_IT_IS * better and evidence > _CLEAR

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.dataset.channel_order import luma_reordered, misordered
+from pipeline.dataset.channel_order import INVERTED, luma_reordered, misordered
 from pipeline.dataset.extract import luma8
 from pipeline.errors import PictureError
 
@@ -39,6 +39,8 @@ _CLEAR = 40.0
 """Logarithm of how much likelier another place must be; good pairs stay below where it matters."""
 _ALIKE = 0.2
 """Correlation of fine texture below which a better place is only noise; of few pixels, more."""
+_HIDDEN = 0.35
+"""Correlation of fine texture below which noise hides where it is, unless it is half as large."""
 _TEXTURE_LEVELS = 1.0
 """Standard deviation of fine texture below which a picture has no place: blocks of a JPEG have."""
 
@@ -51,8 +53,8 @@ _COARSE_LEVELS, _COARSE_SHARE, _COARSE_RATIO = 8.0, 0.85, 2.3
 _LOST_LEVELS, _LOST_SHARE = 20.0, 0.4
 """Structure of HR, in levels, of which nothing is found in LR: that is blank, or another one."""
 
-_NEGATIVE = "inverted"
-_WHITEST, _INVERTED = 255.0, -0.8
+_ANOTHER, _NEGATIVE = "like another picture", "inverted"
+_WHITEST, _INVERTED = 255.0, -0.5
 """Correlation of brightness below which another picture may be a negative of this one."""
 _BLACK, _WHITE, _LEAST_TOLD = 4.0, 251.0, 0.2
 
@@ -94,10 +96,13 @@ def _fault(hr: Pixels, lr: Pixels, *, scale: int) -> str | None:
     """
     whole, other = _reduced(luma8(hr), scale), luma8(lr).astype(np.float64)
     fault, order = _misplaced(whole, other), misordered(hr, lr, scale=scale)
+    if fault == _ANOTHER and order is None and _is_recoloured(hr, other, scale=scale):
+        return None
     if order is None:
         return fault
     if fault is None:
-        return order
+        is_negative = order == INVERTED and _correlation(whole, other) < 0
+        return _NEGATIVE if is_negative else order
     return fault if _misplaced(whole, luma_reordered(lr, order)) else order
 
 
@@ -108,7 +113,25 @@ def _misplaced(whole: Plane, other: Plane) -> str | None:
     if fault is not None or not _is_strange(hr, lr):
         return fault
     inverted = _correlation(hr, lr) < _INVERTED and not _is_strange(hr, _WHITEST - lr)
-    return _NEGATIVE if inverted else "like another picture"
+    return _NEGATIVE if inverted else _ANOTHER
+
+
+def _is_recoloured(hr: Pixels, lr: Plane, *, scale: int) -> bool:
+    """Return whether luma of LR is explained by the channels of HR, though not by its luma.
+
+    Other hues of saturated colours do that.
+    """
+    if len(hr) != 3:
+        return False
+    planes = [_reduced(plane, scale) for plane in (*hr, hr.max(0), hr.min(0))]
+    planes = [np.ones_like(lr), *planes, *(plane * plane / 255 for plane in planes)]
+    px = min(4, max(1, min(lr.shape) // 5))
+    coarse = np.stack([_means(plane, px).ravel() for plane in planes], axis=1)
+    wanted = _means(lr, px)
+    weights = np.linalg.lstsq(coarse.T @ coarse, coarse.T @ wanted.ravel(), rcond=None)[0]
+    guess = np.asarray(np.tensordot(weights, np.stack(planes), axes=1))
+    share = _correlation(_means(guess, px), wanted)
+    return share > _COARSE_SHARE and not _is_strange(*_textured(guess, lr))
 
 
 def _rms(hr: Pixels, lr: Pixels, *, scale: int) -> float:
@@ -182,7 +205,8 @@ def _is_clear(better: float, worse: float, pixels: int) -> bool:
     """Return whether one correlation of so many pixels is no accident against another one."""
     unexplained = [1 - max(r, 0.0) ** 2 + 1e-6 for r in (worse, better)]
     evidence = pixels * float(np.log(unexplained[0] / unexplained[1]))
-    return better > _ALIKE + 4 / pixels**0.5 and evidence > _CLEAR
+    hidden = better < _HIDDEN and worse > better / 2
+    return better > _ALIKE + 4 / pixels**0.5 and evidence > _CLEAR and not hidden
 
 
 def _is_strange(hr: Plane, lr: Plane) -> bool:
