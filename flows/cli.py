@@ -180,7 +180,7 @@ def upscale(
     from pipeline.cluster import ClusterSettings, connect
     from pipeline.export_plan import ExportRequest
     from pipeline.inference import gpus_of
-    from pipeline.job import create_job
+    from pipeline.job import started_job
     from pipeline.run import Upscaling, run_on
     from pipeline.sources import check_source
     from pipeline.spec import make_spec
@@ -206,9 +206,9 @@ def upscale(
     check_source(src)
     if reference is not None:
         check_source(reference)
-    job = create_job(job_dir, source=src, ledger_url=ledger)
     with (
         options.interruptible() as stop,
+        started_job(job_dir, source=src, ledger_url=ledger) as job,
         run_on(job, "upres upscale", stop=stop) as run,
         connect(settings) as client,
     ):

@@ -17,7 +17,7 @@ from pipeline.apart import check_export_apart
 from pipeline.cluster import ClusterSettings, address_of, connect
 from pipeline.export_plan import ExportRequest
 from pipeline.inference import gpus_of
-from pipeline.job import create_job, open_job
+from pipeline.job import open_job, started_job
 from pipeline.report import write_report
 from pipeline.run import Upscaling, part_of, run_on
 from pipeline.score import read_scores, scores_to_json
@@ -136,8 +136,8 @@ def upscale_archive(
     check_source(src)
     if reference is not None:
         check_source(reference)
-    job = create_job(job_dir, source=src)
     with (
+        started_job(job_dir, source=src) as job,
         run_on(job, "upscale-archive flow") as run,
         connect(settings) as client,
     ):
