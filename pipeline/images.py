@@ -29,7 +29,7 @@ import tifffile
 from PIL import Image, ImageCms, JpegImagePlugin
 
 from pipeline import jpeg_segments, photoshop, png_chunks, travel
-from pipeline.errors import PictureError
+from pipeline.errors import PictureError, in_one_line
 from pipeline.exif import PREFIX as EXIF_PREFIX
 from pipeline.exif import (
     SAMPLE_RANGE,
@@ -120,8 +120,7 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
     Raises:
         PictureError: In one line, whatever the bytes are.
     """
-    # Names may hold line breaks, errors must not.
-    name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", name)
+    name = in_one_line(name)
     format = _sniff(data, name=name)
     if format == "tiff" and (kind := raw_tiff(data, name=name)):
         raise PictureError(
