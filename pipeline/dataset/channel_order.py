@@ -45,8 +45,8 @@ _LEAST_LEVELS = 2.0
 """Root mean square of hues, less what brightness explains, below which a picture counts as grey."""
 _LEAST_FIT = 0.2
 """Correlation of hues below which they are only noise; of few blocks, more."""
-_MOST_AS_IT_IS = 0.5
-"""Hues turned by 60 degrees still fit half as well as they are: beyond is no degradation."""
+_MOST_AS_IT_IS = 0.4
+"""Hues turned by 66 degrees still fit that much of how they are: beyond is no degradation."""
 _CLEAR = 40.0
 """Logarithm of how much likelier another order must be."""
 _MARGIN = 0.03

@@ -39,7 +39,7 @@ _CLEAR = 40.0
 """Logarithm of how much likelier another place must be; good pairs stay below where it matters."""
 _ALIKE = 0.2
 """Correlation of fine texture below which a better place is only noise; of few pixels, more."""
-_HIDDEN = 0.35
+_HIDDEN = 0.5
 """Correlation of fine texture below which noise hides where it is, unless it is half as large."""
 _TEXTURE_LEVELS = 1.0
 """Standard deviation of fine texture below which a picture has no place: blocks of a JPEG have."""

@@ -177,7 +177,8 @@ def chart(side: int) -> Pixels:
     return clipped(patches + fine)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in DEGRADED if kind != "grey"])
+# Without hues, or with hues that were turned too, nobody could name the order.
+@pytest.mark.parametrize("kind", [k for k in DEGRADED if k != "grey" and "hues" not in k])
 @pytest.mark.parametrize("order", ORDERS)
 def test_channels_in_another_order_are_told(kind: str, order: tuple[int, ...]) -> None:
     hr = chart(256)
