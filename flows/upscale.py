@@ -10,20 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pipeline.sources.listing import check_source
 from prefect import flow, task
 
 from flows.terminal.progress import counted, tiles
 from pipeline.compute.cluster import ClusterSettings, address_of, connect
 from pipeline.compute.inference import gpus_of
 from pipeline.jobs.export_plan import ExportRequest
-from pipeline.jobs.job import create_job, open_job
+from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.overlap import check_export_apart
 from pipeline.jobs.run import Upscaling, part_of, run_on
 from pipeline.jobs.score import read_scores, scores_to_json
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress
 from pipeline.reports.job_report import write_report
-from pipeline.sources.listing import check_source
 
 
 @task
@@ -136,8 +136,8 @@ def upscale_archive(
     check_source(src)
     if reference is not None:
         check_source(reference)
-    job = create_job(job_dir, source=src)
     with (
+        started_job(job_dir, source=src) as job,
         run_on(job, "upscale-archive flow") as run,
         connect(settings) as client,
     ):

@@ -141,7 +141,7 @@ def upscale(
     from pipeline.compute.cluster import ClusterSettings, connect
     from pipeline.compute.inference import gpus_of
     from pipeline.jobs.export_plan import ExportRequest
-    from pipeline.jobs.job import create_job
+    from pipeline.jobs.job import started_job
     from pipeline.jobs.overlap import check_export_apart
     from pipeline.jobs.run import Upscaling, run_on
     from pipeline.jobs.spec import make_spec
@@ -168,9 +168,9 @@ def upscale(
     check_source(src)
     if reference is not None:
         check_source(reference)
-    job = create_job(job_dir, source=src, ledger_url=ledger)
     with (
         options.interruptible() as stop,
+        started_job(job_dir, source=src, ledger_url=ledger) as job,
         run_on(job, "upres upscale", stop=stop) as run,
         connect(settings) as client,
     ):

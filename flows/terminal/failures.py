@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from flows.terminal.printing import visible
+from pipeline.errors import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,4 +62,7 @@ def _line(group: Sequence[Failure]) -> str:
 
 
 def _reason(failure: Failure) -> str:
-    return failure.message.removeprefix(f"{failure.item}: ")
+    words = failure.message
+    for name in (failure.item, in_one_line(failure.item)):
+        words = words.removeprefix(f"{name}: ")
+    return words

@@ -157,6 +157,8 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
         UsageError: if the job exists with another source archive or ledger, or the folder holds
             other things.
         ArchiveError: if `source` is a Zarr store that upres did not write.
+        LedgerError: if the ledger cannot be opened, or is a file of another program.
+        OccupiedError: if the lock is one.
     """
     folder = folder.absolute()
     archive = Path(source).resolve() if is_archive(Path(source)) else None
@@ -170,9 +172,12 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
         raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")
     job_id = uuid.uuid4().hex
+    # Before anything is written: a mistyped URL, or another program's file, must not spoil the job.
+    _check_lock(folder / LOCK)
     if ledger_url:
-        # Before anything is written: a mistyped URL must not spoil the job.
         Ledger.open(ledger_url, job=job_id).close()
+    elif (folder / FILE_NAME).exists():
+        Ledger.open_file((folder / FILE_NAME).resolve(), job=job_id).close()
     whole = [source] if os.path.lexists(source) else []
     make_folder(folder, readers(whole, near=folder))
     values = {
@@ -189,6 +194,37 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     return open_job(folder)
 
 
+@contextmanager
+def started_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Iterator[Job]:
+    """Yield the job that `create_job` returns; a new one that fails while it is empty is removed.
+
+    Of a start that came to nothing, such as one from a folder without pictures, nothing is left to
+    take for a job. One that is interrupted is kept: it will be continued.
+    """
+    folder = folder.absolute()
+    before = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    job = create_job(folder, source=source, ledger_url=ledger_url)
+    try:
+        yield job
+    except Exception:
+        if before is None or DESCRIPTION not in before:
+            with suppress(OSError, JobBusyError), held(job, "taking away"):
+                _take_away(job, before)
+        raise
+
+
+def _take_away(job: Job, before: set[str] | None) -> None:
+    """Remove a job that holds no pictures, but nothing that was there `before`."""
+    kept = before or set()
+    own = {DESCRIPTION, LOCK, *(f"{FILE_NAME}{end}" for end in ("", "-wal", "-shm"))}
+    if any(path.name not in own | kept for path in job.folder.iterdir()):
+        return
+    for name in own - kept:
+        (job.folder / name).unlink(missing_ok=True)
+    if before is None:
+        job.folder.rmdir()
+
+
 def held(job: Job, command: str) -> AbstractContextManager[None]:
     """Hold the job for one run, as `locked` says."""
     return locked(job.folder / LOCK, job.folder, command)
@@ -202,7 +238,7 @@ def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
         JobBusyError: if another process holds it; the message names that process and its start.
         OccupiedError: if `lock` is not a file that upres wrote.
     """
-    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
+    _check_lock(lock)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
@@ -217,6 +253,10 @@ def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def _check_lock(lock: Path) -> None:
+    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
 
 
 @contextmanager

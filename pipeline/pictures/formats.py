@@ -28,7 +28,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms, JpegImagePlugin
 
-from pipeline.errors import PictureError
+from pipeline.errors import PictureError, in_one_line
 from pipeline.pictures import jpeg_segments, photoshop, png_chunks, travel
 from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.exif import (
@@ -53,7 +53,7 @@ from pipeline.storage.access import EVERYONE
 from pipeline.storage.atomic import replace_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -120,8 +120,7 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
     Raises:
         PictureError: In one line, whatever the bytes are.
     """
-    # Names may hold line breaks, errors must not.
-    name = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", name)
+    name = in_one_line(name)
     format = _sniff(data, name=name)
     if format == "tiff" and (kind := raw_tiff(data, name=name)):
         raise PictureError(
@@ -278,6 +277,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
+_PNG_PALETTE = 3
 _PNG_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 _PNG_XMP = b"XML:com.adobe.xmp\0"
 _MAX_METADATA_BYTES = 64 << 20
@@ -318,12 +318,36 @@ def _read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
 
 
 def _png_samples(chunks: dict[bytes, bytes], bare: bytes) -> NDArray[Any]:
-    if chunks[b"IHDR"][12] != 1:
-        return imagecodecs.png_decode(bare)
+    header = chunks[b"IHDR"]
     palette = {kind: body for kind, body in chunks.items() if kind in (b"PLTE", b"tRNS")}
+    entries = len(palette.get(b"PLTE", b"")) // 3
+    # Without any, libpng refuses the file by itself.
+    if header[9] == _PNG_PALETTE and 0 < entries < 1 << header[8]:
+        _check_indices(header, bare, entries=entries)
+    return _png_decode(header, bare, palette)
+
+
+def _png_decode(header: bytes, bare: bytes, palette: Mapping[bytes, bytes]) -> NDArray[Any]:
+    if header[12] != 1:
+        return imagecodecs.png_decode(bare)
     return decode_interlaced(
-        chunks[b"IHDR"], _png_data(bare), palette=palette, decode=imagecodecs.png_decode
+        header, _png_data(bare), palette=palette, decode=imagecodecs.png_decode
     )
+
+
+def _check_indices(header: bytes, bare: bytes, *, entries: int) -> None:
+    """Refuse pixels that point behind the palette, for which libpng makes up a black."""
+    depth = header[8]
+    grey = header[:9] + b"\0" + header[10:]
+    chunks = ((b"IHDR", grey), (b"IDAT", _png_data(bare)), (b"IEND", b""))
+    plain = _PNG_SIGNATURE + b"".join(_png_chunk(*chunk) for chunk in chunks)
+    # As greys, indices come stretched to the range of a byte.
+    highest = int(_png_decode(grey, plain, {}).max()) // (255 // ((1 << depth) - 1))
+    if highest >= entries:
+        raise PictureError(
+            f"pixels name colour {highest} of a palette of {entries}, counted from 0; the file is "
+            "damaged: save it again from its original"
+        )
 
 
 def _png_key(body: bytes, depth: int) -> bytes:

@@ -43,3 +43,10 @@ def test_what_finds_no_place_is_counted_by_its_error() -> None:
     assert lines[0] == "z.png tile 0: WorkerError: a worker died (and 4 more like this)"
     assert lines[-1] == "and 11 more (11 UnsupportedError); --json lists them all"
     assert failure_lines([]) == []
+
+
+def test_a_name_that_would_break_its_line_is_printed_once() -> None:
+    item = "a\nb\x1b[1m.png"
+    for name in (item, "a?b?[1m.png"):
+        failure = Failure(item, None, "PictureError", f"{name}: the file is text")
+        assert failure_lines([failure]) == [r"a\nb\x1b[1m.png: PictureError: the file is text"]

@@ -272,6 +272,42 @@ def test_a_transparent_palette_becomes_alpha() -> None:
     np.testing.assert_array_equal(back.pixels, np.moveaxis(np.asarray(expected), 2, 0))
 
 
+def paletted(indices: NDArray[Any], *, bits: int, entries: int, interlaced: bool) -> bytes:
+    """Return a PNG of palette indices (y, x), with a palette of so many greens."""
+    height, width = indices.shape
+    passes = [(0, 0, 1, 1)]
+    if interlaced:
+        passes = [
+            (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4),
+            (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1),
+        ]  # fmt: skip
+    rows = b""
+    for top, left, down, right in passes:
+        for row in indices[top::down, left::right]:
+            digits = (row[:, None] >> np.arange(bits - 1, -1, -1)) & 1
+            rows += (b"\0" + np.packbits(digits.astype(np.uint8)).tobytes()) * bool(row.size)
+    header = struct.pack(">IIBBBBB", width, height, bits, 3, 0, 0, interlaced)
+    palette = b"".join(bytes([0, 40 + 10 * n, 0]) for n in range(entries))
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize(("bits", "entries"), [(1, 1), (2, 3), (4, 5), (8, 7)])
+def test_a_pixel_outside_the_palette_of_a_png_is_refused(
+    bits: int, entries: int, interlaced: bool
+) -> None:
+    indices = np.arange(11 * 13).reshape(11, 13) % entries
+    data = paletted(indices, bits=bits, entries=entries, interlaced=interlaced)
+    back = read_picture(data, name="a.png")
+    np.testing.assert_array_equal(back.pixels[1], 40 + 10 * indices)
+    indices[10, 12] = entries
+    data = paletted(indices, bits=bits, entries=entries, interlaced=interlaced)
+    words = f"a.png: pixels name colour {entries} of a palette of {entries}, counted from 0"
+    with pytest.raises(PictureError, match=words):
+        read_picture(data, name="a.png")
+
+
 def test_white_is_zero_tiffs_are_inverted() -> None:
     pixels = noise(1, "uint16")
     back = read_picture(tiff(pixels[0], photometric="miniswhite"), name="a.tif")
