@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
+import zipfile
 import zlib
 from contextlib import closing
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pipeline.export
 import pipeline.export_plan
@@ -131,6 +134,22 @@ def test_another_model_and_other_rules_write_all_again(
     monkeypatch.setattr(pipeline.export_plan, "RULES", pipeline.export_plan.RULES + 1)
     assert counts(export(job)) == (0, 3, 0, 0), "other rules, but they give the same bytes"
     assert counts(export(job)) == (0, 3, 0, 0)
+
+
+def test_a_name_that_the_disk_does_not_take_is_a_failure_that_says_so(
+    tmp_path: Path, photo: TakePhoto, upscale: Upscale, export: Export
+) -> None:
+    source = tmp_path / "long.zip"
+    file = io.BytesIO()
+    Image.fromarray(photo(8, 8).transpose(1, 2, 0)).save(file, "PNG")
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("b" * 300 + ".png", file.getvalue())
+        archive.writestr("a.png", file.getvalue())
+    result = export(upscale(source, tmp_path / "job").job)
+    assert result.written == 1
+    (failure,) = result.failures
+    assert failure.message.startswith(f"the file would be called {'b' * 40}... (304 bytes, its")
+    assert "rename it in its source" in failure.message
 
 
 def test_two_formats_in_one_folder_leave_each_other_alone(
