@@ -30,6 +30,7 @@ from pipeline.storage import atomic
 from pipeline.storage.ledger import DONE, FILE_NAME, ExportRow, Ledger, UnitRow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pipeline.cluster import Client
@@ -435,9 +436,27 @@ def kill_after_reserving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.export, "put_in_place", put)
 
 
+def kill_while_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(_client: Any, _work: Any, tasks: Iterator[Any], **_: Any) -> Any:
+        for task in tasks:
+            task.partial.write_bytes(b"half a file")
+        raise Killed
+
+    monkeypatch.setattr(pipeline.export, "submit_windowed", write)
+
+
+def kill_between_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(task: Any, exported: Any) -> None:
+        if exported.replaces is None:
+            os.link(task.partial, task.path)  # The waiting one is to be removed next.
+        raise Killed
+
+    monkeypatch.setattr(pipeline.export, "put_in_place", put)
+
+
 KILLS = [
     kill_before_recording, kill_before_placing, kill_after_placing, kill_after_all_are_placed,
-    kill_after_reserving,
+    kill_after_reserving, kill_while_writing, kill_between_two_names,
 ]  # fmt: skip
 
 
