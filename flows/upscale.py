@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.sources.listing import check_source
 from prefect import flow, task
 
 from flows.terminal.progress import counted, tiles
@@ -24,6 +23,7 @@ from pipeline.jobs.score import read_scores, scores_to_json
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress
 from pipeline.reports.job_report import write_report
+from pipeline.sources.listing import check_source
 
 
 @task

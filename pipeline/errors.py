@@ -46,6 +46,10 @@ class OccupiedError(UpresError, FileExistsError):
     """Where a file is to be written there is one that upres did not write, or not like this."""
 
 
+class DiskError(UpresError, OSError):
+    """A disk is full, or may not be written: whatever was to be put there is not."""
+
+
 class UnreadableError(ArchiveError):
     """A disk failed, or kept its files to itself: what the archive holds there is not known."""
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SAME = "same"
 FORMATS = ("png", "tiff", "jpeg", "webp")
 
-RULES = 1
+RULES = 2
 """Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
 is kept: files that are there are then written again."""
 

@@ -57,7 +57,7 @@ def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metada
     if resources != metadata.photoshop:
         notes.append("Photoshop's paths were removed: the picture was turned")
     packet, extended = (
-        _turned_xmp(part, turn, notes) if part else None
+        _turned_xmp(part, turn, (width, height), notes) if part else None
         for part in (metadata.xmp, metadata.xmp_extended)
     )
     dpi = metadata.dpi
@@ -100,10 +100,10 @@ def fitted(metadata: Metadata, target: Target) -> tuple[Metadata, tuple[str, ...
     return replace(metadata, notes=()), plain(notes)
 
 
-def _turned_xmp(packet: bytes, turn: int, notes: list[str]) -> bytes:
+def _turned_xmp(packet: bytes, turn: int, size: tuple[int, int], notes: list[str]) -> bytes:
     try:
         cut = xmp.without_regions(packet)
-        packet = xmp.turned(cut.xmp, turn)
+        packet = xmp.turned(cut.xmp, turn, width=size[0], height=size[1])
     except ValueError:
         return packet
     if cut.removed:
@@ -158,13 +158,10 @@ def _true_xmp(
     packet: bytes, extended: bytes | None, target: Target, notes: list[str]
 ) -> tuple[bytes, bytes | None]:
     """Return both parts of the XMP made true; one part, where the format has no other."""
-    size = {"width": target.width, "height": target.height}
-    cut = xmp.without_lost_parts(packet)
-    packet, removed = xmp.resized(cut.xmp, **size), cut.removed
+    packet, removed, false = _true_part(packet, target)
     if extended:
-        cut = xmp.without_lost_parts(extended)
-        removed += cut.removed
-        rest = xmp.resized(cut.xmp, **size)
+        rest, more, more_false = _true_part(extended, target)
+        removed, false = removed + more, false + more_false
         if xmp.is_empty(rest):
             packet, extended = xmp.without_reference(packet), None
         elif target.format != "jpeg":
@@ -175,7 +172,17 @@ def _true_xmp(
         notes.append(
             f"XMP {_listed(removed)}: removed, as it is about parts that are not in this file"
         )
+    if false:
+        notes.append(f"XMP {_listed(false)}: removed, as upres cannot enlarge it with the picture")
     return packet, extended
+
+
+def _true_part(packet: bytes, target: Target) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
+    """Return a packet made true, and what was cut out: of lost parts, and what cannot be true."""
+    lost = xmp.without_lost_parts(packet)
+    false = xmp.without_unscalable(lost.xmp)
+    resized = xmp.resized(false.xmp, width=target.width, height=target.height)
+    return resized, lost.removed, false.removed
 
 
 def _parted_xmp(

@@ -35,6 +35,14 @@ def test_many_failures_for_one_reason_share_a_line() -> None:
     ]
 
 
+def test_the_failures_of_a_disk_share_a_line_however_few_they_are() -> None:
+    full = [Failure(f"{n}.png", None, "DiskError", "out is full") for n in range(2)]
+    assert failure_lines([*full, strange(1)]) == [
+        "0.png: DiskError: out is full (and 1 more like this)",
+        "a0001.gif: UnsupportedError: the file is a GIF, wanted JPEG",
+    ]
+
+
 def test_what_finds_no_place_is_counted_by_its_error() -> None:
     reasons = [strange(n, f"the file is {chr(97 + n % 26) * (1 + n // 26)}") for n in range(30)]
     tiles = [Failure("z.png", n, "WorkerError", "a worker died") for n in range(5)]
