@@ -74,3 +74,10 @@ def test_no_line_of_a_document_is_longer_than_130_characters() -> None:
         if len(line) > 130
     ]
     assert long == []
+
+
+def test_every_benchmark_stands_in_the_list_of_benchmarks() -> None:
+    folder = ROOT / "benchmarks"
+    scripts = {path.stem for path in folder.glob("*.py") if "def main" in path.read_text()}
+    listed = set(re.findall(r"python -m benchmarks\.(\w+)", (folder / "README.md").read_text()))
+    assert listed == scripts
