@@ -20,7 +20,10 @@ from pipeline.jobs.job import create_job
 from pipeline.jobs.run import Upscaling, run_on
 from pipeline.jobs.spec import UpscaleSpec, make_spec
 from pipeline.jobs.worker import ModelAddress
-from pipeline.pictures.formats import EXTENSIONS, Metadata, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.formats import EXTENSIONS
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 from pipeline.sources.listing import list_source
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ from flows.private_prefect import own_prefect
 from flows.terminal.score_table import score_table
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import OccupiedError, PictureError, UsageError
-from pipeline.pictures.formats import EXTENSIONS, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.formats import EXTENSIONS
+from pipeline.pictures.picture import Picture
 from pipeline.sources.listing import list_source
 from pipeline.storage.atomic import write_atomic
 

@@ -20,8 +20,9 @@ from pipeline.dataset.pairs import paired
 from pipeline.degradation.apply import crop_to_multiple
 from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.geometry import Rect, Span
+from pipeline.pictures.codecs.srgb import to_srgb
 from pipeline.pictures.exif import copyright_of
-from pipeline.pictures.formats import read_picture, to_srgb
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metadata import Metadata, from_json
 from pipeline.recipes.preparing import SRGB, STORED
 from pipeline.sources.listing import Listing, SourceFile, list_source

@@ -17,7 +17,7 @@ from pipeline.degradation.blur import convolve, kernels
 from pipeline.degradation.chain import check_seeds
 from pipeline.degradation.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
 from pipeline.errors import PictureError, RecipeError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

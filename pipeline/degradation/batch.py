@@ -23,7 +23,7 @@ from pipeline.degradation.chain import check_seeds
 from pipeline.degradation.jpeg import simulate_jpeg
 from pipeline.degradation.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
 from pipeline.errors import RecipeError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -27,7 +27,7 @@ from pipeline.compute.inference import (
 from pipeline.compute.machine import cores
 from pipeline.degradation.apply import crop_to_multiple, degrade_bicubic
 from pipeline.errors import DatasetError, ModelError, PictureError, TileShapeError
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metrics import SSIM_REACH_PX, score_picture, without_alpha
 from pipeline.sources.listing import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, is_dataset

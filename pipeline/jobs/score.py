@@ -17,7 +17,7 @@ from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metrics import (
     Scores,
     Similarity,

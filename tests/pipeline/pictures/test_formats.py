@@ -19,15 +19,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import (
-    EXTENSIONS,
-    SUFFIXES,
-    Metadata,
-    Picture,
-    decode_picture,
-    read_picture,
-    write_picture,
-)
+from pipeline.pictures.files import decode_picture, read_picture, write_picture
+from pipeline.pictures.formats import EXTENSIONS, SUFFIXES
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 from pipeline.storage.atomic import replace_atomically
 
 if TYPE_CHECKING:

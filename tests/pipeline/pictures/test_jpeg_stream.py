@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data
 
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import decode_picture, read_picture
+from pipeline.pictures.files import decode_picture, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
