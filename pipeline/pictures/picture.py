@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from pipeline.pictures.metadata import Metadata
 
+WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
+"""The value of white by the name of the dtype."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
@@ -34,7 +37,7 @@ class Picture:
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if len(shape) != 3 or not 1 <= shape[0] <= 4 or 0 in shape:
             raise PictureError(f"pixels have shape {shape}, wanted (c, y, x) with c from 1 to 4")
-        if dtype not in (np.uint8, np.uint16, np.float32):
+        if dtype not in map(np.dtype, WHITE):
             raise PictureError(f"pixels are {dtype}, wanted uint8, uint16 or float32")
 
 

@@ -18,7 +18,7 @@ from pipeline.pictures.exif import SAMPLE_RANGE, Layout, additions, byte_order, 
 from pipeline.pictures.exif import of_tiff as exif_of_tiff
 from pipeline.pictures.float_range import declared_range, from_unit, to_unit
 from pipeline.pictures.metadata import Metadata
-from pipeline.pictures.picture import Picture, channels_first, channels_last, mode_of
+from pipeline.pictures.picture import WHITE, Picture, channels_first, channels_last, mode_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,7 +156,7 @@ def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, ND
     if colour == _GREY_INVERTED:
         if pixels.dtype == np.float32:
             raise PictureError("floating point grey counts from white, wanted from black")
-        pixels = np.iinfo(pixels.dtype).max - pixels
+        pixels = WHITE[pixels.dtype.name] - pixels
     base = 1 if colour in (_GREY_INVERTED, _GREY) else 3
     alpha = [int(kind) for kind in page.extrasamples]
     if len(pixels) - base != len(alpha) or alpha not in ([], [_PREMULTIPLIED], [_STRAIGHT]):
@@ -194,7 +194,7 @@ def _resolve(pixels: NDArray[Any], page: tifffile.TiffPage) -> tuple[str, NDArra
 def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return pixels with the colours divided by alpha, rounded; colour 0 where alpha is 0."""
     alpha = pixels[-1:].astype(np.float64)
-    top = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
+    top = float(WHITE[pixels.dtype.name])
     share = np.divide(top, alpha, out=np.zeros_like(alpha), where=alpha > 0)
     excess = float((pixels[:-1].astype(np.float64) - alpha).max())
     if excess > top / 32:
@@ -250,7 +250,7 @@ def _tiff_alpha(picture: Picture) -> tuple[NDArray[Any], list[str] | None]:
         return pixels, None
     if "a" not in picture.metadata.mode:
         return pixels, ["unassalpha"]
-    top = 1.0 if pixels.dtype == np.float32 else float(np.iinfo(pixels.dtype).max)
+    top = float(WHITE[pixels.dtype.name])
     colours = pixels[:-1] * (pixels[-1:].astype(np.float64) / top)
     if pixels.dtype != np.float32:
         colours = np.rint(colours)

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from pipeline.errors import PictureError
 from pipeline.pictures.files import read_picture, write_picture
-from tests.pipeline.pictures.test_formats import chunk
+from tests.pipeline.pictures.test_files import chunk
 
 if TYPE_CHECKING:
     from pathlib import Path
