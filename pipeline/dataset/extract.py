@@ -148,9 +148,8 @@ def luma8(pixels: Pixels) -> Pixels:
     """Return grey of uint8 ``(c, h, w)``: the only channel, or BT.601 luma rounded, full range."""
     if len(pixels) == 1:
         return np.asarray(pixels[0])
-    weighted = sum(
-        w * plane.astype(np.int32) for w, plane in zip(LUMA_PER_MILLE, pixels, strict=True)
-    )
+    weights = zip(LUMA_PER_MILLE, pixels, strict=True)
+    weighted = sum(weight * plane.astype(np.int32) for weight, plane in weights)
     return np.asarray((weighted + 500) // 1000, dtype=np.uint8)
 
 

@@ -215,9 +215,8 @@ def _eight_bits(pixels: NDArray[Any], *, name: str) -> Pixels:
         raise PictureError(f"{name} has {len(pixels)} channels, expected grey or RGB")
     if pixels.dtype == np.uint16:
         white = WHITE["uint16"]
-        pixels = ((pixels.astype(np.uint32) * WHITE["uint8"] + white // 2) // white).astype(
-            np.uint8
-        )
+        rounded = (pixels.astype(np.uint32) * WHITE["uint8"] + white // 2) // white
+        pixels = rounded.astype(np.uint8)
     return pixels
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipeline.errors import PictureError
 from pipeline.pictures.files import decode_picture, read_picture, write_picture
-from pipeline.pictures.formats import EXTENSIONS, SUFFIXES
+from pipeline.pictures.formats import SUFFIXES
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.storage.atomic import replace_atomically
@@ -532,11 +532,6 @@ def test_pixels_of_another_shape_or_type_cannot_become_a_picture() -> None:
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((5, 4, 4), np.uint8), np.zeros((1, 2, 2))):
         with pytest.raises(PictureError, match="wanted"):
             picture(wrong)
-
-
-def test_every_extension_has_a_format_that_is_written() -> None:
-    assert set(EXTENSIONS.values()) == set(SUFFIXES)
-    assert all(EXTENSIONS[suffix] == format for format, suffix in SUFFIXES.items())
 
 
 # TIFF: colour maps, premultiplied alpha
