@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,15 +24,19 @@ from pipeline.pictures.formats import (
     FORMATS,
     READ,
     SUFFIXES,
+    UNBOUNDED,
     WRITTEN,
     Block,
     Format,
     recognised,
 )
 from pipeline.pictures.kinds import called, is_readable_name
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata import Metadata, in_words
 from pipeline.pictures.picture import WHITE, Picture
 from tests.pipeline.pictures.test_files import exif_with_orientation, noise
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 ROOT = Path(__file__).parents[3]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -147,39 +151,50 @@ def test_starting_the_command_line_loads_no_codec() -> None:
     assert done.stdout.strip() == b"set()"
 
 
-def test_the_documents_list_the_formats_of_the_table() -> None:
-    rows = documented_rows()
+def test_the_documents_show_the_table_as_it_is() -> None:
     texts = [document.read_text() for document in DOCUMENTS]
-    (place,) = [text for text in texts if rows[0] in text]
-    block = place[place.index(rows[0]) :].split("\n\n")[0].splitlines()
-    assert block == rows
+    for rows in (rows_of_formats(), rows_of_metadata()):
+        (place,) = [text for text in texts if rows[0] in text]
+        block = place[place.index(rows[0]) :].split("\n\n")[0].splitlines()
+        assert block == rows
     for document in (ROOT / "README.md", ROOT / "docs" / "archivist.md"):
         assert all(format.title in document.read_text() for format in FORMATS), document
 
 
-def documented_rows() -> list[str]:
-    """Return the table of formats as the documents show it."""
-    rows = [
-        "| format | `--format` | extensions | channels | depths | longest side | written without loss | "
-        "metadata that it holds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def table_rows(*rows: Iterable[str]) -> list[str]:
+    head, *lines = [f"| {' | '.join(cells)} |" for cells in rows]
+    return [head, "|---" * (head.count("|") - 1) + "|", *lines]
+
+
+def rows_of_formats() -> list[str]:
+    """Return what each format is, as the documents show it."""
     depths = {"uint8": "8 bits", "uint16": "16 bits", "float32": "float32"}
-    channels = {1: "grey", 2: "grey with alpha", 3: "RGB", 4: "RGB with alpha"}
+    rows = [("format", "`--format`", "extensions", "pixels", "longest side", "written")]
     for format in sorted(FORMATS, key=lambda format: format.title):
-        held = [channels[count] for count in format.channels]
+        kinds = ["grey", "RGB"] if format.has_grey and 1 in format.channels else ["RGB"]
+        kinds += ["with or without alpha"] if 4 in format.channels else []
+        written = "with loss" if format.loses else "without loss"
         cells = (
             format.title,
-            f"`{format.name}`" if format.writer else "read only",
+            f"`{format.name}`" if format.writer else "",
             ", ".join(f"`{end}`" for end in format.extensions),
-            ", ".join(held) if format.has_grey else ", ".join(held) + " (grey as equal RGB)",
-            ", ".join(depths[dtype] for dtype in format.dtypes),
+            f"{', '.join(kinds)}; {', '.join(depths[dtype] for dtype in format.dtypes)}",
             f"{format.side_px:,}",
-            "no" if format.loses else "yes",
-            ", ".join(format.carries),
+            written if format.writer else "not",
         )
-        rows.append(f"| {' | '.join(cells)} |")
-    return rows
+        rows.append(cells)
+    return table_rows(*rows)
+
+
+def rows_of_metadata() -> list[str]:
+    """Return what each format has a place for, as the documents show it."""
+    formats = sorted(FORMATS, key=lambda format: format.title)
+    rows = [("what a file holds besides pixels", *(format.title for format in formats))]
+    for block in Block:
+        most = [format.most(block) for format in formats]
+        bounds = [("no", "yes")[n > 0] if n in (0, UNBOUNDED) else in_words(n) for n in most]
+        rows.append((block, *bounds))
+    return table_rows(*rows)
 
 
 # Adding one
@@ -225,7 +240,7 @@ from pipeline.errors import PictureError
 from pipeline.jobs.export_names import file_names
 from pipeline.pictures.files import encode_picture, read_picture
 from pipeline.pictures.kinds import verdict
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata import Metadata, in_words
 from pipeline.pictures.picture import Picture
 
 pixels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
