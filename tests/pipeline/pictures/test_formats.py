@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from pipeline.pictures.formats import (
 from pipeline.pictures.kinds import called, is_readable_name
 from pipeline.pictures.metadata import Metadata, in_words
 from pipeline.pictures.picture import WHITE, Picture
+from pipeline.pictures.travel import Target, fitted
 from tests.pipeline.pictures.test_files import exif_with_orientation, noise
 
 if TYPE_CHECKING:
@@ -127,6 +129,26 @@ def test_a_file_carries_what_the_table_says_and_the_rest_is_noted(
         assert len(notes) == 1
         assert f"{format.title} has no place for" in notes[0]
         assert not any(getattr(back, name) for name in example)
+
+
+def test_what_is_larger_than_its_place_is_not_kept_but_noted() -> None:
+    bounds = dict.fromkeys((Block.ICC, Block.EXIF, Block.XMP, Block.COMMENTS), 100)
+    narrow = replace(BY_NAME["webp"], carries=bounds)
+    target = Target(
+        format=narrow, width=9, height=13, channels=3, dtype="uint8", thumbnail=lambda most: b""
+    )
+    large = {
+        "icc": bytes(101),
+        "exif": exif_with_orientation(1) + bytes(101),
+        "xmp": b'<x:xmpmeta xmlns:x="adobe:ns:meta/">' + b"<x:a/>" * 20 + b"</x:xmpmeta>",
+        "comments": (b"c" * 101, b"c"),
+    }
+    kept, notes = fitted(Metadata(format="webp", mode="RGB", **large), target)
+    assert (kept.icc, kept.xmp, kept.comments) == (None, None, (b"c",))
+    assert kept.exif is None or len(kept.exif) <= 100
+    assert "the XMP of 168 bytes is too large for WebP, and was not kept" in notes
+    assert "the colour profile of 101 bytes is too large for WebP: not kept" in notes
+    assert "a comment of 101 bytes is too large for WebP, and was not kept" in notes
 
 
 # What is derived from it
