@@ -67,6 +67,7 @@ class Format:
     channels: tuple[int, ...]
     """How many a file can hold: 1 grey, 2 grey and alpha, 3 RGB, 4 RGB and alpha."""
     dtypes: tuple[str, ...]
+    """Names of the depths that a file can hold, as `picture.WHITE` has them."""
     side_px: int
     """The most pixels on a side that the encoder takes."""
     has_grey: bool = True
@@ -92,7 +93,7 @@ class Format:
         The picture is one that the format holds, its metadata fitted to it (`travel.fitted`).
         """
         if self.writer is None:
-            raise PictureError(f"{self.title} is only read, wanted one of {', '.join(writable())}")
+            raise PictureError(f"{self.title} is only read, wanted a format that is written")
         write = cast("Callable[[Picture, int], bytes]", _codec(self.writer))
         return write(picture, quality)
 
@@ -203,11 +204,6 @@ def recognised(head: bytes) -> Format | None:
     return next((format for format in FORMATS if format.signature.match(head)), None)
 
 
-def writable(pixels: NDArray[Any] | None = None) -> list[str]:
-    """Return the names of the formats that are written, or that can hold some pixels."""
-    return sorted(name for name in WRITTEN if pixels is None or BY_NAME[name].holds(pixels))
-
-
 def holding(name: str, pixels: NDArray[Any]) -> Format:
     """Return the format of a name, after checking that its files can hold the pixels.
 
@@ -215,10 +211,10 @@ def holding(name: str, pixels: NDArray[Any]) -> Format:
         PictureError: If not; the message names formats that can.
     """
     if name not in WRITTEN:
-        raise PictureError(f"format is {name!r}, wanted one of {', '.join(writable())}")
+        raise PictureError(f"format is {name!r}, wanted one of {', '.join(sorted(WRITTEN))}")
     if not BY_NAME[name].holds(pixels):
         channels, height, width = pixels.shape
-        fitting = [other.upper() for other in writable(pixels)]
+        fitting = [other.upper() for other in sorted(WRITTEN) if BY_NAME[other].holds(pixels)]
         raise PictureError(
             f"{name.upper()} cannot hold {width} x {height} pixels of {channels} channels "
             f"{pixels.dtype}; write {' or '.join(fitting) or 'smaller pictures'} instead"

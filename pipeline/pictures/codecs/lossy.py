@@ -9,7 +9,8 @@ import numpy as np
 
 from pipeline.errors import PictureError
 from pipeline.pictures.formats import holding
-from pipeline.pictures.picture import channels_first, channels_last
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture, channels_first, channels_last
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,7 +27,8 @@ def recompress(
     Raises:
         PictureError: If the format cannot hold the pixels, or the quality is none.
     """
-    holding(format, pixels)
+    picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
+    holding(format, picture.pixels)
     if len(pixels) not in (1, 3) or not 1 <= quality <= 100:
         raise PictureError(
             f"pixels have {len(pixels)} channels at quality {quality}, "

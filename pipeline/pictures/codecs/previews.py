@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.formats import holding
 from pipeline.pictures.metadata import Metadata
-from pipeline.pictures.picture import channels_last
+from pipeline.pictures.picture import Picture, channels_last
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +42,7 @@ def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> b
     Raises:
         PictureError: If JPEG or PNG cannot hold the pixels.
     """
-    holding(format, pixels)
-    metadata = Metadata(format=format, mode="RGB")
+    picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
+    holding(format, picture.pixels)
     options = {"quality": 90, "subsampling": 0} if format == "jpeg" else {"optimize": True}
-    return save(channels_last(pixels), format.upper(), metadata, options)
+    return save(channels_last(pixels), format.upper(), picture.metadata, options)
