@@ -13,6 +13,7 @@ import re
 import sys
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cache
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
@@ -108,6 +109,7 @@ class Format:
         return self.carries.get(block, 0)
 
 
+@cache
 def _codec(function: str) -> object:
     return resolve_name(f"pipeline.pictures.codecs.{function}")
 
