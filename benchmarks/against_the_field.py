@@ -22,7 +22,9 @@ from pipeline.jobs.export_plan import ExportRequest
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import Upscaling, run_on
 from pipeline.jobs.worker import ModelAddress
-from pipeline.pictures.formats import Metadata, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,12 +15,16 @@ import torch
 from flows.demo.demo import PHOTOS_DIR
 from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.inference import Inference, load_model
+from pipeline.constants import DEFAULT_MODEL
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import Upscaling, run_on
 from pipeline.jobs.spec import UpscaleSpec, make_spec
 from pipeline.jobs.worker import ModelAddress
-from pipeline.pictures.formats import EXTENSIONS, Metadata, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.formats import EXTENSIONS
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 from pipeline.sources.listing import list_source
 
 if TYPE_CHECKING:
@@ -45,7 +49,7 @@ class Settings:
 def parse(description: str, **defaults: object) -> Settings:
     """Read the options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=description)
-    values = {"model": "span-x4", "tile": 256, "pictures": 16, "side": 512, "precision": "auto"}
+    values = {"model": DEFAULT_MODEL, "tile": 256, "pictures": 16, "side": 512, "precision": "auto"}
     for name, value in (values | defaults).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     return Settings(**vars(parser.parse_args()))

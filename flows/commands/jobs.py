@@ -13,6 +13,7 @@ import click
 from flows.terminal import options
 from flows.terminal.failures import SHOWN, failure_lines
 from flows.terminal.printing import visible
+from pipeline.jobs.export_names import CHOICES, SAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.storage.ledger import Note
 
 
-_FORMATS = click.Choice(["same", "png", "tiff", "jpeg", "webp"])
+_FORMATS = click.Choice(CHOICES)
 
 
 @click.command()
@@ -104,7 +105,7 @@ def ingest(
     "--format",
     "file_format",
     type=_FORMATS,
-    default="same",
+    default=SAME,
     show_default=True,
     help="File format of --export.",
 )
@@ -154,7 +155,7 @@ def upscale(
         request = ExportRequest(
             out_dir=export_dir, format=file_format, overwrite=overwrite, prune=prune
         )
-    elif file_format != "same":
+    elif file_format != SAME:
         raise click.UsageError(f"--format {file_format} goes with --export DIR")
     elif overwrite or prune:
         option = "--overwrite" if overwrite else "--prune"
@@ -408,7 +409,7 @@ def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
 @click.command()
 @click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
 @click.argument("out_dir", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--format", "file_format", type=_FORMATS, default="same", show_default=True)
+@click.option("--format", "file_format", type=_FORMATS, default=SAME, show_default=True)
 @options.replacing_options
 @options.cluster_options
 @options.json_option
@@ -443,7 +444,7 @@ def export(
     failures: Sequence[Failure]
     with options.interruptible() as stop:
         if is_dataset(job_dir):
-            if file_format not in ("same", "png"):
+            if file_format not in (SAME, "png"):
                 raise click.UsageError(f"--format is {file_format}, but patches are written as png")
             if prune:
                 raise click.UsageError("--prune is for jobs, not for datasets")

@@ -19,8 +19,9 @@ import numpy as np
 from pipeline.errors import DiskError, OccupiedError, PictureError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.item_images import sr_image
-from pipeline.pictures.formats import Picture, encode_picture, read_picture
+from pipeline.pictures.files import encode_picture, read_picture
 from pipeline.pictures.metadata import from_json
+from pipeline.pictures.picture import Picture
 from pipeline.pictures.travel import enlarged
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.archive import Archive

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.jobs.export_file import ExportTask
-from pipeline.jobs.export_names import folded, paths_of
+from pipeline.jobs.export_names import CHOICES, SAME, folded, paths_of
 from pipeline.jobs.item_images import sr_image
 from pipeline.jobs.overlap import check_export_apart
 from pipeline.storage.access import readers
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import ItemRow, Ledger
-
-SAME = "same"
-FORMATS = ("png", "tiff", "jpeg", "webp")
 
 RULES = 2
 """Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
@@ -66,8 +63,8 @@ class ExportRequest:
         Raises:
             UsageError: then.
         """
-        if self.format not in (SAME, *FORMATS):
-            raise UsageError(f"format is {self.format!r}, expected {SAME}, {', '.join(FORMATS)}")
+        if self.format not in CHOICES:
+            raise UsageError(f"format is {self.format!r}, expected {', '.join(CHOICES)}")
 
     @property
     def root(self) -> Path:

@@ -17,7 +17,7 @@ import numpy as np
 from pipeline.compute.cluster import Outcome, Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
 from pipeline.geometry import cuts
-from pipeline.pictures.formats import Picture, decode_picture
+from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metadata import Metadata, to_json
 from pipeline.sources.left_out import LeftOut
 from pipeline.sources.listing import SourceFile, check_same_source, list_source
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
+    from pipeline.pictures.picture import Picture
     from pipeline.storage.image import StoredImage
 
 _BATCH = 64

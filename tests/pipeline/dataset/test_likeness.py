@@ -12,7 +12,7 @@ from pipeline.dataset.likeness import check_alike
 from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Callable

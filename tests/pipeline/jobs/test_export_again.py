@@ -25,7 +25,7 @@ from pipeline.jobs.export_file import put_in_place
 from pipeline.jobs.export_plan import ExportRequest, plan_export
 from pipeline.jobs.run import run_on
 from pipeline.jobs.status import read_status
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.storage import atomic
 from pipeline.storage.ledger import DONE, FILE_NAME, ExportRow, Ledger, UnitRow
 

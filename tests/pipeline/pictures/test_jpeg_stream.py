@@ -14,7 +14,7 @@ from PIL import Image
 from skimage import data
 
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import decode_picture, read_picture
+from pipeline.pictures.files import decode_picture, read_picture
 from pipeline.pictures.jpeg_stream import check_whole
 
 if TYPE_CHECKING:

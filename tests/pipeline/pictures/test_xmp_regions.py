@@ -13,7 +13,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from pipeline.pictures import xmp
-from pipeline.pictures.formats import Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.picture import Picture
 from pipeline.pictures.travel import enlarged
 from pipeline.pictures.xmp_packet import parsed
 from pipeline.pictures.xmp_regions import Region, regions
