@@ -17,11 +17,11 @@ from flows.terminal.printing import visible
 from flows.terminal.progress import counted
 from pipeline.compute.cluster import connect
 from pipeline.compute.outcomes import Failure
+from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.dataset.export import run_dataset_export
 from pipeline.dataset.licences import check_named, licence_of, read_licences
 from pipeline.dataset.originals import Original, list_originals
 from pipeline.dataset.prepare import (
-    DEFAULT_LIMIT_S,
     Ledgers,
     Preparation,
     dataset_spec,

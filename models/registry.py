@@ -65,8 +65,6 @@ BASELINES: dict[str, str] = {
 BASELINE_SCALES: tuple[int, ...] = (4, 2, 3)
 """Scales that `upres models` lists for a baseline, the default first."""
 
-DEFAULT_MODEL = "span-x4"
-
 WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 

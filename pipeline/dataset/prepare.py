@@ -21,6 +21,7 @@ import numpy as np
 
 from pipeline.compute.cluster import on_every_worker, submit_windowed, workers_of
 from pipeline.compute.outcomes import failed_unit, recorded
+from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.dataset.extract import DUPLICATE, seed_of
 from pipeline.dataset.hashes import SeenHashes
 from pipeline.dataset.licences import licence_of
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
 NO_ROOM = "no room in any split"
 """Why the patches of a picture are left out where counts say how many each split takes."""
 
-DEFAULT_LIMIT_S = 1800.0
 _PICTURES_A_TASK = 32
 _BYTES_A_TASK = 4 * 2**20
 _CHUNKS_A_TASK = 4

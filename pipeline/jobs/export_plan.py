@@ -22,6 +22,7 @@ from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.jobs.export_file import ExportTask
 from pipeline.jobs.export_names import folded, paths_of
 from pipeline.jobs.item_images import sr_image
+from pipeline.jobs.request import SAME
 from pipeline.sources.overlap import check_export_folder
 from pipeline.storage.access import readers
 from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
@@ -31,11 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.jobs.job import Job
+    from pipeline.jobs.request import ExportRequest
     from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import ItemRow, Ledger
-
-SAME = "same"
-FORMATS = ("png", "tiff", "jpeg", "webp")
 
 RULES = 1
 """Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
@@ -47,32 +46,6 @@ FOLDER = "folder"
 _EMPTY = sha256(b"").hexdigest()
 _RUN_SLACK_NS = 2 * 10**9
 """File systems round times, by two seconds at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRequest:
-    """What is to be exported where, and what may go for it."""
-
-    out_dir: Path
-    format: str = SAME
-    overwrite: bool = False
-    """Whether files that the job did not write may be replaced."""
-    prune: bool = False
-    """Whether files go that the job wrote for what is gone from the source."""
-
-    def check(self) -> None:
-        """Refuse a format that does not exist.
-
-        Raises:
-            UsageError: then.
-        """
-        if self.format not in (SAME, *FORMATS):
-            raise UsageError(f"format is {self.format!r}, expected {SAME}, {', '.join(FORMATS)}")
-
-    @property
-    def root(self) -> Path:
-        """Return the folder by the one name that the ledger knows it by."""
-        return Path(os.path.realpath(self.out_dir))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

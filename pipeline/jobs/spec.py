@@ -14,13 +14,11 @@ from pipeline.compute.backends import resolve_backend
 from pipeline.compute.inference import load_model, resolve_device, resolve_precision
 from pipeline.compute.small_sides import Context
 from pipeline.compute.transparency import has_alpha
+from pipeline.constants import LEAST_TILE_PX
 from pipeline.errors import LedgerError, ModelError, UsageError
 from pipeline.geometry import TileGrid
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_TILE_PX = 512
-LEAST_TILE_PX = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

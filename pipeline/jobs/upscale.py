@@ -17,6 +17,7 @@ from models.registry import is_interpolation
 from pipeline.compute.cluster import on_every_worker, submit_windowed
 from pipeline.compute.inference import resolve_device
 from pipeline.compute.outcomes import failed_unit, recorded
+from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
 from pipeline.jobs.item_images import sr_image
 from pipeline.jobs.plan import (
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.storage.ledger import Ledger
 
-DEFAULT_LIMIT_S = 1800.0
 _UNITS_A_TASK = 16
 _DECLARED_AT_ONCE = 2_000
 _INTERPOLATED = (

@@ -1,0 +1,11 @@
+"""Numbers and names that several rooms must agree on."""
+
+from __future__ import annotations
+
+DEFAULT_MODEL = "span-x4"
+
+LEAST_TILE_PX, DEFAULT_TILE_PX, MOST_TILE_PX = 16, 512, 8192
+"""LR pixels of a tile's side."""
+
+LEAST_LIMIT_S, DEFAULT_LIMIT_S, MOST_LIMIT_S = 0.1, 1800.0, 1e7
+"""How long one unit may take before it counts as hanging."""
