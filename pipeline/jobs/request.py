@@ -215,10 +215,11 @@ class UpscaleRequest(WorkersRequest):
         from pipeline.jobs.spec import make_spec
         from pipeline.jobs.worker import ModelAddress
 
+        halo = self.halo if self.halo == "auto" else int(self.halo)
         spec = make_spec(
             self.model,
             tile_px=self.tile_px,
-            halo=self.halo,
+            halo=halo,
             precision=self.precision,
             device=self.device,
             backend=self.backend,
@@ -227,7 +228,7 @@ class UpscaleRequest(WorkersRequest):
             spec=spec,
             model=ModelAddress(name_or_file=self.model, device=self.device),
             limit_s=self.limit_s,
-            halo=self.halo,
+            halo=halo,
             backend=self.backend,
         )
 
