@@ -16,12 +16,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from benchmarks.rig import Settings, make_pictures, parse
-from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.inference import load_model
-from pipeline.jobs.export_plan import ExportRequest
-from pipeline.jobs.job import create_job
-from pipeline.jobs.run import Upscaling, run_on
-from pipeline.jobs.worker import ModelAddress
+from pipeline.jobs.progress import Progress
+from pipeline.jobs.stages import open_stages
 from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
@@ -67,23 +64,18 @@ def _tile_by_tile(network: torch.nn.Module, pixels: np.ndarray, settings: Settin
 
 def stage_seconds(pictures: Path, folder: Path, settings: Settings) -> dict[str, float]:
     """Return how long each stage of the engine takes on its default number of workers."""
-    job = create_job(folder / "job", source=str(pictures))
-    address = ModelAddress(name_or_file=settings.model, device="cpu")
-    upscaling = Upscaling(spec=settings.spec, model=address)
-    request = ExportRequest(out_dir=folder / "out", format="png")
+    request = settings.request(
+        pictures, folder / "job", export_dir=folder / "out", file_format="png"
+    )
     seconds = {}
-    with run_on(job, "benchmark") as run, connect(ClusterSettings()) as client:
-        stages = {
-            "ingest": lambda: run.ingest(str(pictures), client),
-            "upscale": lambda: run.upscale(upscaling, run.plan(upscaling), client),
-            "export": lambda: run.export(run.plan_export(request), client),
-        }
-        for name, stage in stages.items():
+    with open_stages(request, Progress(), command="benchmark") as stages:
+        for stage in (stages.ingest, stages.upscale, stages.export):
             began = time.perf_counter()
             stage()
-            seconds[name] = time.perf_counter() - began
-        if not run.status().complete:
-            raise SystemExit(f"the run failed: {run.status().failures[:3]}")
+            seconds[stage.__name__] = time.perf_counter() - began
+        status = stages.run.status()
+    if not status.complete:
+        raise SystemExit(f"the run failed: {status.failures[:3]}")
     return seconds
 
 

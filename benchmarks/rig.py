@@ -7,20 +7,18 @@ import multiprocessing
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from flows.demo.demo import PHOTOS_DIR
-from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.inference import Inference, load_model
 from pipeline.constants import DEFAULT_MODEL
 from pipeline.degradation.apply import degrade_bicubic
-from pipeline.jobs.job import create_job
-from pipeline.jobs.run import Upscaling, run_on
-from pipeline.jobs.spec import UpscaleSpec, make_spec
-from pipeline.jobs.worker import ModelAddress
+from pipeline.jobs.progress import Progress
+from pipeline.jobs.request import UpscaleRequest
+from pipeline.jobs.stages import open_stages
 from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.formats import EXTENSIONS
 from pipeline.pictures.metadata import Metadata
@@ -29,6 +27,8 @@ from pipeline.sources.listing import list_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pipeline.jobs.spec import UpscaleSpec
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,21 @@ class Settings:
     side: int
     precision: str
 
+    def request(self, pictures: Path, job_dir: Path, **asked: Any) -> UpscaleRequest:
+        """Return the main job on `pictures` with these settings, on the CPU."""
+        return UpscaleRequest(
+            src=str(pictures),
+            job_dir=job_dir,
+            model=self.model,
+            tile_px=self.tile,
+            precision=self.precision,
+            device="cpu",
+            **asked,
+        )
+
     @property
     def spec(self) -> UpscaleSpec:
-        return make_spec(
-            self.model, tile_px=self.tile, halo="auto", precision=self.precision, device="cpu"
-        )
+        return self.request(Path("in"), Path("job")).upscaling().spec
 
 
 def parse(description: str, **defaults: object) -> Settings:
@@ -86,16 +96,15 @@ def read_pictures(folder: Path) -> list[NDArray[np.uint8]]:
 
 def engine_seconds(pictures: Path, job_dir: Path, settings: Settings, *, workers: int) -> float:
     """Return how long the upscale stage takes: plan, read, compute, write, record."""
-    spec = settings.spec
-    upscaling = Upscaling(spec=spec, model=ModelAddress(name_or_file=settings.model, device="cpu"))
-    job = create_job(job_dir, source=str(pictures))
-    with run_on(job, "benchmark") as run, connect(ClusterSettings(workers=workers)) as client:
-        run.ingest(str(pictures), client)
+    request = settings.request(pictures, job_dir, workers=workers)
+    with open_stages(request, Progress(), command="benchmark") as stages:
+        stages.ingest()
         began = time.perf_counter()
-        computed = run.upscale(upscaling, run.plan(upscaling), client)
+        computed = stages.upscale()
         seconds = time.perf_counter() - began
-        if not run.status().complete or not computed:
-            raise SystemExit(f"the run failed: {run.status().failures[:3]}")
+        status = stages.run.status()
+    if not status.complete or not computed:
+        raise SystemExit(f"the run failed: {status.failures[:3]}")
     return seconds
 
 

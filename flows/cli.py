@@ -6,8 +6,9 @@ import click
 
 from flows.commands.datasets import prepare
 from flows.commands.demo import demo
-from flows.commands.jobs import export, ingest, report, rerun, score, status, upscale
+from flows.commands.jobs import ingest, rerun, status, upscale
 from flows.commands.models import models
+from flows.commands.results import export, report, score
 from flows.commands.training import evaluate, train
 from flows.terminal import options
 

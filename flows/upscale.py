@@ -6,91 +6,55 @@ returns a small result, never pixels.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 
-from flows.terminal.progress import counted, tiles
-from pipeline.compute.cluster import ClusterSettings, address_of, connect
-from pipeline.compute.inference import gpus_of
-from pipeline.jobs.export_plan import ExportRequest
-from pipeline.jobs.job import open_job, started_job
-from pipeline.jobs.overlap import check_export_apart
-from pipeline.jobs.run import Upscaling, part_of, run_on
-from pipeline.jobs.score import read_scores, scores_to_json
-from pipeline.jobs.spec import make_spec
-from pipeline.jobs.worker import ModelAddress
+from flows.terminal.job_progress import ShownProgress
+from pipeline.compute.outcomes import Failure
+from pipeline.jobs.export import ExportResult
+from pipeline.jobs.ingest import Ingestion
+from pipeline.jobs.job import open_job
+from pipeline.jobs.request import UpscaleRequest
+from pipeline.jobs.results import JobResult
+from pipeline.jobs.stages import RunAddress, open_stages
 from pipeline.reports.job_report import write_report
-from pipeline.sources.listing import check_source
 
 
 @task
-def ingest_pictures(
-    job_dir: Path,
-    run_id: str,
-    src: str,
-    scheduler: str,
-    names: str = "",
-    skip: Path | None = None,
-) -> dict[str, Any]:
+def ingest_pictures(run: RunAddress) -> Ingestion:
     """Bring the source into the job's LR archive; return what was left out, and remarks."""
-    with (
-        part_of(open_job(job_dir), run_id) as run,
-        connect(ClusterSettings(address=scheduler)) as client,
-        counted("ingest", "files") as report,
-    ):
-        ingestion = run.ingest(src, client, report, names=names, skip=skip)
-        return {
-            "left_out": ingestion.left_out.to_json(),
-            "remarks": list(ingestion.remarks),
-        }
+    with run.join(ShownProgress()) as stages:
+        # Rows are as many as pictures.
+        return replace(stages.ingest(), rows=[])
 
 
 @task
-def upscale_tiles(job_dir: Path, run_id: str, upscaling: Upscaling, scheduler: str) -> int:
+def upscale_tiles(run: RunAddress) -> int:
     """Compute every unit that is not done; return how many were."""
-    with (
-        part_of(open_job(job_dir), run_id) as run,
-        connect(ClusterSettings(address=scheduler)) as client,
-        tiles() as report,
-    ):
-        return run.upscale(upscaling, run.plan(upscaling), client, report)
+    with run.join(ShownProgress()) as stages:
+        return stages.upscale()
 
 
 @task
-def score_tiles(
-    job_dir: Path, run_id: str, reference: str | None, scheduler: str, names: str = ""
-) -> dict[str, Any]:
+def score_tiles(run: RunAddress) -> dict[str, Any]:
     """Score every tile; return the figures and what could not be scored."""
-    with (
-        part_of(open_job(job_dir), run_id) as run,
-        connect(ClusterSettings(address=scheduler)) as client,
-        counted("score", "items") as report,
-    ):
-        failures = run.score(reference, client, report, names=names)
-        scores = scores_to_json(read_scores(run.ledger))
-        return scores | {"failures": [asdict(failure) for failure in failures]}
+    with run.join(ShownProgress()) as stages:
+        return stages.score().to_json()
 
 
 @task
-def export_pictures(
-    job_dir: Path, run_id: str, request: ExportRequest, scheduler: str
-) -> dict[str, Any]:
-    """Write the finished pictures as files; return how many, and what was not written."""
-    with (
-        part_of(open_job(job_dir), run_id) as run,
-        connect(ClusterSettings(address=scheduler)) as client,
-        counted("export", "items") as report,
-    ):
-        result = run.export(run.plan_export(request), client, report)
-        return result.to_json() | {"failures": [asdict(failure) for failure in result.failures]}
+def export_pictures(run: RunAddress) -> ExportResult | None:
+    """Write the finished pictures as files, where that is asked for; return how many."""
+    with run.join(ShownProgress()) as stages:
+        return stages.export()
 
 
 @task
 def report_job(job_dir: Path) -> str:
-    """Write the job's report; return where it lies."""
+    """Write the job's report; return its path."""
     return str(write_report(open_job(job_dir)))
 
 
@@ -98,57 +62,45 @@ def report_job(job_dir: Path) -> str:
 def upscale_archive(
     src: str,
     job_dir: Path,
-    model: str = "span-x4",
-    tile_px: int = 512,
-    halo: str = "auto",
-    device: str = "auto",
-    precision: str = "auto",
-    backend: str = "auto",
-    reference: str | None = None,
-    export_dir: Path | None = None,
-    file_format: str = "same",
-    cluster: str = "local",
-    workers: int | None = None,
-    names: str = "",
-    overwrite: bool = False,
-    prune: bool = False,
+    model: str = UpscaleRequest.model,
+    tile_px: int = UpscaleRequest.tile_px,
+    halo: str | int = UpscaleRequest.halo,
+    device: str = UpscaleRequest.device,
+    precision: str = UpscaleRequest.precision,
+    backend: str = UpscaleRequest.backend,
+    reference: str | None = UpscaleRequest.reference,
+    export_dir: Path | None = UpscaleRequest.export_dir,
+    file_format: str = UpscaleRequest.file_format,
+    cluster: str = UpscaleRequest.cluster,
+    workers: int | None = UpscaleRequest.workers,
+    names: str | None = UpscaleRequest.names,
+    overwrite: bool = UpscaleRequest.overwrite,
+    prune: bool = UpscaleRequest.prune,
+    limit_s: float = UpscaleRequest.limit_s,
+    ledger: str | None = UpscaleRequest.ledger,
 ) -> dict[str, Any]:
     """Upscale everything at `src` into the job, score it, export it, and write the report.
 
-    `names` is the encoding of names in a zip or tar that do not say theirs.
+    The parameters are the fields of `UpscaleRequest`, which are the options of ``upres upscale``.
 
-    Returns what ``upres upscale --json`` prints, with ``scores``, ``report`` and (where pictures
-    were exported) ``export`` beside it. `overwrite` and `prune` are those of ``upres export``.
+    Returns what ``upres upscale --json`` prints, with ``scores`` and ``report`` beside it.
     """
-    request = None
-    if export_dir is not None:
-        check_export_apart(export_dir, src=src, job_dir=job_dir, reference=reference)
-        request = ExportRequest(
-            out_dir=export_dir, format=file_format, overwrite=overwrite, prune=prune
+    request = UpscaleRequest(**locals())  # All parameters, and nothing else yet.
+    with open_stages(request, ShownProgress(), command="upscale-archive flow") as stages:
+        run = stages.address()
+        ingestion = ingest_pictures(run)
+        stages.check_export()
+        computed = upscale_tiles(run)
+        scores = score_tiles(run)
+        exported = export_pictures(run) if request.export else None
+        result = JobResult(
+            status=stages.run.status(),
+            computed_units=computed,
+            ingestion=ingestion,
+            unscored=tuple(Failure(**failure) for failure in scores["failures"]),
+            exported=exported,
         )
-        request.check()
-    spec = make_spec(
-        model, tile_px=tile_px, halo=halo, precision=precision, device=device, backend=backend
-    )
-    address = ModelAddress(name_or_file=model, device=device)
-    upscaling = Upscaling(spec=spec, model=address, halo=halo, backend=backend)
-    settings = ClusterSettings(address=cluster, workers=workers, gpus=gpus_of(device))
-    check_source(src)
-    if reference is not None:
-        check_source(reference)
-    with (
-        started_job(job_dir, source=src) as job,
-        run_on(job, "upscale-archive flow") as run,
-        connect(settings) as client,
-    ):
-        scheduler = address_of(client)
-        listed = ingest_pictures(job_dir, run.id, src, scheduler, names, export_dir)
-        if request is not None:
-            run.check_export(request)
-        computed = upscale_tiles(job_dir, run.id, upscaling, scheduler)
-        result = run.status().to_json(computed_units=computed) | listed
-        result["scores"] = score_tiles(job_dir, run.id, reference, scheduler, names)
-        if request is not None:
-            result["export"] = export_pictures(job_dir, run.id, request, scheduler)
-    result["report"] = report_job(job_dir)
-    return result
+    document = result.to_json() | {"scores": scores, "report": report_job(job_dir)}
+    if exported is not None:
+        document["export"]["failures"] = [asdict(failure) for failure in exported.failures]
+    return document

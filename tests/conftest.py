@@ -193,28 +193,22 @@ def save() -> SavePicture:
 @pytest.fixture(scope="session")
 def upscale(client: Client) -> Upscale:
     """Create or continue a job: ingest and upscale, on the session's workers."""
-    from pipeline.jobs.job import create_job
-    from pipeline.jobs.run import Upscaling, run_on
-    from pipeline.jobs.spec import make_spec
-    from pipeline.jobs.worker import ModelAddress
+    from pipeline.compute.cluster import address_of
+    from pipeline.jobs.job import open_job
+    from pipeline.jobs.perform import upscale_job
+    from pipeline.jobs.request import UpscaleRequest
 
-    def run(
-        source: Path,
-        folder: Path,
-        *,
-        model: str = "bicubic-x2",
-        tile_px: int = 32,
-        precision: str = "fp32",
-        limit_s: float = 60.0,
-    ) -> Upscaled:
-        spec = make_spec(model, tile_px=tile_px, halo="auto", precision=precision, device="cpu")
-        job = create_job(folder, source=str(source))
-        with run_on(job, "test") as running:
-            running.ingest(str(source), client)
-            address = ModelAddress(name_or_file=model, device="cpu")
-            upscaling = Upscaling(spec=spec, model=address, limit_s=limit_s)
-            computed = running.upscale(upscaling, running.plan(upscaling), client)
-            return Upscaled(job, computed, running.status())
+    def run(source: Path, folder: Path, **asked: Any) -> Upscaled:
+        few = {"model": "bicubic-x2", "tile_px": 32, "precision": "fp32", "limit_s": 60.0}
+        request = UpscaleRequest(
+            src=str(source),
+            job_dir=folder,
+            device="cpu",
+            cluster=address_of(client),
+            **{**few, **asked},
+        )
+        result = upscale_job(request)
+        return Upscaled(open_job(folder), result.computed_units, result.status)
 
     return run
 

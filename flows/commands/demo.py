@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from flows.terminal import options
+from pipeline.jobs.request import WorkersRequest
 
 
 @click.command()
@@ -15,18 +17,24 @@ from flows.terminal import options
 @options.cluster_options
 @options.json_option
 @options.reported
-def demo(folder: Path, cluster: str, workers: int | None, as_json: bool) -> None:
+def demo(folder: Path, as_json: bool, **workers: Any) -> None:
     """Show the main job on shipped photographs.
 
     They are reduced by four into DIR, upscaled again through the Prefect flow on local workers,
     scored against the originals, exported, and reported.
     """
     from flows.demo.demo import run_demo
-    from pipeline.compute.cluster import ClusterSettings
+    from flows.terminal.demo_summary import demo_summary
 
-    result = run_demo(folder, ClusterSettings(address=cluster, workers=workers))
+    request = WorkersRequest(**workers)
+    request.cluster_settings()
+    result = run_demo(folder, request, before_flow=_tell_of_the_wait)
     if as_json:
         options.print_json(result.document)
     else:
-        click.echo(result.text)
+        click.echo(demo_summary(result))
     sys.exit(options.DONE if result.complete else options.INCOMPLETE)
+
+
+def _tell_of_the_wait() -> None:
+    click.echo("starting a temporary Prefect server and the workers", err=True)

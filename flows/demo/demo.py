@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 
 from flows.private_prefect import own_prefect
-from flows.terminal.score_table import score_table
-from pipeline.constants import DEFAULT_MODEL
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import OccupiedError, PictureError, UsageError
 from pipeline.pictures.files import read_picture, write_picture
@@ -23,13 +20,15 @@ from pipeline.sources.listing import list_source
 from pipeline.storage.atomic import write_atomic
 
 if TYPE_CHECKING:
-    from pipeline.compute.cluster import ClusterSettings
+    from collections.abc import Callable
+
+    from pipeline.jobs.request import WorkersRequest
 
 OWN = frozenset({"small", "originals", "prefect", "job", "images"})
 """What a demonstration leaves in its folder."""
 
 PHOTOS_DIR = Path(__file__).parent / "photos"
-MODEL = DEFAULT_MODEL
+MODEL = "span-x4"
 SCALE = 4
 TILE_PX = 64
 """Smaller than the default, so that small photographs too have a map of several tiles."""
@@ -37,10 +36,10 @@ TILE_PX = 64
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demonstration found, as JSON and as text."""
+    """What the demonstration came to: the document of the flow, with its seconds."""
 
+    folder: Path
     document: dict[str, Any]
-    text: str
 
     @property
     def complete(self) -> bool:
@@ -51,15 +50,22 @@ class DemoResult:
         return not (failed or scored["failures"] or exported["failures"])
 
 
-def run_demo(folder: Path, cluster: ClusterSettings) -> DemoResult:
-    """Reduce the shipped photographs by four, upscale them again, and say how well it went."""
+def run_demo(
+    folder: Path, cluster: WorkersRequest, *, before_flow: Callable[[], None] = lambda: None
+) -> DemoResult:
+    """Reduce the shipped photographs by four, and upscale them again through the Prefect flow.
+
+    `before_flow` is called once the photographs are there: starting the flow takes a while.
+
+    Raises:
+        UsageError: if `folder` holds anything that is not of a demonstration.
+    """
     began = time.monotonic()
     check_own_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    small, originals = folder / "small", folder / "originals"
-    make_small(originals, small)
+    make_small(folder / "originals", folder / "small")
     place = folder.resolve()
-    click.echo("starting a temporary Prefect server and the workers", err=True)
+    before_flow()
     with own_prefect(place / "prefect"):
         from flows.upscale import upscale_archive
 
@@ -71,11 +77,11 @@ def run_demo(folder: Path, cluster: ClusterSettings) -> DemoResult:
             reference=str(place / "originals"),
             export_dir=place / "images",
             file_format="png",
-            cluster=cluster.address,
+            cluster=cluster.cluster,
             workers=cluster.workers,
         )
     document["seconds"] = round(time.monotonic() - began, 1)
-    return DemoResult(document, _text(document, folder))
+    return DemoResult(folder, document)
 
 
 def check_own_folder(folder: Path) -> None:
@@ -128,24 +134,3 @@ def _is_due(path: Path, picture: Picture) -> bool:
             "folder"
         )
     return False
-
-
-def _text(document: dict[str, Any], folder: Path) -> str:
-    scores, items = document["scores"], document["items"]
-    gain = ""
-    if scores["psnr_y"] is not None and scores["bicubic_psnr_y"] is not None:
-        better = scores["psnr_y"] - scores["bicubic_psnr_y"]
-        gain = f"{MODEL} is {better:+.2f} dB against bicubic on these photographs.\n"
-    lines = (
-        ("originals", folder / "originals"),
-        ("small (LR)", folder / "small"),
-        ("upscaled (SR)", folder / "images"),
-        ("job (archives)", folder / "job"),
-        ("report", document["report"]),
-    )
-    places = "\n".join(f"  {name:15} {place}" for name, place in lines)
-    return (
-        f"\n{score_table(scores)}\n\n{gain}"
-        f"{items['done']} photographs, {document['computed_units']} tiles computed, "
-        f"{document['seconds']} s\n\n{places}"
-    )

@@ -6,6 +6,8 @@ import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import click
+
 from flows.terminal.printing import visible
 from pipeline.errors import in_one_line
 
@@ -38,6 +40,12 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
         counts = ", ".join(f"{number} {error}" for error, number in kinds.most_common())
         lines.append(f"and {len(rest)} more ({counts}); --json lists them all")
     return lines
+
+
+def print_failures(failures: Sequence[Failure]) -> None:
+    """Print the lines of failures on stderr."""
+    for line in failure_lines(failures):
+        click.echo(f"  {line}", err=True)
 
 
 def _rank(failure: Failure) -> int:

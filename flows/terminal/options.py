@@ -15,6 +15,14 @@ import click
 
 from flows.terminal.printing import guarded, json_text, visible
 from flows.terminal.utf8 import restart_in_utf8
+from pipeline.constants import LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_S, MOST_TILE_PX
+from pipeline.jobs.export_names import CHOICES
+from pipeline.jobs.request import (
+    ExportRequest,
+    UpscaleRequest,
+    WorkersRequest,
+    help_of,
+)
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -114,14 +122,23 @@ class EncodingType(click.ParamType[str]):
         return str(value)
 
 
-def names_option(function: F) -> F:
-    """Add how names in archives are encoded."""
-    return click.option(
-        "--names",
-        type=EncodingType(),
-        metavar="ENCODING",
-        help="Encoding of file names in a .zip or .tar that does not say it, such as cp932.",
-    )(function)
+def asked(request: type[Any], name: str, *declarations: str, **attributes: Any) -> Callable[[F], F]:
+    """Return an option that fills the field `name` of a request, which has default and help."""
+    default = getattr(request, name)
+    shown = not isinstance(default, bool) and default not in (None, "")
+    attributes = {"default": default, "show_default": shown, **attributes}
+    return click.option(*declarations, name, help=help_of(request, name), **attributes)
+
+
+def asked_together(*added: Callable[[F], F]) -> Callable[[F], F]:
+    """Return a decorator that adds several options, which the help lists in this order."""
+
+    def add(function: F) -> F:
+        for option in reversed(added):
+            function = option(function)
+        return function
+
+    return add
 
 
 def json_option(function: F) -> F:
@@ -131,101 +148,50 @@ def json_option(function: F) -> F:
     )(function)
 
 
-def cluster_options(function: F) -> F:
-    """Add where the work runs."""
-    for option in (
-        click.option(
-            "--workers",
-            type=click.IntRange(min=1),
-            help="Worker processes of a local cluster.  [default: one a core, at most 8]",
-        ),
-        click.option(
-            "--cluster",
-            default="local",
-            show_default=True,
-            metavar="local|ADDRESS",
-            help="Where to run: workers on this machine, or a Dask scheduler's address.",
-        ),
-    ):
-        function = option(function)
-    return function
+names_option = asked(UpscaleRequest, "names", "--names", type=EncodingType(), metavar="ENCODING")
+
+reference_option = asked(UpscaleRequest, "reference", "--reference", metavar="HR")
+
+format_option = asked(UpscaleRequest, "file_format", "--format", type=click.Choice(CHOICES))
+
+cluster_options = asked_together(
+    asked(WorkersRequest, "cluster", "--cluster", metavar="local|ADDRESS"),
+    asked(WorkersRequest, "workers", "--workers", type=click.IntRange(min=1)),
+)
+
+replacing_options = asked_together(
+    asked(ExportRequest, "overwrite", "--overwrite", is_flag=True),
+    asked(ExportRequest, "prune", "--prune", is_flag=True),
+)
+
+tile_options = asked_together(
+    asked(
+        UpscaleRequest,
+        "tile_px",
+        "--tile",
+        type=click.IntRange(LEAST_TILE_PX, MOST_TILE_PX),
+        metavar="PX",
+    ),
+    asked(UpscaleRequest, "halo", "--halo", type=HaloType()),
+)
+
+limit_option = asked(
+    UpscaleRequest,
+    "limit_s",
+    "--time-limit",
+    type=SecondsType(LEAST_LIMIT_S, MOST_LIMIT_S),
+    metavar="S",
+)
 
 
-def replacing_options(function: F) -> F:
-    """Add what an export may do to files that are there."""
-    for option in (
-        click.option(
-            "--prune",
-            is_flag=True,
-            help="Remove exported files whose pictures are gone from the source, unless somebody "
-            "changed them.",
-        ),
-        click.option(
-            "--overwrite",
-            is_flag=True,
-            help="Replace files that are in the way of an export and that this job did not write.",
-        ),
-    ):
-        function = option(function)
-    return function
-
-
-def device_options(precision: str) -> Callable[[F], F]:
-    """Return a decorator that adds device, backend and precision, whose default is given."""
-
-    def add(function: F) -> F:
-        for option in (
-            click.option(
-                "--precision",
-                type=click.Choice(["auto", "fp32", "bf16"]),
-                default=precision,
-                show_default=True,
-                help="Arithmetic of the network; auto takes bf16 where the hardware has it.",
-            ),
-            click.option(
-                "--backend",
-                type=BACKENDS,
-                default="auto",
-                show_default=True,
-                help="What computes the network; auto takes openvino, which is faster, where it "
-                "is installed and the device is an x86 CPU.",
-            ),
-            click.option(
-                "--device",
-                default="auto",
-                show_default=True,
-                metavar="auto|cpu|cuda[:N]",
-                help="What the network runs on.",
-            ),
-        ):
-            function = option(function)
-        return function
-
-    return add
-
-
-def tile_options(function: F) -> F:
-    """Add how pictures are cut."""
-    for option in (
-        click.option(
-            "--halo",
-            type=HaloType(),
-            default="auto",
-            show_default=True,
-            help="LR pixels read around a tile; auto is the model's reach: no seams.",
-        ),
-        click.option(
-            "--tile",
-            "tile_px",
-            type=click.IntRange(min=16, max=8192),
-            default=512,
-            show_default=True,
-            metavar="PX",
-            help="Side of a tile in LR pixels.",
-        ),
-    ):
-        function = option(function)
-    return function
+def device_options(precision: str = UpscaleRequest.precision) -> Callable[[F], F]:
+    """Return a decorator that adds device, backend and precision."""
+    precisions = click.Choice(["auto", "fp32", "bf16"])
+    return asked_together(
+        asked(UpscaleRequest, "device", "--device", metavar="auto|cpu|cuda[:N]"),
+        asked(UpscaleRequest, "backend", "--backend", type=BACKENDS),
+        asked(UpscaleRequest, "precision", "--precision", type=precisions, default=precision),
+    )
 
 
 class FeaturesType(click.Path):
@@ -246,19 +212,6 @@ def features_option(function: F) -> F:
         metavar="FILE|DIR|torchvision",
         help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS: safetensors files, or "
         "torchvision's own, which it may have to download.",
-    )(function)
-
-
-def limit_option(function: F) -> F:
-    """Add how long one tile may take."""
-    return click.option(
-        "--time-limit",
-        "limit_s",
-        type=SecondsType(min=0.1, max=1e7),
-        default=1800.0,
-        show_default=True,
-        metavar="S",
-        help="Seconds that one tile, or chunk of patches, may take before it counts as hanging.",
     )(function)
 
 

@@ -63,6 +63,8 @@ class ExportResult:
     failures: tuple[Failure, ...] = ()
     notes: tuple[Note, ...] = ()
     """What the job's files do not hold of their pictures' metadata, unchanged ones' too."""
+    stopped: bool = False
+    """Whether a stop came before all was written."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the files that are gone from the source, and the notes."""
@@ -103,6 +105,7 @@ def run_export(
         kept=plan.request.prune and not stopped,
         failures=tuple(sorted(export.failures, key=lambda failure: failure.item)),
         notes=tuple(note for note in ledger.notes() if note.stage == EXPORT),
+        stopped=stopped,
     )
 
 

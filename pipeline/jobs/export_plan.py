@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.jobs.export_file import ExportTask
-from pipeline.jobs.export_names import CHOICES, SAME, folded, paths_of
+from pipeline.jobs.export_names import SAME, folded, paths_of
 from pipeline.jobs.item_images import sr_image
-from pipeline.jobs.overlap import check_export_apart
+from pipeline.sources.overlap import check_export_folder
 from pipeline.storage.access import readers
 from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
 from pipeline.storage.places import Identity, identities
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.jobs.job import Job
+    from pipeline.jobs.request import ExportRequest
     from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import ItemRow, Ledger
 
@@ -44,32 +45,6 @@ FOLDER = "folder"
 _EMPTY = sha256(b"").hexdigest()
 _RUN_SLACK_NS = 2 * 10**9
 """File systems round times, by two seconds at most."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExportRequest:
-    """What is to be exported where, and what may go for it."""
-
-    out_dir: Path
-    format: str = SAME
-    overwrite: bool = False
-    """Whether files that the job did not write may be replaced."""
-    prune: bool = False
-    """Whether files go that the job wrote for what is gone from the source."""
-
-    def check(self) -> None:
-        """Refuse a format that does not exist.
-
-        Raises:
-            UsageError: then.
-        """
-        if self.format not in CHOICES:
-            raise UsageError(f"format is {self.format!r}, expected {', '.join(CHOICES)}")
-
-    @property
-    def root(self) -> Path:
-        """Return the folder by the one name that the ledger knows it by."""
-        return Path(os.path.realpath(self.out_dir))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +108,7 @@ def check_targets(
             this or another name of the place.
     """
     request.check()
-    check_export_apart(request.out_dir, src=source, job_dir=job.folder)
+    check_export_folder(request.out_dir, src=source, job_dir=job.folder)
     targets, originals = _likely_targets(rows, request), _Originals(rows)
     for path in filter(_has_other_names, targets):
         originals.check(path)

@@ -16,7 +16,8 @@ from pipeline.errors import UsageError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.export import ExportResult, run_export
 from pipeline.jobs.export_names import file_names
-from pipeline.jobs.export_plan import ExportRequest, plan_export
+from pipeline.jobs.export_plan import plan_export
+from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.status import read_status
 from pipeline.pictures.files import read_picture
 

@@ -22,7 +22,8 @@ import pipeline.jobs.export_plan
 from pipeline.errors import UsageError
 from pipeline.jobs.export import ExportResult, run_export
 from pipeline.jobs.export_file import put_in_place
-from pipeline.jobs.export_plan import ExportRequest, plan_export
+from pipeline.jobs.export_plan import plan_export
+from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
 from pipeline.jobs.status import read_status
 from pipeline.pictures.files import read_picture

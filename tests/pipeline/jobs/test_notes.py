@@ -14,7 +14,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.jobs.export import run_export
-from pipeline.jobs.export_plan import ExportRequest, plan_export
+from pipeline.jobs.export_plan import plan_export
+from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
 from pipeline.jobs.status import read_status
 from pipeline.pictures.metadata import Metadata, from_json, to_json

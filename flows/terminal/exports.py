@@ -1,0 +1,42 @@
+"""What an export wrote, and what it left, as lines for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.terminal.failures import SHOWN
+from flows.terminal.printing import visible
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.jobs.export import ExportResult
+
+
+def print_export(exported: ExportResult, out_dir: Path) -> None:
+    """Print how many files were written, and which are left though their pictures are gone."""
+    counts = [f"{exported.written} pictures written below {visible(str(out_dir))}"]
+    if exported.unchanged:
+        counts.append(f"{exported.unchanged} unchanged")
+    if exported.pruned:
+        counts.append(f"{exported.pruned} pruned")
+    click.echo(", ".join(counts))
+    if exported.gone:
+        _print_gone(exported, out_dir)
+
+
+def _print_gone(exported: ExportResult, out_dir: Path) -> None:
+    hint = "--prune removes those that this job wrote"
+    if exported.kept:
+        hint = "not pruned: changed since, not written by this job, or not to be removed"
+    many = len(exported.gone)
+    click.echo(
+        f"gone from the source, still in {out_dir}: {many} file{'s' * (many > 1)} ({hint})",
+        err=True,
+    )
+    for path in exported.gone[:SHOWN]:
+        click.echo(f"  {visible(path)}", err=True)
+    if many > SHOWN:
+        click.echo(f"  and {many - SHOWN} more; --json lists them all", err=True)

@@ -1,0 +1,48 @@
+"""The progress of a job on the terminal: bars, lines on stderr, and Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from flows.terminal import options
+from flows.terminal.progress import counted, tiles
+from pipeline.jobs.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    from pipeline.compute.cluster import Stop
+    from pipeline.jobs.upscale import UpscaleProgress
+
+
+class ShownProgress(Progress):
+    """Shows on stderr how far a run is."""
+
+    def counting(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Show a stage that counts."""
+        return counted(stage, unit)
+
+    def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
+        """Show tiles and megapixels."""
+        return tiles()
+
+    def replaces(self, items: int) -> None:
+        """Warn that pixels will be replaced."""
+        click.echo(
+            f"{items} pictures are of another model, spec or content and are made anew", err=True
+        )
+
+    def reruns(self, units: int, items: int) -> None:
+        """Say what a rerun will compute."""
+        click.echo(f"{units} tiles of {items} items to redo", err=True)
+
+
+class CommandProgress(ShownProgress):
+    """Shows how far the run of a command is, and stops it on Ctrl-C."""
+
+    def stopping(self) -> AbstractContextManager[Stop]:
+        """Let the first Ctrl-C (or SIGTERM) request a stop."""
+        return options.interruptible()

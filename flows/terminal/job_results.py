@@ -1,0 +1,131 @@
+"""How far a job is and what a run left behind, as lines for people or as JSON; and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.terminal import options
+from flows.terminal.failures import SHOWN, print_failures
+from flows.terminal.printing import visible
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.compute.outcomes import Failure
+    from pipeline.jobs.results import JobResult
+    from pipeline.jobs.status import JobStatus
+    from pipeline.storage.ledger import Note
+
+
+def end_with(result: JobResult, *, as_json: bool) -> None:
+    """Print what a run left behind, and exit with the code that says how it ended."""
+    if as_json:
+        options.print_json(result.to_json())
+    else:
+        print_counts(result.status, computed_units=result.computed_units)
+        remarks = () if result.ingestion is None else result.ingestion.remarks
+        print_what_is_wrong(result.status, more=result.later_failures, remarks=remarks)
+    sys.exit(exit_code(failed=not result.complete, stopped=result.stopped))
+
+
+def exit_code(*, failed: bool, stopped: bool) -> int:
+    """Return the code of a command that ended without an error of its own."""
+    if stopped:
+        return options.INTERRUPTED
+    return options.INCOMPLETE if failed else options.DONE
+
+
+def status_document(
+    status: JobStatus, runs: Sequence[dict[str, Any]], *, list_items: bool
+) -> dict[str, Any]:
+    """Return what ``upres status --json`` prints."""
+    document = status.to_json() | {"runs": list(runs)}
+    if list_items:
+        document["by_item"] = [
+            {
+                "item": count.item,
+                "state": status.item_state(count),
+                "done": count.done,
+                "failed": count.failed,
+                "pending": count.pending,
+            }
+            for count in status.counts
+        ]
+    return document
+
+
+def print_items(status: JobStatus) -> None:
+    """Print a line for each item, with its notes below it."""
+    notes: dict[str, list[str]] = {}
+    for note in status.notes:
+        notes.setdefault(note.item, []).append(f"{'':24}{note.stage}: {note.note}")
+    for count in status.counts:
+        click.echo(
+            f"{status.item_state(count):9} {count.done:>6}/{count.units:<6} {visible(count.item)}"
+        )
+        for line in notes.get(count.item, ()):
+            click.echo(visible(line))
+
+
+def print_counts(status: JobStatus, *, computed_units: int = 0) -> None:
+    """Print how many items and tiles are in each state."""
+    document = status.to_json()
+    for kind, name in (("items", "items"), ("units", "tiles")):
+        counts = ", ".join(f"{n} {state}" for state, n in document[kind].items() if n)
+        if counts:
+            click.echo(f"{name:6} {counts}")
+    if computed_units:
+        click.echo(f"{computed_units} tiles computed in this run")
+
+
+def print_what_is_wrong(
+    status: JobStatus, *, more: Sequence[Failure] = (), remarks: Sequence[str] = ()
+) -> None:
+    """Print failures, then what is gone, and last what is only to be known."""
+    from pipeline.jobs.status import vanished
+
+    print_failures([*status.failures, *more])
+    _print_gone(vanished(status))
+    for remark in remarks:
+        click.echo(visible(remark), err=True)
+    if status.notes:
+        lister = f"`upres status {status.folder} --items`" if status.upscales else "--json"
+        print_notes(status.notes, lister)
+
+
+def print_notes(notes: Sequence[Note], lister: str) -> None:
+    """Print how many notes there are, and what lists them."""
+    items = len({note.item for note in notes})
+    line = f"notes on what was not kept: {len(notes)}, on {items} items; {lister} lists them"
+    click.echo(visible(line), err=True)
+
+
+def print_why_nothing_is_redone(status: JobStatus, item: str) -> None:
+    """Say what to do where a rerun had nothing to compute."""
+    from pipeline.sources.name_forms import selects
+
+    items = status.items
+    names = {*(count.item for count in status.counts), *(c.stack for c in status.counts if c.stack)}
+    if not any(map(selects(item, lambda: names), names)):
+        click.echo(f"no item matches --item {visible(item)}", err=True)
+    if items["rejected"]:
+        click.echo(
+            "rejected files are not failed tiles: repair them, then run `upres upscale` again",
+            err=True,
+        )
+    if items["pending"]:
+        click.echo(
+            f"{items['pending']} items are pending, not failed: run `upres upscale` again", err=True
+        )
+
+
+def _print_gone(gone: Sequence[str]) -> None:
+    for item in gone[:SHOWN]:
+        click.echo(
+            f"  {visible(item)}: gone from the source; what was made of it is kept", err=True
+        )
+    if len(gone) > SHOWN:
+        click.echo(f"  and {len(gone) - SHOWN} more are gone from the source", err=True)

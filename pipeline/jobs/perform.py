@@ -1,0 +1,170 @@
+"""From a request to its result: what every caller starts, be it a command, a test or a benchmark.
+
+Each function opens what its request names, does the work, closes it again, and returns a value.
+Nothing is printed: `Progress` hears of the work on its way.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from pipeline.compute.cluster import connect
+from pipeline.jobs import stages
+from pipeline.jobs.ingest import run_ingest
+from pipeline.jobs.job import open_job
+from pipeline.jobs.plan import items_in
+from pipeline.jobs.progress import Progress
+from pipeline.jobs.results import JobResult, ScoreResult
+from pipeline.jobs.run import run_on
+from pipeline.jobs.status import read_status
+from pipeline.storage.ledger import Ledger
+from pipeline.storage.locks import hold, lock_and_ledger_beside
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.compute.cluster import ClusterSettings
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.request import (
+        ExportRequest,
+        IngestRequest,
+        RerunRequest,
+        ScoreRequest,
+        UpscaleRequest,
+    )
+    from pipeline.jobs.run import Run, Upscaling
+
+_SILENT = Progress()
+
+
+def ingest_archive(request: IngestRequest, progress: Progress = _SILENT) -> JobResult:
+    """Bring pictures into an archive that is no part of a job; its lock and ledger are beside it.
+
+    Raises:
+        UsageError: if the request cannot be.
+        JobBusyError: if another run writes the archive.
+    """
+    settings = request.cluster_settings()
+    request.check()
+    lock, ledger_path = lock_and_ledger_beside(request.archive)
+    with (
+        progress.stopping() as stop,
+        hold(lock, request.archive.resolve(), "upres ingest"),
+        closing(Ledger.open_file(ledger_path, job="ingest")) as ledger,
+    ):
+        with connect(settings) as client, progress.counting("ingest", "files") as report:
+            ingestion = run_ingest(
+                request.src,
+                archive_dir=request.archive,
+                ledger=ledger,
+                client=client,
+                names=request.names or "",
+                stop=stop,
+                report=report,
+            )
+        status = read_status(request.archive, ledger, upscales=False)
+    return JobResult(status=status, ingestion=ingestion, stopped=stop.requested)
+
+
+def upscale_job(request: UpscaleRequest, progress: Progress = _SILENT) -> JobResult:
+    """Do the main job: ingest, upscale, and where asked for score and export.
+
+    Raises:
+        UsageError, ModelError: if the request cannot be; nothing is made or computed then, unless
+            only the listed pictures show that an export would overwrite some of them.
+        JobBusyError: if another run holds the job.
+    """
+    computed, scored, exported = 0, None, None
+    with stages.open_stages(request, progress, command="upres upscale") as opened:
+        stop = opened.run.stop
+        ingestion = opened.ingest()
+        opened.check_export()
+        if not stop.requested:
+            computed = opened.upscale()
+        if request.reference is not None and not stop.requested:
+            scored = opened.score()
+        if not stop.requested:
+            exported = opened.export()
+        status = opened.run.status()
+    return JobResult(
+        status=status,
+        computed_units=computed,
+        ingestion=ingestion,
+        unscored=() if scored is None else scored.failures,
+        exported=exported,
+        stopped=stop.requested,
+    )
+
+
+def rerun_job(request: RerunRequest, progress: Progress = _SILENT) -> JobResult:
+    """Compute the failed units of a job again, as it was upscaled last, and no others.
+
+    Raises:
+        UsageError: if the request cannot be, or the job was never upscaled.
+        JobBusyError: if another run holds the job.
+    """
+    request.check()
+    job = open_job(request.job_dir)
+    computed = 0
+    with progress.stopping() as stop, run_on(job, "upres rerun", stop=stop) as run:
+        upscaling = _upscaling_again(run, request)
+        plan = run.plan_rerun(
+            upscaling, item=request.item, error=request.error, stale=request.stale
+        )
+        units = sum(len(part.tiles) for part in plan)
+        progress.reruns(units, sum(map(items_in, plan)))
+        if units:
+            settings = request.cluster_settings(device=upscaling.model.device)
+            with connect(settings) as client:
+                computed = stages.compute(
+                    plan, upscaling, run=run, client=client, progress=progress
+                )
+        status = run.status()
+    return JobResult(
+        status=status, computed_units=computed, planned_units=units, stopped=stop.requested
+    )
+
+
+def _upscaling_again(run: Run, request: RerunRequest) -> Upscaling:
+    """Return how a rerun upscales: as before, unless another model or backend is asked for."""
+    last = run.last_upscaling()
+    if request.stale:
+        return last.renewed(request.model, backend=request.backend)
+    return last if request.backend is None else last.asked_for(request.backend)
+
+
+def score_job(request: ScoreRequest, progress: Progress = _SILENT) -> ScoreResult:
+    """Score every tile of a job.
+
+    Raises:
+        UsageError: if the request cannot be.
+        JobBusyError: if another run holds the job.
+    """
+    job = open_job(request.job_dir)
+    with (
+        progress.stopping() as stop,
+        run_on(job, "upres score", stop=stop) as run,
+        connect(request.cluster_settings()) as client,
+    ):
+        return stages.score(
+            request.reference, names=request.names, run=run, client=client, progress=progress
+        )
+
+
+def export_job(
+    job_dir: Path, request: ExportRequest, settings: ClusterSettings, progress: Progress = _SILENT
+) -> ExportResult:
+    """Write the finished pictures of a job as files; workers start only if there is work.
+
+    Raises:
+        UsageError: if the folder is where the job reads.
+        JobBusyError: if another run holds the job.
+    """
+    job = open_job(job_dir)
+    with progress.stopping() as stop, run_on(job, "upres export", stop=stop) as run:
+        plan = run.plan_export(request)
+        if not plan.tasks:
+            return run.export(plan, None)
+        with connect(settings) as client:
+            return stages.export(plan, run=run, client=client, progress=progress)

@@ -1,0 +1,297 @@
+"""What is asked for, as values: the one way in for the command line, flows, tests and benchmarks.
+
+A request holds every option of its command under the name that the command line and the flow use,
+with its default and its help text, and refuses what cannot be. The command line reads both to print
+its help, so this module imports nothing heavy: what a check needs is imported by the check.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.constants import (
+    DEFAULT_LIMIT_S,
+    DEFAULT_MODEL,
+    DEFAULT_TILE_PX,
+    LEAST_LIMIT_S,
+    LEAST_TILE_PX,
+    MOST_LIMIT_S,
+    MOST_TILE_PX,
+)
+from pipeline.errors import UsageError
+from pipeline.jobs.export_names import CHOICES, SAME
+
+if TYPE_CHECKING:
+    from pipeline.compute.cluster import ClusterSettings
+    from pipeline.jobs.run import Upscaling
+
+
+def _asked(default: Any, help_text: str) -> Any:
+    """Return a field of a request: its default, and what the command line says of it."""
+    return field(default=default, metadata={"help": help_text})
+
+
+def help_of(request: type[Any], name: str) -> str:
+    """Return the help text of a field of a request."""
+    return str(next(f for f in fields(request) if f.name == name).metadata["help"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersRequest:
+    """Where the work runs."""
+
+    cluster: str = _asked(
+        "local", "Where to run: workers on this machine, or the address of a Dask scheduler."
+    )
+    workers: int | None = _asked(
+        None, "Worker processes of a local cluster.  [default: one per core, at most 8]"
+    )
+
+    def cluster_settings(self, *, device: str | None = None) -> ClusterSettings:
+        """Return the workers asked for; a network on `device` gets one for each of its GPUs.
+
+        Raises:
+            UsageError: if the options contradict each other, or there is no such device.
+        """
+        from pipeline.compute.cluster import ClusterSettings
+        from pipeline.compute.inference import gpus_of
+
+        gpus = 0 if device is None else gpus_of(device)
+        return ClusterSettings(address=self.cluster, workers=self.workers, gpus=gpus)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRequest:
+    """What is to be exported where, and what may be replaced or removed for it."""
+
+    out_dir: Path
+    format: str = SAME
+    overwrite: bool = _asked(
+        False, "Replace files that are in the way of an export and that this job did not write."
+    )
+    prune: bool = _asked(
+        False,
+        "Remove exported files whose pictures are gone from the source, unless somebody changed "
+        "them.",
+    )
+
+    def check(self) -> None:
+        """Refuse a format that does not exist.
+
+        Raises:
+            UsageError: then.
+        """
+        if self.format not in CHOICES:
+            raise UsageError(f"format is {self.format!r}, expected {', '.join(CHOICES)}")
+
+    @property
+    def root(self) -> Path:
+        """Return the folder by the one name that the ledger knows it by."""
+        return Path(os.path.realpath(self.out_dir))
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestRequest(WorkersRequest):
+    """Pictures to bring into an archive."""
+
+    src: str
+    archive: Path
+    names: str | None = None
+
+    def check(self) -> None:
+        """Refuse to make the archive of what is in it.
+
+        Raises:
+            UsageError: then.
+        """
+        from pipeline.sources.overlap import check_not_own_source
+
+        check_not_own_source(self.archive, src=self.src, what="archive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpscaleRequest(WorkersRequest):
+    """Everything asked of the main job: ingest, upscale, score, export."""
+
+    src: str
+    job_dir: Path
+    model: str = _asked(
+        DEFAULT_MODEL,
+        "Network or interpolation, by its name (`upres models` lists all) or its checkpoint file.",
+    )
+    names: str | None = _asked(
+        None, "Encoding of file names in a .zip or .tar that does not say it, such as cp932."
+    )
+    tile_px: int = _asked(DEFAULT_TILE_PX, "LR pixels of a tile's side.")
+    halo: str | int = _asked(
+        "auto", "LR pixels read around a tile; auto is the model's reach, so no seams."
+    )
+    device: str = _asked("auto", "Where the network runs.")
+    backend: str = _asked(
+        "auto",
+        "What computes the network; auto is openvino, which is faster, where it is installed and "
+        "the device is an x86 CPU.",
+    )
+    precision: str = _asked(
+        "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
+    )
+    limit_s: float = _asked(
+        DEFAULT_LIMIT_S,
+        "Seconds that one tile, or chunk of patches, may take before it counts as hanging.",
+    )
+    reference: str | None = _asked(
+        None, "Originals to score against: a folder, glob, .zip or .tar."
+    )
+    export_dir: Path | None = _asked(  # noqa: RUF009 - it is a field.
+        None, "Write the finished pictures as files below DIR."
+    )
+    file_format: str = _asked(
+        ExportRequest.format, "File format of the exported pictures; same is that of the source."
+    )
+    overwrite: bool = ExportRequest.overwrite
+    prune: bool = ExportRequest.prune
+    ledger: str | None = _asked(None, "Database of the ledger.  [default: SQLite in JOB]")
+
+    @property
+    def export(self) -> ExportRequest | None:
+        """Return what is to be exported, None where nothing is."""
+        if self.export_dir is None:
+            return None
+        return ExportRequest(
+            out_dir=self.export_dir,
+            format=self.file_format,
+            overwrite=self.overwrite,
+            prune=self.prune,
+        )
+
+    def check(self) -> None:
+        """Refuse what cannot be, before anything is made or computed.
+
+        Raises:
+            UsageError: if options contradict each other or are out of range, or the export would
+                be read by this run or the next one.
+            NoSourceError: if there is nothing at the source or at the reference.
+        """
+        from pipeline.sources.listing import check_source
+
+        self._check_export()
+        self.cluster_settings(device=self.device)
+        check_tile(self.tile_px)
+        check_halo(self.halo)
+        check_limit(self.limit_s)
+        check_source(self.src, names=self.names or "")
+        if self.reference is not None:
+            check_source(self.reference)
+
+    def _check_export(self) -> None:
+        from pipeline.sources.overlap import check_export_folder
+
+        export = self.export
+        if export is not None:
+            export.check()
+            check_export_folder(
+                export.out_dir, src=self.src, job_dir=self.job_dir, reference=self.reference
+            )
+        elif self.file_format != SAME:
+            raise UsageError(f"--format {self.file_format} goes with --export DIR; add that")
+        elif self.overwrite or self.prune:
+            option = "--overwrite" if self.overwrite else "--prune"
+            raise UsageError(f"{option} goes with --export DIR; add that")
+
+    def upscaling(self) -> Upscaling:
+        """Return how the pictures are upscaled; the model is loaded for it.
+
+        Raises:
+            ModelError: if the model is unknown or damaged, or needs a halo that is given.
+            UsageError: if tile, halo, precision, backend or device cannot be.
+        """
+        from pipeline.jobs.run import Upscaling
+        from pipeline.jobs.spec import make_spec
+        from pipeline.jobs.worker import ModelAddress
+
+        halo = self.halo if self.halo == "auto" else int(self.halo)
+        spec = make_spec(
+            self.model,
+            tile_px=self.tile_px,
+            halo=halo,
+            precision=self.precision,
+            device=self.device,
+            backend=self.backend,
+        )
+        return Upscaling(
+            spec=spec,
+            model=ModelAddress(name_or_file=self.model, device=self.device),
+            limit_s=self.limit_s,
+            halo=halo,
+            backend=self.backend,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RerunRequest(WorkersRequest):
+    """Which units of a job to compute again: those that failed, narrowed by `item` and `error`."""
+
+    job_dir: Path
+    item: str = _asked("*", "Only items whose id matches.")
+    error: str = _asked("", "Only failures that contain TEXT.")
+    stale: bool = _asked(False, "Also all units whose pixels are of another model or spec.")
+    model: str | None = _asked(None, "With --stale: upscale with this.  [default: as before]")
+    backend: str | None = _asked(
+        None,
+        "What computes the network; another than before needs --stale.  [default: as before]",
+    )
+
+    def check(self) -> None:
+        """Refuse options that contradict each other.
+
+        Raises:
+            UsageError: then.
+        """
+        if self.model is not None and not self.stale:
+            raise UsageError(f"--model {self.model} makes tiles stale; add --stale to redo them")
+        self.cluster_settings()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRequest(WorkersRequest):
+    """A job to score: against originals (`reference`), or else against its own LR input."""
+
+    job_dir: Path
+    reference: str | None = None
+    names: str | None = None
+
+
+def check_tile(tile_px: int) -> None:
+    """Refuse tiles of a side that is too small or too large.
+
+    Raises:
+        UsageError: then.
+    """
+    if not LEAST_TILE_PX <= tile_px <= MOST_TILE_PX:
+        raise UsageError(f"tile is {tile_px} px, expected {LEAST_TILE_PX} to {MOST_TILE_PX} px")
+
+
+def check_halo(halo: str | int) -> None:
+    """Refuse a halo that is neither ``auto`` nor a number of pixels.
+
+    Raises:
+        UsageError: then.
+    """
+    if halo != "auto" and not str(halo).isdecimal():
+        raise UsageError(f"halo is {halo!r}, expected auto or a number of pixels")
+
+
+def check_limit(limit_s: float) -> None:
+    """Refuse a time that no unit may take.
+
+    Raises:
+        UsageError: then.
+    """
+    if math.isnan(limit_s) or not LEAST_LIMIT_S <= limit_s <= MOST_LIMIT_S:
+        raise UsageError(
+            f"--time-limit is {limit_s}, expected {LEAST_LIMIT_S} to {MOST_LIMIT_S:.0f} seconds"
+        )

@@ -1,0 +1,64 @@
+"""What a run left behind, as values; how they are shown is the caller's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.jobs.score import ItemScores, scores_to_json
+
+if TYPE_CHECKING:
+    from pipeline.compute.outcomes import Failure
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.status import JobStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobResult:
+    """What a run left behind: how far its job is, and what became of each stage."""
+
+    status: JobStatus
+    computed_units: int = 0
+    ingestion: Ingestion | None = None
+    unscored: tuple[Failure, ...] = ()
+    exported: ExportResult | None = None
+    planned_units: int | None = None
+    """How many units a rerun was to compute."""
+    stopped: bool = False
+
+    @property
+    def later_failures(self) -> tuple[Failure, ...]:
+        """Return what scoring and exporting failed at, beside what the status says already."""
+        exported = () if self.exported is None else self.exported.failures
+        return tuple(f for f in (*self.unscored, *exported) if f.error != "NotDone")
+
+    @property
+    def complete(self) -> bool:
+        """Return whether everything was done that was asked for."""
+        return self.status.complete and not self.later_failures
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `ingest`, `upscale` and `rerun` print."""
+        document = self.status.to_json(computed_units=self.computed_units)
+        document["failures"] += [asdict(failure) for failure in self.later_failures]
+        if self.exported is not None:
+            document["export"] = self.exported.to_json()
+        if self.ingestion is not None:
+            document["left_out"] = self.ingestion.left_out.to_json()
+            document["remarks"] = list(self.ingestion.remarks)
+        return document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreResult:
+    """The scores of a job, and what could not be scored."""
+
+    scores: tuple[ItemScores, ...]
+    failures: tuple[Failure, ...]
+    stopped: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `score` prints."""
+        failures = [asdict(failure) for failure in self.failures]
+        return scores_to_json(self.scores) | {"failures": failures}

@@ -1,0 +1,163 @@
+"""The stages of the main job as a request asks for them: ingest, upscale, score, export.
+
+What belongs here: which options of a request go into which stage of a run, and what is said on the
+way. Not: the stages themselves (`run`), nor their order (`perform`, and the Prefect flow).
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.compute.cluster import ClusterSettings, address_of, connect
+from pipeline.jobs.job import open_job, started_job
+from pipeline.jobs.results import ScoreResult
+from pipeline.jobs.run import Run, part_of, run_on
+from pipeline.jobs.score import read_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.compute.cluster import Client
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.export_plan import ExportPlan
+    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.plan import Plan
+    from pipeline.jobs.progress import Progress
+    from pipeline.jobs.request import UpscaleRequest
+    from pipeline.jobs.run import Upscaling
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The stages of the main job as one request asks for them, each within a run on its job."""
+
+    request: UpscaleRequest
+    upscaling: Upscaling
+    run: Run
+    client: Client
+    progress: Progress
+
+    def address(self) -> RunAddress:
+        """Return where others find this run."""
+        return RunAddress(self.request, self.upscaling, self.run.id, address_of(self.client))
+
+    def ingest(self) -> Ingestion:
+        """Bring the source into the job's LR archive."""
+        request = self.request
+        with self.progress.counting("ingest", "files") as report:
+            return self.run.ingest(
+                request.src,
+                self.client,
+                report,
+                names=request.names or "",
+                skip=request.export_dir,
+            )
+
+    def check_export(self) -> None:
+        """Make sure that the export will not get in the way of the source, once that is known.
+
+        Raises:
+            UsageError: if it would.
+        """
+        if self.request.export is not None:
+            self.run.check_export(self.request.export)
+
+    def upscale(self) -> int:
+        """Compute every unit that is not done; return how many were."""
+        return compute(
+            self.run.plan(self.upscaling),
+            self.upscaling,
+            run=self.run,
+            client=self.client,
+            progress=self.progress,
+        )
+
+    def score(self) -> ScoreResult:
+        """Score every tile: against the reference, or else against the LR input."""
+        request = self.request
+        return score(
+            request.reference,
+            names=request.names,
+            run=self.run,
+            client=self.client,
+            progress=self.progress,
+        )
+
+    def export(self) -> ExportResult | None:
+        """Write the finished pictures as files, where that is asked for."""
+        if self.request.export is None:
+            return None
+        plan = self.run.plan_export(self.request.export)
+        return export(plan, run=self.run, client=self.client, progress=self.progress)
+
+
+@contextmanager
+def open_stages(request: UpscaleRequest, progress: Progress, *, command: str) -> Iterator[Stages]:
+    """Check a request, create or continue its job, hold it, and start its workers.
+
+    `command` is what the ledger and the lock call the run.
+
+    Raises:
+        UsageError, ModelError: if the request cannot be; nothing is made or computed then.
+        JobBusyError: if another run holds the job.
+    """
+    request.check()
+    upscaling = request.upscaling()
+    settings = request.cluster_settings(device=request.device)
+    with (
+        progress.stopping() as stop,
+        started_job(request.job_dir, source=request.src, ledger_url=request.ledger) as job,
+        run_on(job, command, stop=stop) as run,
+        connect(settings) as client,
+    ):
+        yield Stages(request, upscaling, run, client, progress)
+
+
+@dataclass(frozen=True, slots=True)
+class RunAddress:
+    """Where a stage that is started by itself finds the run that it is a part of."""
+
+    request: UpscaleRequest
+    upscaling: Upscaling
+    run_id: str
+    scheduler: str
+
+    @contextmanager
+    def join(self, progress: Progress) -> Iterator[Stages]:
+        """Join the run, which holds the job already, on its workers."""
+        with (
+            part_of(open_job(self.request.job_dir), self.run_id) as run,
+            connect(ClusterSettings(address=self.scheduler)) as client,
+        ):
+            yield Stages(self.request, self.upscaling, run, client, progress)
+
+
+def compute(
+    plan: Plan, upscaling: Upscaling, *, run: Run, client: Client, progress: Progress
+) -> int:
+    """Compute every unit of `plan`; return how many were."""
+    replaced = run.replaced(plan)
+    if replaced:
+        progress.replaces(replaced)
+    with progress.upscaling() as report:
+        return run.upscale(upscaling, plan, client, report)
+
+
+def score(
+    reference: str | None, *, names: str | None, run: Run, client: Client, progress: Progress
+) -> ScoreResult:
+    """Score every tile of the job; return all its scores."""
+    with progress.counting("score", "items") as report:
+        failures = run.score(reference, client, report, names=names or "")
+    scores = tuple(read_scores(run.ledger))
+    return ScoreResult(scores=scores, failures=tuple(failures), stopped=run.stop.requested)
+
+
+def export(
+    plan: ExportPlan, *, run: Run, client: Client | None, progress: Progress
+) -> ExportResult:
+    """Write the files of `plan`."""
+    with progress.counting("export", "items") as report:
+        return run.export(plan, client, report)
