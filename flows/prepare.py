@@ -29,17 +29,17 @@ from pipeline.dataset.prepare import (
 )
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import LedgerError, UsageError
-from pipeline.jobs.job import beside, locked, read_locked
-from pipeline.jobs.overlap import check_made_apart
 from pipeline.jobs.status import read_status
 from pipeline.recipes.files import recipe_names
 from pipeline.recipes.preparing import PrepareRecipe, load_prepare_recipe, says_colour
 from pipeline.reports.dataset_report import write_dataset_report
 from pipeline.reports.patch_preview import EXAMPLES, preview
+from pipeline.sources.overlap import check_made_apart
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
 from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
+from pipeline.storage.locks import hold, hold_to_read, lock_and_ledger_beside
 from pipeline.storage.own_files import check_own, is_dataset_report, is_signed_png, signed_png
 from pipeline.tables import idle_values
 
@@ -135,7 +135,7 @@ def run_prepare(
 ) -> tuple[dict[str, Any], str, int]:
     """Prepare a dataset; return what became of it as JSON and as text, and the exit code."""
     recipe = request.recipe
-    lock, ledger_path = beside(request.dataset_dir)
+    lock, ledger_path = lock_and_ledger_beside(request.dataset_dir)
     place = request.dataset_dir.resolve()
     check_apart(request.source, place, request.pairs.values())
     check_place(place)
@@ -147,7 +147,7 @@ def run_prepare(
     check_named(items, request.licences)
     _tell_unlicensed(items, request.licences)
     with (
-        locked(lock, place, "upres prepare"),
+        hold(lock, place, "upres prepare"),
         closing(Ledger.open_file(ledger_path, job=PICTURES)) as pictures,
         closing(Ledger.open_file(ledger_path, job=CHUNKS)) as chunks,
     ):
@@ -212,7 +212,7 @@ def report_dataset(folder: Path, *, out: Path | None = None) -> Path:
     dataset = Dataset.open(folder)
     if out is not None:
         check_own(out, is_dataset_report)
-    _, path = beside(folder)
+    _, path = lock_and_ledger_beside(folder)
     absent: list[tuple[str, str]] = []
     if path.exists():
         with (
@@ -265,7 +265,7 @@ def check_apart(source: str, place: Path, lr_sources: Iterable[str] = ()) -> Non
 def dataset_status(folder: Path, *, list_items: bool) -> tuple[dict[str, Any], str, int]:
     """Return how far a dataset is as JSON and as text, and the exit code."""
     dataset = Dataset.open(folder.resolve())
-    _, path = beside(folder)
+    _, path = lock_and_ledger_beside(folder)
     if not path.exists():
         raise LedgerError(f"{path} is missing; run `upres prepare` again, which makes it anew")
     with (
@@ -286,9 +286,9 @@ def export_dataset(
     folder: Path, out_dir: Path, cluster: ClusterSettings, *, overwrite: bool, stop: Stop
 ) -> tuple[int, list[Failure]]:
     """Write the patches of a dataset as files; return how many, and what was not written."""
-    lock, _ = beside(folder)
+    lock, _ = lock_and_ledger_beside(folder)
     with (
-        read_locked(lock, folder.resolve(), "upres export"),
+        hold_to_read(lock, folder.resolve(), "upres export"),
         connect(cluster) as client,
         counted("export", "patches") as report,
     ):

@@ -18,13 +18,13 @@ from pipeline.compute.cluster import ClusterSettings
 from pipeline.compute.inference import resolve_device
 from pipeline.dataset.prepare import dataset_spec
 from pipeline.errors import NoSourceError, RecipeError, SourceError, UsageError
-from pipeline.jobs.job import locked
 from pipeline.pictures.kinds import is_readable_name
 from pipeline.recipes.files import PREPARE, recipe_names
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.training import load_recipe
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
+from pipeline.storage.locks import hold
 from pipeline.training.loop import (
     BEST,
     LAST,
@@ -250,7 +250,7 @@ def _held(out_dir: Path, processes: Processes) -> Iterator[None]:
         yield
         return
     out_dir.mkdir(parents=True, exist_ok=True)
-    with locked(out_dir / LOCK, out_dir, "upres train"):
+    with hold(out_dir / LOCK, out_dir, "upres train"):
         yield
 
 

@@ -17,13 +17,13 @@ from pipeline.compute.cluster import ClusterSettings, address_of, connect
 from pipeline.compute.inference import gpus_of
 from pipeline.jobs.export_plan import ExportRequest
 from pipeline.jobs.job import create_job, open_job
-from pipeline.jobs.overlap import check_export_apart
 from pipeline.jobs.run import Upscaling, part_of, run_on
 from pipeline.jobs.score import read_scores, scores_to_json
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress
 from pipeline.reports.job_report import write_report
 from pipeline.sources.listing import check_source
+from pipeline.sources.overlap import check_export_apart
 
 
 @task

@@ -56,17 +56,17 @@ def ingest(
     from flows.terminal.progress import counted
     from pipeline.compute.cluster import ClusterSettings, connect
     from pipeline.jobs.ingest import run_ingest
-    from pipeline.jobs.job import beside, locked
-    from pipeline.jobs.overlap import check_not_read
     from pipeline.jobs.status import read_status
+    from pipeline.sources.overlap import check_not_read
     from pipeline.storage.ledger import Ledger
+    from pipeline.storage.locks import hold, lock_and_ledger_beside
 
     settings = ClusterSettings(address=cluster, workers=workers)
     check_not_read(archive, src=src, what="archive")
-    lock, path = beside(archive)
+    lock, path = lock_and_ledger_beside(archive)
     with (
         options.interruptible() as stop,
-        locked(lock, archive.resolve(), "upres ingest"),
+        hold(lock, archive.resolve(), "upres ingest"),
         closing(Ledger.open_file(path, job="ingest")) as ledger,
     ):
         with connect(settings) as client, counted("ingest", "files") as report:
@@ -142,11 +142,11 @@ def upscale(
     from pipeline.compute.inference import gpus_of
     from pipeline.jobs.export_plan import ExportRequest
     from pipeline.jobs.job import create_job
-    from pipeline.jobs.overlap import check_export_apart
     from pipeline.jobs.run import Upscaling, run_on
     from pipeline.jobs.spec import make_spec
     from pipeline.jobs.worker import ModelAddress
     from pipeline.sources.listing import check_source
+    from pipeline.sources.overlap import check_export_apart
 
     request = None
     if export_dir is not None:

@@ -22,7 +22,7 @@ from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.jobs.export_file import ExportTask
 from pipeline.jobs.export_names import folded, paths_of
 from pipeline.jobs.item_images import sr_image
-from pipeline.jobs.overlap import check_export_apart
+from pipeline.sources.overlap import check_export_apart
 from pipeline.storage.access import readers
 from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
 from pipeline.storage.places import Identity, identities

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import os
-import re
 import uuid
-from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
+from pipeline.errors import ArchiveError, LedgerError, UsageError
 from pipeline.storage.access import make_folder, readers
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.dataset import is_dataset
 from pipeline.storage.ledger import FILE_NAME, Ledger
-from pipeline.storage.own_files import check_own
+from pipeline.storage.locks import hold
 from pipeline.storage.places import is_inside
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
 DESCRIPTION = "job.json"
 LOCK = "lock"
-
-_HOLDER = re.compile(rb"\(pid \d+ on .*, since [-+:T\d]+\)\s*$")
-"""How the content of every lock ends: who holds it, or held it last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,86 +182,9 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     return open_job(folder)
 
 
-def held(job: Job, command: str) -> AbstractContextManager[None]:
-    """Hold the job for one run, as `locked` says."""
-    return locked(job.folder / LOCK, job.folder, command)
-
-
-@contextmanager
-def locked(lock: Path, what: Path, command: str) -> Iterator[None]:
-    """Hold `what` by the file `lock`: the lock goes with the process, however it ends.
-
-    Raises:
-        JobBusyError: if another process holds it; the message names that process and its start.
-        OccupiedError: if `lock` is not a file that upres wrote.
-    """
-    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(handle, 4096, 0).decode(errors="replace").strip() or "another run"
-            raise JobBusyError(f"{what} is held by {holder}; wait for it or stop it") from error
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        os.ftruncate(handle, 0)
-        host = os.uname().nodename
-        os.pwrite(handle, f"{command} (pid {os.getpid()} on {host}, since {started})".encode(), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def read_locked(lock: Path, what: Path, command: str) -> Iterator[None]:
-    """Hold `what` while it is read, as `locked`; where no lock can be written, none is needed.
-
-    On a read-only disk nobody writes; a lock of somebody else's, which may only be read, still
-    tells whether `what` is being written.
-
-    Raises:
-        JobBusyError: if another process holds it.
-    """
-    try:
-        os.close(os.open(lock, os.O_RDWR | os.O_CREAT, 0o644))
-    except OSError as error:
-        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise
-    else:
-        with locked(lock, what, command):
-            yield
-        return
-    handle = None
-    try:
-        with suppress(FileNotFoundError, PermissionError):
-            handle = os.open(lock, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise JobBusyError(f"{what} is being written; wait for it or stop it") from error
-    finally:
-        if handle is not None:
-            os.close(handle)
-
-
-def beside(folder: Path) -> tuple[Path, Path]:
-    """Return where lock and ledger of a Zarr store lie that is no job: beside it.
-
-    The folder that they lie in is made, if need be.
-
-    Raises:
-        UsageError: if no folder can be called so.
-    """
-    try:
-        # Resolved, as "." has no name that another one could stand beside.
-        store = folder.resolve()
-        str(store).encode()
-    except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that go in circles.
-        raise UsageError(f"{str(folder)!r} cannot be a folder ({error}); name another") from error
-    if not store.name:
-        raise UsageError(f"{store} has no name that files could stand beside; name a folder in it")
-    store.parent.mkdir(parents=True, exist_ok=True)
-    return store.with_name(f"{store.name}.lock"), store.with_name(f"{store.name}.{FILE_NAME}")
+def hold_job(job: Job, command: str) -> AbstractContextManager[None]:
+    """Hold a job for one run, as `hold` says."""
+    return hold(job.folder / LOCK, job.folder, command)
 
 
 def _file_url(folder: Path) -> str:

@@ -17,7 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.jobs.export import run_export
 from pipeline.jobs.export_plan import check_targets, plan_export
 from pipeline.jobs.ingest import Ingestion, adopt_archive, run_ingest
-from pipeline.jobs.job import held
+from pipeline.jobs.job import hold_job
 from pipeline.jobs.plan import ChunkPlan, plan_job
 from pipeline.jobs.score import run_score
 from pipeline.jobs.spec import UpscaleSpec, make_spec
@@ -326,7 +326,7 @@ def run_on(job: Job, command: str, *, stop: Stop | None = None) -> Iterator[Run]
     Raises:
         JobBusyError: if another run holds it.
     """
-    with held(job, command), closing(job.open_ledger()) as ledger:
+    with hold_job(job, command), closing(job.open_ledger()) as ledger:
         run = Run(job, ledger, uuid.uuid4().hex[:12], stop or Stop())
         ledger.start_run(run.id, command)
         outcome = "crashed"

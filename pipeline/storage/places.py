@@ -2,7 +2,7 @@
 
 One folder has many paths: symbolic links, bind mounts, a share that is mounted twice, names in
 another case. What belongs here: whether a path is the same folder as another one, or inside of it.
-Not: which places must be apart (`pipeline.jobs.overlap`).
+Not: which places must be apart (`pipeline.sources.overlap`).
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ import pytest
 from flows.terminal import options
 from models import checkpoint
 from pipeline.compute.cluster import Stop
-from pipeline.jobs.job import locked
 from pipeline.recipes.files import RECIPES_DIR, recipe_names
+from pipeline.storage.locks import hold
 
 if TYPE_CHECKING:
     from tests.conftest import Command, SavePicture, TakePhoto
@@ -251,7 +251,7 @@ def test_two_trainings_do_not_write_into_one_folder(
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with locked(out / "train.lock", out, "upres train"):
+    with hold(out / "train.lock", out, "upres train"):
         said = upres("train", patches, "--out", out, *SMALL)
     assert (said.code, said.err.count("\n")) == (1, 1)
     assert "is held by upres train (pid" in said.err

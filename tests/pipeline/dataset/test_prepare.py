@@ -611,10 +611,10 @@ def test_zarr_lists_the_arrays_without_a_warning(
 def test_a_dataset_that_is_held_is_not_prepared_twice_at_once(
     pictures: Path, tmp_path: Path, prepare: Prepare
 ) -> None:
-    from pipeline.jobs.job import beside, locked
+    from pipeline.storage.locks import hold, lock_and_ledger_beside
 
-    lock, _ = beside(tmp_path / "set")
-    with locked(lock, tmp_path / "set", "another"):
+    lock, _ = lock_and_ledger_beside(tmp_path / "set")
+    with hold(lock, tmp_path / "set", "another"):
         said = prepare(pictures, tmp_path / "set")
     assert said.code == 1
     assert "held by another" in said.err

@@ -16,7 +16,7 @@ import pytest
 import zarr
 
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
-from pipeline.jobs.job import DESCRIPTION, LOCK, create_job, held, open_job
+from pipeline.jobs.job import DESCRIPTION, LOCK, create_job, hold_job, open_job
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import FILE_NAME, INGESTED, ItemRow, Ledger
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from pipeline.jobs.job import held, open_job
-with held(open_job(Path(sys.argv[1])), "upres upscale photos"):
+from pipeline.jobs.job import hold_job, open_job
+with hold_job(open_job(Path(sys.argv[1])), "upres upscale photos"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -210,10 +210,10 @@ def test_a_second_process_is_kept_out_and_told_who_holds_the_job(tmp_path: Path)
     job = create_job(tmp_path, source="photos")
     with another_holder(tmp_path) as process:
         wanted = rf"upres upscale photos \(pid {process.pid} on {os.uname().nodename}, since 2"
-        with pytest.raises(JobBusyError, match=wanted), held(job, "upres score"):
+        with pytest.raises(JobBusyError, match=wanted), hold_job(job, "upres score"):
             pass
         # Being refused must not have taken the holder's name away.
-        with pytest.raises(JobBusyError, match=wanted), held(job, "upres score"):
+        with pytest.raises(JobBusyError, match=wanted), hold_job(job, "upres score"):
             pass
 
 
@@ -222,7 +222,7 @@ def test_a_holder_that_was_killed_holds_no_more(tmp_path: Path) -> None:
     with another_holder(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
-        with held(job, "upres score"):
+        with hold_job(job, "upres score"):
             assert "upres score" in (tmp_path / LOCK).read_text()
             assert "photos" not in (tmp_path / LOCK).read_text()
 
@@ -230,17 +230,17 @@ def test_a_holder_that_was_killed_holds_no_more(tmp_path: Path) -> None:
 def test_a_job_is_free_again_after_a_run_and_after_a_failed_one(tmp_path: Path) -> None:
     job = create_job(tmp_path, source="photos")
     for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), held(job, "one"):
+        with pytest.raises(error), hold_job(job, "one"):
             raise error
-    with held(job, "two"), pytest.raises(JobBusyError, match="two"), held(job, "three"):
+    with hold_job(job, "two"), pytest.raises(JobBusyError, match="two"), hold_job(job, "three"):
         pass
-    with held(job, "four"):
+    with hold_job(job, "four"):
         pass
 
 
 def test_two_jobs_do_not_exclude_each_other(tmp_path: Path) -> None:
     one, two = (create_job(tmp_path / n, source="photos") for n in "12")
-    with held(one, "a"), held(two, "b"):
+    with hold_job(one, "a"), hold_job(two, "b"):
         pass
 
 

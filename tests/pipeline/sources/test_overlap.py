@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.jobs.overlap import check_export_apart, check_made_apart, check_not_read, reads
+from pipeline.sources.overlap import check_export_apart, check_made_apart, check_not_read, reads
 from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:
