@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client, ClusterSettings, Stop
     from pipeline.compute.outcomes import Failure
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan, ExportRequest
     from pipeline.jobs.ingest import Ingestion
     from pipeline.jobs.job import Job
     from pipeline.jobs.plan import Plan
     from pipeline.jobs.run import Run, Upscaling
-    from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import Note
 
 
@@ -55,8 +55,8 @@ def ingest(
     """
     from flows.terminal.progress import counted
     from pipeline.compute.cluster import ClusterSettings, connect
+    from pipeline.compute.status import read_status
     from pipeline.jobs.ingest import run_ingest
-    from pipeline.jobs.status import read_status
     from pipeline.sources.overlap import check_not_read
     from pipeline.storage.ledger import Ledger
     from pipeline.storage.locks import hold, lock_and_ledger_beside
@@ -212,19 +212,14 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
 
     The exit code is 3 where items, tiles or chunks failed, and 0 otherwise.
     """
+    from pipeline.compute.status import read_status
     from pipeline.jobs.job import open_job
-    from pipeline.jobs.status import read_status
     from pipeline.storage.dataset import is_dataset
 
     if is_dataset(job_dir):
-        from flows.prepare import dataset_status
+        from flows.commands.datasets import print_status
 
-        document, text, code = dataset_status(job_dir, list_items=list_items)
-        if as_json:
-            options.print_json(document)
-        else:
-            click.echo(text)
-        sys.exit(code)
+        print_status(job_dir, list_items=list_items, as_json=as_json)
     job = open_job(job_dir)
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
@@ -388,8 +383,8 @@ def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
     JOB/report.html: figures, before and after, and a map of every tile's score.
     DATASET/about/report.html: splits, statistics, licences, and a sheet of patches.
     """
-    from flows.prepare import report_dataset
     from pipeline.jobs.job import open_job
+    from pipeline.reports.dataset_report import report_dataset
     from pipeline.reports.job_report import write_report
     from pipeline.storage.dataset import is_dataset
 
@@ -432,8 +427,9 @@ def export(
     An item with a tile that failed or is pending is not written, but listed. Of a DATASET each
     patch becomes PNG files below DIR/SPLIT/hr and DIR/SPLIT/lr_NAME, for other trainers.
     """
-    from flows.prepare import export_dataset
+    from flows.terminal.listening import Terminal
     from pipeline.compute.cluster import ClusterSettings
+    from pipeline.dataset.export import export_dataset
     from pipeline.jobs.export_plan import ExportRequest
     from pipeline.jobs.job import open_job
     from pipeline.storage.dataset import is_dataset
@@ -447,11 +443,12 @@ def export(
                 raise click.UsageError(f"--format is {file_format}, but patches are written as png")
             if prune:
                 raise click.UsageError("--prune is for jobs, not for datasets")
-            written, failures = export_dataset(
-                job_dir, out_dir, settings, overwrite=overwrite, stop=stop
+            patches = export_dataset(
+                job_dir, out_dir, settings, overwrite=overwrite, stop=stop, listener=Terminal()
             )
-            document["written"] = written
-            text = f"{written} patches written below {visible(str(out_dir))}"
+            failures = patches.failures
+            document["written"] = patches.written
+            text = f"{patches.written} patches written below {visible(str(out_dir))}"
         else:
             request = ExportRequest(
                 out_dir=out_dir, format=file_format, overwrite=overwrite, prune=prune
@@ -569,7 +566,7 @@ def _exit_code(failed: bool, stopped: bool) -> int:
 def _print_status(
     status: JobStatus, document: dict[str, Any], *, as_json: bool, more: Sequence[Failure] = ()
 ) -> None:
-    from pipeline.jobs.status import vanished
+    from pipeline.compute.status import vanished
 
     if as_json:
         options.print_json(document)

@@ -13,6 +13,7 @@ from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
 from pipeline.compute.cluster import Stop
 from pipeline.compute.inference import resolve_device
+from pipeline.compute.status import read_status
 from pipeline.errors import UsageError
 from pipeline.jobs.export import run_export
 from pipeline.jobs.export_plan import check_targets, plan_export
@@ -21,7 +22,6 @@ from pipeline.jobs.job import hold_job
 from pipeline.jobs.plan import ChunkPlan, plan_job
 from pipeline.jobs.score import run_score
 from pipeline.jobs.spec import UpscaleSpec, make_spec
-from pipeline.jobs.status import read_status
 from pipeline.jobs.upscale import (
     DEFAULT_LIMIT_S,
     adopt_shards,
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.compute.outcomes import Failure
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan, ExportRequest
     from pipeline.jobs.job import Job
     from pipeline.jobs.plan import Plan, UnitPlan
-    from pipeline.jobs.status import JobStatus
     from pipeline.jobs.upscale import UpscaleProgress
     from pipeline.storage.ledger import Ledger
 

@@ -97,16 +97,25 @@ def lock_and_ledger_beside(store: Path) -> tuple[Path, Path]:
     Raises:
         UsageError: if no folder can be called so.
     """
+    place = resolved_store(store)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place.with_name(f"{place.name}.lock"), place.with_name(f"{place.name}.{FILE_NAME}")
+
+
+def resolved_store(store: Path) -> Path:
+    """Return the path of a store with links followed: "." has no name to stand beside.
+
+    Raises:
+        UsageError: if no folder can be called so, or nothing could stand beside it.
+    """
     try:
-        # Resolved, as "." has no name that another one could stand beside.
         place = store.resolve()
         str(place).encode()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that go in circles.
         raise UsageError(f"{str(store)!r} cannot be a folder ({error}); name another") from error
     if not place.name:
         raise UsageError(f"{place} has no name that files could stand beside; name a folder in it")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place.with_name(f"{place.name}.lock"), place.with_name(f"{place.name}.{FILE_NAME}")
+    return place
 
 
 def _sign(handle: int, command: str) -> None:
