@@ -23,7 +23,7 @@ from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress
 from pipeline.reports.job_report import write_report
 from pipeline.sources.listing import check_source
-from pipeline.sources.overlap import check_export_apart
+from pipeline.sources.overlap import check_export_folder
 
 
 @task
@@ -122,7 +122,7 @@ def upscale_archive(
     """
     request = None
     if export_dir is not None:
-        check_export_apart(export_dir, src=src, job_dir=job_dir, reference=reference)
+        check_export_folder(export_dir, src=src, job_dir=job_dir, reference=reference)
         request = ExportRequest(
             out_dir=export_dir, format=file_format, overwrite=overwrite, prune=prune
         )

@@ -57,12 +57,12 @@ def ingest(
     from pipeline.compute.cluster import ClusterSettings, connect
     from pipeline.compute.status import read_status
     from pipeline.jobs.ingest import run_ingest
-    from pipeline.sources.overlap import check_not_read
+    from pipeline.sources.overlap import check_not_own_source
     from pipeline.storage.ledger import Ledger
     from pipeline.storage.locks import hold, lock_and_ledger_beside
 
     settings = ClusterSettings(address=cluster, workers=workers)
-    check_not_read(archive, src=src, what="archive")
+    check_not_own_source(archive, src=src, what="archive")
     lock, path = lock_and_ledger_beside(archive)
     with (
         options.interruptible() as stop,
@@ -146,11 +146,11 @@ def upscale(
     from pipeline.jobs.spec import make_spec
     from pipeline.jobs.worker import ModelAddress
     from pipeline.sources.listing import check_source
-    from pipeline.sources.overlap import check_export_apart
+    from pipeline.sources.overlap import check_export_folder
 
     request = None
     if export_dir is not None:
-        check_export_apart(export_dir, src=src, job_dir=job_dir, reference=reference)
+        check_export_folder(export_dir, src=src, job_dir=job_dir, reference=reference)
         request = ExportRequest(
             out_dir=export_dir, format=file_format, overwrite=overwrite, prune=prune
         )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.terminal import options
 from flows.terminal.printing import visible
+
+if TYPE_CHECKING:
+    from pipeline.training.run import TrainResult
 
 
 @click.command()
@@ -69,7 +72,7 @@ def train(
     checkpoints/, metrics.csv, curves.png, samples/, events/ for TensorBoard, recipe.toml as
     resolved, and state.safetensors for --resume.
     """
-    from flows.terminal.trainings import TrainTerminal, result_text
+    from flows.terminal.trainings import TrainTerminal
     from pipeline.reports.dataset_report import write_dataset_report
     from pipeline.training import run
     from pipeline.training.request import TrainRequest
@@ -91,13 +94,20 @@ def train(
         result = run.run_training(
             request, stop=stop, write_report=write_dataset_report, listener=TrainTerminal()
         )
-    if result.leads and as_json:
-        options.print_json(result.to_json())
-    elif result.leads:
-        click.echo(result_text(result))
-    if result.leads and not result.ended:
-        click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
+    if result.leads:
+        _print_result(result, as_json=as_json)
     sys.exit(options.DONE if result.ended else options.INTERRUPTED)
+
+
+def _print_result(result: TrainResult, *, as_json: bool) -> None:
+    from flows.terminal.trainings import result_text
+
+    if as_json:
+        options.print_json(result.to_json())
+    else:
+        click.echo(result_text(result))
+    if not result.ended:
+        click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
 
 
 @click.command()

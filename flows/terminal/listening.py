@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Terminal(Listener):
     """Shows progress and remarks on stderr."""
 
-    def counted(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    def counting(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """Show a bar, or a line every few seconds where stderr is not a terminal."""
         return counted(stage, unit)
 

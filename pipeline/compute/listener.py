@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 class Listener:
     """Hears how far work is, and what is worth knowing before its result; this one keeps silent."""
 
-    def counted(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    def counting(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
         """Return a context of a stage; it yields what hears of units ``(done, total)``."""
         return nullcontext(_ignore)
 

@@ -112,7 +112,7 @@ def export_dataset(
     with (
         hold_to_read(lock, folder.resolve(), "upres export"),
         connect(cluster) as client,
-        (listener or Listener()).counted("export", "patches") as count,
+        (listener or Listener()).counting("export", "patches") as count,
     ):
         written, failures = run_dataset_export(
             folder.resolve(),

@@ -13,7 +13,7 @@ from pipeline.dataset.splits import check_split, with_lists_read
 from pipeline.errors import UsageError
 from pipeline.recipes.files import recipe_names
 from pipeline.recipes.preparing import PrepareRecipe, load_prepare_recipe, says_colour
-from pipeline.sources.overlap import check_made_apart
+from pipeline.sources.overlap import check_outside_source
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.storage.locks import resolved_store
 
@@ -95,7 +95,7 @@ class PrepareRequest:
             UsageError: if it is, or is in, what is read at `source` or one of `lr_sources`.
         """
         for src in (self.source, *self.pairs.values()):
-            check_made_apart(self.place, src=src, what="dataset")
+            check_outside_source(self.place, src=src, what="dataset")
 
     def load_recipe(self) -> PrepareRecipe:
         """Return the recipe with its settings, as the dataset and the LR files have it.

@@ -96,8 +96,7 @@ def prepare_dataset(
     check_place(request.place)
     for line in idle_values(recipe):
         listener.remark(line)
-    originals = request.list_originals(scale=recipe.scale)
-    _check_licences(originals, licences, listener)
+    originals = _originals(request, recipe, licences, listener)
     with _opened(request, recipe, originals) as (dataset, ledgers):
         with connect(request.cluster) as client:
             preparation = Preparation(
@@ -131,20 +130,26 @@ def addresses(originals: Sequence[Original]) -> Iterator[str]:
         yield from (file.address for file in original.lr.values())
 
 
-def _check_licences(
-    originals: Listing[Original], licences: Mapping[str, str], listener: Listener
-) -> None:
-    """Refuse a list of licences that names no picture; remark on those that it leaves out.
+def _originals(
+    request: PrepareRequest,
+    recipe: PrepareRecipe,
+    licences: Mapping[str, str],
+    listener: Listener,
+) -> Listing[Original]:
+    """List the pictures; remark on those that a list of licences leaves out.
 
     Raises:
-        UsageError: if it names none.
+        SourceError: if there is nothing at a source.
+        UsageError: if the list names none of the pictures.
     """
+    originals = request.list_originals(scale=recipe.scale)
     items = [original.item for original in originals]
     check_named(items, licences)
     bare = [item for item in items if not licence_of(item, licences)]
     if licences and bare:
         # A mistyped name would be among them.
         listener.remark(f"no licence for {len(bare)} of {len(items)} pictures, such as {bare[0]}")
+    return originals
 
 
 @contextmanager
@@ -180,7 +185,7 @@ def _compute(
     listener: Listener,
 ) -> bool:
     """Survey the pictures and make what is missing; return whether the survey was finished."""
-    with listener.counted("survey", "pictures") as count:
+    with listener.counting("survey", "pictures") as count:
         surveyed = preparation.survey(
             request.source,
             originals,
@@ -189,7 +194,7 @@ def _compute(
             prune=request.prune,
             unchecked=bool(preparation.dataset.about.get(UNCHECKED)),
         )
-    with listener.counted("prepare", "chunks") as count:
+    with listener.counting("prepare", "chunks") as count:
         preparation.compute(originals, _of_finished(count), check=request.read_back)
     return surveyed
 

@@ -22,7 +22,7 @@ from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.jobs.export_file import ExportTask
 from pipeline.jobs.export_names import folded, paths_of
 from pipeline.jobs.item_images import sr_image
-from pipeline.sources.overlap import check_export_apart
+from pipeline.sources.overlap import check_export_folder
 from pipeline.storage.access import readers
 from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
 from pipeline.storage.places import Identity, identities
@@ -136,7 +136,7 @@ def check_targets(
             this or another name of the place.
     """
     request.check()
-    check_export_apart(request.out_dir, src=source, job_dir=job.folder)
+    check_export_folder(request.out_dir, src=source, job_dir=job.folder)
     targets, originals = _likely_targets(rows, request), _Originals(rows)
     for path in filter(_has_other_names, targets):
         originals.check(path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 
-def check_export_apart(
+def check_export_folder(
     out_dir: Path, *, src: str | None, job_dir: Path, reference: str | None = None
 ) -> None:
     """Refuse to export where the next run would read, or where an archive keeps its pixels.
@@ -61,7 +61,7 @@ def check_export_apart(
         )
 
 
-def check_made_apart(place: Path, *, src: str, what: str) -> None:
+def check_outside_source(place: Path, *, src: str, what: str) -> None:
     """Refuse to make `what` (an archive, a dataset) among the pictures that it is made of.
 
     Raises:
@@ -76,10 +76,10 @@ def check_made_apart(place: Path, *, src: str, what: str) -> None:
             f"{what} {place} is in the source {src}, where the pictures are; name a folder outside "
             "of it"
         )
-    check_not_read(place, src=src, what=what)
+    check_not_own_source(place, src=src, what=what)
 
 
-def check_not_read(place: Path, *, src: str, what: str) -> None:
+def check_not_own_source(place: Path, *, src: str, what: str) -> None:
     """Refuse to make `what` (an archive, a dataset) of what is in it already.
 
     Raises:

@@ -14,7 +14,7 @@ from pipeline.pictures.kinds import is_readable_name
 from pipeline.recipes.files import PREPARE, recipe_names
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.training import load_recipe
-from pipeline.sources.overlap import check_made_apart
+from pipeline.sources.overlap import check_outside_source
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.tables import nearest
 from pipeline.training.loop import BEST, LAST, RECIPE, STATE, check_folder
@@ -123,7 +123,7 @@ class TrainRequest:
                     "was prepared already; leave it out, or name the pictures"
                 )
         elif not self.resume:
-            check_made_apart(self.out_dir.resolve(), src=self.source, what="dataset")
+            check_outside_source(self.out_dir.resolve(), src=self.source, what="dataset")
         check_folder(self.out_dir, resume=self.resume)
         if not self.resume:
             _check_own_files(self.out_dir)

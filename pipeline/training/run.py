@@ -99,9 +99,7 @@ def run_training(
         KeyboardInterrupt: if a stop came before the pictures were prepared.
     """
     listener = listener or TrainListener()
-    if request.begins_after_all:
-        listener.remark(f"{request.out_dir} has made no step yet: it begins")
-        request = replace(request, resume=False)
+    request = _begun(request, listener)
     recipe, files = _checked(request, listener)
     with joined(resolve_device(request.device)) as processes, _held(request.out_dir, processes):
         path, rejected = _dataset(request, processes, stop, write_report, listener)
@@ -109,7 +107,7 @@ def run_training(
         if processes.leads:
             close_samples(request.out_dir, path)
         patches = {name: split["patches"] for name, split in dataset.statistics().items()}
-        with listener.counted("train", "steps") as count:
+        with listener.counting("train", "steps") as count:
             end = train(
                 dataset,
                 recipe,
@@ -127,9 +125,7 @@ def run_training(
         of_steps=end.steps,
         dataset=path,
         patches=patches,
-        lr_versions=[chain.name for chain in recipe.fresh]
-        or recipe.lr_versions
-        or dataset.spec.degradations,
+        lr_versions=_lr_versions(recipe, dataset),
         rejected=rejected,
         leads=processes.leads,
     )
@@ -141,6 +137,19 @@ def close_samples(out_dir: Path, dataset_dir: Path) -> None:
     if allowed != EVERYONE:
         make_folder(out_dir / SAMPLES, allowed)
         close_to(out_dir / SAMPLES, allowed)
+
+
+def _begun(request: TrainRequest, listener: Listener) -> TrainRequest:
+    """Return the request that begins what it is to go on with, if that made no step yet."""
+    if not request.begins_after_all:
+        return request
+    listener.remark(f"{request.out_dir} has made no step yet: it begins")
+    return replace(request, resume=False)
+
+
+def _lr_versions(recipe: TrainRecipe, dataset: Dataset) -> Sequence[str]:
+    fresh = [chain.name for chain in recipe.fresh]
+    return fresh or recipe.lr_versions or dataset.spec.degradations
 
 
 def _checked(request: TrainRequest, listener: Listener) -> tuple[TrainRecipe, FeatureFiles]:

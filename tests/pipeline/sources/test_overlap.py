@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import UsageError
-from pipeline.sources.overlap import check_export_apart, check_made_apart, check_not_read, reads
+from pipeline.sources.overlap import (
+    check_export_folder,
+    check_not_own_source,
+    check_outside_source,
+    reads,
+)
 from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:
@@ -29,7 +34,7 @@ def photos(tmp_path: Path) -> Path:
 
 def refused(out: Path, src: object, job: Path | None = None, reference: str | None = None) -> bool:
     try:
-        check_export_apart(
+        check_export_folder(
             out, src=str(src), job_dir=job or out.parent / "the job", reference=reference
         )
     except UsageError:
@@ -160,23 +165,25 @@ def test_a_folder_that_the_source_links_to_is_refused(photos: Path, tmp_path: Pa
 def test_a_dataset_is_not_made_among_its_pictures(photos: Path, tmp_path: Path) -> None:
     for place in (photos / "set", photos):
         with pytest.raises(UsageError, match="is in the source"):
-            check_made_apart(place, src=str(photos), what="dataset")
-    check_made_apart(tmp_path / "set", src=str(photos), what="dataset")
-    check_made_apart(tmp_path, src=str(photos), what="dataset")
+            check_outside_source(place, src=str(photos), what="dataset")
+    check_outside_source(tmp_path / "set", src=str(photos), what="dataset")
+    check_outside_source(tmp_path, src=str(photos), what="dataset")
     (tmp_path / "alias").symlink_to(photos)
     with pytest.raises(UsageError, match="is in the source"):
-        check_made_apart(tmp_path / "alias" / "set", src=str(photos), what="dataset")
+        check_outside_source(tmp_path / "alias" / "set", src=str(photos), what="dataset")
 
 
 def test_an_archive_is_not_made_of_what_is_in_it(photos: Path, tmp_path: Path) -> None:
     Archive.open_or_create(tmp_path / "a.zarr")
     (tmp_path / "a.zarr" / "x").mkdir()
     with pytest.raises(UsageError, match="is in it"):
-        check_not_read(tmp_path / "a.zarr", src=str(tmp_path / "a.zarr" / "x"), what="archive")
+        check_not_own_source(
+            tmp_path / "a.zarr", src=str(tmp_path / "a.zarr" / "x"), what="archive"
+        )
     with pytest.raises(UsageError, match="is the archive"):
-        check_not_read(photos, src=str(photos), what="archive")
-    check_not_read(tmp_path / "new.zarr", src=str(photos), what="archive")
-    check_not_read(photos / "new.zarr", src=str(photos), what="archive")
+        check_not_own_source(photos, src=str(photos), what="archive")
+    check_not_own_source(tmp_path / "new.zarr", src=str(photos), what="archive")
+    check_not_own_source(photos / "new.zarr", src=str(photos), what="archive")
 
 
 def test_a_source_that_is_not_there_reads_nothing(tmp_path: Path) -> None:
