@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import JobBusyError
-from pipeline.jobs.job import create_job, held, open_job
+from pipeline.jobs.job import create_job, hold_job, open_job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -628,11 +628,11 @@ def test_a_job_that_is_held_says_by_whom(
     upres: Command, cluster: tuple[str, str], source: Path, job: Path
 ) -> None:
     upres("upscale", source, job, *BICUBIC, *cluster)
-    with held(open_job(job), "upres upscale"):
+    with hold_job(open_job(job), "upres upscale"):
         said = upres("upscale", source, job, *BICUBIC, *cluster)
         assert_one_line(said, 1, f"upres upscale (pid {os.getpid()}")
         assert upres("status", job).code == 0
-        with pytest.raises(JobBusyError), held(open_job(job), "third"):
+        with pytest.raises(JobBusyError), hold_job(open_job(job), "third"):
             pass
 
 
