@@ -19,8 +19,10 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.rig import photographs
-from flows.prepare import PrepareOptions, PrepareRequest, run_prepare
 from pipeline.compute.cluster import ClusterSettings, Stop
+from pipeline.dataset.request import PrepareRequest
+from pipeline.dataset.run import prepare_dataset
+from pipeline.reports.dataset_report import write_dataset_report
 from pipeline.storage.dataset import Dataset
 
 PATCH, SCALE = 96, 4
@@ -72,14 +74,16 @@ def ours(pictures: Path, out: Path, stride: int, processes: int) -> tuple[int, f
     recipe = out.with_suffix(".toml")
     recipe.write_text(RECIPE.replace("STRIDE", str(stride)))
     began = time.perf_counter()
-    request = PrepareRequest.of(
-        str(pictures), out, recipe=str(recipe), settings=(), lr_sources=(), licence=None
+    request = PrepareRequest(
+        source=str(pictures),
+        dataset_dir=out,
+        recipe=str(recipe),
+        cluster=ClusterSettings(workers=processes),
     )
-    settings = ClusterSettings(workers=processes)
-    document, _, code = run_prepare(request, settings, stop=Stop(), how=PrepareOptions())
+    result = prepare_dataset(request, stop=Stop(), write_report=write_dataset_report)
     seconds = time.perf_counter() - began
-    if code:
-        raise SystemExit(f"the run failed: {document['failures'][:3]}")
+    if not result.status.complete:
+        raise SystemExit(f"the run failed: {result.status.failures[:3]}")
     return len(Dataset.open(out)), seconds
 
 

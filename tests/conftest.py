@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.job import Job
-    from pipeline.jobs.status import JobStatus
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several of these share the cores, and torch's threads wait for each other by spinning.

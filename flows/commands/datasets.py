@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from flows.terminal import options
+
+if TYPE_CHECKING:
+    from pipeline.dataset.request import PrepareRequest
+    from pipeline.dataset.run import PrepareResult
 
 
 @click.command()
@@ -69,29 +74,79 @@ def prepare(
     Zarr group, is created or continued: what is there already is not made again. What became of
     each picture is kept beside it, in DATASET.ledger.sqlite.
     """
-    from flows.prepare import PrepareOptions, PrepareRequest, preview_dataset, run_prepare
     from pipeline.compute.cluster import ClusterSettings
+    from pipeline.dataset.request import PrepareRequest
 
-    request = PrepareRequest.of(
-        src,
-        dataset_dir,
+    request = PrepareRequest(
+        source=src,
+        dataset_dir=dataset_dir,
         recipe=recipe,
         settings=settings,
         lr_sources=lr_sources,
         licence=licence,
         names=names or "",
+        read_back=check,
+        prune=prune,
+        unchecked=unchecked,
+        limit_s=limit_s,
+        cluster=ClusterSettings(address=cluster, workers=workers),
     )
-    if preview and (check or prune):
+    if not preview:
+        _prepare(request, as_json=as_json)
+    elif check or prune:
         raise click.UsageError("--preview prepares nothing, so --check and --prune do nothing")
-    if preview:
-        document, text, code = preview_dataset(request, unchecked=unchecked)
     else:
-        with options.interruptible() as stop:
-            cluster_settings = ClusterSettings(address=cluster, workers=workers)
-            how = PrepareOptions(check=check, prune=prune, limit_s=limit_s, unchecked=unchecked)
-            document, text, code = run_prepare(request, cluster_settings, stop=stop, how=how)
+        _preview(request, as_json=as_json)
+
+
+def _prepare(request: PrepareRequest, *, as_json: bool) -> NoReturn:
+    from flows.terminal.datasets import result_text, show_failures
+    from flows.terminal.listening import Terminal
+    from pipeline.dataset import run
+    from pipeline.reports.dataset_report import write_dataset_report
+
+    with options.interruptible() as stop:
+        result = run.prepare_dataset(
+            request, stop=stop, write_report=write_dataset_report, listener=Terminal()
+        )
+    show_failures(result.status, result.remarks)
     if as_json:
-        options.print_json(document)
+        options.print_json(result.to_json())
     else:
-        click.echo(text)
-    sys.exit(code)
+        click.echo(result_text(result))
+    sys.exit(_exit_code(result))
+
+
+def _exit_code(result: PrepareResult) -> int:
+    if result.interrupted:
+        return options.INTERRUPTED
+    if not result.has_patches:
+        return options.FAILED
+    return options.DONE if result.status.complete else options.INCOMPLETE
+
+
+def _preview(request: PrepareRequest, *, as_json: bool) -> NoReturn:
+    from flows.terminal.datasets import preview_text, show_broken
+    from pipeline.reports.patch_preview import preview_dataset
+
+    result = preview_dataset(request)
+    show_broken(result)
+    if as_json:
+        options.print_json(result.to_json())
+    else:
+        click.echo(preview_text(result))
+    sys.exit(options.INCOMPLETE if result.broken else options.DONE)
+
+
+def print_status(folder: Path, *, list_items: bool, as_json: bool) -> NoReturn:
+    """Print how far a dataset is, and exit with the code that says it."""
+    from flows.terminal.datasets import show_failures, status_document, status_text
+    from pipeline.dataset.status import read_dataset_status
+
+    status = read_dataset_status(folder)
+    show_failures(status)
+    if as_json:
+        options.print_json(status_document(status, list_items=list_items))
+    else:
+        click.echo(status_text(status, list_items=list_items))
+    sys.exit(options.DONE if status.complete else options.INCOMPLETE)

@@ -86,25 +86,16 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     from pipeline.storage.dataset import is_dataset
 
     if is_dataset(job_dir):
-        _end_with_dataset(job_dir, list_items=list_items, as_json=as_json)
+        from flows.commands.datasets import print_status
+
+        print_status(job_dir, list_items=list_items, as_json=as_json)
     _end_with_job(job_dir, list_items=list_items, as_json=as_json)
-
-
-def _end_with_dataset(dataset_dir: Path, *, list_items: bool, as_json: bool) -> None:
-    from flows.prepare import dataset_status
-
-    document, text, code = dataset_status(dataset_dir, list_items=list_items)
-    if as_json:
-        options.print_json(document)
-    else:
-        click.echo(text)
-    sys.exit(code)
 
 
 def _end_with_job(job_dir: Path, *, list_items: bool, as_json: bool) -> None:
     from flows.terminal import job_results
+    from pipeline.compute.status import read_status
     from pipeline.jobs.job import open_job
-    from pipeline.jobs.status import read_status
 
     job = open_job(job_dir)
     with closing(job.open_ledger_to_read()) as ledger:

@@ -18,13 +18,16 @@ def models(name: str | None, as_json: bool) -> None:
 
     Some come with their weights; the others are recipes that `upres train` trains.
     """
-    from flows.models import describe, sheet, table
+    from flows.terminal.model_table import model_sheet, model_table
+    from pipeline.training import catalogue
 
     if name is not None:
-        document: Any = describe(name)
-        text = sheet(document)
+        entry = catalogue.describe_model(name)
+        document: Any = entry.to_json()
+        text = model_sheet(entry)
     else:
-        document, text = table()
+        entries = catalogue.list_models()
+        document, text = [entry.to_json() for entry in entries], model_table(entries)
     if as_json:
         options.print_json(document)
     else:

@@ -65,8 +65,8 @@ def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
     JOB/report.html: figures, before and after, and a map of every tile's score.
     DATASET/about/report.html: splits, statistics, licences, and a sheet of patches.
     """
-    from flows.prepare import report_dataset
     from pipeline.jobs.job import open_job
+    from pipeline.reports.dataset_report import report_dataset
     from pipeline.reports.job_report import write_report
     from pipeline.storage.dataset import is_dataset
 
@@ -135,7 +135,8 @@ def _export_job(
 def _export_dataset(
     dataset_dir: Path, request: ExportRequest, workers: WorkersRequest, *, as_json: bool
 ) -> NoReturn:
-    from flows.prepare import export_dataset
+    from flows.terminal.listening import Terminal
+    from pipeline.dataset.export import export_dataset
 
     if request.format not in (SAME, "png"):
         raise click.UsageError(f"--format is {request.format}, but patches are written as png")
@@ -143,13 +144,18 @@ def _export_dataset(
         raise click.UsageError("--prune is for jobs, not for datasets")
     settings, out_dir = workers.cluster_settings(), request.out_dir
     with options.interruptible() as stop:
-        written, failures = export_dataset(
-            dataset_dir, out_dir, settings, overwrite=request.overwrite, stop=stop
+        exported = export_dataset(
+            dataset_dir,
+            out_dir,
+            settings,
+            overwrite=request.overwrite,
+            stop=stop,
+            listener=Terminal(),
         )
     if not as_json:
-        click.echo(f"{written} patches written below {visible(str(out_dir))}")
-    document = {"job": str(dataset_dir), "dir": str(out_dir), "written": written}
-    _end(document, failures, stopped=stop.requested, as_json=as_json)
+        click.echo(f"{exported.written} patches written below {visible(str(out_dir))}")
+    document = {"job": str(dataset_dir), "dir": str(out_dir), "written": exported.written}
+    _end(document, exported.failures, stopped=stop.requested, as_json=as_json)
 
 
 def _end(

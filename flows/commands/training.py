@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.terminal import options
 from flows.terminal.printing import visible
+
+if TYPE_CHECKING:
+    from pipeline.training.run import TrainResult
 
 
 @click.command()
@@ -68,28 +72,42 @@ def train(
     checkpoints/, metrics.csv, curves.png, samples/, events/ for TensorBoard, recipe.toml as
     resolved, and state.safetensors for --resume.
     """
-    from flows.train import TrainRequest, run_training, sheet
+    from flows.terminal.trainings import TrainTerminal
+    from pipeline.reports.dataset_report import write_dataset_report
+    from pipeline.training import run
+    from pipeline.training.request import TrainRequest
 
+    # What is worth a warning on the way comes by logging, and in all processes of a training.
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
     request = TrainRequest(
-        source=src, recipe=recipe, settings=settings, out_dir=out_dir, resume=resume
+        source=src,
+        out_dir=out_dir,
+        recipe=recipe,
+        settings=settings,
+        features=features,
+        device=device,
+        readers=readers,
+        memory=memory,
+        resume=resume,
     )
     with options.interruptible() as stop:
-        document, leads = run_training(
-            request,
-            features=features,
-            device=device,
-            workers=readers,
-            memory=memory,
-            stop=stop,
+        result = run.run_training(
+            request, stop=stop, write_report=write_dataset_report, listener=TrainTerminal()
         )
-    ended = document["steps"] == document["of_steps"]
-    if leads and as_json:
-        options.print_json(document)
-    elif leads:
-        click.echo(sheet(document))
-    if leads and not ended:
+    if result.leads:
+        _print_result(result, as_json=as_json)
+    sys.exit(options.DONE if result.ended else options.INTERRUPTED)
+
+
+def _print_result(result: TrainResult, *, as_json: bool) -> None:
+    from flows.terminal.trainings import result_text
+
+    if as_json:
+        options.print_json(result.to_json())
+    else:
+        click.echo(result_text(result))
+    if not result.ended:
         click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
-    sys.exit(options.DONE if ended else options.INTERRUPTED)
 
 
 @click.command()
@@ -137,18 +155,18 @@ def evaluate(
     # A checkpoint bears the name of its recipe, as the shipped weights do.
     shown = visible(name if name.startswith(model) else f"{model} ({name})")
     click.echo(f"{shown}, x{document['scale']}, {document['precision']}, {document['backend']}")
-    for found in document["sets"]:
-        click.echo(_set_scores(found))
+    for scores in document["sets"]:
+        click.echo(_set_scores(scores))
 
 
-def _set_scores(found: dict[str, Any]) -> str:
-    psnr = "infinite" if found["psnr_y"] is None else f"{found['psnr_y']:.3f} dB"
-    words = [f"{visible(found['name']):16} {found['images']:>4} pictures", f"PSNR-Y {psnr}"]
-    words.append(f"SSIM-Y {found['ssim_y']:.4f}")
-    if found["lpips"] is not None:
-        words.append(f"LPIPS {found['lpips']:.4f}")
-    if found["equal"]:
-        words.append(f"({found['equal']} equal to HR, left out of PSNR)")
-    if found["left_out"]:
-        words.append(f"({sum(found['left_out'].values())} files that are not pictures left out)")
+def _set_scores(scores: dict[str, Any]) -> str:
+    psnr = "infinite" if scores["psnr_y"] is None else f"{scores['psnr_y']:.3f} dB"
+    words = [f"{visible(scores['name']):16} {scores['images']:>4} pictures", f"PSNR-Y {psnr}"]
+    words.append(f"SSIM-Y {scores['ssim_y']:.4f}")
+    if scores["lpips"] is not None:
+        words.append(f"LPIPS {scores['lpips']:.4f}")
+    if scores["equal"]:
+        words.append(f"({scores['equal']} equal to HR, left out of PSNR)")
+    if scores["left_out"]:
+        words.append(f"({sum(scores['left_out'].values())} files that are not pictures left out)")
     return "  ".join(words)

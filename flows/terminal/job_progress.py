@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.terminal import options
-from flows.terminal.progress import counted, tiles
+from flows.terminal.listening import Terminal
+from flows.terminal.progress import tiles
 from pipeline.jobs.progress import Progress
 
 if TYPE_CHECKING:
@@ -18,12 +19,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.upscale import UpscaleProgress
 
 
-class ShownProgress(Progress):
+class ShownProgress(Terminal, Progress):
     """Shows on stderr how far a run is."""
-
-    def counting(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Show a stage that counts."""
-        return counted(stage, unit)
 
     def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
         """Show tiles and megapixels."""
@@ -32,7 +29,8 @@ class ShownProgress(Progress):
     def replaces(self, items: int) -> None:
         """Warn that pixels will be replaced."""
         click.echo(
-            f"{items} pictures are of another model, spec or content and are made anew", err=True
+            f"{items} pictures were made from another model, spec or content, and are recomputed",
+            err=True,
         )
 
     def reruns(self, units: int, items: int) -> None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.compute.outcomes import Failure
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.results import JobResult
-    from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import Note
 
 
@@ -85,7 +85,7 @@ def print_what_is_wrong(
     status: JobStatus, *, more: Sequence[Failure] = (), remarks: Sequence[str] = ()
 ) -> None:
     """Print failures, then what is gone, and last what is only to be known."""
-    from pipeline.jobs.status import vanished
+    from pipeline.compute.status import vanished
 
     print_failures([*status.failures, *more])
     _print_gone(vanished(status))

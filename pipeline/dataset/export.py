@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.compute.cluster import Stop, submit_windowed
+from pipeline.compute.cluster import ClusterSettings, Stop, connect, submit_windowed
+from pipeline.compute.listener import Listener
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import OccupiedError, UpresError, UsageError
 from pipeline.pictures.files import encode_picture
@@ -27,6 +28,7 @@ from pipeline.pictures.picture import Picture
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic
 from pipeline.storage.dataset import Dataset
+from pipeline.storage.locks import hold_to_read, lock_and_ledger_beside
 from pipeline.storage.manifest import NO_PATCH, SPLITS
 from pipeline.storage.places import is_inside
 
@@ -84,6 +86,45 @@ def check_apart(dataset_dir: Path, *, out_dir: Path) -> None:
             f"{out_dir} and the dataset {dataset_dir} lie in each other, expected folders apart; "
             "export into another folder"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedPatches:
+    """How many patches were written, and what was not, with the reason."""
+
+    written: int
+    failures: tuple[Failure, ...]
+
+
+def export_dataset(
+    folder: Path,
+    out_dir: Path,
+    cluster: ClusterSettings,
+    *,
+    overwrite: bool,
+    stop: Stop,
+    listener: Listener | None = None,
+) -> ExportedPatches:
+    """Write the patches of a dataset as files, as `run_dataset_export`, while none are made.
+
+    Raises:
+        JobBusyError: if the dataset is being prepared.
+    """
+    lock, _ = lock_and_ledger_beside(folder)
+    with (
+        hold_to_read(lock, folder.resolve(), "upres export"),
+        connect(cluster) as client,
+        (listener or Listener()).counting("export", "patches") as count,
+    ):
+        written, failures = run_dataset_export(
+            folder.resolve(),
+            out_dir=out_dir,
+            client=client,
+            overwrite=overwrite,
+            stop=stop,
+            report=count,
+        )
+    return ExportedPatches(written, tuple(failures))
 
 
 def run_dataset_export(

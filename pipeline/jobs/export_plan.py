@@ -30,9 +30,9 @@ from pipeline.storage.places import Identity, identities
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.job import Job
     from pipeline.jobs.request import ExportRequest
-    from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import ItemRow, Ledger
 
 RULES = 2

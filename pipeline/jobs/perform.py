@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import connect
+from pipeline.compute.status import read_status
 from pipeline.jobs import stages
 from pipeline.jobs.ingest import run_ingest
 from pipeline.jobs.job import open_job
@@ -17,7 +18,6 @@ from pipeline.jobs.plan import items_in
 from pipeline.jobs.progress import Progress
 from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
-from pipeline.jobs.status import read_status
 from pipeline.storage.ledger import Ledger
 from pipeline.storage.locks import hold, lock_and_ledger_beside
 

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import Stop
+from pipeline.compute.listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,19 +15,12 @@ if TYPE_CHECKING:
     from pipeline.jobs.upscale import UpscaleProgress
 
 
-class Progress:
+class Progress(Listener):
     """Says nothing and never stops a run. A caller that wants more overrides what it needs."""
 
     def stopping(self) -> AbstractContextManager[Stop]:
         """Return a block that yields the stop which ends a run early."""
         return nullcontext(Stop())
-
-    def counting(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Return a block that yields what a stage calls with (done, total), in numbers of `unit`.
-
-        `stage` is the stage's name.
-        """
-        return nullcontext(lambda _done, _total: None)
 
     def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
         """Return a block that yields what upscaling calls with how far it is."""

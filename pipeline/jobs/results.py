@@ -9,9 +9,9 @@ from pipeline.jobs.score import ItemScores, scores_to_json
 
 if TYPE_CHECKING:
     from pipeline.compute.outcomes import Failure
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.ingest import Ingestion
-    from pipeline.jobs.status import JobStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
 from pipeline.compute.cluster import Stop
 from pipeline.compute.inference import resolve_device
+from pipeline.compute.status import read_status
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import UsageError
 from pipeline.jobs.export import run_export
@@ -22,7 +23,6 @@ from pipeline.jobs.job import hold_job
 from pipeline.jobs.plan import ChunkPlan, plan_job
 from pipeline.jobs.score import run_score
 from pipeline.jobs.spec import UpscaleSpec, make_spec
-from pipeline.jobs.status import read_status
 from pipeline.jobs.upscale import (
     adopt_shards,
     mark_damaged,
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.compute.outcomes import Failure
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan
     from pipeline.jobs.job import Job
     from pipeline.jobs.plan import Plan, UnitPlan
     from pipeline.jobs.request import ExportRequest
-    from pipeline.jobs.status import JobStatus
     from pipeline.jobs.upscale import UpscaleProgress
     from pipeline.storage.ledger import Ledger
 

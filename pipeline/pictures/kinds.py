@@ -224,7 +224,7 @@ def _by_name(end: str) -> Verdict | None:
 
 def _by_content(name: str, head: bytes) -> Verdict:
     end = extension(name)
-    if end == ".lock" and head.startswith(b"upres "):
+    if end == ".lock" and head.lstrip().startswith(b"upres "):
         return Verdict(OURS, end)
     is_packed = bool(packed(head)) or end in _PACKED
     if not head or is_packed or weak_picture(head) or not (other(head) or is_text(head)):

@@ -12,7 +12,7 @@ from pipeline.recipes.training import FEATURE_LOSSES, load_recipe
 _BEST = "best.safetensors"
 
 
-def untrained() -> list[str]:
+def names_without_weights() -> list[str]:
     """Return the names of the recipes that train a network whose weights are not shipped."""
     shipped = registry.shipped()
     return [n for n in recipe_names() if n not in shipped and "architecture" in read_recipe(n)]
@@ -28,7 +28,7 @@ def train_command(name: str) -> str:
 
 def why_no_model(name_or_file: str) -> str:
     """Return what to do about a name that leads to no weights, in one line."""
-    names = untrained()
+    names = names_without_weights()
     if Path(name_or_file).is_dir():
         return f"{name_or_file} is a folder; name a file, as in {Path(name_or_file, _BEST)}"
     if name_or_file not in names:

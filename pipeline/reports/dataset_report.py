@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.bt601 import LUMA
+from pipeline.dataset.status import absent_pictures, open_ledgers
+from pipeline.errors import UsageError
 from pipeline.reports.contact_sheet import Example, draw_sheet
 from pipeline.reports.html import one_line, render
 from pipeline.storage.atomic import write_atomic
-from pipeline.storage.dataset import HR, LR_PREFIX
+from pipeline.storage.dataset import HR, LR_PREFIX, Dataset
+from pipeline.storage.locks import lock_and_ledger_beside
 from pipeline.storage.manifest import NO_PATCH, SPLITS
+from pipeline.storage.own_files import check_own, is_dataset_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from pipeline.storage.dataset import Dataset
 
 MAX_EXAMPLES = 8
 MAX_SOURCES = 200
@@ -82,6 +84,32 @@ def write_dataset_report(
         return dataset.put_about(_REPORT, page)
     write_atomic(path, page)
     return path
+
+
+def report_dataset(folder: Path, *, out: Path | None = None) -> Path:
+    """Write the report of a dataset into it, or to the file `out`; return where it is.
+
+    Raises:
+        DatasetError: if there is no dataset, or it is damaged.
+        LedgerError: if its ledger is that of another dataset.
+        UsageError: if nothing can be written there.
+    """
+    dataset = Dataset.open(folder)
+    if out is not None:
+        check_own(out, is_dataset_report)
+    _, ledger = lock_and_ledger_beside(folder)
+    absent: list[tuple[str, str]] = []
+    if ledger.exists():
+        with open_ledgers(dataset) as ledgers:
+            absent = absent_pictures(ledgers.pictures)
+    try:
+        return write_dataset_report(dataset, absent=absent, path=out)
+    except OSError as error:
+        place = out or folder
+        raise UsageError(
+            f"no report can be written to {place} ({error.strerror or error}); name a file with "
+            "--out"
+        ) from error
 
 
 def luma_variances(sums: NDArray[np.int64], *, pixels: int) -> NDArray[np.float64]:

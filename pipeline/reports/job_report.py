@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pipeline.compute.status import JobStatus, read_status
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
 from pipeline.jobs.score import ItemScores, read_scores
-from pipeline.jobs.status import JobStatus, read_status
 from pipeline.reports import portraits as preview
 from pipeline.reports import tile_maps as tilemap
 from pipeline.reports.html import render

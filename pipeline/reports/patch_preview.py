@@ -2,29 +2,87 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.dataset.extract import Cut, Texture, cut, seed_of, whole
 from pipeline.dataset.originals import check_pairs
+from pipeline.dataset.run import addresses
+from pipeline.dataset.splits import assign_splits
 from pipeline.dataset.worker import Darkroom, decoded
 from pipeline.errors import SourceError
 from pipeline.reports.contact_sheet import Example, draw_sheet
+from pipeline.storage.access import readers
+from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import HR, LR_PREFIX
 from pipeline.storage.manifest import Manifest, Origin
+from pipeline.storage.own_files import check_own, is_signed_png, signed_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.dataset.originals import Original
+    from pipeline.dataset.request import PrepareRequest
     from pipeline.recipes.preparing import PrepareRecipe
+    from pipeline.sources.left_out import LeftOut
 
 EXAMPLES = 8
 _PICTURES = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreviewResult:
+    """A contact sheet that was drawn, and of how many pictures a few are on it."""
+
+    path: Path
+    pictures: int
+    broken: Mapping[str, str]
+    """Why pictures gave nothing, by item."""
+    files_left_out: LeftOut
+    remarks: Sequence[str]
+    """On the listing of the source as a whole."""
+    patches: int = EXAMPLES
+    """Shown at most."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `upres prepare --preview` prints."""
+        return {
+            "preview": str(self.path),
+            "failures": [{"item": i, "message": reason} for i, reason in self.broken.items()],
+            "files_left_out": self.files_left_out.to_json(),
+        }
+
+
+def preview_dataset(request: PrepareRequest) -> PreviewResult:
+    """Draw a contact sheet beside the dataset that would be prepared, and nothing else.
+
+    Raises:
+        UsageError, RecipeError, SourceError: if nothing can be prepared as asked.
+        OccupiedError: if a file is there that upres did not draw.
+    """
+    recipe, place = request.load_recipe(), request.place
+    request.check()
+    path = place.with_name(f"{place.name}.preview.png")
+    check_own(path, is_signed_png)
+    originals = request.list_originals(scale=recipe.scale)
+    # For its errors: what the pictures give is not known yet.
+    items = [original.item for original in originals]
+    assign_splits(items, recipe.split, seed=recipe.seed, before={}, group=recipe.group)
+    sheet, broken = preview(originals, recipe, unchecked=request.unchecked)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, signed_png(sheet), readers=readers(addresses(originals), near=path))
+    return PreviewResult(
+        path=path,
+        pictures=len(originals),
+        broken=broken,
+        files_left_out=originals.left_out,
+        remarks=originals.remarks(),
+    )
 
 
 def preview(

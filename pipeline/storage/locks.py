@@ -1,25 +1,41 @@
-"""Locks of folders: files that name their holder, and let go with the process that holds them."""
+"""Who works on a folder: locks that are gone with the process that holds them, however it ends.
+
+What belongs here: taking a lock and saying who holds it. Not: what a lock guards, which its caller
+knows. The operating system keeps the locks, so they hold between containers that share a volume
+too; the file of a lock says who holds it, or held it last, and stays.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
+import platform
 import re
+import sys
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from filelock import lock_descriptor
+
 from pipeline.errors import JobBusyError, UsageError
 from pipeline.storage.ledger import FILE_NAME
 from pipeline.storage.own_files import check_own
+
+if sys.platform != "win32":
+    import fcntl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 _HOLDER = re.compile(rb"\(pid \d+ on .*, since [-+:T\d]+\)\s*$")
-"""How the content of every lock ends: who holds it, or held it last."""
+"""How the content of every lock ends."""
+
+_LOCKED_BYTES = 1 if sys.platform == "win32" else 0
+"""Windows keeps locked bytes from all but the holder: who that is stands behind them."""
+
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def check_lock(lock: Path) -> None:
@@ -28,40 +44,35 @@ def check_lock(lock: Path) -> None:
     Raises:
         OccupiedError: if it is not.
     """
-    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
+    with suppress(PermissionError):  # On Windows nobody else can read a lock that is held.
+        check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
 
 
 @contextmanager
-def hold(lock: Path, folder: Path, command: str) -> Iterator[None]:
-    """Hold `folder` by the file `lock`: the lock goes with the process, however it ends.
+def hold(lock: Path, what: Path, command: str) -> Iterator[None]:
+    """Hold `what` alone, by the file `lock`; `command` is how others hear of the holder.
 
     Raises:
         JobBusyError: if another process holds it; the message names that process and its start.
         OccupiedError: if `lock` is not a file that upres wrote.
     """
     check_lock(lock)
-    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT | _BINARY, 0o644)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(handle, 4096, 0).decode(errors="replace").strip() or "another run"
-            raise JobBusyError(f"{folder} is held by {holder}; wait for it or stop it") from error
-        started = datetime.now(UTC).isoformat(timespec="seconds")
-        os.ftruncate(handle, 0)
-        host = os.uname().nodename
-        os.pwrite(handle, f"{command} (pid {os.getpid()} on {host}, since {started})".encode(), 0)
+        if not lock_descriptor(handle, blocking=False):
+            raise JobBusyError(f"{what} is held by {_holder(handle)}; wait for it or stop it")
+        _sign(handle, command)
         yield
     finally:
         os.close(handle)
 
 
 @contextmanager
-def hold_to_read(lock: Path, folder: Path, command: str) -> Iterator[None]:
-    """Hold `folder` while it is read; where no lock can be written, none is needed.
+def hold_to_read(lock: Path, what: Path, command: str) -> Iterator[None]:
+    """Hold `what` while it is read, as `hold`; where no lock can be written, none is needed.
 
     On a read-only disk nobody writes; a lock of somebody else's, which may only be read, still
-    tells whether `folder` is being written.
+    tells whether `what` is being written.
 
     Raises:
         JobBusyError: if another process holds it.
@@ -72,37 +83,74 @@ def hold_to_read(lock: Path, folder: Path, command: str) -> Iterator[None]:
         if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise
     else:
-        with hold(lock, folder, command):
+        with hold(lock, what, command):
             yield
         return
     handle = None
     try:
         with suppress(FileNotFoundError, PermissionError):
-            handle = os.open(lock, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            handle = os.open(lock, os.O_RDONLY | _BINARY)
+        if handle is not None and not _share(handle):
+            raise JobBusyError(f"{what} is being written; wait for it or stop it")
         yield
-    except BlockingIOError as error:
-        raise JobBusyError(f"{folder} is being written; wait for it or stop it") from error
     finally:
         if handle is not None:
             os.close(handle)
 
 
-def lock_and_ledger_beside(folder: Path) -> tuple[Path, Path]:
-    """Return the lock and the ledger of a Zarr store that is not a job: files beside it.
+def lock_and_ledger_beside(store: Path) -> tuple[Path, Path]:
+    """Return where lock and ledger are of a Zarr store that is not part of a job: beside it.
 
-    Their folder is made if need be.
+    The folder that they are in is made, if need be.
 
     Raises:
         UsageError: if no folder can be called so.
     """
+    place = resolved_store(store)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place.with_name(f"{place.name}.lock"), place.with_name(f"{place.name}.{FILE_NAME}")
+
+
+def resolved_store(store: Path) -> Path:
+    """Return the path of a store with links followed: "." has no name to stand beside.
+
+    Raises:
+        UsageError: if no folder can be called so, or nothing could stand beside it.
+    """
     try:
-        # Resolved, as "." has no name that another one could stand beside.
-        store = folder.resolve()
-        str(store).encode()
+        place = store.resolve()
+        str(place).encode()
     except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links that go in circles.
-        raise UsageError(f"{str(folder)!r} cannot be a folder ({error}); name another") from error
-    if not store.name:
-        raise UsageError(f"{store} has no name that files could stand beside; name a folder in it")
-    store.parent.mkdir(parents=True, exist_ok=True)
-    return store.with_name(f"{store.name}.lock"), store.with_name(f"{store.name}.{FILE_NAME}")
+        raise UsageError(f"{str(store)!r} cannot be a folder ({error}); name another") from error
+    if not place.name:
+        raise UsageError(f"{place} has no name that files could stand beside; name a folder in it")
+    return place
+
+
+def _sign(handle: int, command: str) -> None:
+    """Write who holds a lock into its file."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    holder = f"{command} (pid {os.getpid()} on {platform.node()}, since {started})"
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, b" " * _LOCKED_BYTES + holder.encode())
+
+
+def _holder(handle: int) -> str:
+    """Return who holds a lock that others hold."""
+    os.lseek(handle, _LOCKED_BYTES, os.SEEK_SET)
+    return os.read(handle, 4096).decode(errors="replace").strip() or "another run"
+
+
+def _share(handle: int) -> bool:
+    """Lock against those who hold a file alone, and not against others who share it.
+
+    `filelock` has no lock of this kind; where the system has none, those who read wait, too.
+    """
+    if sys.platform == "win32":
+        return lock_descriptor(handle, blocking=False)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

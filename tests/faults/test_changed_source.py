@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
-    from pipeline.jobs.status import JobStatus
+    from pipeline.compute.status import JobStatus
     from pipeline.jobs.upscale import UpscaleProgress
     from tests.conftest import Command, Digest, SavePicture, TakePhoto, Upscale
 

@@ -163,7 +163,7 @@ def test_nothing_of_a_private_picture_can_be_read_from_a_dataset_and_its_files(
 
 
 def test_samples_of_a_training_are_as_private_as_its_dataset(open_folder: Path) -> None:
-    from flows.train import close_samples
+    from pipeline.training.run import close_samples
 
     dataset, out = open_folder / "dataset", open_folder / "training"
     dataset.mkdir(mode=0o755)

@@ -658,7 +658,7 @@ def test_a_bug_keeps_its_traceback(upres: Command, monkeypatch: pytest.MonkeyPat
     def fail(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("flows.models.describe", fail)
+    monkeypatch.setattr("pipeline.training.catalogue.describe_model", fail)
     with pytest.raises(ZeroDivisionError):
         upres("models", "span-x4")
 

@@ -423,7 +423,7 @@ def test_what_ends_a_training_says_how_to_go_on(
     def ends(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr("flows.train.train", ends)
+    monkeypatch.setattr("pipeline.training.run.train", ends)
     said = upres("train", patches, "--out", tmp_path / "out", *SMALL)
     assert (said.code, said.err.count("\n")) == (code, 1)
     assert told in said.err

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from pipeline.compute.status import read_status
 from pipeline.errors import UsageError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.export import ExportResult, run_export
 from pipeline.jobs.export_names import file_names
 from pipeline.jobs.export_plan import plan_export
 from pipeline.jobs.request import ExportRequest
-from pipeline.jobs.status import read_status
 from pipeline.pictures.files import read_picture
 
 if TYPE_CHECKING:

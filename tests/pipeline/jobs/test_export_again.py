@@ -19,13 +19,13 @@ from PIL import Image
 
 import pipeline.jobs.export
 import pipeline.jobs.export_plan
+from pipeline.compute.status import read_status
 from pipeline.errors import UsageError
 from pipeline.jobs.export import ExportResult, run_export
 from pipeline.jobs.export_file import put_in_place
 from pipeline.jobs.export_plan import plan_export
 from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
-from pipeline.jobs.status import read_status
 from pipeline.pictures.files import read_picture
 from pipeline.storage import atomic
 from pipeline.storage.ledger import DONE, FILE_NAME, ExportRow, Ledger, UnitRow

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.compute.status import Failure, read_status
 from pipeline.jobs.job import Job, create_job
-from pipeline.jobs.status import Failure, read_status
 from pipeline.storage.ledger import DONE, FAILED, FILE_NAME, INGESTED, ItemRow, UnitRow
 
 if TYPE_CHECKING:

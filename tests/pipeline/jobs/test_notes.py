@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from pipeline.compute.status import read_status
 from pipeline.jobs.export import run_export
 from pipeline.jobs.export_plan import plan_export
 from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
-from pipeline.jobs.status import read_status
 from pipeline.pictures.metadata import Metadata, from_json, to_json
 from pipeline.reports.job_report import write_report
 from pipeline.storage.ledger import EXPORT, FILE_NAME, INGEST, Ledger, Note
