@@ -284,7 +284,6 @@ def rerun(
     from pipeline.compute.cluster import ClusterSettings, connect
     from pipeline.compute.inference import gpus_of
     from pipeline.jobs.job import open_job
-    from pipeline.jobs.plan import items_in
     from pipeline.jobs.run import run_on
 
     if model is not None and not stale:
@@ -298,8 +297,7 @@ def rerun(
         elif backend is not None:
             upscaling = upscaling.asked_for(backend)
         plans = run.plan_rerun(upscaling, item=item, error=error, stale=stale)
-        units = sum(len(plan.tiles) for plan in plans)
-        items = sum(map(items_in, plans))
+        units, items = plans.size
         click.echo(f"{units} tiles of {items} items to redo", err=True)
         if not units:
             _print_why_nothing_is_redone(run.status(), item)

@@ -102,7 +102,7 @@ def prepare_chunks(task: ChunkTask, *, key: str) -> list[UnitRow]:
 
 def unit_row(chunk: int, content: str) -> UnitRow:
     """Return the outcome of a chunk that was made."""
-    return UnitRow(item=chunk_name(chunk), tile=0, fingerprint=content, state=DONE)
+    return UnitRow(item=chunk_name(chunk), number=0, fingerprint=content, state=DONE)
 
 
 def chunk_name(chunk: int) -> str:

@@ -593,7 +593,7 @@ def test_an_interruption_before_a_chunk_is_kept_leaves_nothing_pending(
     upscale(source, folder)
     save(source / item(3), face(photo, 40))
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.jobs.upscale._keep", interrupted)
+        patch.setattr("pipeline.jobs.chunks.ChunkPlan.keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             upscale(source, folder)
     again = upscale(source, folder)
