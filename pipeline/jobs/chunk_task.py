@@ -10,6 +10,7 @@ import numpy as np
 
 from pipeline.errors import ArchiveError, NotFiniteError
 from pipeline.jobs.sr_provenance import inherited
+from pipeline.jobs.units import failed_units
 from pipeline.jobs.worker import outcome_here
 from pipeline.storage.archive import Archive
 
@@ -63,6 +64,10 @@ class ChunkTask:
     def compute(self, bench: Workbench) -> list[UnitRow]:
         """Compute and write the chunk; return what became of it."""
         return [outcome_here(self, self.chunk, bench, partial(_upscale_chunk, self, bench))]
+
+    def failed(self, error: BaseException) -> list[UnitRow]:
+        """Return the outcomes of units that all failed for one reason."""
+        return failed_units(self, error)
 
 
 def _upscale_chunk(task: ChunkTask, bench: Workbench) -> None:

@@ -14,8 +14,9 @@ from pipeline.errors import ArchiveError
 from pipeline.jobs.chunk_task import ChunkTask
 from pipeline.jobs.sr_provenance import computed_by
 from pipeline.jobs.units import done_unit
+from pipeline.storage.chunk_members import content_sha256
 from pipeline.storage.ledger import DONE, INGESTED, VANISHED
-from pipeline.storage.stack import Kind, content_sha256
+from pipeline.storage.stack_kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

@@ -13,9 +13,10 @@ from pipeline.compute.backends import resolve_backend
 from pipeline.compute.cluster import Stop
 from pipeline.compute.inference import resolve_device
 from pipeline.errors import UsageError
+from pipeline.jobs.adopt import adopt_archive
 from pipeline.jobs.export import run_export
 from pipeline.jobs.export_plan import check_targets, plan_export
-from pipeline.jobs.ingest import Ingestion, adopt_archive, run_ingest
+from pipeline.jobs.ingest import Ingestion, run_ingest
 from pipeline.jobs.job import held
 from pipeline.jobs.plan import plan_job
 from pipeline.jobs.rerun import Rerun

@@ -75,7 +75,7 @@ def read_status(folder: Path, ledger: Ledger, *, upscales: bool = True) -> JobSt
     """Return the status that the ledger tells, failures in the order of their items."""
     counts = tuple(ledger.count_items())
     rejected = [Failure(c.item, None, c.error, c.message) for c in counts if c.state == REJECTED]
-    failed = [Failure(u.item, u.number, u.error, u.message) for u in ledger.failures()]
+    failed = list(map(Failure.of_unit, ledger.failures()))
     failures = sorted([*rejected, *failed], key=lambda f: (f.item, f.tile or 0))
     return JobStatus(folder, counts, tuple(failures), upscales, tuple(ledger.notes()))
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pipeline.compute.transparency import has_alpha, with_hidden, without_hidden
 from pipeline.errors import ArchiveError
+from pipeline.jobs.units import failed_units
 from pipeline.jobs.worker import outcome_here, unit_here
 from pipeline.storage.archive import Archive
 
@@ -64,6 +65,10 @@ class TileTask:
             outcome_here(self, tile, bench, partial(_upscale_tile, self, tile, bench))
             for tile in alone
         ]
+
+    def failed(self, error: BaseException) -> list[UnitRow]:
+        """Return the outcomes of units that all failed for one reason."""
+        return failed_units(self, error)
 
 
 def _compute_together(task: TileTask, bench: Workbench) -> list[UnitRow]:

@@ -56,6 +56,9 @@ class UnitTask(Units, Protocol):
     def compute(self, bench: Workbench) -> list[UnitRow]:
         """Compute and write the units on this worker; return what became of each."""
 
+    def failed(self, error: BaseException) -> list[UnitRow]:
+        """Return the outcomes of units that all failed for one reason."""
+
 
 class UnitPlan(Units, Protocol):
     """The units of one image, or one chunk of a stack, as a run would compute them."""

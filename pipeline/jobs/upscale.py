@@ -11,7 +11,8 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import on_every_worker, submit_windowed
+from pipeline.compute.cluster import on_every_worker
+from pipeline.compute.driver import work_through
 from pipeline.compute.inference import resolve_device
 from pipeline.compute.outcomes import recorded
 from pipeline.errors import ArchiveError
@@ -27,7 +28,7 @@ from pipeline.storage.ledger import DONE, FAILED, INGESTED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pipeline.compute.cluster import Client, Outcome, Stop
+    from pipeline.compute.cluster import Client, Stop
     from pipeline.jobs.job import Job
     from pipeline.jobs.units import UnitPlan, UnitTask
     from pipeline.storage.ledger import Ledger, UnitRow
@@ -80,8 +81,8 @@ def run_upscale(
         together_px=batch_px(resolve_device(model.device)),
     )
     work = partial(upscale_units, key=key)
-    outcomes = submit_windowed(client, work, tasks, stop=stop, split=_one_by_one)
-    return _record(outcomes, ledger, spec=spec, run=run, planned=planned, report=report)
+    worked = work_through(client, work, tasks, stop=stop)
+    return _record(worked, ledger, spec=spec, run=run, planned=planned, report=report)
 
 
 def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
@@ -160,13 +161,8 @@ def _tasks(
         yield from plan.tasks(job, spec, limit_s=limit_s, together_px=together_px)
 
 
-def _one_by_one(task: UnitTask) -> Iterator[UnitTask]:
-    """Yield a task for each unit: one that kills its worker must not take others with it."""
-    return task.one_by_one()
-
-
 def _record(
-    outcomes: Iterable[Outcome[UnitTask, list[UnitRow]]],
+    worked: Iterable[tuple[UnitTask, list[UnitRow]]],
     ledger: Ledger,
     *,
     spec: UpscaleSpec,
@@ -176,7 +172,7 @@ def _record(
 ) -> int:
     """Write outcomes to the ledger; return how many units were done."""
     done = failed = pixels = 0
-    for task, rows in recorded(outcomes, ledger, run=run, failed=failed_units):
+    for task, rows in recorded(worked, ledger, run=run):
         done += sum(row.state == DONE for row in rows)
         failed += sum(row.state == FAILED for row in rows)
         pixels += sum(task.pixels(row.number) for row in rows if row.state == DONE)

@@ -91,7 +91,7 @@ def test_the_order_of_tiles_and_how_many_go_in_one_task_change_no_byte(
     chance = random.Random(tiles_a_task)
 
     def shuffled(plans: list[Any]) -> list[Any]:
-        mixed = [replace(p, tiles=tuple(chance.sample(p.tiles, len(p.tiles)))) for p in plans]
+        mixed = [replace(p, numbers=tuple(chance.sample(p.numbers, len(p.numbers)))) for p in plans]
         return chance.sample(mixed, len(mixed))
 
     assert compute(tmp_path / "job", order=shuffled) == whole
