@@ -45,7 +45,7 @@ class Failure:
         return cls(item, None, "NotDone", message)
 
 
-def recorded(
+def record_outcomes(
     worked: Iterable[tuple[Task, list[UnitRow]]], ledger: Ledger, *, run: str
 ) -> Iterator[tuple[Task, list[UnitRow]]]:
     """Yield each task with the outcomes of its units, and write these to the ledger in batches.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import on_every_worker, workers_of
 from pipeline.compute.driver import work_through
-from pipeline.compute.outcomes import recorded
+from pipeline.compute.outcomes import record_outcomes
 from pipeline.compute.picture_tasks import small_groups, vanished_rows
 from pipeline.dataset.extract import seed_of
 from pipeline.dataset.hashes import SeenHashes
@@ -165,7 +165,7 @@ class Preparation:
             stop=self._stop,
         )
         failed = 0
-        for _, rows in recorded(worked, self._chunks, run=self._run):
+        for _, rows in record_outcomes(worked, self._chunks, run=self._run):
             self.computed += sum(row.state == DONE for row in rows)
             failed += sum(row.state == FAILED for row in rows)
             report(self.computed, failed, len(due))
@@ -222,7 +222,7 @@ class Preparation:
         return [replace(one, cut=distinct(one, seen)) for one in fresh]
 
     def _retire(self, items_of: Mapping[int, Iterable[str]]) -> None:
-        """Take the patches of items out of chunks, without making the chunks' others anew."""
+        """Take the patches of items out of chunks, without making the chunks' others again."""
         for chunk, items in items_of.items():
             manifest = self.dataset.manifest(chunk)
             mine = frozenset(items) & {origin.item for origin in manifest.origins}
@@ -243,7 +243,7 @@ class Preparation:
     def _rewrite(self, chunk: int, manifest: Manifest) -> None:
         """Say less, or something else, of a chunk; its patches stay as they are."""
         self.dataset.put_manifest(chunk, manifest)
-        with suppress(DatasetError):  # Damaged: it will be made anew.
+        with suppress(DatasetError):  # Damaged: it will be made again.
             self.dataset.retain(chunk)
 
     def _record(self, found: Sequence[Surveyed], gone: Iterable[str]) -> None:
@@ -251,7 +251,7 @@ class Preparation:
         rows = [one.row for one in found]
         listed = {row.item for row in rows}
         gone = set(gone)
-        # Without patches there is nothing left to tell of: it was rejected, or another dataset's.
+        # Without patches there is nothing left to record: it was rejected, or another dataset's.
         self._pictures.forget_items(known.keys() - listed - gone)
         placed = {item: row for item, row in known.items() if item in gone}
         rows += vanished_rows(placed, listed, _GONE)
@@ -284,11 +284,11 @@ class Preparation:
                 return False
             known = self._done.get(chunk_name(chunk)) == self.dataset.content(chunk)
             return (known and not check) or bool(self.dataset.readable(chunk).all())
-        except DatasetError:  # Damaged: it will be made anew.
+        except DatasetError:  # Damaged: it will be made again.
             return False
 
     def _adopt(self, chunk: int) -> None:
-        """Record a chunk as made, as it lies there, and mark its patches."""
+        """Record a chunk as made, as it is there, and mark its patches."""
         if not self._is_marked(chunk):
             self.dataset.retain(chunk)
         row = unit_row(chunk, self.dataset.content(chunk))
@@ -330,7 +330,7 @@ class Preparation:
 
 
 def foreign_chunks(dataset: Dataset, chunks: Ledger) -> list[str]:
-    """Return the chunks that a ledger tells of, and the dataset does not have: another one's."""
+    """Return the chunks that a ledger has, and the dataset does not have: another one's."""
     own = set(map(chunk_name, range(dataset.chunks)))
     return [row.item for row in chunks.items() if row.item not in own]
 

@@ -140,13 +140,13 @@ class Darkroom:
         self._originals = originals
         self._last: tuple[str, Pictures] | None = None
 
-    def develop(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
-        """Return the pixels of the `wanted` patches of a manifest: HR and every LR version.
+    def develop(self, manifest: Manifest, which: NDArray[np.bool_]) -> Developed:
+        """Return the pixels of some patches of a manifest: HR and every LR version.
 
         A picture that cannot be read leaves its patches out, and says why.
         """
         recipe = self._recipe
-        found = self._cut_out(manifest, wanted)
+        found = self._cut_out(manifest, which)
         rows = np.flatnonzero(found.present)
         for degradation in recipe.lr_versions:
             lr = degrade_patches(
@@ -160,7 +160,7 @@ class Darkroom:
             found.pixels[LR_PREFIX + degradation.name] = small
         return found
 
-    def _cut_out(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
+    def _cut_out(self, manifest: Manifest, which: NDArray[np.bool_]) -> Developed:
         recipe, scale = self._recipe, self._recipe.scale
         rows, cols = recipe.patch_px
         small = (rows // scale, cols // scale)
@@ -171,7 +171,7 @@ class Darkroom:
         }
         found = Developed(pixels, np.zeros(len(manifest), dtype=bool), [])
         for number, origin in enumerate(manifest.origins):
-            mine = np.flatnonzero((manifest.pictures == number) & wanted)
+            mine = np.flatnonzero((manifest.pictures == number) & which)
             if not len(mine):
                 continue
             try:

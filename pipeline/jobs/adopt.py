@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compute.picture_tasks import vanished_rows
 from pipeline.errors import ArchiveError
-from pipeline.jobs.lr_items import GONE, noted, placed, same_upscaling, with_facts
+from pipeline.jobs.lr_items import GONE, notes_of, with_facts, with_known_upscaling, with_place
 from pipeline.storage.ledger import INGEST, INGESTED, REJECTED, ItemRow
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def _archived(
         if isinstance(image, ArchiveError):
             yield ItemRow(item=item, state=REJECTED, error=type(image).__name__, message=str(image))
             continue
-        if (found := noted(image)) or item in known:
+        if (found := notes_of(image)) or item in known:
             notes[item] = found
         size_bytes = image.provenance.get("size_bytes", 0)
         row = ItemRow(
@@ -49,6 +49,6 @@ def _archived(
             size_bytes=size_bytes if isinstance(size_bytes, int) else 0,
         )
         if image.in_stack:
-            row = placed(row, stacked.get(item))
+            row = with_place(row, stacked.get(item))
         row = with_facts(row, (image.channels, *image.size), str(image.dtype))
-        yield same_upscaling(row, known)
+        yield with_known_upscaling(row, known)

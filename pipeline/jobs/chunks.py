@@ -141,14 +141,14 @@ class ChunkPlan:
     def narrowed(self, rerun: Rerun) -> ChunkPlan | None:
         """Return the chunk where it failed or is stale and asked for, or goes with its stack."""
         if self.kept:
-            due = rerun.names(self)
+            due = rerun.asks_for(self)
         elif not self.computes:
             due = False
         elif self.stack in rerun.wiped:
             due = True
         else:
             failed = rerun.failed_under(self.stack).get(self.chunk) == self.fingerprint
-            due = (rerun.stale or failed) and rerun.names(self)
+            due = (rerun.stale or failed) and rerun.asks_for(self)
         return self if due else None
 
 

@@ -21,7 +21,7 @@ from pipeline.jobs.ingest_task import (
     pack_chunk,
     plan_ingest,
 )
-from pipeline.jobs.lr_items import GONE, same_upscaling
+from pipeline.jobs.lr_items import GONE, with_known_upscaling
 from pipeline.jobs.stacking import leave_holes, share_out, sound_members, tidy
 from pipeline.sources.left_out import LeftOut
 from pipeline.sources.listing import SourceFile, check_same_source, list_source
@@ -136,7 +136,8 @@ class _Ingest:
         batch: list[ItemRow] = []
         for _, results in work_through(self._client, work, tasks, stop=self._stop):
             ingested += results
-            batch += [same_upscaling(one.row, self._known) for one in results if not one.waits]
+            stored = (one.row for one in results if not one.waits)
+            batch += [with_known_upscaling(row, self._known) for row in stored]
             self._note(results)
             if len(batch) >= _BATCH:
                 self._record(batch)

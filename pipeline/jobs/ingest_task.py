@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row, small_groups
 from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
-from pipeline.jobs.lr_items import noted, placed, with_facts
+from pipeline.jobs.lr_items import notes_of, with_facts, with_place
 from pipeline.pictures.formats import Picture, decode_picture
 from pipeline.pictures.metadata import Metadata, to_json
 from pipeline.sources.listing import SourceFile
@@ -154,7 +154,7 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
         return Ingested(file, row, waits, picture.metadata.notes)
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
-        return Ingested(file, rejected_row(placed(row, task.stacked.get(file.item)), error))
+        return Ingested(file, rejected_row(with_place(row, task.stacked.get(file.item)), error))
 
 
 def _read(file: SourceFile) -> tuple[bytes, ItemRow]:
@@ -176,7 +176,7 @@ def _unchanged(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | No
             return None
         kind = Kind.of(member.stack)
         archive.delete_own(row.item)
-        row = placed(row, member)
+        row = with_place(row, member)
         return with_facts(row, (kind.channels, kind.height, kind.width), kind.dtype)
     if task.known.get(row.item) != row.sha256:
         return None
@@ -195,7 +195,7 @@ def _notes_on(row: ItemRow, archive: Archive, task: IngestTask) -> tuple[str, ..
     """Return the notes on an unchanged item that the ledger does not know, else None."""
     if row.item in task.known:
         return None
-    return noted(archive.image_at(row.item, stack=row.stack, chunk=row.chunk, place=row.place))
+    return notes_of(archive.image_at(row.item, stack=row.stack, chunk=row.chunk, place=row.place))
 
 
 def _check_kind(found: Ingested, kind: Kind) -> None:

@@ -18,7 +18,7 @@ GONE = "is gone from the source, or left out"
 """Why an item vanished, after its source."""
 
 
-def placed(row: ItemRow, member: Member | None) -> ItemRow:
+def with_place(row: ItemRow, member: Member | None) -> ItemRow:
     """Return the row of an item that is in a stack at the place of `member`, if it is in one."""
     if member is None:
         return row
@@ -30,12 +30,12 @@ def with_facts(row: ItemRow, shape: tuple[int, ...], dtype: str) -> ItemRow:
     return replace(row, channels=shape[0], height=shape[1], width=shape[2], dtype=dtype)
 
 
-def noted(image: StoredImage) -> tuple[str, ...]:
+def notes_of(image: StoredImage) -> tuple[str, ...]:
     """Return the notes in an image's provenance; one of an earlier upres has none."""
     return tuple(image.provenance.get("notes", ()))
 
 
-def same_upscaling(row: ItemRow, known: Mapping[str, ItemRow]) -> ItemRow:
+def with_known_upscaling(row: ItemRow, known: Mapping[str, ItemRow]) -> ItemRow:
     """Return a row with the fingerprint and units recorded before, if its content is the same."""
     before = known.get(row.item)
     if before is None or row.state != INGESTED or before.sha256 != row.sha256:

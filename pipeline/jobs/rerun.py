@@ -42,7 +42,7 @@ class Rerun:
         is_selected = selects(item, lambda: (count.item for count in ledger.count_items()))
         return cls(is_selected, failed, stale)
 
-    def names(self, plan: UnitPlan) -> bool:
+    def asks_for(self, plan: UnitPlan) -> bool:
         """Return whether the units of a plan, or one of its items, are asked for by name."""
         return any(map(self.is_selected, {plan.name, *(row.item for row in plan.rows)}))
 
@@ -54,6 +54,6 @@ class Rerun:
         """Return what is done again of a plan for the whole job."""
         if not self.stale:
             return plan.narrowed(lambda part: part.narrowed(self))
-        wiped = frozenset(part.name for part in plan if part.wipes and self.names(part))
+        wiped = frozenset(part.name for part in plan if part.wipes and self.asks_for(part))
         rerun = replace(self, wiped=wiped)
         return plan.narrowed(lambda part: part.narrowed(rerun))

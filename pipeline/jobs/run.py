@@ -165,7 +165,7 @@ class Run:
         return plan
 
     def replaced(self, plans: Plan | Sequence[UnitPlan]) -> int:
-        """Return how many items of `plans` have pixels that will be deleted and made anew."""
+        """Return how many items of `plans` have pixels that will be deleted and made again."""
         if not is_archive(self.job.sr_dir):
             return 0
         sr = self.job.open_sr()

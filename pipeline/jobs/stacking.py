@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def tidy(archive: Archive) -> Mapping[str, Member]:
-    """Return where items lie in stacks, once what an interruption or a fault left is removed."""
+    """Return where items are in stacks, once what an interruption or a fault left is removed."""
     index = archive.index()
     discard_broken(archive.path, index.broken)
     _drop(archive, (member for _, member in index.outdated))
@@ -38,13 +38,13 @@ def sound_members(archive: Archive) -> dict[str, Member]:
 
 
 def leave_holes(archive: Archive, before: Mapping[str, Member], rows: Iterable[ItemRow]) -> None:
-    """Leave holes where items lay that are in other places now, or images of their own."""
+    """Leave holes where items were that are in other places now, or images of their own."""
     now = archive.index()
     present = {*now.members.items(), *now.outdated}
     moved = []
     for row in rows:
         member = before.get(row.item)
-        # In a stack that was made anew, others lie at the same places.
+        # In a stack that was made again, others are at the same places.
         if member is None or row.state != INGESTED or (row.item, member) not in present:
             continue
         if (row.stack, row.chunk, row.place) != (member.stack, member.chunk, member.place):

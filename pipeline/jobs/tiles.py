@@ -127,7 +127,7 @@ class TilePlan:
 
     def narrowed(self, rerun: Rerun) -> TilePlan | None:
         """Return the failed tiles of an item that is asked for, or all of a stale one."""
-        if not self.numbers or not rerun.names(self):
+        if not self.numbers or not rerun.asks_for(self):
             return None
         failed = rerun.failed_under(self.name)
         if self.fresh:

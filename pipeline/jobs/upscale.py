@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.compute.cluster import on_every_worker
 from pipeline.compute.driver import work_through
 from pipeline.compute.inference import resolve_device
-from pipeline.compute.outcomes import recorded
+from pipeline.compute.outcomes import record_outcomes
 from pipeline.errors import ArchiveError
 from pipeline.jobs.chunks import drop_orphans
 from pipeline.jobs.item_images import sr_image
@@ -172,7 +172,7 @@ def _record(
 ) -> int:
     """Write outcomes to the ledger; return how many units were done."""
     done = failed = pixels = 0
-    for task, rows in recorded(worked, ledger, run=run):
+    for task, rows in record_outcomes(worked, ledger, run=run):
         done += sum(row.state == DONE for row in rows)
         failed += sum(row.state == FAILED for row in rows)
         pixels += sum(task.pixels(row.number) for row in rows if row.state == DONE)

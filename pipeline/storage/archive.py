@@ -1,4 +1,4 @@
-"""Archives: Zarr v3 groups whose items are images of their own, or lie many in a stack.
+"""Archives: Zarr v3 groups whose items are images of their own, or many in one stack.
 
 An item is complete once its group carries provenance, which is written last: whatever was
 interrupted has none, and is written again. Items are found by walking the folders, not by asking
@@ -146,10 +146,10 @@ class Archive:
         return self._opened(item, path)
 
     def image_at(self, item: str, *, stack: str, chunk: int, place: int) -> StoredImage:
-        """Open an item where the ledger says that it lies; `stack` is "" for one of its own.
+        """Open an item where the ledger says that it is; `stack` is "" for one of its own.
 
         Raises:
-            ArchiveError: as `image`, and if another item lies there.
+            ArchiveError: as `image`, and if another item is there.
         """
         if not stack:
             return self._opened(item, item_path(item))
@@ -175,7 +175,7 @@ class Archive:
         return self.stack(stack).images(chunk)
 
     def index(self) -> Index:
-        """Return what lies in stacks, and where."""
+        """Return what is in stacks, and where."""
         return index_of(self.path)
 
     def stacks(self) -> list[str]:
@@ -200,7 +200,7 @@ class Archive:
         return Stack.open(place, self.path / STACKS_FOLDER, stack)
 
     def create_stack(self, stack: str, kind: Kind, *, chunk_members: int, chunks: int) -> Stack:
-        """Make a stack anew, deleting what was there, for chunks to come."""
+        """Make a stack, deleting what was there, for chunks to come."""
         folder = self.path / STACKS_FOLDER
         self._mend_outer(f"{STACKS_FOLDER}/")
         made = self._group.require_group(STACKS_FOLDER)
@@ -252,7 +252,7 @@ class Archive:
         provenance: Mapping[str, Any],
         pixels: NDArray[Any] | None = None,
     ) -> StoredImage:
-        """Make an item anew, deleting what was there, with `pixels` or for tiles to come.
+        """Make an item, deleting what was there, with `pixels` or for tiles to come.
 
         When this returns, the item and its metadata survive a power cut. Of two writers that make
         an item and another one inside it at once, neither sees the other: see `clashing`.
@@ -319,7 +319,7 @@ class Archive:
             self.delete(item)
 
     def _mend_outer(self, path: str) -> None:
-        """Remove unreadable metadata of the folders around an item: Zarr writes them anew."""
+        """Remove unreadable metadata of the folders around an item: Zarr writes them again."""
         for outer in outer_items(path):
             file = self.path / outer / METADATA
             try:
@@ -352,5 +352,5 @@ def _no_archive(path: Path, error: Exception) -> str:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a Zarr v3 group or array lies at `path`."""
+    """Return whether a Zarr v3 group or array is at `path`."""
     return (path / METADATA).is_file()

@@ -133,11 +133,11 @@ class StoredImage:
         Raises:
             ArchiveError: if `rect` is not one whole shard, or `pixels` do not fit it.
         """
-        wanted = (self.channels, *rect.shape)
-        if pixels.shape != wanted or pixels.dtype != self.dtype:
+        expected = (self.channels, *rect.shape)
+        if pixels.shape != expected or pixels.dtype != self.dtype:
             raise ArchiveError(
                 f"{self.item}: pixels are {pixels.dtype} {pixels.shape}, expected {self.dtype} "
-                f"{wanted}"
+                f"{expected}"
             )
         keys = self._shard_keys(rect)
         height, width = self.size

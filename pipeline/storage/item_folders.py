@@ -95,5 +95,5 @@ def _is_level(folder: Path) -> bool:
     try:
         return read_metadata(folder).get("node_type") == "array"
     except ArchiveError:
-        # Where all metadata is gone: pixels lie in "c", and the array of an item in "0".
+        # Where all metadata is gone: pixels are in "c", and the array of an item in "0".
         return not holds_metadata(folder) and not (folder / LEVEL).is_dir()

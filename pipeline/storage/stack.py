@@ -117,7 +117,7 @@ class Stack:
         chunk_members: int,
         chunks: int,
     ) -> Stack:
-        """Make a stack anew, deleting what was there."""
+        """Make a stack, deleting what was there."""
         name = stack_folder(stack)
         folder = root / name
         if folder.exists():
@@ -236,13 +236,13 @@ class Stack:
             ArchiveError: if the pixels do not fit.
         """
         kind, places = self.kind, sorted(members)
-        wanted = (len(places), kind.channels, kind.height, kind.width)
-        if pixels.shape != wanted or str(pixels.dtype) != kind.dtype:
+        expected = (len(places), kind.channels, kind.height, kind.width)
+        if pixels.shape != expected or str(pixels.dtype) != kind.dtype:
             raise ArchiveError(
                 f"{self.id}: pixels are {pixels.dtype} {pixels.shape}, expected {kind.dtype} "
-                f"{wanted}"
+                f"{expected}"
             )
-        block = np.zeros((self.chunk_members, *wanted[1:]), dtype=kind.dtype)
+        block = np.zeros((self.chunk_members, *expected[1:]), dtype=kind.dtype)
         block[places] = pixels
         self.remove(number)
         file = self._pixels_file(number)

@@ -27,7 +27,7 @@ _TICK_NS = 50_000_000
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where an item lies, and the content hash of the picture that it came from."""
+    """Where an item is, and the content hash of the picture that it came from."""
 
     stack: str
     chunk: int
@@ -49,7 +49,7 @@ class Index:
     """What the stacks of an archive hold."""
 
     members: Mapping[str, Member]
-    """Where each item lies; the newest place, where an interruption left several."""
+    """Where each item is; the newest place, where an interruption left several."""
     outdated: Sequence[tuple[str, Member]]
     """Items and their older places."""
     broken: Mapping[str, ArchiveError]
@@ -76,7 +76,7 @@ def discard_broken(archive_dir: Path, broken: Iterable[str]) -> None:
 
 
 def locate(archive_dir: Path, item: str) -> Member | None:
-    """Return where an item lies in the stacks of an archive, None where in none.
+    """Return where an item is in the stacks of an archive, None if it is in none.
 
     The members are read once and again whenever a file of them was put in place.
     """
@@ -84,7 +84,7 @@ def locate(archive_dir: Path, item: str) -> Member | None:
     stamps = _stamps(root)
     if not stamps:
         return None
-    # A folder that changes twice within one tick of the file system's clock tells nothing of it.
+    # A folder that changes twice within one tick of the file system's clock keeps its time.
     settled = time.time_ns() - max(stamp for _, stamp in stamps) > _TICK_NS
     return (_remembered if settled else _indexed)(root, stamps).members.get(item)
 

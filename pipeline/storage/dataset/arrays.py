@@ -62,11 +62,11 @@ class PatchArrays:
 
     def check(self) -> None:
         """Make sure that all arrays are there: without one, what the others hold says nothing."""
-        wanted: dict[str, tuple[int, ...]] = {
+        expected: dict[str, tuple[int, ...]] = {
             name: (self.spec.channels, *px) for name, px in self.spec.pixel_arrays.items()
         }
-        wanted |= {MOMENTS: (self.spec.channels, 2), IDENTITY: (), SPLIT: ()}
-        for name, patch in wanted.items():
+        expected |= {MOMENTS: (self.spec.channels, 2), IDENTITY: (), SPLIT: ()}
+        for name, patch in expected.items():
             found = self._shape(name)
             if found[1:] != patch or found[0] < len(self):
                 raise DatasetError(
@@ -126,7 +126,7 @@ class PatchArrays:
             ) from error
 
     def write(self, name: str, chunk: int, places: NDArray[np.int64], values: NDArray[Any]) -> None:
-        """Write one shard anew, in one piece: `values` at `places`, nothing elsewhere."""
+        """Replace one shard in one piece: `values` at `places`, nothing elsewhere."""
         start = chunk * self.spec.chunk_patches
         stop = min(start + self.spec.chunk_patches, len(self))
         shard = self._shard(name, chunk)
@@ -205,7 +205,7 @@ def _opened(folder: str, _mtime_ns: int, _inode: int, _pid: int) -> tensorstore.
         "kvstore": {"driver": "file", "path": f"{os.path.realpath(folder)}/"},
         # A black patch is written too: then a shard's existence is proof of its patches.
         "store_data_equal_to_fill_value": True,
-        # What is written is made durable by the writer, with the folders that it lies in.
+        # What is written is made durable by the writer, with the folders that it is in.
         "context": {"file_io_sync": False},
     }
     return tensorstore.open(spec).result()

@@ -175,10 +175,10 @@ class Dataset:
         manifest = self.manifest(chunk)
         which = np.ones(len(manifest), dtype=bool) if present is None else present
         for name, (rows, cols) in self.spec.pixel_arrays.items():
-            wanted, found = (len(manifest), self.spec.channels, rows, cols), pixels[name]
-            if found.shape != wanted or found.dtype != np.uint8:
+            expected, given = (len(manifest), self.spec.channels, rows, cols), pixels[name]
+            if given.shape != expected or given.dtype != np.uint8:
                 raise DatasetError(
-                    f"{name} is {found.dtype} {found.shape}, expected uint8 {wanted}"
+                    f"{name} is {given.dtype} {given.shape}, expected uint8 {expected}"
                 )
         self._mark(chunk, manifest, self._present_or_none(chunk) & which)
         places = manifest.places[which]
@@ -266,7 +266,7 @@ class Dataset:
         write_about(self.path, facts)
 
     def put_about(self, name: str, content: bytes) -> Path:
-        """Write a file that tells of the dataset, below ``about``; return its path."""
+        """Write a file about the dataset, below ``about``; return its path."""
         path = self.path / ABOUT / name
         write_atomic(path, content)
         return path
@@ -295,7 +295,7 @@ class Dataset:
         return True
 
     def _mark(self, chunk: int, manifest: Manifest, which: NDArray[np.bool_]) -> None:
-        """Let `split` tell of `which` patches of a chunk, and of no others."""
+        """Mark in `split` these patches of a chunk, and no others."""
         start = chunk * self.spec.chunk_patches
         many = min(self.spec.chunk_patches, len(self) - start)
         rows = np.full(many, NO_PATCH, dtype=np.uint8)

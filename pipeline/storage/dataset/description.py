@@ -102,14 +102,14 @@ def is_dataset(path: Path) -> bool:
 
 
 def check_same(path: Path, found: DatasetSpec, spec: DatasetSpec) -> None:
-    """Make sure that a dataset was made by the recipe that is wanted now."""
+    """Make sure that a dataset was made by the recipe that is given now."""
     # As JSON has it, in which a tuple is a list.
     if json.loads(json.dumps(asdict(found))) == json.loads(json.dumps(asdict(spec))):
         return
     before, now = dict(found.recipe), dict(spec.recipe)
-    differs = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-    told = ", ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differs)
+    keys = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+    changes = ", ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in keys)
     raise DatasetError(
-        f"{path} was prepared by another recipe ({told or 'of another upres'}); use the same "
+        f"{path} was prepared by another recipe ({changes or 'of another upres'}); use the same "
         "values, or name another folder"
     )

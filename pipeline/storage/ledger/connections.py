@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import LedgerError, NoLedgerError
 from pipeline.storage.ledger.database import INSERT
-from pipeline.storage.ledger.messages import public
+from pipeline.storage.ledger.messages import without_secrets
 from pipeline.storage.ledger.tables import JOBS
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _readable(address: str) -> bool:
     return True
 
 
-def parsed(url: str) -> sa.URL:
+def parse_url(url: str) -> sa.URL:
     """Return the URL of a ledger that is given as text.
 
     Raises:
@@ -159,6 +159,6 @@ def check_place(url: sa.URL) -> None:
     folder = Path(name).absolute().parent
     if not folder.is_dir():
         raise NoLedgerError(
-            f"ledger {public(url)} cannot be made, as {folder} is not a folder; make that, or "
-            "name another file"
+            f"ledger {without_secrets(url)} cannot be made, as {folder} is not a folder; "
+            "make that, or name another file"
         )

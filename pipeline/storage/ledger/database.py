@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import LedgerError
-from pipeline.storage.ledger.messages import explained, public
+from pipeline.storage.ledger.messages import explain, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -91,7 +91,7 @@ class JobRows:
                 yield connection
         except SQLAlchemyError as error:
             raise LedgerError(
-                f"ledger {public(self._engine.url)} failed: {explained(error)}"
+                f"ledger {without_secrets(self._engine.url)} failed: {explain(error)}"
             ) from error
 
 

@@ -29,7 +29,7 @@ class ItemLedger(JobRows):
         return [ItemRow(**row) for row in self._rows(query)]
 
     def each_item(self, state: str) -> Iterator[ItemRow]:
-        """Yield the items in `state` that lie in no stack, sorted by id, a few at a time."""
+        """Yield the items in `state` that are in no stack, sorted by id, a few at a time."""
         alone = self._mine(ITEMS).where(ITEMS.c.state == state, ITEMS.c.stack == "")
         query = alone.order_by(ITEMS.c.item).limit(PAGE)
         rows = self._rows(query)

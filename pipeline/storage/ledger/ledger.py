@@ -14,13 +14,13 @@ from pipeline.storage.access import close_to
 from pipeline.storage.ledger.connections import (
     check_own_file,
     check_place,
-    parsed,
+    parse_url,
     reading_engine,
     writing_engine,
 )
 from pipeline.storage.ledger.exports import ExportLedger
 from pipeline.storage.ledger.items import ItemLedger
-from pipeline.storage.ledger.messages import MOVE_AWAY, explained, public
+from pipeline.storage.ledger.messages import MOVE_AWAY, explain, without_secrets
 from pipeline.storage.ledger.notes import NoteLedger
 from pipeline.storage.ledger.runs import RunLedger
 from pipeline.storage.ledger.scores import ScoreLedger
@@ -38,14 +38,14 @@ class Ledger(ItemLedger, UnitLedger, ScoreLedger, ExportLedger, NoteLedger, RunL
         """Open the ledger of `job` at a database URL, creating the tables where they lack.
 
         Any number of processes may open a new one at once. With `read_only` nothing is created
-        nor written, and the file may lie where nothing can be.
+        nor written, and the file may be where nothing can be written.
 
         Raises:
             NoLedgerError: if `url` is none, or names a folder that is not there.
             LedgerError: if the database cannot be reached or was written by a newer upres; with
                 `read_only` also if there is none, or it knows nothing of `job`.
         """
-        return cls._of(parsed(url), job=job, read_only=read_only)
+        return cls._of(parse_url(url), job=job, read_only=read_only)
 
     @classmethod
     def open_file(cls, path: Path, *, job: str, read_only: bool = False) -> Ledger:
@@ -64,7 +64,7 @@ class Ledger(ItemLedger, UnitLedger, ScoreLedger, ExportLedger, NoteLedger, RunL
             ledger._prepare(read_only=read_only)
         except (SQLAlchemyError, sqlite3.Error, ImportError) as error:
             raise LedgerError(
-                f"ledger {public(url)} cannot be opened: {explained(error)}"
+                f"ledger {without_secrets(url)} cannot be opened: {explain(error)}"
             ) from error
         return ledger
 
@@ -106,6 +106,6 @@ class Ledger(ItemLedger, UnitLedger, ScoreLedger, ExportLedger, NoteLedger, RunL
 
     def _unknown_job(self) -> LedgerError:
         return LedgerError(
-            f"ledger {public(self._engine.url)} knows no job {self._job}, expected one that was "
-            "run on; run `upres upscale SRC JOB`"
+            f"ledger {without_secrets(self._engine.url)} knows no job {self._job}, expected one "
+            "that was run on; run `upres upscale SRC JOB`"
         )

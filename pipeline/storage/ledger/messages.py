@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 MOVE_AWAY = "move the file away, and the next `upres upscale` rebuilds it from the archive"
 
 
-def public(url: sa.URL) -> str:
+def without_secrets(url: sa.URL) -> str:
     """Return the URL without its secrets: the password, and whatever follows the "?"."""
     return url.set(query={}).render_as_string(hide_password=True)
 
 
-def explained(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """Return the cause in one line, with the next step where a SQLite file is damaged."""
     text = str(error)
     cause = text.splitlines()[0] if text else type(error).__name__

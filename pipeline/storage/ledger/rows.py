@@ -28,7 +28,7 @@ class ItemRow:
     fingerprint: str = ""
     units: int = 0
     stack: str = ""
-    """Id of the stack that the item lies in, at `place` of `chunk`; "" for an image of its own."""
+    """Id of the stack that the item is in, at `place` of `chunk`; "" for an image of its own."""
     chunk: int = 0
     place: int = 0
 
@@ -100,7 +100,7 @@ class Note:
 
 
 class ItemCount(NamedTuple):
-    """How far one item is: `done` and `failed` count units under the wanted fingerprint."""
+    """How far one item is: `done` and `failed` count units under the item's present fingerprint."""
 
     item: str
     state: str

@@ -45,7 +45,7 @@ ITEMS = sa.Table(
     # Of the upscaling that the job wants now: a unit is done only under this very fingerprint.
     sa.Column("fingerprint", sa.String, nullable=False, default=""),
     sa.Column("units", sa.Integer, nullable=False, default=0),
-    # Where the item lies in a stack: its unit is recorded under the stack, chunk by chunk.
+    # Where the item is in a stack: its unit is recorded under the stack, chunk by chunk.
     sa.Column("stack", sa.String, nullable=False, default=""),
     sa.Column("chunk", sa.Integer, nullable=False, default=0),
     sa.Column("place", sa.Integer, nullable=False, default=0),

@@ -482,3 +482,20 @@ def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="another program"):
         Ledger.open_file(path, job="j")
     assert path.read_bytes() == before
+
+
+def test_the_number_of_a_unit_is_in_the_column_that_has_always_been_called_tile(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / FILE_NAME
+    with closing(Ledger.open_file(path, job="j")) as ledger:
+        ledger.put_items([A])
+        ledger.put_units([replace(U, number=3)])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (columns,) = connection.execute("SELECT group_concat(name) FROM pragma_table_info('units')")
+        assert columns == (
+            "job,item,tile,fingerprint,state,error,message,attempts,worker,seconds,run",
+        )
+        connection.execute("UPDATE units SET tile = 2 WHERE tile = 3")
+    with closing(Ledger.open_file(path, job="j")) as ledger:
+        assert ledger.done_units() == [replace(U, number=2)]
