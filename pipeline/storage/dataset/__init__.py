@@ -10,12 +10,12 @@ goes on with.
 `NO_PATCH` until its patch is durable.
 
 `spec` says what patches have in common, `description` reads and writes that, `arrays` carries rows
-in and out, `moments` are what statistics are made of, and `dataset` puts them together.
+in and out, `patch_moments` is what statistics are made of, and `dataset` puts them together.
 """
 
 from pipeline.storage.dataset.dataset import Dataset
 from pipeline.storage.dataset.description import check_place, is_dataset
-from pipeline.storage.dataset.moments import moments
+from pipeline.storage.dataset.patch_moments import moments
 from pipeline.storage.dataset.spec import HR, IDENTITY, LR_PREFIX, MOMENTS, SPLIT, DatasetSpec
 
 __all__ = [

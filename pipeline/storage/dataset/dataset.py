@@ -20,7 +20,7 @@ from pipeline.storage.dataset.description import (
     write_about,
     write_spec,
 )
-from pipeline.storage.dataset.moments import moments, statistics_of
+from pipeline.storage.dataset.patch_moments import moments, statistics_of
 from pipeline.storage.dataset.spec import HR, IDENTITY, MOMENTS, SPLIT
 from pipeline.storage.disk import fsync, numbered_files
 from pipeline.storage.manifest import NO_PATCH, SPLITS, Manifest
