@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from pipeline.errors import UpresError
 from pipeline.storage.ledger import FAILED, UnitRow
@@ -12,8 +12,9 @@ from pipeline.storage.ledger import FAILED, UnitRow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pipeline.compute.cluster import Outcome
     from pipeline.storage.ledger import Ledger
+
+Task = TypeVar("Task")
 
 _BATCH_S = 2.0
 """How long outcomes may wait in memory before they are recorded: what a kill costs at most."""
@@ -34,37 +35,33 @@ class Failure:
         return cls(item, None, type(error).__name__, " ".join(str(error).split()))
 
     @classmethod
+    def of_unit(cls, row: UnitRow) -> Failure:
+        """Return that a unit failed: a tile of its item, or a chunk of its stack."""
+        return cls(row.item, row.number, row.error, row.message)
+
+    @classmethod
     def not_done(cls, item: str, message: str) -> Failure:
         """Return that a stage passed an item over, as an earlier stage has not finished it."""
         return cls(item, None, "NotDone", message)
 
 
-def recorded(
-    outcomes: Iterable[Outcome[Any, list[UnitRow]]],
-    ledger: Ledger,
-    *,
-    run: str,
-    failed: Callable[[Any, BaseException], list[UnitRow]],
-) -> Iterator[tuple[Any, list[UnitRow]]]:
+def record_outcomes(
+    worked: Iterable[tuple[Task, list[UnitRow]]], ledger: Ledger, *, run: str
+) -> Iterator[tuple[Task, list[UnitRow]]]:
     """Yield each task with the outcomes of its units, and write these to the ledger in batches.
 
-    `failed` gives the outcomes of a task that failed whole. However the iteration ends, what was
-    yielded is in the ledger.
+    However the iteration ends, what was yielded is in the ledger.
     """
     waiting: list[UnitRow] = []
     written = time.monotonic()
     try:
-        for outcome in outcomes:
-            found = outcome.result
-            if found is None:
-                error: Any = outcome.error
-                found = failed(outcome.task, error)
-            rows = [replace(row, run=run) for row in found]
+        for task, outcomes in worked:
+            rows = [replace(row, run=run) for row in outcomes]
             waiting += rows
             if time.monotonic() - written > _BATCH_S:
                 ledger.put_units(waiting)
                 waiting, written = [], time.monotonic()
-            yield outcome.task, rows
+            yield task, rows
     finally:
         ledger.put_units(waiting)
 

@@ -1,4 +1,4 @@
-"""How far a job is, as the command line, the flows and the report tell it."""
+"""How far a job is, as the command line, the flows and the report show it."""
 
 from __future__ import annotations
 
@@ -72,10 +72,10 @@ class JobStatus:
 
 
 def read_status(folder: Path, ledger: Ledger, *, upscales: bool = True) -> JobStatus:
-    """Return the status that the ledger tells, failures in the order of their items."""
+    """Return the status by the ledger, failures in the order of their items."""
     counts = tuple(ledger.count_items())
     rejected = [Failure(c.item, None, c.error, c.message) for c in counts if c.state == REJECTED]
-    failed = [Failure(u.item, u.tile, u.error, u.message) for u in ledger.failures()]
+    failed = list(map(Failure.of_unit, ledger.failures()))
     failures = sorted([*rejected, *failed], key=lambda f: (f.item, f.tile or 0))
     return JobStatus(folder, counts, tuple(failures), upscales, tuple(ledger.notes()))
 

@@ -11,54 +11,49 @@ rows that a changed picture had are left empty.
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from pipeline.compute.cluster import on_every_worker, submit_windowed, workers_of
-from pipeline.compute.outcomes import failed_unit, recorded
+from pipeline.compute.cluster import on_every_worker, workers_of
+from pipeline.compute.driver import work_through
+from pipeline.compute.outcomes import record_outcomes
+from pipeline.compute.picture_tasks import small_groups, vanished_rows
 from pipeline.constants import DEFAULT_LIMIT_S
-from pipeline.dataset.extract import DUPLICATE, seed_of
+from pipeline.dataset.extract import seed_of
 from pipeline.dataset.hashes import SeenHashes
 from pipeline.dataset.licences import licence_of
+from pipeline.dataset.placement import Placed, Placement, cut_of, distinct, manifests
 from pipeline.dataset.splits import assign_splits
 from pipeline.dataset.worker import (
     ChunkTask,
     Surveyed,
     SurveyTask,
     chunk_name,
-    item_row,
     open_bench,
     prepare_chunks,
-    rejected,
     survey_pictures,
     unit_row,
 )
-from pipeline.errors import DatasetError, SourceError
+from pipeline.errors import DatasetError
 from pipeline.sources.listing import check_same_source
 from pipeline.storage.dataset import Dataset, DatasetSpec
-from pipeline.storage.ledger import DONE, FAILED, INGESTED, VANISHED, ItemRow, UnitRow
-from pipeline.storage.manifest import Manifest, Origin
+from pipeline.storage.ledger import DONE, FAILED, INGESTED, VANISHED, ItemRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from pipeline.compute.cluster import Client, Outcome, Stop
+    from pipeline.compute.cluster import Client, Stop
     from pipeline.dataset.originals import Original
     from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.storage.ledger import Ledger
+    from pipeline.storage.manifest import Manifest
 
-NO_ROOM = "no room in any split"
-"""Why the patches of a picture are left out where counts say how many each split takes."""
-
-_PICTURES_A_TASK = 32
-_BYTES_A_TASK = 4 * 2**20
 _CHUNKS_A_TASK = 4
 _BENCH = "prepare"
+_GONE = "is gone from the source"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,15 +158,14 @@ class Preparation:
         if not due or self._stop.requested:
             return
         on_every_worker(self._client, _BENCH, open_bench)
-        outcomes = submit_windowed(
+        worked = work_through(
             self._client,
             partial(prepare_chunks, key=_BENCH),
             self._tasks(due, {original.item: original for original in originals}),
             stop=self._stop,
-            split=_chunk_by_chunk,
         )
         failed = 0
-        for _, rows in recorded(outcomes, self._chunks, run=self._run, failed=_failed_whole):
+        for _, rows in record_outcomes(worked, self._chunks, run=self._run):
             self.computed += sum(row.state == DONE for row in rows)
             failed += sum(row.state == FAILED for row in rows)
             report(self.computed, failed, len(due))
@@ -179,21 +173,18 @@ class Preparation:
     def _surveyed(
         self, tasks: Iterator[SurveyTask], pictures: int, report: Callable[[int, int], None]
     ) -> list[Surveyed]:
-        found: list[Surveyed] = []
-        outcomes = submit_windowed(
-            self._client, survey_pictures, tasks, stop=self._stop, split=_picture_by_picture
-        )
-        for outcome in outcomes:
-            found += _results(outcome)
-            report(len(found), pictures)
-        return found
+        surveyed: list[Surveyed] = []
+        for _, results in work_through(self._client, survey_pictures, tasks, stop=self._stop):
+            surveyed += results
+            report(len(surveyed), pictures)
+        return surveyed
 
     def _place(
         self, fresh: Sequence[Surveyed], placed: Placed, licences: Mapping[str, str]
     ) -> None:
         """Write the manifests of new chunks, and take changed pictures out of older ones."""
         fresh = self._without_duplicates(fresh, placed)
-        items = [one.row.item for one in fresh if len(_cut(one))]
+        items = [one.row.item for one in fresh if len(cut_of(one))]
         splits = {
             **assign_splits(
                 items,
@@ -205,11 +196,11 @@ class Preparation:
             ),
             **{item: placed.splits[item] for item in items if item in placed.splits},
         }
-        plans = [_Placement.of(one, splits, licences, self.recipe) for one in fresh]
+        plans = [Placement.of(one, splits, licences, self.recipe) for one in fresh]
         total = sum(len(plan.corners) for plan in plans)
         many, first = self.dataset.spec.chunk_patches, self.dataset.chunks
         if total:
-            for number, manifest in enumerate(_manifests(plans, many), first):
+            for number, manifest in enumerate(manifests(plans, many), first):
                 self.dataset.put_manifest(number, manifest)
             self.dataset.grow(first * many + total)
         else:
@@ -228,10 +219,10 @@ class Preparation:
         for item, hashes in placed.hashes:
             if item not in changed:
                 seen.add(hashes)
-        return [replace(one, cut=_distinct(one, seen)) for one in fresh]
+        return [replace(one, cut=distinct(one, seen)) for one in fresh]
 
     def _retire(self, items_of: Mapping[int, Iterable[str]]) -> None:
-        """Take the patches of items out of chunks, without making the chunks' others anew."""
+        """Take the patches of items out of chunks, without making the chunks' others again."""
         for chunk, items in items_of.items():
             manifest = self.dataset.manifest(chunk)
             mine = frozenset(items) & {origin.item for origin in manifest.origins}
@@ -252,7 +243,7 @@ class Preparation:
     def _rewrite(self, chunk: int, manifest: Manifest) -> None:
         """Say less, or something else, of a chunk; its patches stay as they are."""
         self.dataset.put_manifest(chunk, manifest)
-        with suppress(DatasetError):  # Damaged: it will be made anew.
+        with suppress(DatasetError):  # Damaged: it will be made again.
             self.dataset.retain(chunk)
 
     def _record(self, found: Sequence[Surveyed], gone: Iterable[str]) -> None:
@@ -260,15 +251,12 @@ class Preparation:
         rows = [one.row for one in found]
         listed = {row.item for row in rows}
         gone = set(gone)
-        # Without patches there is nothing left to tell of: it was rejected, or another dataset's.
+        # Without patches there is nothing left to record: it was rejected, or another dataset's.
         self._pictures.forget_items(known.keys() - listed - gone)
+        placed = {item: row for item, row in known.items() if item in gone}
+        rows += vanished_rows(placed, listed, _GONE)
         rows += [
-            replace(row, state=VANISHED, message=f"{row.source} is gone from the source")
-            for item, row in known.items()
-            if item in gone - listed and row.state != VANISHED
-        ]
-        rows += [
-            ItemRow(item=item, state=VANISHED, message=f"{item} is gone from the source")
+            ItemRow(item=item, state=VANISHED, message=f"{item} {_GONE}")
             for item in sorted(gone - known.keys())
         ]
         self._pictures.put_items(rows)
@@ -296,11 +284,11 @@ class Preparation:
                 return False
             known = self._done.get(chunk_name(chunk)) == self.dataset.content(chunk)
             return (known and not check) or bool(self.dataset.readable(chunk).all())
-        except DatasetError:  # Damaged: it will be made anew.
+        except DatasetError:  # Damaged: it will be made again.
             return False
 
     def _adopt(self, chunk: int) -> None:
-        """Record a chunk as made, as it lies there, and mark its patches."""
+        """Record a chunk as made, as it is there, and mark its patches."""
         if not self._is_marked(chunk):
             self.dataset.retain(chunk)
         row = unit_row(chunk, self.dataset.content(chunk))
@@ -342,176 +330,19 @@ class Preparation:
 
 
 def foreign_chunks(dataset: Dataset, chunks: Ledger) -> list[str]:
-    """Return the chunks that a ledger tells of, and the dataset does not have: another one's."""
+    """Return the chunks that a ledger has, and the dataset does not have: another one's."""
     own = set(map(chunk_name, range(dataset.chunks)))
     return [row.item for row in chunks.items() if row.item not in own]
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """What the manifests of a dataset say already.
-
-    `outdated` are, by chunk, items whose patches were cut from an older content than a later
-    chunk's: what an interruption left.
-    """
-
-    shas: Mapping[str, str]
-    splits: Mapping[str, str]
-    hashes: Sequence[tuple[str, Any]]
-    outdated: Mapping[int, set[str]]
-
-    @classmethod
-    def of(cls, dataset: Dataset) -> Placed:
-        """Read all manifests."""
-        shas: dict[str, str] = {}
-        splits: dict[str, str] = {}
-        chunks: dict[str, list[int]] = defaultdict(list)
-        hashes = []
-        outdated: dict[int, set[str]] = defaultdict(set)
-        for chunk, manifest in enumerate(dataset.manifests()):
-            for number, origin in enumerate(manifest.origins):
-                item = origin.item
-                if shas.get(item, origin.sha256) != origin.sha256:
-                    for older in chunks.pop(item):
-                        outdated[older].add(item)
-                shas[item] = origin.sha256
-                chunks[item].append(chunk)
-                if origin.split:
-                    splits[item] = origin.split
-                if len(manifest.hashes):
-                    hashes.append((item, manifest.hashes[manifest.pictures == number]))
-        return cls(shas, splits, hashes, outdated)
-
-
-@dataclass(frozen=True, slots=True)
-class _Placement:
-    """The patches that a picture gets rows for."""
-
-    origin: Origin
-    corners: Any
-    seeds: Any
-    hashes: Any
-
-    @classmethod
-    def of(
-        cls,
-        one: Surveyed,
-        splits: Mapping[str, str],
-        licences: Mapping[str, str],
-        recipe: PrepareRecipe,
-    ) -> _Placement:
-        found, item = _cut(one), one.row.item
-        split, left_out = splits.get(item, ""), Counter(found.left_out)
-        if not split:
-            left_out[NO_ROOM] += len(found)
-            found = found.kept(np.zeros(len(found), dtype=bool))
-        seeds = [seed_of(recipe.seed, item, top, left) for top, left in found.corners.tolist()]
-        origin = Origin(
-            item=item,
-            sha256=one.row.sha256,
-            split=split,
-            licence=licence_of(item, licences),
-            copyright=one.copyright,
-            colour=one.colour,
-            left_out={reason: n for reason, n in sorted(left_out.items()) if n},
-        )
-        return cls(origin, found.corners, np.array(seeds, dtype=np.int64), found.hashes)
-
-
-def _manifests(plans: Sequence[_Placement], many: int) -> Iterator[Manifest]:
-    """Yield what consecutive chunks of `many` patches hold, pictures in their order.
-
-    A picture without patches is named where it would stand.
-    """
-    waiting: list[tuple[_Placement, slice]] = []
-    held = 0
-    for plan in plans:
-        start = 0
-        while True:
-            # Only for a patch: a picture without any goes with those before it.
-            if held == many and start < len(plan.corners):
-                yield _manifest(waiting)
-                waiting, held = [], 0
-            take = min(len(plan.corners) - start, many - held)
-            waiting.append((plan, slice(start, start + take)))
-            start, held = start + take, held + take
-            if start == len(plan.corners):
-                break
-    if waiting:
-        yield _manifest(waiting)
-
-
-def _manifest(parts: Sequence[tuple[_Placement, slice]]) -> Manifest:
-    # What was left out of a picture is said once, with its first patch.
-    origins = tuple(p.origin if not s.start else replace(p.origin, left_out={}) for p, s in parts)
-    counts = [s.stop - s.start for _, s in parts]
-    return Manifest(
-        origins,
-        np.arange(sum(counts), dtype=np.int64),
-        np.repeat(np.arange(len(parts), dtype=np.int64), counts),
-        np.concatenate([p.corners[s] for p, s in parts]).reshape(-1, 2),
-        np.concatenate([p.seeds[s] for p, s in parts]),
-        np.concatenate([p.hashes[s] for p, s in parts]),
-    )
-
-
-def _distinct(one: Surveyed, seen: SeenHashes) -> Any:
-    found = _cut(one)
-    kept = np.array([seen.is_new(value) for value in found.hashes.tolist()], dtype=bool)
-    left = found.kept(kept)
-    left.left_out.update({DUPLICATE: int((~kept).sum())} if not kept.all() else {})
-    return left
-
-
-def _cut(one: Surveyed) -> Any:
-    if one.cut is None:
-        raise DatasetError(f"{one.row.item} was not surveyed; prepare again")
-    return one.cut
-
-
 def _survey_tasks(
-    originals: Sequence[Original],
+    originals: Iterable[Original],
     recipe: PrepareRecipe,
     known: Mapping[str, str],
     *,
     unchecked: bool,
 ) -> Iterator[SurveyTask]:
     """Yield tasks of few pictures or few bytes that hold each original once, in their order."""
-    group: list[Original] = []
-    size = 0
-
-    def task() -> SurveyTask:
-        items = [original.item for original in group]
-        placed = {item: known[item] for item in items if item in known}
-        return SurveyTask(tuple(group), recipe, placed, unchecked)
-
-    for original in originals:
-        size += original.size_bytes
-        if group and (len(group) == _PICTURES_A_TASK or size > _BYTES_A_TASK):
-            yield task()
-            group, size = [], original.size_bytes
-        group.append(original)
-    if group:
-        yield task()
-
-
-def _picture_by_picture(task: SurveyTask) -> Iterator[SurveyTask]:
-    """Yield a task for each picture: one that kills its worker must not take others with it."""
-    for original in task.originals:
-        yield replace(task, originals=(original,))
-
-
-def _chunk_by_chunk(task: ChunkTask) -> Iterator[ChunkTask]:
-    for chunk, content in task.chunks.items():
-        yield replace(task, chunks={chunk: content})
-
-
-def _results(outcome: Outcome[SurveyTask, list[Surveyed]]) -> list[Surveyed]:
-    if outcome.result is not None:
-        return outcome.result
-    error = outcome.error or SourceError("was not surveyed")
-    return [Surveyed(rejected(item_row(original), error)) for original in outcome.task.originals]
-
-
-def _failed_whole(task: ChunkTask, error: BaseException) -> list[UnitRow]:
-    return [failed_unit(unit_row(chunk, content), error) for chunk, content in task.chunks.items()]
+    for group in small_groups(originals):
+        placed = {o.item: known[o.item] for o in group if o.item in known}
+        yield SurveyTask(group, recipe, placed, unchecked)

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pipeline.compute.cluster import worker_name, worker_state
 from pipeline.compute.deadline import Deadline
-from pipeline.compute.outcomes import outcome_of, reason_of
+from pipeline.compute.outcomes import failed_unit, outcome_of, reason_of
+from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row
 from pipeline.dataset.extract import Cut, cut, patches, whole
 from pipeline.dataset.originals import Original, Pictures, check_pairs, decode
 from pipeline.degradation.apply import degrade_patches
 from pipeline.errors import SourceError
 from pipeline.recipes.preparing import PrepareRecipe
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset
-from pipeline.storage.ledger import DONE, INGESTED, REJECTED, ItemRow, UnitRow
+from pipeline.storage.ledger import DONE, ItemRow, UnitRow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,15 +37,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class SurveyTask:
+class SurveyTask(PictureTask[Original]):
     """Some pictures to find the patches of."""
 
-    originals: tuple[Original, ...]
     recipe: PrepareRecipe
     known: Mapping[str, str]
     """Content hashes, by item, of pictures whose patches are placed already."""
     unchecked: bool = False
     """Whether LR files are taken for what their names say, whatever they show."""
+
+    def failed(self, error: BaseException) -> list[Surveyed]:
+        """Return that no picture could be surveyed: a worker died, or the disk is full."""
+        return [Surveyed(rejected(ingested_row(picture), error)) for picture in self.pictures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,15 @@ class ChunkTask:
     limit_s: float
     """How long one chunk may take before its worker is ended."""
 
+    def one_by_one(self) -> Iterator[ChunkTask]:
+        """Yield a task for each chunk."""
+        for chunk, content in self.chunks.items():
+            yield replace(self, chunks={chunk: content})
+
+    def failed(self, error: BaseException) -> list[UnitRow]:
+        """Return the outcomes of chunks that all failed for one reason."""
+        return [failed_unit(unit_row(chunk, text), error) for chunk, text in self.chunks.items()]
+
 
 def open_bench() -> Deadline:
     """Return what a worker keeps between tasks, and settle how it computes."""
@@ -83,7 +96,7 @@ def open_bench() -> Deadline:
 
 def survey_pictures(task: SurveyTask) -> list[Surveyed]:
     """Return what each picture of a task gives; a broken one is rejected, with the reason."""
-    return [_surveyed(original, task) for original in task.originals]
+    return [_surveyed(original, task) for original in task.pictures]
 
 
 def prepare_chunks(task: ChunkTask, *, key: str) -> list[UnitRow]:
@@ -102,7 +115,7 @@ def prepare_chunks(task: ChunkTask, *, key: str) -> list[UnitRow]:
 
 def unit_row(chunk: int, content: str) -> UnitRow:
     """Return the outcome of a chunk that was made."""
-    return UnitRow(item=chunk_name(chunk), tile=0, fingerprint=content, state=DONE)
+    return UnitRow(item=chunk_name(chunk), number=0, fingerprint=content, state=DONE)
 
 
 def chunk_name(chunk: int) -> str:
@@ -127,13 +140,13 @@ class Darkroom:
         self._originals = originals
         self._last: tuple[str, Pictures] | None = None
 
-    def develop(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
-        """Return the pixels of the `wanted` patches of a manifest: HR and every LR version.
+    def develop(self, manifest: Manifest, which: NDArray[np.bool_]) -> Developed:
+        """Return the pixels of some patches of a manifest: HR and every LR version.
 
         A picture that cannot be read leaves its patches out, and says why.
         """
         recipe = self._recipe
-        found = self._cut_out(manifest, wanted)
+        found = self._cut_out(manifest, which)
         rows = np.flatnonzero(found.present)
         for degradation in recipe.lr_versions:
             lr = degrade_patches(
@@ -147,7 +160,7 @@ class Darkroom:
             found.pixels[LR_PREFIX + degradation.name] = small
         return found
 
-    def _cut_out(self, manifest: Manifest, wanted: NDArray[np.bool_]) -> Developed:
+    def _cut_out(self, manifest: Manifest, which: NDArray[np.bool_]) -> Developed:
         recipe, scale = self._recipe, self._recipe.scale
         rows, cols = recipe.patch_px
         small = (rows // scale, cols // scale)
@@ -158,7 +171,7 @@ class Darkroom:
         }
         found = Developed(pixels, np.zeros(len(manifest), dtype=bool), [])
         for number, origin in enumerate(manifest.origins):
-            mine = np.flatnonzero((manifest.pictures == number) & wanted)
+            mine = np.flatnonzero((manifest.pictures == number) & which)
             if not len(mine):
                 continue
             try:
@@ -214,7 +227,7 @@ def _prepare_chunk(dataset: Dataset, chunk: int, darkroom: Darkroom) -> None:
 
 def _surveyed(original: Original, task: SurveyTask) -> Surveyed:
     recipe, item = task.recipe, original.item
-    row = item_row(original)
+    row = ingested_row(original)
     try:
         contents = original.contents()
         row = replace(row, sha256=original.sha256(contents))
@@ -233,23 +246,10 @@ def _surveyed(original: Original, task: SurveyTask) -> Surveyed:
         return Surveyed(rejected(row, error))
 
 
-def item_row(original: Original) -> ItemRow:
-    """Return the row of a picture that can be used."""
-    return ItemRow(
-        item=original.item,
-        state=INGESTED,
-        source=original.address,
-        size_bytes=original.size_bytes,
-    )
-
-
 def rejected(row: ItemRow, error: BaseException) -> ItemRow:
-    """Return the row of a picture that cannot be used, with the reason."""
-    return replace(row, state=REJECTED, error=type(error).__name__, message=_told(row.item, error))
-
-
-def _told(item: str, error: Any) -> str:
-    return str(error) if item in str(error) else f"{item}: {error}"
+    """Return the row of a picture that cannot be used, with a reason that names it."""
+    reason = str(error)
+    return rejected_row(row, error, reason if row.item in reason else f"{row.item}: {reason}")
 
 
 def decoded(original: Original, contents: Mapping[str, bytes], recipe: PrepareRecipe) -> Pictures:

@@ -1,8 +1,8 @@
 """Export: from finished items of an SR archive to picture files, tree and metadata kept.
 
-The ledger knows every file that the job wrote. A file that is there already and is still what is
-wanted is not touched; one that the job did not write, or that was changed since, is never replaced
-unless that is asked for.
+The ledger knows every file that the job wrote. A file that is there already, as it would be
+written now, is not touched; one that the job did not write, or that was changed since, is never
+replaced unless that is asked for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipeline.jobs.export_file import (
     remove,
 )
 from pipeline.jobs.export_names import folded
-from pipeline.jobs.export_plan import FOLDER, contents_of
+from pipeline.jobs.export_plan import MADE_FOLDER, contents_of
 from pipeline.storage.access import close_to, make_folder
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.ledger import EXPORT, ExportRow, Note
@@ -218,7 +218,7 @@ class _Export:
         return removed
 
     def _remove_folders(self) -> None:
-        made = [row.path for row in self._plan.known.values() if row.format == FOLDER]
+        made = [row.path for row in self._plan.known.values() if row.format == MADE_FOLDER]
         removed = []
         for path in sorted(made, reverse=True):  # What is further down comes first.
             try:
@@ -309,7 +309,7 @@ def _row_of(task: ExportTask, facts: Facts) -> ExportRow:
 
 
 def _folder_row(path: Path) -> ExportRow:
-    return ExportRow(path=str(path), item="", asked="", format=FOLDER, made_of="")
+    return ExportRow(path=str(path), item="", asked="", format=MADE_FOLDER, made_of="")
 
 
 def _remove_partials(task: ExportTask) -> None:

@@ -49,7 +49,7 @@ class ExportTask:
     ours: frozenset[str] = frozenset()
     """Contents (sha256) that the job wrote for this place or this item."""
     current: frozenset[str] = frozenset()
-    """Those of them that are what is wanted now."""
+    """Those of them that are what is to be there now."""
     of_a_run: bool = False
     """Whether the file there is as old as a run of the job, which then may have written it."""
     readers: int = EVERYONE
@@ -67,7 +67,7 @@ class ExportTask:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What tells a file from another one."""
+    """What distinguishes a file from another one."""
 
     size_bytes: int
     mtime_ns: int

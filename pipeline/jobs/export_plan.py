@@ -39,7 +39,7 @@ RULES = 2
 """Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
 is kept: files that are there are then written again."""
 
-FOLDER = "folder"
+MADE_FOLDER = "folder"
 """What the ledger calls the format of a folder that the job made."""
 
 _EMPTY = sha256(b"").hexdigest()
@@ -165,7 +165,7 @@ class _Places:
         self._originals = _Originals(by_item.values())
 
     def is_current(self, path: Path, row: ItemRow, format: str) -> bool:
-        """Return whether the file that is wanted is there, as the job left it."""
+        """Return whether the file that is to be there is there, as the job left it."""
         before = self._known.get(str(path))
         if before is None or before.coming_sha256 or not _is_of(before, row, format):
             return False
@@ -224,7 +224,7 @@ class _Places:
         """
         targets = {folded(path): path for path in self._targets}
         for before in self._known.values():
-            if before.path in self._targets or before.format == FOLDER:
+            if before.path in self._targets or before.format == MADE_FOLDER:
                 continue
             row = self._by_item.get(before.item)
             gone = row is None or row.state == VANISHED

@@ -1,4 +1,4 @@
-"""The images that the ledger speaks of, where it says that they lie, and no others."""
+"""The images of the ledger's items, from where it says that they are."""
 
 from __future__ import annotations
 

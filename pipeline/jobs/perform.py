@@ -14,7 +14,6 @@ from pipeline.compute.status import read_status
 from pipeline.jobs import stages
 from pipeline.jobs.ingest import run_ingest
 from pipeline.jobs.job import open_job
-from pipeline.jobs.plan import items_in
 from pipeline.jobs.progress import Progress
 from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
@@ -112,8 +111,8 @@ def rerun_job(request: RerunRequest, progress: Progress = _SILENT) -> JobResult:
         plan = run.plan_rerun(
             upscaling, item=request.item, error=request.error, stale=request.stale
         )
-        units = sum(len(part.tiles) for part in plan)
-        progress.reruns(units, sum(map(items_in, plan)))
+        units, items = plan.size
+        progress.reruns(units, items)
         if units:
             settings = request.cluster_settings(device=upscaling.model.device)
             with connect(settings) as client:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections import defaultdict
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,11 +15,13 @@ from pipeline.compute.inference import resolve_device
 from pipeline.compute.status import read_status
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import UsageError
+from pipeline.jobs.adopt import adopt_archive
 from pipeline.jobs.export import run_export
 from pipeline.jobs.export_plan import check_targets, plan_export
-from pipeline.jobs.ingest import Ingestion, adopt_archive, run_ingest
+from pipeline.jobs.ingest import Ingestion, run_ingest
 from pipeline.jobs.job import hold_job
-from pipeline.jobs.plan import ChunkPlan, plan_job
+from pipeline.jobs.plan import plan_job
+from pipeline.jobs.rerun import Rerun
 from pipeline.jobs.score import run_score
 from pipeline.jobs.spec import UpscaleSpec, make_spec
 from pipeline.jobs.upscale import (
@@ -29,7 +30,6 @@ from pipeline.jobs.upscale import (
     run_upscale,
 )
 from pipeline.jobs.worker import ModelAddress
-from pipeline.sources.name_forms import selects
 from pipeline.storage.access import close_to
 from pipeline.storage.archive import is_archive
 
@@ -43,8 +43,9 @@ if TYPE_CHECKING:
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan
     from pipeline.jobs.job import Job
-    from pipeline.jobs.plan import Plan, UnitPlan
+    from pipeline.jobs.plan import Plan
     from pipeline.jobs.request import ExportRequest
+    from pipeline.jobs.units import UnitPlan
     from pipeline.jobs.upscale import UpscaleProgress
     from pipeline.storage.ledger import Ledger
 
@@ -165,17 +166,11 @@ class Run:
         return plan
 
     def replaced(self, plans: Plan | Sequence[UnitPlan]) -> int:
-        """Return how many items of `plans` have pixels that will be deleted and made anew."""
+        """Return how many items of `plans` have pixels that will be deleted and made again."""
         if not is_archive(self.job.sr_dir):
             return 0
         sr = self.job.open_sr()
-        replaced = 0
-        for plan in plans:
-            if isinstance(plan, ChunkPlan):
-                replaced += len(plan.rows) * plan.replaced
-            else:
-                replaced += plan.fresh and sr.provenance(plan.row.item) is not None
-        return replaced
+        return sum(plan.replaced_items(sr) for plan in plans)
 
     def plan_rerun(
         self, upscaling: Upscaling, *, item: str = "*", error: str = "", stale: bool = False
@@ -186,38 +181,8 @@ class Run:
         """
         if self.job.source_dir.parent != self.job.folder:
             adopt_archive(self.job.open_source(), self.ledger)
-        failed: dict[str, dict[int, str]] = defaultdict(dict)
-        for row in self.ledger.failures():
-            if error.lower() in f"{row.error}: {row.message}".lower():
-                failed[row.item][row.tile] = row.fingerprint
-
-        selected = selects(item, lambda: (count.item for count in self.ledger.count_items()))
-
-        def is_named(plan: ChunkPlan) -> bool:
-            return any(map(selected, [plan.stack, *(row.item for row in plan.rows)]))
-
-        plan = self.plan(upscaling)
-        chunks = (part for part in plan if isinstance(part, ChunkPlan))
-        # Another scale takes another array, so all of a stack goes with one of its items.
-        wiped = {part.stack for part in chunks if stale and part.wipes and is_named(part)}
-
-        def keep(plan: UnitPlan) -> UnitPlan | None:
-            if isinstance(plan, ChunkPlan) and plan.kept:
-                return plan if is_named(plan) else None
-            if not plan.tiles:
-                return None
-            if isinstance(plan, ChunkPlan):
-                due = stale or failed[plan.stack].get(plan.chunk) == plan.fingerprint
-                return plan if plan.stack in wiped or (due and is_named(plan)) else None
-            if not selected(plan.row.item):
-                return None
-            if plan.fresh:
-                due = stale or plan.row.fingerprint in failed[plan.row.item].values()
-                return plan if due else None
-            tiles = tuple(t for t in plan.tiles if t in failed[plan.row.item])
-            return replace(plan, tiles=tiles) if tiles else None
-
-        return plan.narrowed(keep)
+        rerun = Rerun.of(self.ledger, item=item, error=error, stale=stale)
+        return rerun.narrow(self.plan(upscaling))
 
     def upscale(
         self,

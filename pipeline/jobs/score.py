@@ -288,13 +288,13 @@ def _read_original(file: SourceFile, sr: StoredImage) -> NDArray[Any]:
 
 
 def _with_channels_of(pixels: NDArray[Any], sr: StoredImage, file: SourceFile) -> NDArray[Any]:
-    colours, wanted = (
+    colours, expected = (
         pixels.shape[0] - (pixels.shape[0] + 1) % 2,
         sr.channels - (sr.channels + 1) % 2,
     )
-    if colours != wanted:
+    if colours != expected:
         raise PictureError(
-            f"original {file.item} has {colours} colour channels, expected {wanted}; convert it"
+            f"original {file.item} has {colours} colour channels, expected {expected}; convert it"
         )
     return np.ascontiguousarray(pixels)
 

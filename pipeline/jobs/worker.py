@@ -1,7 +1,7 @@
-"""One unit on the worker that computes it: read a window, run the network, write a shard.
+"""The worker: the network and the memory that its units share, and the way a task is run.
 
-Nothing here knows the ledger: a unit ends as a row that says what became of it, and the driver
-records it.
+What a unit does is in `pipeline.jobs.tile_task` and `chunk_task`. Nothing there or here opens the
+ledger: a unit ends as a row that says what became of it, and the driver records it.
 """
 
 from __future__ import annotations
@@ -9,11 +9,8 @@ from __future__ import annotations
 import errno
 import socket
 import threading
-import time
-from collections import defaultdict
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,26 +21,19 @@ from pipeline.compute.cluster import torch_threads, worker_name, worker_number, 
 from pipeline.compute.deadline import Deadline
 from pipeline.compute.inference import Inference, load_model, own_device
 from pipeline.compute.outcomes import outcome_of
-from pipeline.compute.transparency import has_alpha, with_hidden, without_hidden
-from pipeline.errors import ArchiveError, ModelError, NotFiniteError
+from pipeline.compute.transparency import with_hidden, without_hidden
+from pipeline.errors import ModelError
 from pipeline.geometry import Rect, Span
-from pipeline.pictures.metadata import KEYS as METADATA_KEYS
-from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import DONE, UnitRow
+from pipeline.jobs.units import done_unit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-    from pipeline.geometry import TileGrid
     from pipeline.jobs.spec import UpscaleSpec
-    from pipeline.storage.image import StoredImage
-
-_OPEN_IMAGES = 64
-COPIED = ("source", "sha256", "size_bytes", "mtime_ns", *METADATA_KEYS)
-"""What the provenance of an SR image takes over from its LR."""
+    from pipeline.jobs.units import Units, UnitTask
+    from pipeline.storage.ledger import UnitRow
 
 _CPU_BATCH_PX = 512 * 512
 _CUDA_BATCH_PX = 2048 * 2048
@@ -57,50 +47,6 @@ class ModelAddress:
 
     name_or_file: str
     device: str = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class UpscaleTask:
-    """Some units of one item, as a worker gets them: addresses only."""
-
-    item: str
-    tiles: tuple[int, ...]
-    fingerprint: str
-    grid: TileGrid
-    source_dir: Path
-    sr_dir: Path
-    source_sha256: str
-    """Content that the LR item must have; "" where the job's lock guards the source anyway."""
-    limit_s: float
-    """How long one unit may take before its worker is ended: a unit that hangs never returns."""
-
-    def pixels(self, tile: int) -> int:
-        """Return how many LR pixels a unit owns."""
-        return self.grid.core(tile).pixels
-
-
-@dataclass(frozen=True, slots=True)
-class StackTask:
-    """One chunk of a stack, as a worker gets it."""
-
-    item: str
-    """Id of the stack."""
-    tiles: tuple[int, ...]
-    """The number of the chunk."""
-    fingerprint: str
-    chunk_pixels: int
-    halo_px: int
-    source_dir: Path
-    sr_dir: Path
-    source_sha256: str
-    """Content that the LR chunk must have."""
-    facts: Mapping[str, Any]
-    """Provenance that its SR images share."""
-    limit_s: float
-
-    def pixels(self, _chunk: int) -> int:
-        """Return how many LR pixels the unit owns."""
-        return self.chunk_pixels
 
 
 @dataclass(slots=True)
@@ -231,162 +177,22 @@ def batch_px(device: str) -> int:
     return _CUDA_BATCH_PX if device.startswith("cuda") else _CPU_BATCH_PX
 
 
-def upscale_units(task: UpscaleTask | StackTask, *, key: str) -> list[UnitRow]:
+def upscale_units(task: UnitTask, *, key: str) -> list[UnitRow]:
     """Compute the units of one task on the worker that runs it; safe to run twice."""
-    bench: Workbench = worker_state(key)
-    if isinstance(task, StackTask):
-        return [_outcome(task, chunk, bench, partial(_upscale_chunk, task)) for chunk in task.tiles]
-    together = _together(task, bench) if len(task.tiles) > 1 else []
-    written = {row.tile for row in together}
-    alone = [tile for tile in task.tiles if tile not in written]
-    return together + [_outcome(task, tile, bench, partial(_upscale_tile, task)) for tile in alone]
+    return task.compute(worker_state(key))
 
 
-def _together(task: UpscaleTask, bench: Workbench) -> list[UnitRow]:
-    """Compute equal windows in batches; where anything fails, those written until then.
-
-    The others run alone after that, which tells which of them fails.
-    """
-    began = time.perf_counter()
-    written: list[int] = []
-    with suppress(Exception), bench.deadline.within(task.limit_s * len(task.tiles)):
-        for tile in _upscale_tiles(task, bench):
-            written.append(tile)  # noqa: PERF402 - what was written before an error counts.
-    seconds = (time.perf_counter() - began) / max(1, len(written))
-    return [replace(_done(task, tile), seconds=seconds) for tile in written]
+def unit_here(units: Units, number: int) -> UnitRow:
+    """Return the outcome of a unit that this worker has done."""
+    return replace(done_unit(units, number), worker=worker_name())
 
 
-def _outcome(
-    task: UpscaleTask | StackTask,
-    tile: int,
-    bench: Workbench,
-    work: Callable[[int, Workbench], None],
+def outcome_here(
+    task: UnitTask, number: int, bench: Workbench, work: Callable[[], None]
 ) -> UnitRow:
-    """Do the work of one unit; return its outcome, with the reason where it failed."""
-    limited = partial(bench.deadline.run, task.limit_s, partial(work, tile, bench))
-    return outcome_of(_done(task, tile), limited)
-
-
-def _done(task: UpscaleTask | StackTask, tile: int) -> UnitRow:
-    return UnitRow(
-        item=task.item,
-        tile=tile,
-        fingerprint=task.fingerprint,
-        state=DONE,
-        worker=worker_name(),
-    )
-
-
-def _upscale_tile(task: UpscaleTask, tile: int, bench: Workbench) -> None:
-    """Compute and write one tile."""
-    grid, scale = task.grid, bench.inference.scale
-    core, window = grid.core(tile), grid.window(tile)
-    try:
-        pixels, shown = _window(task, tile, bench)
-    finally:
-        # Also where it cannot be read: an item that is being made anew is the better reason.
-        _check_unchanged(task)
-    context = bench.inference.context(grid.height, grid.width)
-    sr = bench.enlarge_core(
-        context.around(shown), context.core(core), context.window(window), grid.halo_px
-    )
-    sr = with_hidden(sr, pixels[core.within(window)], scale)
-    _image(task.sr_dir, task.item, task.fingerprint).replace(core.scaled(scale), sr)
-
-
-def _window(task: UpscaleTask, tile: int, bench: Workbench) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the pixels of a tile's window as they are, and as the network is to see them.
-
-    Where alpha hides colours more is read, so that what continues the visible ones is the same in
-    every tile.
-    """
-    grid, window = task.grid, task.grid.window(tile)
-    source = _image(task.source_dir, task.item, task.fingerprint)
-    depth_px = bench.inference.depth_px if has_alpha(source.channels) else 0
-    wider = window.grown(depth_px, limit=(grid.height, grid.width))
-    pixels, inner = source.read(wider), window.within(wider)
-    return pixels[inner], without_hidden(pixels, depth_px)[inner]
-
-
-def _upscale_tiles(task: UpscaleTask, bench: Workbench) -> Iterator[int]:
-    """Compute and write all tiles of a task, equal windows at once; yield each once written."""
-    target = _image(task.sr_dir, task.item, task.fingerprint)
-    scale = bench.inference.scale
-    context = bench.inference.context(task.grid.height, task.grid.width)
-    equal: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for tile in task.tiles:
-        equal[task.grid.window(tile).shape].append(tile)
-    for tiles in equal.values():
-        windows, shown = zip(*(_window(task, tile, bench) for tile in tiles), strict=True)
-        _check_unchanged(task)
-        enlarged = bench.enlarge_all(context.around(np.stack(shown)), task.grid.halo_px)
-        for tile, lr, sr in zip(tiles, windows, context.cut(enlarged, scale), strict=True):
-            core, window = task.grid.core(tile), task.grid.window(tile)
-            of_core = sr[core.scaled(scale).within(window.scaled(scale))]
-            whole = with_hidden(np.ascontiguousarray(of_core), lr[core.within(window)], scale)
-            target.replace(core.scaled(scale), whole)
-            yield tile
-
-
-def _upscale_chunk(task: StackTask, number: int, bench: Workbench) -> None:
-    """Compute and write the images of one chunk of a stack."""
-    source = Archive.open(task.source_dir).stack(task.item)
-    chunk = source.chunk(number)
-    if chunk is None or chunk.sha256 != task.source_sha256:
-        raise ArchiveError(
-            f"chunk {number} of {task.item} was changed in {task.source_dir} during the run; "
-            "upscale it again"
-        )
-    places = sorted(chunk.members)
-    pixels = source.read(number, places)
-    try:
-        sr = bench.enlarge_pictures(pixels, task.halo_px)
-    except NotFiniteError as error:
-        names = [str(chunk.members[p]["item"]) for p in _not_finite(places, pixels, task, bench)]
-        raise NotFiniteError(
-            f"{error}; it did for {', '.join(names)}: take that out of the source, as the other "
-            "pictures of its chunk wait for it"
-        ) from error
-    members = {
-        place: {"item": m["item"], **{name: m[name] for name in COPIED if name in m}}
-        for place, m in chunk.members.items()
-    }
-    Archive.open(task.sr_dir).stack(task.item).write(number, sr, members, task.facts)
-
-
-def _not_finite(
-    places: Sequence[int], pixels: NDArray[Any], task: StackTask, bench: Workbench
-) -> Iterator[int]:
-    """Yield the places of the images that the network makes no finite pixels of."""
-    for place, image in zip(places, pixels, strict=True):
-        try:
-            bench.enlarge_pictures(image[np.newaxis], task.halo_px)
-        except NotFiniteError:
-            yield place
-
-
-def _check_unchanged(task: UpscaleTask) -> None:
-    """Make sure that what was just read is of the picture that the unit was planned for.
-
-    An item is replaced by removing its provenance first and writing the new one last, so pixels
-    read before this holds are the old ones.
-
-    Raises:
-        ArchiveError: if the item was replaced or removed meanwhile.
-    """
-    if not task.source_sha256:
-        return
-    found = (Archive.open(task.source_dir).provenance(task.item) or {}).get("sha256")
-    if found != task.source_sha256:
-        raise ArchiveError(
-            f"{task.item} was changed in {task.source_dir} during the run; upscale it again"
-        )
-
-
-@lru_cache(maxsize=_OPEN_IMAGES)
-def _image(archive_dir: Path, item: str, _fingerprint: str) -> StoredImage:
-    """Open an item once for all its tiles; another fingerprint means that it was made anew."""
-    return Archive.open(archive_dir).image(item)
+    """Do the work of one unit within its time limit; return its outcome, with the reason if any."""
+    limited = partial(bench.deadline.run, task.limit_s, work)
+    return outcome_of(unit_here(task, number), limited)
 
 
 def _out_of_memory(error: BaseException) -> bool:

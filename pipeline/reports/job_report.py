@@ -238,7 +238,7 @@ def _portraits(
 ) -> list[Portrait]:
     reasons: dict[str, dict[int, str]] = defaultdict(dict)
     for unit in ledger.failures():
-        reasons[unit.item][unit.tile] = f"{unit.error}: {unit.message}"
+        reasons[unit.item][unit.number] = f"{unit.error}: {unit.message}"
     portraits = []
     for line in lines:
         row = line.row

@@ -75,13 +75,13 @@ def make_folder(path: Path, allowed: int) -> None:
             raise
 
 
-def _bits(path: Path, wanted: int) -> int:
-    """Return `GROUP` and `OTHERS` as far as the mode of `path` grants them what `wanted` says."""
+def _bits(path: Path, asked: int) -> int:
+    """Return `GROUP` and `OTHERS` as far as the mode of `path` grants them what `asked` says."""
     try:
         found = path.stat()
     except OSError:
         return 0
-    granted = found.st_mode & wanted
+    granted = found.st_mode & asked
     # Folders of the system belong to other groups, and are open to all.
     group = granted & GROUP and (found.st_gid == os.getegid() or granted & OTHERS)
     return (GROUP if group else 0) | (OTHERS if granted & OTHERS else 0)

@@ -1,4 +1,4 @@
-"""Archives: Zarr v3 groups whose items are images of their own, or lie many in a stack.
+"""Archives: Zarr v3 groups whose items are images of their own, or many in one stack.
 
 An item is complete once its group carries provenance, which is written last: whatever was
 interrupted has none, and is written again. Items are found by walking the folders, not by asking
@@ -7,11 +7,9 @@ Zarr: it passes over every folder whose metadata is gone.
 
 from __future__ import annotations
 
-import re
 import shutil
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
 
 import numpy as np
 import zarr
@@ -19,49 +17,40 @@ from zarr.storage import LocalStore, StorePath
 
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, cuts
-from pipeline.storage.image import (
+from pipeline.storage.disk import fsync, sync_tree
+from pipeline.storage.image import StoredImage
+from pipeline.storage.item_folders import is_claimed, is_item, is_unfinished, item_folders
+from pipeline.storage.item_paths import item_of, item_path, name_of, outer_items
+from pipeline.storage.stack import Stack
+from pipeline.storage.stack_index import Index, Member, index_of, locate, stack_ids, stamp_of
+from pipeline.storage.stack_kind import STACKS_FOLDER
+from pipeline.storage.zarr_metadata import (
     CHECK_DISK,
     CODEC,
     LEVEL,
     METADATA,
     PROVENANCE_KEY,
-    StoredImage,
     describe,
-    fsync,
-    holds_metadata,
     open_array,
     read_metadata,
     read_provenance,
-    scanned,
-    sync_tree,
-)
-from pipeline.storage.stack import (
-    FOLDER,
-    Index,
-    Member,
-    Stack,
-    index_of,
-    locate,
-    stack_ids,
-    stamp_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.storage.image import Layout
-    from pipeline.storage.stack import Kind, StackedImage
+    from pipeline.storage.stack import StackedImage
+    from pipeline.storage.stack_kind import Kind
 
 ARCHIVE_KEY = "upres_archive"
 """Attribute of an archive's own group: the version of how its items are laid out."""
 
 SOURCE_SHARD_PX = 4096
 _OPEN_CHUNKS = 64
-_NAME_BYTES = 240
-"""Of the 255 that file systems allow; the rest is for escaping the first characters."""
 
 
 class Archive:
@@ -130,12 +119,12 @@ class Archive:
 
         ``items()`` and ``damaged()`` are its two halves.
         """
-        own = {_name_of(path): path for path in _item_folders(self.path) if path}
+        own = {name_of(path): path for path in item_folders(self.path) if path}
         index = index_of(self.path)
         stacked, broken = index.members, index.broken
         for item in sorted({*own, *stacked, *broken}):
             try:
-                if item in stacked and not (item in own and _is_claimed(self.path / own[item])):
+                if item in stacked and not (item in own and is_claimed(self.path / own[item])):
                     yield item, self._stacked(stacked[item])
                 elif item in own:
                     yield item, self._opened(item, own[item])
@@ -152,15 +141,15 @@ class Archive:
         """
         path = item_path(item)
         member = locate(self.path, item)
-        if member is not None and not _is_claimed(self.path / path):
+        if member is not None and not is_claimed(self.path / path):
             return self._stacked(member)
         return self._opened(item, path)
 
     def image_at(self, item: str, *, stack: str, chunk: int, place: int) -> StoredImage:
-        """Open an item where the ledger says that it lies; `stack` is "" for one of its own.
+        """Open an item where the ledger says that it is; `stack` is "" for one of its own.
 
         Raises:
-            ArchiveError: as `image`, and if another item lies there.
+            ArchiveError: as `image`, and if another item is there.
         """
         if not stack:
             return self._opened(item, item_path(item))
@@ -173,7 +162,7 @@ class Archive:
         return image
 
     def _stacked(self, member: Member) -> StackedImage:
-        stamp = stamp_of(self.path / FOLDER, member)
+        stamp = stamp_of(self.path / STACKS_FOLDER, member)
         image = self._images(member.stack, member.chunk, stamp).get(member.place)
         if image is None:
             raise ArchiveError(
@@ -186,7 +175,7 @@ class Archive:
         return self.stack(stack).images(chunk)
 
     def index(self) -> Index:
-        """Return what lies in stacks, and where."""
+        """Return what is in stacks, and where."""
         return index_of(self.path)
 
     def stacks(self) -> list[str]:
@@ -207,13 +196,14 @@ class Archive:
         Raises:
             ArchiveError: if it is not there, or damaged.
         """
-        return Stack.open(StorePath(self._group.store, FOLDER), self.path / FOLDER, stack)
+        place = StorePath(self._group.store, STACKS_FOLDER)
+        return Stack.open(place, self.path / STACKS_FOLDER, stack)
 
     def create_stack(self, stack: str, kind: Kind, *, chunk_members: int, chunks: int) -> Stack:
-        """Make a stack anew, deleting what was there, for chunks to come."""
-        folder = self.path / FOLDER
-        self._mend_outer(f"{FOLDER}/")
-        made = self._group.require_group(FOLDER)
+        """Make a stack, deleting what was there, for chunks to come."""
+        folder = self.path / STACKS_FOLDER
+        self._mend_outer(f"{STACKS_FOLDER}/")
+        made = self._group.require_group(STACKS_FOLDER)
         found = Stack.create(made, folder, stack, kind, chunk_members=chunk_members, chunks=chunks)
         for path in (folder / METADATA, folder, self.path):
             fsync(path)
@@ -262,7 +252,7 @@ class Archive:
         provenance: Mapping[str, Any],
         pixels: NDArray[Any] | None = None,
     ) -> StoredImage:
-        """Make an item anew, deleting what was there, with `pixels` or for tiles to come.
+        """Make an item, deleting what was there, with `pixels` or for tiles to come.
 
         When this returns, the item and its metadata survive a power cut. Of two writers that make
         an item and another one inside it at once, neither sees the other: see `clashing`.
@@ -270,7 +260,7 @@ class Archive:
         Raises:
             ArchiveError: if the item would lie inside another one, or another one inside it.
         """
-        for outer in _outer(item):
+        for outer in outer_items(item):
             if self.provenance(outer) is not None:
                 raise ArchiveError(
                     f"{self.path}: {item!r} would lie inside the item {outer!r}; rename one of them"
@@ -310,12 +300,12 @@ class Archive:
         if not folder.is_dir():
             folder.unlink(missing_ok=True)
             return
-        if not _is_claimed(folder):
-            below = (p for p in _item_folders(self.path, path) if p != path)
-            inner = next((p for p in sorted(below) if not _is_unfinished(self.path / p)), None)
+        if not is_claimed(folder):
+            below = (p for p in item_folders(self.path, path) if p != path)
+            inner = next((p for p in sorted(below) if not is_unfinished(self.path / p)), None)
             if inner is not None:
                 raise ArchiveError(
-                    f"{self.path}: the item {_name_of(inner)!r} lies inside {item!r}; "
+                    f"{self.path}: the item {name_of(inner)!r} lies inside {item!r}; "
                     "rename one of them"
                 )
         # Without its group file the item is gone for every reader before pixels vanish.
@@ -325,12 +315,12 @@ class Archive:
     def delete_own(self, item: str) -> None:
         """Remove an item that is, or was to become, an image of its own; leave stacks alone."""
         folder = self.path / item_path(item)
-        if folder.is_dir() and _is_item(folder):
+        if folder.is_dir() and is_item(folder):
             self.delete(item)
 
     def _mend_outer(self, path: str) -> None:
-        """Remove unreadable metadata of the folders around an item: Zarr writes them anew."""
-        for outer in _outer(path):
+        """Remove unreadable metadata of the folders around an item: Zarr writes them again."""
+        for outer in outer_items(path):
             file = self.path / outer / METADATA
             try:
                 kind = read_metadata(file.parent).get("node_type")
@@ -361,17 +351,6 @@ def _no_archive(path: Path, error: Exception) -> str:
     )
 
 
-def clashing(items: Iterable[str]) -> dict[str, str]:
-    """Return each item that would lie inside another one of `items`, and that other one.
-
-    The outermost wins: it is no key, and every other item inside it names it. The result does not
-    depend on the order of `items`.
-    """
-    known = set(items)
-    outer_of = {item: next((o for o in _outer(item) if o in known), None) for item in known}
-    return {item: outer for item, outer in sorted(outer_of.items()) if outer is not None}
-
-
 def is_archive(path: Path) -> bool:
     """Return whether a Zarr v3 group or array is at `path`.
 
@@ -384,141 +363,3 @@ def is_archive(path: Path) -> bool:
         raise UnreadableError(
             f"{path} cannot be looked into ({error.strerror}); grant access to it"
         ) from error
-
-
-def item_path(item: str) -> str:
-    """Return the Zarr path of an item id: the id itself, unsafe parts percent-encoded.
-
-    Distinct ids give distinct paths, and no id leads out of the archive. A part that is too long
-    for the name of a folder becomes several, all but the last ending with a bare "%".
-    """
-    if not item:
-        raise ArchiveError("item id is empty, expected a relative path")
-    try:
-        item.encode()
-    except UnicodeEncodeError as error:
-        raise ArchiveError(f"item id {item!r} is no valid Unicode text") from error
-    return "/".join("%/".join(map(_encode, _pieces(part))) for part in item.split("/"))
-
-
-def item_of(path: str) -> str:
-    """Return the id whose `item_path` is `path`."""
-    path = re.sub("(?<=[^/])%/", "", path)
-    return "/".join("" if part == "%" else unquote(part) for part in path.split("/"))
-
-
-def _pieces(part: str) -> list[str]:
-    """Cut `part` where its encoding would be too long for the name of a folder."""
-    pieces = [""]
-    size = 0
-    for c in part:
-        size += len(_percent(c).encode())
-        if size > _NAME_BYTES:
-            pieces.append("")
-            size = len(_percent(c).encode())
-        pieces[-1] += c
-    return pieces
-
-
-def _encode(part: str) -> str:
-    if not part:
-        return "%"
-    if part in (METADATA, FOLDER) or part.startswith("__") or not part.strip("."):
-        return "".join(f"%{byte:02X}" for byte in part[:2].encode()) + _percent(part[2:])
-    return _percent(part)
-
-
-def _percent(part: str) -> str:
-    # Zarr store keys are text: everything but the escape sign and backslash may stand as it is.
-    return "".join(quote(c, safe="") if c in "%\\" or ord(c) < 32 else c for c in part)
-
-
-def _outer(item: str) -> Iterator[str]:
-    """Yield the ids in which `item` would lie, outermost first."""
-    for slash in re.finditer("/", item):
-        if slash.start():
-            yield item[: slash.start()]
-
-
-def _name_of(path: str) -> str:
-    """Return the id of the item at `path`, or the path itself where no id leads there."""
-    item = item_of(path)
-    try:
-        return item if item_path(item) == path else path
-    except ArchiveError:
-        return path
-
-
-def _item_folders(root: Path, start: str = "") -> Iterator[str]:
-    """Yield the path of every folder from `start` on that is an item, complete or not.
-
-    Complete items are not entered: their files are pixels.
-    """
-    waiting = [start]
-    while waiting:
-        path = waiting.pop()
-        try:
-            is_item = bool(path) and _is_item(root / path)
-            inner = _inner_folders(root / path, top=not path)
-        except PermissionError:
-            # Nobody can tell what it holds: not to be passed over.
-            is_item, inner = True, []
-        if is_item:
-            yield path
-        if not (is_item and _is_claimed(root / path)):
-            waiting.extend(f"{path}/{name}" if path else name for name in inner)
-
-
-def _inner_folders(folder: Path, *, top: bool) -> list[str]:
-    """Return the folders in `folder` that may be or hold items: no stacks, no array of an item."""
-    names = [entry.name for entry in scanned(folder) if entry.is_dir()]
-    passed = FOLDER if top else LEVEL
-    if passed in names and (top or _is_level(folder / LEVEL)):
-        names.remove(passed)
-    return names
-
-
-def _is_item(folder: Path) -> bool:
-    """Return whether a folder is, was or was to become an item, and no mere folder of items."""
-    try:
-        metadata = read_metadata(folder)
-    except ArchiveError:
-        if _is_level(folder / LEVEL):
-            return True
-        return (folder / METADATA).exists() and not holds_metadata(folder)
-    if metadata.get("node_type") != "group":
-        return True
-    attributes = metadata.get("attributes", {})
-    if not isinstance(attributes, dict):
-        return True
-    return bool({PROVENANCE_KEY, "ome"} & attributes.keys()) or _is_level(folder / LEVEL)
-
-
-def _is_claimed(folder: Path) -> bool:
-    """Return whether a folder is an item for certain: it carries provenance."""
-    try:
-        read_provenance(folder)
-    except ArchiveError:
-        return False
-    return True
-
-
-def _is_unfinished(folder: Path) -> bool:
-    """Return whether a writer was interrupted here: sound metadata, but no provenance yet."""
-    try:
-        metadata = read_metadata(folder)
-    except ArchiveError:
-        return False
-    attributes = metadata.get("attributes", {})
-    return isinstance(attributes, dict) and PROVENANCE_KEY not in attributes
-
-
-def _is_level(folder: Path) -> bool:
-    """Return whether a folder called "0" is an array, rather than an item of that name."""
-    if not folder.is_dir():
-        return False
-    try:
-        return read_metadata(folder).get("node_type") == "array"
-    except ArchiveError:
-        # Where all metadata is gone: pixels lie in "c", and the array of an item in "0".
-        return not holds_metadata(folder) and not (folder / LEVEL).is_dir()

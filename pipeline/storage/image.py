@@ -1,45 +1,29 @@
 """One image of an archive, opened: an array ``(c, y, x)`` that is read and written by rectangles.
 
-What every array of an archive has in common stands here too: codec, metadata, durability.
-
-Sources: Zarr v3 core and sharding specifications; OME-Zarr (NGFF) 0.5.
+Sources: Zarr v3 core and sharding specifications.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import LocalStore
 
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, Span
+from pipeline.storage.disk import fsync, holds_bytes, is_number, numbered, scanned
+from pipeline.storage.zarr_metadata import CHECK_DISK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
+    import zarr
     from numpy.typing import NDArray
 
-LEVEL = "0"
-"""Name of the full-size array of an image or a stack."""
-
-PROVENANCE_KEY = "upres"
-METADATA = "zarr.json"
 INNER_CHUNK_PX = 512
-DTYPES = ("uint8", "uint16", "float32")
-
-CHECK_DISK = "check the disk and who may read it, then run the same command again"
-"""What to do where the fault is not in the archive."""
-
-# The checksum turns a flipped bit into an error.
-CODEC = ZstdCodec(level=1, checksum=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +56,11 @@ class StoredImage:
     item: str
     array: zarr.Array[Any]
     provenance: Mapping[str, Any]
+
+    @property
+    def in_stack(self) -> bool:
+        """Return whether it is one image of a stack, rather than an image of its own."""
+        return False
 
     @property
     def channels(self) -> int:
@@ -144,11 +133,11 @@ class StoredImage:
         Raises:
             ArchiveError: if `rect` is not one whole shard, or `pixels` do not fit it.
         """
-        wanted = (self.channels, *rect.shape)
-        if pixels.shape != wanted or pixels.dtype != self.dtype:
+        expected = (self.channels, *rect.shape)
+        if pixels.shape != expected or pixels.dtype != self.dtype:
             raise ArchiveError(
                 f"{self.item}: pixels are {pixels.dtype} {pixels.shape}, expected {self.dtype} "
-                f"{wanted}"
+                f"{expected}"
             )
         keys = self._shard_keys(rect)
         height, width = self.size
@@ -208,139 +197,3 @@ class StoredImage:
             f"{self.item} rows {rows.start}-{rows.stop} cols {cols.start}-{cols.stop} cannot be "
             f"read ({reason}); {mend or self._mend}"
         )
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """Return what the ``zarr.json`` of a folder says.
-
-    Raises:
-        ArchiveError: if it is missing or damaged; the message completes "the item ...".
-        UnreadableError: if the disk does not say.
-    """
-    path = folder / METADATA
-    name = f"{folder.name}/{METADATA}"
-    try:
-        found = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArchiveError(f"is damaged: {name} is missing") from error
-    except (IsADirectoryError, ValueError, RecursionError) as error:
-        reason = type(error).__name__
-        raise ArchiveError(f"is damaged: {name} cannot be read ({reason})") from error
-    except OSError as error:
-        raise UnreadableError(f"cannot be read: {name}: {error.strerror or error}") from error
-    if not isinstance(found, dict):
-        raise ArchiveError(f"is damaged: {name} holds {type(found).__name__}, expected an object")
-    return found
-
-
-def read_provenance(folder: Path) -> Mapping[str, Any]:
-    """Return the provenance in the metadata of an item's folder.
-
-    Raises:
-        ArchiveError: if there is none; the message completes "the item ...".
-    """
-    metadata = read_metadata(folder)
-    if metadata.get("node_type") != "group":
-        raise ArchiveError(f"is damaged: it is {metadata.get('node_type')!r}, expected a group")
-    attributes = metadata.get("attributes", {})
-    if not isinstance(attributes, dict):
-        raise ArchiveError(f"is damaged: attributes are {type(attributes).__name__}, not an object")
-    provenance = attributes.get(PROVENANCE_KEY)
-    if not isinstance(provenance, dict):
-        raise ArchiveError("is incomplete: it has no provenance")
-    return provenance
-
-
-def open_array(place: StorePath, folder: Path, *, axes: str = "cyx") -> zarr.Array[Any]:
-    """Open the full-size array of an image, or (`axes` "ncyx") of a stack.
-
-    Raises:
-        ArchiveError: if it has other axes or another dtype; the message completes "the item ...".
-    """
-    metadata = read_metadata(folder)
-    try:
-        array = zarr.Array.from_dict(place, metadata)
-        shape, dtype, side = array.shape, str(array.dtype), array.shards or array.chunks
-    except Exception as error:  # Zarr fails on damaged metadata in as many ways as it has fields.
-        raise ArchiveError(
-            f"is damaged: {folder.name}/{METADATA} describes no array ({type(error).__name__})"
-        ) from error
-    if len(shape) != len(axes) or dtype not in DTYPES or min(*shape, *side) < 1:
-        raise ArchiveError(
-            f"is {dtype} {shape}, expected ({', '.join(axes)}) of {' | '.join(DTYPES)}"
-        )
-    # An all-black tile is written too: then a shard's existence is proof of its tile.
-    return array.with_config({"write_empty_chunks": True})
-
-
-def describe(name: str, *, axes: str = "cyx") -> dict[str, Any]:
-    """Return the OME-Zarr 0.5 description of an array with one level.
-
-    The images of a stack are steps in time to it, which is the one kind of axis that may stand
-    before channels: viewers show a slider.
-    """
-    kinds = {"n": "time", "c": "channel"}
-    level = {
-        "path": LEVEL,
-        "coordinateTransformations": [{"type": "scale", "scale": [1.0] * len(axes)}],
-    }
-    named = [{"name": axis, "type": kinds.get(axis, "space")} for axis in axes]
-    return {"version": "0.5", "multiscales": [{"name": name, "axes": named, "datasets": [level]}]}
-
-
-def holds_bytes(file: Path) -> bool:
-    """Return whether `file` is there and not empty: Zarr reads both other cases as black."""
-    try:
-        found = file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0
-
-
-def scanned(folder: Path | str) -> list[os.DirEntry[str]]:
-    """Return what is in a folder, nothing where there is none."""
-    try:
-        with os.scandir(folder) as found:
-            return list(found)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def numbered(folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, path) of what lies in `folder` and is named by a number."""
-    for entry in scanned(folder):
-        if is_number(entry.name):
-            yield int(entry.name), entry.path
-
-
-def numbered_files(folder: Path, suffix: str) -> Iterator[tuple[int, Path]]:
-    """Yield (number, path) of the files in `folder` called ``<number><suffix>``, lowest first."""
-    stems = (Path(entry.name) for entry in scanned(folder))
-    found = (int(p.stem) for p in stems if p.suffix == suffix and is_number(p.stem))
-    for number in sorted(found):
-        yield number, folder / f"{number}{suffix}"
-
-
-def is_number(name: str) -> bool:
-    """Return whether `name` is how Zarr writes a number: not "07", nor another script's digit."""
-    return name.isdecimal() and name.isascii() and (name[0] != "0" or name == "0")
-
-
-def sync_tree(folder: Path) -> None:
-    """Make everything in a folder survive a power cut."""
-    for path in (folder, *folder.rglob("*")):
-        fsync(path)
-
-
-def fsync(path: Path) -> None:
-    """Make a file, or the names in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def holds_metadata(folder: Path) -> bool:
-    """Return whether any folder inside `folder` has Zarr metadata."""
-    return any(METADATA in names for at, _, names in os.walk(folder) if at != str(folder))

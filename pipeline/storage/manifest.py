@@ -94,7 +94,7 @@ class Manifest:
 
     @property
     def identities(self) -> NDArray[np.uint64]:
-        """Return a number ``(m,)`` that tells each patch from all others, and is never 0.
+        """Return a number ``(m,)`` that distinguishes each patch from all others, and is never 0.
 
         It is of the picture's name and content, the corner, and the seed: all that decides the
         patch in a dataset of one recipe.

@@ -27,7 +27,7 @@ SIDE = 6
 
 @pytest.fixture(autouse=True)
 def one_tile_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.jobs.upscale._UNITS_A_TASK", 1)
+    monkeypatch.setattr("pipeline.jobs.tiles._TILES_A_TASK", 1)
 
 
 @pytest.fixture

@@ -86,12 +86,12 @@ def test_the_order_of_tiles_and_how_many_go_in_one_task_change_no_byte(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.upscale._UNITS_A_TASK", tiles_a_task)
+    monkeypatch.setattr("pipeline.jobs.tiles._TILES_A_TASK", tiles_a_task)
     monkeypatch.setattr("pipeline.jobs.upscale.batch_px", lambda _: 2**30)
     chance = random.Random(tiles_a_task)
 
     def shuffled(plans: list[Any]) -> list[Any]:
-        mixed = [replace(p, tiles=tuple(chance.sample(p.tiles, len(p.tiles)))) for p in plans]
+        mixed = [replace(p, numbers=tuple(chance.sample(p.numbers, len(p.numbers)))) for p in plans]
         return chance.sample(mixed, len(mixed))
 
     assert compute(tmp_path / "job", order=shuffled) == whole
@@ -100,7 +100,7 @@ def test_the_order_of_tiles_and_how_many_go_in_one_task_change_no_byte(
 def test_a_stop_in_the_middle_changes_no_byte(
     compute: Compute, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.upscale._UNITS_A_TASK", 1)
+    monkeypatch.setattr("pipeline.jobs.tiles._TILES_A_TASK", 1)
     assert compute(tmp_path / "job", stop_after=1) != whole
     assert compute(tmp_path / "job") == whole
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import pipeline.storage.archive
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, Span
-from pipeline.jobs.ingest import adopt_archive
+from pipeline.jobs.adopt import adopt_archive
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout, StoredImage
 from pipeline.storage.ledger import FILE_NAME, INGESTED, REJECTED, VANISHED, ItemRow, Ledger

@@ -62,7 +62,7 @@ class Driver:
         ledger = open_job(self.job).open_ledger()
         rows = ledger.done_units()
         ledger.close()
-        return {(row.item, row.tile): self._written_at(row.item, row.tile) for row in rows}
+        return {(row.item, row.number): self._written_at(row.item, row.number) for row in rows}
 
     def _written_at(self, item: str, tile: int) -> float:
         row, col = divmod(tile, 3)

@@ -77,15 +77,15 @@ def test_outcomes_are_counted_as_in_sqlite(postgresql: str) -> None:
     ledger = Ledger.open(postgresql, job="counted")
     ledger.put_items([ItemRow(item="a", state=INGESTED, fingerprint="f", units=3)])
     rows = [
-        UnitRow(item="a", tile=0, fingerprint="f", state=DONE),
-        UnitRow(item="a", tile=1, fingerprint="f", state=FAILED, error="E", message="why"),
-        UnitRow(item="a", tile=2, fingerprint="another", state=DONE),
+        UnitRow(item="a", number=0, fingerprint="f", state=DONE),
+        UnitRow(item="a", number=1, fingerprint="f", state=FAILED, error="E", message="why"),
+        UnitRow(item="a", number=2, fingerprint="another", state=DONE),
     ]
     ledger.put_units(rows)
     ledger.put_units(rows[:1])
     (count,) = ledger.count_items()
     assert (count.done, count.failed, count.pending) == (1, 1, 1)
-    assert [(u.tile, u.message) for u in ledger.failures()] == [(1, "why")]
+    assert [(u.number, u.message) for u in ledger.failures()] == [(1, "why")]
     ledger.forget_units(["a"])
     assert not ledger.knows_units()
     ledger.close()

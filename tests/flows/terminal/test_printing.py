@@ -86,7 +86,7 @@ def job(tmp_path: Path) -> Job:
             ItemRow(item=f"{name}2", state=REJECTED, error="PictureError", message=name),
         ]
     )
-    ledger.put_units([UnitRow(item=name, tile=0, fingerprint="f", state=FAILED, message=name)])
+    ledger.put_units([UnitRow(item=name, number=0, fingerprint="f", state=FAILED, message=name)])
     sums = {"error_total": 5.0, "error_count": 100, "ssim_total": 9.0, "ssim_count": 10}
     ledger.put_scores(
         [ScoreRow(item=name, tile=0, kind="consistency", fingerprint="f", **sums)],

@@ -771,7 +771,7 @@ def test_twenty_thousand_unchanged_files_take_seconds(
         rows = [replace(row, item=f"{n:05}.png", source=f"/x/{n:05}.png") for n in range(20_000)]
         ledger.put_items(rows)
         ledger.put_units(
-            UnitRow(item=r.item, tile=0, fingerprint=r.fingerprint, state=DONE) for r in rows
+            UnitRow(item=r.item, number=0, fingerprint=r.fingerprint, state=DONE) for r in rows
         )
         exports = []
         for r in rows:

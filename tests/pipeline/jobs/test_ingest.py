@@ -13,7 +13,8 @@ from PIL import Image, ImageCms
 
 from pipeline.errors import ArchiveError, SourceError
 from pipeline.geometry import Rect, Span
-from pipeline.jobs.ingest import adopt_archive, run_ingest
+from pipeline.jobs.adopt import adopt_archive
+from pipeline.jobs.ingest import run_ingest
 from pipeline.pictures.files import read_picture
 from pipeline.pictures.metadata import from_json
 from pipeline.storage.archive import Archive

@@ -145,7 +145,7 @@ def _do_all(job: Job, items: int) -> None:
 def test_the_status_of_a_million_tiles_counts_each_of_them(
     items: int, job_of: Callable[[int], Job]
 ) -> None:
-    job, first = job_of(items), UnitRow(item=_name(0), tile=0, fingerprint="", state=DONE)
+    job, first = job_of(items), UnitRow(item=_name(0), number=0, fingerprint="", state=DONE)
     with closing(job.open_ledger()) as ledger:
         ledger.put_units([first])
     _do_all(job, items)
@@ -153,7 +153,7 @@ def test_the_status_of_a_million_tiles_counts_each_of_them(
         (last,) = (row for row in ledger.items() if row.item == _name(items - 1))
         failed = UnitRow(
             item=last.item,
-            tile=2,
+            number=2,
             fingerprint=last.fingerprint,
             state=FAILED,
             error="OSError",

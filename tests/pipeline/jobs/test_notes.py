@@ -138,7 +138,7 @@ def test_a_lost_ledger_finds_the_notes_in_the_archive_or_the_files(
     in_stack: bool,
 ) -> None:
     if in_stack:
-        monkeypatch.setattr("pipeline.storage.stack._CHUNK_MEMBERS", 8)
+        monkeypatch.setattr("pipeline.storage.stack_kind._CHUNK_MEMBERS", 8)
         for n in range(24):
             data = motion_photo(photo(22, 18, at=7 * n), comment=b"no. %d" % n)
             (source / f"small{n:02}.jpg").write_bytes(data)

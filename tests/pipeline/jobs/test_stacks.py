@@ -19,7 +19,8 @@ from pipeline.jobs.run import run_on
 from pipeline.jobs.score import read_scores
 from pipeline.pictures.files import read_picture
 from pipeline.storage.archive import Archive
-from pipeline.storage.stack import LEAST_MEMBERS, StackedImage
+from pipeline.storage.stack import StackedImage
+from pipeline.storage.stack_kind import LEAST_MEMBERS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +42,7 @@ STACK = f"stacks/3x{HEIGHT}x{WIDTH}-uint8/"
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.storage.stack._CHUNK_MEMBERS", CHUNK)
+    monkeypatch.setattr("pipeline.storage.stack_kind._CHUNK_MEMBERS", CHUNK)
 
 
 @pytest.fixture
@@ -355,7 +356,7 @@ def test_scores_and_exports_are_those_of_the_same_pictures_alone(
     upres: Command, cluster: tuple[str, str],
 ) -> None:  # fmt: skip
     upscale(source, folder)
-    monkeypatch.setattr("pipeline.jobs.ingest.LEAST_MEMBERS", 1000)
+    monkeypatch.setattr("pipeline.jobs.stacking.LEAST_MEMBERS", 1000)
     upscale(source, tmp_path / "alone", tile_px=64)
     assert not (tmp_path / "alone" / "source.zarr" / "@stacks").exists()
     documents = []
@@ -505,7 +506,7 @@ def test_an_interruption_before_changed_pictures_are_packed_loses_none(
     upscale(source, folder)
     for n in range(5):
         save(source / item(n), face(photo, n + 50))
-    for moment in ("pack", "_leave"):
+    for moment in ("pack", "leave_holes"):
         with monkeypatch.context() as patch:
             owner = "pipeline.jobs.ingest._Ingest" if moment == "pack" else "pipeline.jobs.ingest"
             patch.setattr(f"{owner}.{moment}", interrupted)
@@ -593,7 +594,7 @@ def test_an_interruption_before_a_chunk_is_kept_leaves_nothing_pending(
     upscale(source, folder)
     save(source / item(3), face(photo, 40))
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.jobs.upscale._keep", interrupted)
+        patch.setattr("pipeline.jobs.chunks.ChunkPlan.keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
             upscale(source, folder)
     again = upscale(source, folder)

@@ -17,9 +17,9 @@ from pipeline.compute.inference import Inference, load_model, resolve_precision
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.job import create_job
-from pipeline.jobs.plan import plan_upscale
 from pipeline.jobs.run import run_on
 from pipeline.jobs.spec import UpscaleSpec, make_spec
+from pipeline.jobs.tiles import plan_tiles
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, INGESTED, ItemRow
 
@@ -452,21 +452,21 @@ def row(**values: Any) -> ItemRow:
 
 @given(st.sets(st.integers(0, 8)))
 def test_the_plan_is_exactly_what_is_not_done(done: set[int]) -> None:
-    (plan,) = plan_upscale([row()], spec=SPEC, done=lambda _: done, holds=lambda _: True)
-    assert set(plan.tiles) == set(range(9)) - done
+    (plan,) = plan_tiles([row()], spec=SPEC, done=lambda _: done, holds=lambda _: True)
+    assert set(plan.numbers) == set(range(9)) - done
     assert plan.row.units == 9
     assert not plan.fresh
 
 
 def test_what_the_archive_does_not_hold_is_planned_whole_whatever_the_ledger_says() -> None:
-    (plan,) = plan_upscale([row()], spec=SPEC, done=lambda _: {0, 1, 2}, holds=lambda _: False)
-    assert plan.tiles == tuple(range(9))
+    (plan,) = plan_tiles([row()], spec=SPEC, done=lambda _: {0, 1, 2}, holds=lambda _: False)
+    assert plan.numbers == tuple(range(9))
     assert plan.fresh
 
 
 @pytest.mark.parametrize("state", ["rejected", "vanished"])
 def test_only_ingested_items_are_planned(state: str) -> None:
-    plans = plan_upscale([row(state=state)], spec=SPEC, done=lambda _: set(), holds=lambda _: True)
+    plans = plan_tiles([row(state=state)], spec=SPEC, done=lambda _: set(), holds=lambda _: True)
     assert list(plans) == []
 
 
@@ -523,5 +523,5 @@ def test_the_ledger_holds_a_done_row_for_each_unit(
     ledger = upscale(source, folder).job.open_ledger()
     rows = ledger.done_units()
     ledger.close()
-    assert [r.tile for r in rows] == list(range(9))
+    assert [r.number for r in rows] == list(range(9))
     assert all(r.state == DONE and r.worker and r.run and r.seconds > 0 for r in rows)

@@ -107,7 +107,7 @@ class Bench:
         ledger.put_units(
             UnitRow(
                 item=item,
-                tile=tile,
+                number=tile,
                 fingerprint=item,
                 state=state,
                 message=message,

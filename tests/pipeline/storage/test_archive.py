@@ -18,8 +18,10 @@ from zarr.storage import LocalStore
 
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, Span, TileGrid
-from pipeline.storage.archive import Archive, clashing, is_archive, item_of, item_path
-from pipeline.storage.image import DTYPES, Layout, StoredImage
+from pipeline.storage.archive import Archive, is_archive
+from pipeline.storage.image import Layout, StoredImage
+from pipeline.storage.item_paths import clashing, item_of, item_path
+from pipeline.storage.zarr_metadata import DTYPES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

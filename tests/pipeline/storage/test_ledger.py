@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 A = ItemRow(item="a", state=INGESTED, sha256="1", height=4, width=5, fingerprint="f", units=4)
-U = UnitRow(item="a", tile=0, fingerprint="f", state=DONE)
+U = UnitRow(item="a", number=0, fingerprint="f", state=DONE)
 S = ScoreRow(
     item="a",
     tile=0,
@@ -65,8 +65,8 @@ def test_a_second_put_replaces_the_first(ledger: Ledger) -> None:
     ledger.put_items([changed])
     assert ledger.items() == [changed]
     ledger.put_units([replace(U, state=FAILED, error="OSError"), U])
-    assert ledger.tiles("a", fingerprint="f", state=DONE) == {0}
-    assert ledger.tiles("a", fingerprint="f", state=FAILED) == set()
+    assert ledger.tiles_of(A, DONE) == {0}
+    assert ledger.tiles_of(A, FAILED) == set()
     ledger.put_scores([S])
     ledger.put_scores([replace(S, error_total=1.0)])
     ledger.put_items([A])
@@ -130,15 +130,15 @@ def test_only_units_of_the_wanted_fingerprint_count(ledger: Ledger) -> None:
     ledger.put_units(
         [
             U,
-            replace(U, tile=1, state=FAILED, error="OSError", message="full"),
-            replace(U, tile=2, fingerprint="old"),
-            replace(U, tile=3, fingerprint="old", state=FAILED),
+            replace(U, number=1, state=FAILED, error="OSError", message="full"),
+            replace(U, number=2, fingerprint="old"),
+            replace(U, number=3, fingerprint="old", state=FAILED),
         ]
     )
     found = count(ledger)
     assert (found.units, found.done, found.failed, found.pending) == (4, 1, 1, 2)
     assert ledger.done_units() == [U]
-    assert [(f.tile, f.error, f.message) for f in ledger.failures()] == [(1, "OSError", "full")]
+    assert [(f.number, f.error, f.message) for f in ledger.failures()] == [(1, "OSError", "full")]
     ledger.put_items([replace(A, fingerprint="old")])
     found = count(ledger)
     assert (found.done, found.failed, found.pending) == (1, 1, 2)
@@ -169,7 +169,7 @@ def test_the_last_outcome_of_each_unit_is_the_one_that_counts(
     ledger.put_items([A, replace(A, item="b", fingerprint="g")])
     last = {}
     for item, tile, fingerprint, state in outcomes:
-        ledger.put_units([UnitRow(item=item, tile=tile, fingerprint=fingerprint, state=state)])
+        ledger.put_units([UnitRow(item=item, number=tile, fingerprint=fingerprint, state=state)])
         last[item, tile] = (fingerprint, state)
     for item, wanted in (("a", "f"), ("b", "g")):
         mine = [state for (i, _), (f, state) in last.items() if (i, f) == (item, wanted)]
@@ -184,14 +184,14 @@ def test_a_hundred_thousand_units_are_counted_right(ledger: Ledger) -> None:
         item = f"i{i:03}"
         ledger.put_items([replace(A, item=item, units=per_item)])
         ledger.put_units(
-            UnitRow(item=item, tile=t, fingerprint="f", state=FAILED if t % 100 == i else DONE)
+            UnitRow(item=item, number=t, fingerprint="f", state=FAILED if t % 100 == i else DONE)
             for t in range(per_item)
         )
     counts = list(ledger.count_items())
     assert len(counts) == 100
     assert all((c.done, c.failed, c.pending) == (990, 10, 0) for c in counts)
     assert len(ledger.failures()) == 1000
-    assert len(ledger.tiles("i007", fingerprint="f", state=DONE)) == 990
+    assert len(ledger.tiles_of(replace(A, item="i007"), DONE)) == 990
 
 
 def test_counting_may_be_left_half_way_and_written_into(ledger: Ledger) -> None:
@@ -215,7 +215,7 @@ def test_readers_see_whole_batches_while_another_thread_writes(tmp_path: Path) -
 
     def write() -> None:
         for start in range(0, 640, 64):
-            writer.put_units(replace(U, tile=t) for t in range(start, start + 64))
+            writer.put_units(replace(U, number=t) for t in range(start, start + 64))
 
     thread = threading.Thread(target=write)
     thread.start()
@@ -235,7 +235,7 @@ def test_readers_see_whole_batches_while_another_thread_writes(tmp_path: Path) -
 
 def test_forgetting_drops_outcomes_and_scores_of_the_named_items_only(ledger: Ledger) -> None:
     ledger.put_items([A, replace(A, item="b")])
-    ledger.put_units([U, replace(U, tile=1), replace(U, item="b")])
+    ledger.put_units([U, replace(U, number=1), replace(U, item="b")])
     ledger.put_scores([S, replace(S, item="b")])
     assert ledger.knows_units()
     ledger.forget_units([])
@@ -482,3 +482,20 @@ def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="another program"):
         Ledger.open_file(path, job="j")
     assert path.read_bytes() == before
+
+
+def test_the_number_of_a_unit_is_in_the_column_that_has_always_been_called_tile(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / FILE_NAME
+    with closing(Ledger.open_file(path, job="j")) as ledger:
+        ledger.put_items([A])
+        ledger.put_units([replace(U, number=3)])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        (columns,) = connection.execute("SELECT group_concat(name) FROM pragma_table_info('units')")
+        assert columns == (
+            "job,item,tile,fingerprint,state,error,message,attempts,worker,seconds,run",
+        )
+        connection.execute("UPDATE units SET tile = 2 WHERE tile = 3")
+    with closing(Ledger.open_file(path, job="j")) as ledger:
+        assert ledger.done_units() == [replace(U, number=2)]

@@ -1,0 +1,85 @@
+"""Members of a chunk: which images a chunk of a stack holds, in a file beside their pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import ArchiveError
+from pipeline.storage.atomic import write_atomic
+from pipeline.storage.disk import numbered_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+MEMBERS = "members"
+"""Name of the folder with these files, in that of the stack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Which images a chunk holds: provenance by place; `facts` are those that all share."""
+
+    facts: Mapping[str, Any]
+    members: Mapping[int, Mapping[str, Any]]
+
+    @property
+    def sha256(self) -> str:
+        """Return the content hash of all members."""
+        return content_sha256((place, str(m["sha256"])) for place, m in self.members.items())
+
+
+def content_sha256(members: Iterable[tuple[int, str]]) -> str:
+    """Return one hash of the places and the content hashes of the members of a chunk."""
+    return hashlib.sha256(json.dumps(sorted(members)).encode()).hexdigest()
+
+
+def read_chunk(file: Path) -> Chunk | None:
+    """Return what a file of members says, None where there is none.
+
+    Raises:
+        ArchiveError: if it is damaged.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+        members = {
+            int(place): {**member, "item": str(member["item"]), "sha256": str(member["sha256"])}
+            for place, member in found["members"].items()
+        }
+        return Chunk(dict(found["facts"]), members)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ArchiveError(
+            f"{file} is damaged ({type(error).__name__}: {error}); delete it and ingest again"
+        ) from error
+
+
+def members_file(folder: Path, number: int) -> Path:
+    """Return the file of the members of a chunk, in the folder of its stack."""
+    return folder / MEMBERS / f"{number}.json"
+
+
+def members_files(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the number and the file of each chunk of a stack, oldest first."""
+    return numbered_files(folder / MEMBERS, ".json")
+
+
+def write_chunk(file: Path, chunk: Chunk) -> None:
+    """Say what a chunk holds; durable when this returns."""
+    file.parent.mkdir(exist_ok=True)
+    members = {str(place): dict(m) for place, m in sorted(chunk.members.items())}
+    content = {"facts": dict(chunk.facts), "members": members}
+    write_atomic(file, json.dumps(content).encode())
+
+
+def remove_whatever(path: Path) -> None:
+    """Remove a file, a folder that stands in its place, or nothing."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

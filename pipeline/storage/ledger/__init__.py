@@ -1,0 +1,44 @@
+"""The ledger: what is done, failed (and why) and scored, item by item and unit by unit.
+
+The one home of SQLAlchemy. One writer keeps it (the driver of the run that holds the job), in
+batches, and only after the pixels are durable. SQLite in the job's folder, or any database that
+SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
+
+`rows` are its values, `tables` its schema; each part (`items`, `units`, `scores`, `exports`,
+`notes`, `runs`) reads and writes the rows of one subject, and `ledger` puts them together.
+"""
+
+from pipeline.storage.ledger.ledger import FILE_NAME, Ledger
+from pipeline.storage.ledger.rows import (
+    DONE,
+    EXPORT,
+    FAILED,
+    INGEST,
+    INGESTED,
+    REJECTED,
+    VANISHED,
+    ExportRow,
+    ItemCount,
+    ItemRow,
+    Note,
+    ScoreRow,
+    UnitRow,
+)
+
+__all__ = [
+    "DONE",
+    "EXPORT",
+    "FAILED",
+    "FILE_NAME",
+    "INGEST",
+    "INGESTED",
+    "REJECTED",
+    "VANISHED",
+    "ExportRow",
+    "ItemCount",
+    "ItemRow",
+    "Ledger",
+    "Note",
+    "ScoreRow",
+    "UnitRow",
+]

@@ -1,0 +1,27 @@
+"""What errors of a ledger say: the place without its secrets, the cause, and the next step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+MOVE_AWAY = "move the file away, and the next `upres upscale` rebuilds it from the archive"
+GRANT_ACCESS = "let this user read and write the file and its folder"
+
+
+def without_secrets(url: sa.URL) -> str:
+    """Return the URL without its secrets: the password, and whatever follows the "?"."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def explain(error: BaseException) -> str:
+    """Return the cause in one line, and the next step if a SQLite file is damaged or closed."""
+    text = str(error)
+    cause = text.splitlines()[0] if text else type(error).__name__
+    if "file is not a database" in text or "malformed" in text:
+        return f"{cause}; {MOVE_AWAY}"
+    if "readonly database" in text or "unable to open database file" in text:
+        return f"{cause}; {GRANT_ACCESS}"
+    return cause

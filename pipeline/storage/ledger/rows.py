@@ -1,0 +1,118 @@
+"""The rows of a ledger as values, and the words for their states."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+INGEST, EXPORT = "ingest", "export"
+INGESTED, REJECTED, VANISHED = "ingested", "rejected", "vanished"
+DONE, FAILED = "done", "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemRow:
+    """One item: ingested (with its facts), rejected (with the reason), or vanished."""
+
+    item: str
+    state: str
+    error: str = ""
+    message: str = ""
+    source: str = ""
+    sha256: str = ""
+    size_bytes: int = 0
+    channels: int = 0
+    height: int = 0
+    width: int = 0
+    dtype: str = ""
+    fingerprint: str = ""
+    units: int = 0
+    stack: str = ""
+    """Id of the stack that the item is in, at `place` of `chunk`; "" for an image of its own."""
+    chunk: int = 0
+    place: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitRow:
+    """The last outcome of one unit: a tile of an item, or a chunk of a stack."""
+
+    item: str
+    """Id of the item, or of the stack."""
+    number: int
+    """Which of its tiles, or which of its chunks."""
+    fingerprint: str
+    state: str
+    error: str = ""
+    message: str = ""
+    attempts: int = 1
+    worker: str = ""
+    seconds: float = 0.0
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreRow:
+    """The sums that one tile's score is made of; `kind` says what was compared with what."""
+
+    item: str
+    tile: int
+    kind: str
+    fingerprint: str
+    error_total: float
+    error_count: int
+    ssim_total: float
+    ssim_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRow:
+    """A file that the job exported, as it was when it was written last; or a folder it made.
+
+    What differs from this at `path` is not the job's, unless its content is `coming_sha256`.
+    """
+
+    path: str
+    item: str
+    """"" for a folder that the job made."""
+    asked: str
+    """The format that was asked for; `format` is what that came to."""
+    format: str
+    made_of: str
+    """Everything besides the format that decides the bytes of the file."""
+    size_bytes: int = 0
+    mtime_ns: str = ""
+    sha256: str = ""
+    """"" where a first file is on its way."""
+    coming_sha256: str = ""
+    """Content of the file that is being put there; "" once it is known to be there."""
+    adopted: bool = False
+    """Whether it was there already, with the very bytes: perhaps another job's, so it stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence on something in an item's file that a stage, ingest or export, did not keep."""
+
+    item: str
+    stage: str
+    note: str
+
+
+class ItemCount(NamedTuple):
+    """How far one item is: `done` and `failed` count units under the item's present fingerprint."""
+
+    item: str
+    state: str
+    units: int
+    done: int
+    failed: int
+    error: str = ""
+    message: str = ""
+    stack: str = ""
+    chunk: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Return how many units are neither done nor failed."""
+        return self.units - self.done - self.failed

@@ -1,0 +1,122 @@
+"""Where items are in the stacks of an archive, by the members of all its chunks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pipeline.errors import ArchiveError
+from pipeline.storage.chunk_members import (
+    MEMBERS,
+    members_file,
+    members_files,
+    read_chunk,
+    remove_whatever,
+)
+from pipeline.storage.disk import scanned
+from pipeline.storage.stack_kind import STACKS_FOLDER, is_stack_id, stack_folder, stack_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+_TICK_NS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where an item is, and the content hash of the picture that it came from."""
+
+    stack: str
+    chunk: int
+    place: int
+    sha256: str
+
+
+def stamp_of(root: Path, member: Member) -> tuple[int, int]:
+    """Return what changes whenever the chunk of a member does."""
+    try:
+        found = members_file(root / stack_folder(member.stack), member.chunk).stat()
+    except FileNotFoundError:
+        return (0, 0)
+    return (found.st_mtime_ns, found.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """What the stacks of an archive hold."""
+
+    members: Mapping[str, Member]
+    """Where each item is; the newest place, where an interruption left several."""
+    outdated: Sequence[tuple[str, Member]]
+    """Items and their older places."""
+    broken: Mapping[str, ArchiveError]
+    """What is wrong with which chunk, by the id of its stack and its number."""
+
+
+def index_of(archive_dir: Path) -> Index:
+    """Read all files of members of an archive."""
+    root = archive_dir / STACKS_FOLDER
+    return _indexed(root, _stamps(root))
+
+
+def stack_ids(archive_dir: Path) -> list[str]:
+    """Return the ids of all stacks of an archive, sound or not."""
+    return [stack_of(name) for name, _ in _stamps(archive_dir / STACKS_FOLDER)]
+
+
+def discard_broken(archive_dir: Path, broken: Iterable[str]) -> None:
+    """Remove the files of members that cannot be read: they name nothing that could be found."""
+    for name in broken:
+        stack, number = name.rsplit("/", 1)
+        folder = archive_dir / STACKS_FOLDER / stack_folder(f"{stack}/")
+        remove_whatever(members_file(folder, int(number)))
+
+
+def locate(archive_dir: Path, item: str) -> Member | None:
+    """Return where an item is in the stacks of an archive, None if it is in none.
+
+    The members are read once and again whenever a file of them was put in place.
+    """
+    root = archive_dir / STACKS_FOLDER
+    stamps = _stamps(root)
+    if not stamps:
+        return None
+    # A folder that changes twice within one tick of the file system's clock keeps its time.
+    settled = time.time_ns() - max(stamp for _, stamp in stamps) > _TICK_NS
+    return (_remembered if settled else _indexed)(root, stamps).members.get(item)
+
+
+def _stamps(root: Path) -> tuple[tuple[str, int], ...]:
+    """Return the folder of each stack, with the time of the last change to its members."""
+    stamps = []
+    for entry in sorted(scanned(root), key=lambda e: e.name):
+        if entry.is_dir() and is_stack_id(stack_of(entry.name)):
+            folder = root / entry.name / MEMBERS
+            stamps.append((entry.name, folder.stat().st_mtime_ns if folder.is_dir() else 0))
+    return tuple(stamps)
+
+
+def _indexed(root: Path, stamps: tuple[tuple[str, int], ...]) -> Index:
+    found: dict[str, Member] = {}
+    outdated: list[tuple[str, Member]] = []
+    broken: dict[str, ArchiveError] = {}
+    for name, _ in stamps:
+        stack = stack_of(name)
+        for number, file in members_files(root / name):
+            try:
+                chunk = read_chunk(file)
+            except ArchiveError as error:
+                broken[f"{stack}{number}"] = error
+                continue
+            for place, member in (chunk.members if chunk else {}).items():
+                item = member["item"]
+                if item in found:
+                    outdated.append((item, found[item]))
+                found[item] = Member(stack, number, place, member["sha256"])
+    return Index(found, outdated, broken)
+
+
+_remembered = lru_cache(maxsize=4)(_indexed)
