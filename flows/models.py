@@ -21,7 +21,7 @@ from pipeline.recipes.files import read_recipe
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.trainable import train_command, untrained
 from pipeline.recipes.training import load_recipe
-from pipeline.training.state import model_spec
+from pipeline.training.networks import model_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

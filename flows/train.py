@@ -25,26 +25,19 @@ from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.training import load_recipe
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
-from pipeline.training.loop import (
-    BEST,
-    LAST,
-    RECIPE,
-    STATE,
-    TrainProgress,
-    TrainSettings,
-    check_folder,
-    check_networks,
-    train,
-)
+from pipeline.training.folder import BEST, RECIPE, check_folder, files_of_steps
+from pipeline.training.loop import train
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes, joined
 from pipeline.training.records import CURVES, METRICS, SAMPLES
+from pipeline.training.session import TrainSettings, check_networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pipeline.compute.cluster import Stop
     from pipeline.recipes.training import TrainRecipe
+    from pipeline.training.review import TrainProgress
 
 PATCHES = "patches"
 """Where below the output the dataset lies that pictures were prepared into."""
@@ -116,8 +109,7 @@ class TrainRequest:
         A training that was killed while its pictures were prepared has nothing to go on with.
         """
         left = [name for name in (PATCHES, RECIPE) if (self.out_dir / name).exists()]
-        stepped = any((self.out_dir / name).exists() for name in (STATE, LAST, BEST))
-        if not self.resume or self.recipe is None or stepped or not left:
+        if not self.resume or self.recipe is None or files_of_steps(self.out_dir) or not left:
             return self
         click.echo(f"{visible(str(self.out_dir))} has made no step yet: it begins", err=True)
         return replace(self, resume=False)
@@ -227,7 +219,7 @@ def run_training(
         "of_steps": end.steps,
         "dataset": str(path),
         "patches": patches,
-        "lr_versions": [chain.name for chain in recipe.fresh]
+        "lr_versions": [chain.name for chain in recipe.fresh_chains]
         or recipe.lr_versions
         or list(dataset.spec.degradations),
         "rejected": rejected,

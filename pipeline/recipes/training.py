@@ -142,7 +142,7 @@ class TrainRecipe:
         if len(self.betas) != 2:
             raise RecipeError(f"betas is {self.betas}, expected two numbers")
         self._check_losses()
-        _ = self.fresh
+        _ = self.fresh_chains
 
     def _check_losses(self) -> None:
         for key in ("losses", "pretrain_losses"):
@@ -174,14 +174,14 @@ class TrainRecipe:
             )
 
     @property
-    def fresh(self) -> tuple[Degradation, ...]:
+    def fresh_chains(self) -> tuple[Degradation, ...]:
         """Return the degradations that make LR anew in every step."""
         tables = self.fresh_degradations
         return tuple(Degradation.from_table(table, scale=self.scale) for table in tables)
 
     @property
     def pretrain_steps(self) -> int:
-        """Return how many steps the generator trains alone first."""
+        """Return how many steps of pretraining there are, without the discriminator."""
         return round(self.steps * self.pretrain_share)
 
     @property
@@ -206,9 +206,9 @@ class TrainRecipe:
         steps = max(1, math.ceil(self.epochs * patches / together))
         return replace(self, batch=batch, epochs=0, steps=steps)
 
-    def is_alone(self, step: int) -> bool:
-        """Return whether the generator trains without discriminator in a step."""
-        return not self.discriminator or step < self.pretrain_steps
+    def is_adversarial(self, step: int) -> bool:
+        """Return whether the generator trains with the discriminator in a step."""
+        return bool(self.discriminator) and step >= self.pretrain_steps
 
     def losses_at(self, step: int) -> dict[str, float]:
         """Return the weights of the losses of a step."""
