@@ -7,7 +7,7 @@ DEMO_DIR ?= demo
 MARKS ?= not gpu and not slow and not services and not browser
 JOBS ?= auto
 
-.PHONY: demo test test-newest check lint types imports clean
+.PHONY: demo test test-newest check lint types imports docs-tables clean
 
 demo: $(VENV)/installed
 	$(BIN)/upres demo $(DEMO_DIR)
@@ -39,6 +39,10 @@ types: $(VENV)/installed
 
 imports: $(VENV)/installed
 	$(BIN)/lint-imports
+
+# The tables of the recipe reference, from the code that reads recipes.
+docs-tables: $(VENV)/installed
+	$(BIN)/python -m pipeline.recipes.reference docs/recipes.md
 
 # One pip call: two would let the second move the versions that the first chose.
 $(VENV)/installed: pyproject.toml

@@ -111,7 +111,7 @@ def _data(name: str, pictures: str) -> str:
     """Return what a recipe trains on: the user's pictures, and how it prepares them."""
     recipe = load_prepare_recipe(name)
     rows, cols = recipe.patch_px
-    lr = ", ".join(recipe.lr_names)
+    lr = ", ".join(recipe.lr_versions)
     return f"{pictures} of yours: HR patches of {rows}x{cols} px ({recipe.extract}), LR by {lr}"
 
 

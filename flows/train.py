@@ -130,10 +130,10 @@ class TrainRequest:
                     f"{getattr(made, key)}; leave the latter out"
                 )
         for name in recipe.lr_versions:
-            if name not in made.lr_names:
+            if name not in made.lr_versions:
                 raise RecipeError(
                     f"lr_versions has {name!r}, but the recipe prepares "
-                    f"{', '.join(made.lr_names)}; take one of these, or add it to "
+                    f"{', '.join(made.lr_versions)}; take one of these, or add it to "
                     f"{PREPARE}.degradations"
                 )
 

@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from models.blocks import Residual, Swish, conv_norm
-from models.span import conv3x3
+from models.blocks import Residual, Swish, conv3x3, conv_norm
 from models.tile_independent import in_pairs
 
 if TYPE_CHECKING:

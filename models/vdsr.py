@@ -9,10 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.blocks import he_normal
+from models.blocks import conv3x3, he_normal
 from models.interpolation import enlarge
 from models.luma import luma, with_luma
-from models.span import conv3x3
 from models.tile_independent import in_pairs
 
 

@@ -185,7 +185,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "wild": Preset(
-        summary="blur or motion, kernel, noise and compression drawn anew for each patch",
+        summary="blur or motion, kernel, noise and compression drawn for each patch",
         steps=_WILD,
     ),
     "real-esrgan": Preset(

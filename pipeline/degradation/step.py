@@ -18,6 +18,7 @@ from pipeline.tables import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from dataclasses import Field
 
     import torch
 
@@ -73,6 +74,19 @@ def odd_within(low: float, high: float) -> dict[str, Any]:
 def one_of(*words: str) -> dict[str, Any]:
     """Return the metadata of a field that holds one of some words, or several of them."""
     return {_WORDS: words}
+
+
+def range_of(part: Field[Any]) -> str | None:
+    """Return in words which numbers a field takes; None if any, or if it takes none."""
+    if _RANGE not in part.metadata:
+        return None
+    low, high = part.metadata[_RANGE]
+    return f"{'odd, ' if _ODD in part.metadata else ''}{low:g} to {high:g}"
+
+
+def words_of(part: Field[Any]) -> tuple[str, ...] | None:
+    """Return the words that a field takes; None if it takes any, or none."""
+    return part.metadata.get(_WORDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -313,7 +313,7 @@ def evaluate_model(
         "precision": inference.precision,
         "backend": inference.backend.name,
         "device": str(inference.device),
-        "sets": [asdict(found) for found in sets],
+        "sets": [asdict(scores) for scores in sets],
     }
 
 

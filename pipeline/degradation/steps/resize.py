@@ -34,7 +34,7 @@ class Resize(Step):
     kernel: tuple[str, ...] = field(
         default=("bicubic",), metadata=one_of("bicubic", "bilinear", "box", "lanczos")
     )
-    """Interpolation kernel; one of a list is drawn for each patch."""
+    """Interpolation kernel, or a list to draw from."""
     antialias: bool = True
     """Whether kernels are widened where an axis gets shorter; the box always is."""
 
