@@ -25,10 +25,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from models.architectures import discriminator, generator
 from models.blocks import DenseDiscriminator, bounded, conv3x3, conv_norm, doublings, he_normal
 from models.tile_independent import in_pairs
 
 
+@generator("dcgan")
 class DcganGenerator(nn.Module):
     """A 4x4 head, five residual blocks, and three convolutions down to the colours."""
 
@@ -97,6 +99,7 @@ class _DoublingBlock(_Block):
         return y
 
 
+@discriminator("dcgan")
 class DcganDiscriminator(DenseDiscriminator):
     """A head, four convolutions that halve, two that keep, and two dense layers."""
 

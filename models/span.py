@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.architectures import generator
 from models.blocks import conv3x3
 from models.tile_independent import evenly
 
@@ -36,6 +37,7 @@ class AttentionBlock(nn.Module):
         return (f + x) * (0.5 * evenly(torch.tanh, 0.5 * f)), first
 
 
+@generator("span")
 class Span(nn.Module):
     """Six attention blocks, four of their outputs joined, one pixel shuffle."""
 
