@@ -174,7 +174,9 @@ class TrainRecipe:
             if not weights:
                 raise RecipeError(f"{key} is empty, expected one of {', '.join(LOSSES)}")
         if "adversarial" in self.pretrain_losses:
-            raise RecipeError("pretrain_losses has 'adversarial', but then the generator is alone")
+            raise RecipeError(
+                "pretrain_losses has 'adversarial', but there is no discriminator then"
+            )
         if ("adversarial" in self.losses) != bool(self.discriminator):
             raise RecipeError(
                 f"losses are {', '.join(self.losses)} and discriminator is "
@@ -187,7 +189,7 @@ class TrainRecipe:
         if self.teacher and (self.discriminator or {*self.losses} & {*FEATURE_LOSSES}):
             raise RecipeError(
                 f"teacher is {self.teacher!r} and losses are {', '.join(self.losses)}, expected l1 "
-                "or mse alone: a teacher's pictures are no originals to judge looks by"
+                "or mse alone: a teacher's pictures are not originals to judge looks by"
             )
 
     @property

@@ -184,7 +184,10 @@ def _log_initialised(state: TrainState, recipe: TrainRecipe) -> None:
     count, total = state.initialised, len(state.generator.network.state_dict())
     if count is not None and count < total:
         logger.warning(
-            "%d of %d tensors begin as those of %s, the others anew", count, total, recipe.initial
+            "%d of %d tensors are initialised from %s, the others at random",
+            count,
+            total,
+            recipe.initial,
         )
 
 
