@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -44,6 +45,14 @@ def test_every_table_stands_in_the_document_in_lines_that_can_be_read() -> None:
 def test_a_table_names_all_there_is(table: str, names: tuple[str, ...]) -> None:
     text = TABLES[table]()
     assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_examples_of_the_document_are_recipes_that_can_be_read() -> None:
+    examples = re.findall(r"^```toml\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    assert examples
+    for example in examples:
+        prepare = {"name": "x", "scale": 4, "extract": "random", "patch_hr_px": 96}
+        PrepareRecipe(**prepare, **tomllib.loads(example)["prepare"])
 
 
 def test_a_key_has_its_type_default_and_the_first_paragraph_of_its_docstring() -> None:
