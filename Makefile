@@ -8,7 +8,7 @@ MARKS ?= not gpu and not slow and not services and not browser
 JOBS ?= auto
 K ?=
 
-.PHONY: help demo test test-one test-newest check lint types imports format clean
+.PHONY: help demo test test-one test-newest check lint types imports format docs-tables clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ imports: $(VENV)/installed ## check that every import keeps to the rooms
 format: $(VENV)/installed ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs-tables: $(VENV)/installed ## write the tables of docs/recipes.md from the code
+	$(BIN)/python -m pipeline.recipes.reference docs/recipes.md
 
 # One pip call: two would let the second move the versions that the first chose.
 $(VENV)/installed: pyproject.toml

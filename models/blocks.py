@@ -11,13 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.span import evenly
+from models.tile_independent import evenly
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _FLAT = 80.0
 """Beyond it a sigmoid is 0 or 1, and its exponential would overflow in fp32."""
+
+
+def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
+    """Return a 3x3 convolution that keeps rows and columns."""
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
 
 
 def conv_norm(inputs: int, outputs: int, *, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
@@ -72,7 +77,7 @@ def doublings(scale: int) -> int:
     return scale.bit_length() - 1
 
 
-class PatchJudge(nn.Module):
+class DenseDiscriminator(nn.Module):
     """Convolutions that leave a sixteenth of each side, then dense layers ``-> 1024 -> 1``.
 
     So SRGAN's discriminator and the DCGAN's end, which therefore take one size of patch alone.

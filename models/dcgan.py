@@ -25,11 +25,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.blocks import PatchJudge, bounded, conv_norm, doublings, he_normal
-from models.span import conv3x3
+from models.architectures import discriminator, generator
+from models.blocks import DenseDiscriminator, bounded, conv3x3, conv_norm, doublings, he_normal
 from models.tile_independent import in_pairs
 
 
+@generator("dcgan")
 class DcganGenerator(nn.Module):
     """A 4x4 head, five residual blocks, and three convolutions down to the colours."""
 
@@ -98,7 +99,8 @@ class _DoublingBlock(_Block):
         return y
 
 
-class DcganDiscriminator(PatchJudge):
+@discriminator("dcgan")
+class DcganDiscriminator(DenseDiscriminator):
     """A head, four convolutions that halve, two that keep, and two dense layers."""
 
     def __init__(self, *, patch_px: int, channels: int = 3, features: int = 64) -> None:

@@ -43,9 +43,9 @@ def torchvision_file(network: str) -> Path:
         weights = get_model_weights(network)[WEIGHTS].get_state_dict(weights_only=True)
         features = {k: t.contiguous() for k, t in weights.items() if k.startswith("features.")}
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        save_file(features, beside)
-        beside.replace(path)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        save_file(features, partial)
+        partial.replace(path)
     except (ImportError, OSError, RuntimeError, KeyError, ValueError, UnpicklingError) as error:
         # torch's own words on a pickle of more than tensors tell how to open it all the same.
         why = " ".join(str(error).split()) if type(error) is not UnpicklingError else _NO_TENSORS

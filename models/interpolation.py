@@ -17,6 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from models.architectures import baseline
+
 Kernel = Callable[[float], float]
 
 
@@ -270,6 +272,7 @@ _CURVES: dict[str, Callable[[Tensor], Tensor]] = {
 """The `KERNELS` over tensors, for weights that are too many to compute one by one."""
 
 
+@baseline("nearest", summary="every pixel becomes a square of equal pixels")
 class Nearest(nn.Module):
     """Every pixel becomes a square of `scale` x `scale` equal pixels."""
 
@@ -283,6 +286,10 @@ class Nearest(nn.Module):
         return x.repeat_interleave(self.scale, dim=2).repeat_interleave(self.scale, dim=3)
 
 
+@baseline("lanczos", summary="windowed sinc of width 3", method="lanczos")
+@baseline(
+    "bicubic", summary="Keys' cubic convolution, a = -0.5, as MATLAB's imresize", method="bicubic"
+)
 class KernelInterpolation(nn.Module):
     """Enlargement with one of `KERNELS`."""
 
@@ -297,6 +304,11 @@ class KernelInterpolation(nn.Module):
         return enlarge(x, scale=self.scale, method=self.method)
 
 
+@baseline(
+    "neighbour-average",
+    summary="doubling by inserting the mean of the neighbours, repeated",
+    only_doubles=True,
+)
 class NeighbourAverage(nn.Module):
     """Double by inserting the mean of the neighbours, as often as the scale asks for.
 

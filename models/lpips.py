@@ -115,8 +115,8 @@ def heads_file(net: str) -> Path:
     Raises:
         ValueError: if it is not installed, or keeps them elsewhere.
     """
-    found = importlib.util.find_spec("torchmetrics")
-    for folder in (found and found.submodule_search_locations) or ():
+    package = importlib.util.find_spec("torchmetrics")
+    for folder in (package and package.submodule_search_locations) or ():
         path = Path(folder, "functional", "image", "lpips_models", f"{net}.pth")
         if path.is_file():
             return path

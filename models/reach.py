@@ -57,8 +57,8 @@ class _Spread(nn.Module):
         """Map ``(n, c, h, w)`` to the convolution's shape: NaN, or 0.5 where none is in sight."""
         of_groups = x.isnan().unflatten(1, (self.groups, -1)).any(dim=2).to(torch.float64)
         met = self.spread(of_groups) > 0
-        found = torch.where(met, torch.nan, 0.5).to(torch.float64)
-        return found.repeat_interleave(self.outputs // self.groups, dim=1)
+        marked = torch.where(met, torch.nan, 0.5).to(torch.float64)
+        return marked.repeat_interleave(self.outputs // self.groups, dim=1)
 
 
 def _float64_copy(network: nn.Module) -> nn.Module:

@@ -1,66 +1,29 @@
-"""Which models there are: an explicit table of architectures, and where a name leads.
+"""Which models there are: the networks of this folder, and where a name leads.
 
-To add a network: write its file, add its builder to `BUILDERS`, ship its weights (safetensors
-with a `ModelSpec`) in `weights/`. A model without weights is one entry of `BASELINES`.
+To add a network: write its file, and mark it by `models.architectures`; ship its weights
+(safetensors with a `ModelSpec`) in `weights/`. Nothing here names it.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from functools import partial
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-from models.dcgan import DcganDiscriminator, DcganGenerator
-from models.interpolation import KernelInterpolation, Nearest, NeighbourAverage
-from models.span import Span
+import models
+from models.architectures import BASELINES, BUILDERS, DISCRIMINATORS
 from models.spec import ModelSpec
-from models.srcnn import Srcnn
-from models.srgan import SrganDiscriminator, SRResNet
-from models.swishgan import ColourDiscriminator, GreyDiscriminator, SwishGenerator
-from models.unet import UNetDiscriminator
-from models.vdsr import Vdsr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch import nn
 
-BUILDERS: dict[str, Callable[..., nn.Module]] = {
-    "span": Span,
-    "srresnet": SRResNet,
-    "dcgan": DcganGenerator,
-    "swishgan-grey": partial(SwishGenerator, blocks=16),
-    "swishgan-colour": partial(SwishGenerator, blocks=18),
-    "srcnn": Srcnn,
-    "vdsr": Vdsr,
-    "nearest": Nearest,
-    "bicubic": partial(KernelInterpolation, method="bicubic"),
-    "lanczos": partial(KernelInterpolation, method="lanczos"),
-    "neighbour-average": NeighbourAverage,
-}
-"""Architecture name to ``builder(scale=..., channels=..., **arguments)``."""
+__all__ = ["BASELINES", "BUILDERS", "DISCRIMINATORS"]
 
-DISCRIMINATORS: dict[str, Callable[..., nn.Module]] = {
-    "srgan": SrganDiscriminator,
-    "dcgan": DcganDiscriminator,
-    "swishgan-grey": GreyDiscriminator,
-    "swishgan-colour": ColourDiscriminator,
-    "unet": UNetDiscriminator,
-}
-"""Name to ``builder(channels=..., patch_px=..., **arguments)`` of a network that judges pictures.
-
-It maps HR or SR ``(n, channels, h, w)`` in 0..1 to logits, one a picture (``unet``: one a pixel).
-Those with dense layers take patches of `patch_px` alone, the others any size.
-"""
-
-BASELINES: dict[str, str] = {
-    "nearest": "every pixel becomes a square of equal pixels",
-    "bicubic": "Keys' cubic convolution, a = -0.5, as MATLAB's imresize",
-    "lanczos": "windowed sinc of width 3",
-    "neighbour-average": "doubling by inserting the mean of the neighbours, repeated",
-}
+for _module in iter_modules(models.__path__, prefix=f"{models.__name__}."):
+    import_module(_module.name)
 
 BASELINE_SCALES: tuple[int, ...] = (4, 2, 3)
 """Scales that `upres models` lists for a baseline, the default first."""
@@ -96,14 +59,14 @@ def build(spec: ModelSpec) -> nn.Module:
 
 def baseline_spec(name: str, scale: int) -> ModelSpec:
     """Return the spec of one interpolation method at `scale`."""
-    if name == "neighbour-average" and scale & (scale - 1):
+    if BASELINES[name].only_doubles and scale & (scale - 1):
         raise ValueError(f"scale is {scale}, expected 2 or 4: {name} only doubles")
     return ModelSpec(
         name=f"{name}-x{scale}",
         architecture=name,
         scale=scale,
         channels=3,
-        summary=BASELINES[name],
+        summary=BASELINES[name].summary,
     )
 
 
@@ -121,9 +84,9 @@ def baselines() -> list[str]:
     """Return the names of the baselines, at the scales that are listed."""
     return [
         f"{name}-x{scale}"
-        for name in BASELINES
+        for name, method in BASELINES.items()
         for scale in sorted(BASELINE_SCALES)
-        if not (name == "neighbour-average" and scale == 3)
+        if not (method.only_doubles and scale & (scale - 1))
     ]
 
 

@@ -8,49 +8,16 @@ shuffle, so that the network only learns what nearest-neighbour enlargement lack
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from models.architectures import generator
+from models.blocks import conv3x3
+from models.tile_independent import evenly
 
 # Measured on torch 2.13: below this many values a single picture is convolved in fp32 by another
 # algorithm, which rounds otherwise; a batch of two never is.
 _FEW_VALUES = 20_480
-_THREAD_SHARE = 32_768
-"""How many values torch gives a CPU thread at least (`GRAIN_SIZE`)."""
-_VECTORS = 64
-"""A multiple of what any CPU kernel computes at once."""
-
-
-def conv3x3(inputs: int, outputs: int) -> nn.Conv2d:
-    """Return a 3x3 convolution that keeps rows and columns."""
-    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=1)
-
-
-def evenly(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Return ``function(x)``, element by element, with equal bits for equal elements.
-
-    torch's CPU kernels compute the last elements of each thread's share one by one, with an
-    exponential that rounds otherwise than the vectors' one: so a pixel would depend on where its
-    tile ends. Here these are computed once more, as whole vectors. Training does not ask for it,
-    and GPUs have no such ends.
-    """
-    if torch.is_grad_enabled() or x.device.type != "cpu":
-        return function(x)
-    x = x.contiguous(memory_format=torch.channels_last)
-    y = function(x)
-    given, found = (t.permute(0, 2, 3, 1).view(-1) for t in (x, y))
-    size = len(given)
-    threads = min(torch.get_num_threads(), -(-size // _THREAD_SHARE))
-    share = -(-size // threads)
-    for end in range(share, size + share, share):
-        last = slice(max(0, min(end, size) - _VECTORS), min(end, size))
-        few = given[last]
-        found[last] = function(nn.functional.pad(few, (0, _VECTORS - len(few))))[: len(few)]
-    return y
 
 
 class AttentionBlock(nn.Module):
@@ -70,6 +37,7 @@ class AttentionBlock(nn.Module):
         return (f + x) * (0.5 * evenly(torch.tanh, 0.5 * f)), first
 
 
+@generator("span")
 class Span(nn.Module):
     """Six attention blocks, four of their outputs joined, one pixel shuffle."""
 

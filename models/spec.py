@@ -17,7 +17,7 @@ class ModelSpec:
 
     name: str
     architecture: str
-    """Key of `models.registry.BUILDERS`."""
+    """Name of a network that `models.architectures` marks."""
     scale: int
     channels: int
     arguments: dict[str, Any] = field(default_factory=dict)

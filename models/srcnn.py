@@ -11,11 +11,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from models.architectures import generator
 from models.blocks import he_normal
 from models.interpolation import enlarge
 from models.luma import luma, with_luma
 
 
+@generator("srcnn")
 class Srcnn(nn.Module):
     """Patch extraction 9x9, mapping 5x5, reconstruction 5x5."""
 

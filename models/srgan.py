@@ -12,11 +12,12 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from models.blocks import PatchJudge, Residual, bounded, conv_norm, doublings
-from models.span import conv3x3
+from models.architectures import discriminator, generator
+from models.blocks import DenseDiscriminator, Residual, bounded, conv3x3, conv_norm, doublings
 from models.tile_independent import in_pairs
 
 
+@generator("srresnet")
 class SRResNet(nn.Module):
     """The generator: residual blocks at the size of the input, then a pixel shuffle a doubling."""
 
@@ -51,7 +52,8 @@ def _doubling(features: int) -> nn.Sequential:
     return nn.Sequential(conv3x3(features, 4 * features), nn.PixelShuffle(2), nn.PReLU(features))
 
 
-class SrganDiscriminator(PatchJudge):
+@discriminator("srgan")
+class SrganDiscriminator(DenseDiscriminator):
     """Eight convolutions in pairs that halve the patch four times, then two dense layers."""
 
     def __init__(self, *, patch_px: int, channels: int = 3, features: int = 64) -> None:

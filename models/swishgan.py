@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from models.blocks import Residual, Swish, conv_norm
-from models.span import conv3x3
+from models.architectures import discriminator, generator
+from models.blocks import Residual, Swish, conv3x3, conv_norm
 from models.tile_independent import in_pairs
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@generator("swishgan-grey", blocks=16)
+@generator("swishgan-colour", blocks=18)
 class SwishGenerator(nn.Module):
     """A head of 20 channels, residual blocks (16 for grey, 18 for colour), one pixel shuffle."""
 
@@ -64,6 +66,7 @@ class SwishGenerator(nn.Module):
         return y
 
 
+@discriminator("swishgan-grey")
 class GreyDiscriminator(nn.Module):
     """Four pairs of convolutions, each with BatchNorm and swish: one widens, one keeps.
 
@@ -92,6 +95,7 @@ class GreyDiscriminator(nn.Module):
         return _averaged(self.body(x))
 
 
+@discriminator("swishgan-colour")
 class ColourDiscriminator(nn.Module):
     """A head, then eight convolutions with BatchNorm, every second of which doubles the width.
 

@@ -1,7 +1,6 @@
 """What keeps the bits of a pixel from depending on the size of the tile it stands in.
 
-Here belongs what torch's convolutions need for it; `models.span.evenly` is for functions that are
-computed element by element.
+Here belongs what torch's convolutions need for it, and its functions of single elements.
 """
 
 from __future__ import annotations
@@ -23,6 +22,34 @@ _FEW_VALUES = 20_480
 # Measured on torch 2.13 and OpenVINO 2026.4 on a Xeon with AMX: in bf16, what takes fewer channels
 # is summed in an order that depends on the picture's width; from 16 channels on it is not.
 _FEW_CHANNELS = 16
+
+_THREAD_SHARE = 32_768
+"""How many values torch gives a CPU thread at least (`GRAIN_SIZE`)."""
+_VECTORS = 64
+"""A multiple of what any CPU kernel computes at once."""
+
+
+def evenly(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Return ``function(x)``, element by element, with equal bits for equal elements.
+
+    torch's CPU kernels compute the last elements of each thread's share one by one, with an
+    exponential that rounds otherwise than the vectors' one: so a pixel would depend on where its
+    tile ends. Here these are computed once more, as whole vectors. Training does not ask for it,
+    and GPUs have no such ends.
+    """
+    if torch.is_grad_enabled() or x.device.type != "cpu":
+        return function(x)
+    x = x.contiguous(memory_format=torch.channels_last)
+    y = function(x)
+    inputs, outputs = (t.permute(0, 2, 3, 1).view(-1) for t in (x, y))
+    size = len(inputs)
+    threads = min(torch.get_num_threads(), -(-size // _THREAD_SHARE))
+    share = -(-size // threads)
+    for end in range(share, size + share, share):
+        last = slice(max(0, min(end, size) - _VECTORS), min(end, size))
+        few = inputs[last]
+        outputs[last] = function(functional.pad(few, (0, _VECTORS - len(few))))[: len(few)]
+    return y
 
 
 def in_pairs(function: Callable[[Tensor], Tensor], x: Tensor, *, channels: int) -> Tensor:

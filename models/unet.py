@@ -12,9 +12,12 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from models.architectures import discriminator
+
 _LEAST_PX = 8
 
 
+@discriminator("unet")
 class UNetDiscriminator(nn.Module):
     """Three times half the size, three times back, with the way down added on the way up.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models.blocks import he_normal
+from models.architectures import generator
+from models.blocks import conv3x3, he_normal
 from models.interpolation import enlarge
 from models.luma import luma, with_luma
-from models.span import conv3x3
 from models.tile_independent import in_pairs
 
 
+@generator("vdsr")
 class Vdsr(nn.Module):
     """``bicubic + f(bicubic)`` with `f` of twenty 3x3 convolutions and ReLU between them."""
 

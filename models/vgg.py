@@ -56,21 +56,21 @@ class Features(nn.Module):
         self._feed(TORCHVISION)
         self.requires_grad_(False).eval()
 
-    def forward(self, x: Tensor, wanted: Iterable[str]) -> dict[str, Tensor]:
-        """Return the outputs of the layers `wanted`, by name, of ``(n, 3, h, w)`` in 0..1."""
-        missing = set(wanted)
+    def forward(self, x: Tensor, layers: Iterable[str]) -> dict[str, Tensor]:
+        """Return the outputs of `layers`, by name, of ``(n, 3, h, w)`` in 0..1."""
+        missing = set(layers)
         unknown = sorted(missing - set(self.names))
         if unknown:
             raise ValueError(f"layers {unknown} are not in the network, which has {self.names}")
-        y, found = (x - self.mean) / self.deviation, {}
+        y, features = (x - self.mean) / self.deviation, {}
         for name, layer in zip(self.names, self.features, strict=True):
             if not missing:
                 break
             y = layer(y)
             if name in missing:
-                found[name] = y
+                features[name] = y
                 missing.remove(name)
-        return found
+        return features
 
     def load(self, path: Path | str | None, *, network: str) -> Features:
         """Take the weights of a safetensors file of torchvision's `network`; return itself.
@@ -153,8 +153,8 @@ class ContentLoss(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return a scalar for two batches ``(n, c, h, w)`` in 0..1, c of 1 or 3."""
-        given, wanted = _features_of(self.network, sr, hr, [self.layer])
-        squared = nn.functional.mse_loss(given[self.layer], wanted[self.layer])
+        of_sr, of_hr = _features_of(self.network, sr, hr, [self.layer])
+        squared = nn.functional.mse_loss(of_sr[self.layer], of_hr[self.layer])
         return squared * self.feature_scale**2
 
 
@@ -174,9 +174,9 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         """Return a scalar for two batches ``(n, c, h, w)`` in 0..1, c of 1 or 3."""
-        given, wanted = _features_of(self.network, sr, hr, self.weights)
+        of_sr, of_hr = _features_of(self.network, sr, hr, self.weights)
         return torch.stack(
-            [w * nn.functional.l1_loss(given[k], wanted[k]) for k, w in self.weights.items()]
+            [w * nn.functional.l1_loss(of_sr[k], of_hr[k]) for k, w in self.weights.items()]
         ).sum()
 
 
@@ -192,10 +192,10 @@ def _stage_weights(network: Features) -> dict[str, float]:
 def _features_of(
     network: Features, sr: Tensor, hr: Tensor, layers: Iterable[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    given = network(in_colour(sr), layers)
+    of_sr = network(in_colour(sr), layers)
     with torch.no_grad():
-        wanted = network(in_colour(hr), layers)
-    return given, wanted
+        of_hr = network(in_colour(hr), layers)
+    return of_sr, of_hr
 
 
 def in_colour(x: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def idle_keys(recipe: Any) -> dict[str, str]:
         value = getattr(recipe, by)
         if value not in values if values else not value:
             wanted = " or ".join(map(str, values)) or "one"
-            found |= dict.fromkeys(keys, f"{by} is {_toml(value)}, not {wanted}")
+            found |= dict.fromkeys(keys, f"{by} is {toml_value(value)}, not {wanted}")
     return found
 
 
@@ -102,7 +102,8 @@ def idle_values(recipe: Any) -> list[str]:
         for f in fields(recipe)
     }
     return [
-        f"{name} = {_toml(getattr(recipe, name))} of recipe {recipe.name} has no effect: {reason}"
+        f"{name} = {toml_value(getattr(recipe, name))} of recipe {recipe.name} has no effect: "
+        f"{reason}"
         for name, reason in idle.items()
         if getattr(recipe, name) != defaults[name]
     ]
@@ -158,7 +159,7 @@ def _typed(name: str, value: Any, wanted: str) -> Any:
     kinds = [kind.split("[")[0] for kind in wanted.split(" | ")]
     if type(value).__name__ not in kinds:
         words = " or ".join(_IN_WORDS[kind] for kind in kinds)
-        raise RecipeError(f"{name} is {_toml(value)}, expected {words}")
+        raise RecipeError(f"{name} is {toml_value(value)}, expected {words}")
     return value
 
 
@@ -173,16 +174,17 @@ def is_utf8(text: str) -> bool:
 
 def toml_lines(values: Mapping[str, Any]) -> str:
     """Return values as the lines of a TOML file that is read back unchanged."""
-    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
+    return "".join(f"{name} = {toml_value(value)}\n" for name, value in values.items())
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Return a value as TOML writes it on one line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+        return "{ " + ", ".join(f"{_key(k)} = {toml_value(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     if isinstance(value, str):
         # JSON's escapes are TOML's too; but TOML wants DEL escaped, which JSON leaves.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -190,7 +192,7 @@ def _toml(value: Any) -> str:
 
 
 def _key(name: str) -> str:
-    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else toml_value(name)
 
 
 def pair(name: str, value: int | list[int], *, least: int = 1) -> tuple[int, int]:

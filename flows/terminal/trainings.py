@@ -14,7 +14,7 @@ from pipeline.training.run import TrainListener
 
 if TYPE_CHECKING:
     from pipeline.dataset.run import PrepareResult
-    from pipeline.training.loop import TrainProgress
+    from pipeline.training.review import TrainProgress
     from pipeline.training.run import TrainResult
     from pipeline.training.validation import Validation
 

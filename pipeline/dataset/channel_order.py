@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.bt601 import LUMA
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Pixels = NDArray[np.uint8]
     Plane = NDArray[np.float64]
 
-_LUMA = np.array([0.299, 0.587, 0.114])
+_LUMA = np.array(LUMA)
 
 _SWAPPED = "like its red and blue channels are swapped"
 INVERTED = "like its hues are inverted"

@@ -67,13 +67,13 @@ class Ledgers:
 def dataset_spec(recipe: PrepareRecipe) -> DatasetSpec:
     """Return the spec of the datasets that a recipe prepares."""
     # Presets are written out: what they mean may change with upres, what was made does not.
-    tables = [degradation.to_table() for degradation in recipe.lr_versions]
+    tables = [degradation.to_table() for degradation in recipe.chains]
     values = replace(recipe, degradations=tables).to_json()
     return DatasetSpec(
         scale=recipe.scale,
         channels=recipe.channels,
         hr_px=recipe.patch_px,
-        degradations=recipe.lr_names,
+        degradations=tuple(recipe.lr_versions),
         recipe=values,
         fingerprint=f"{seed_of(json.dumps(values, sort_keys=True)):016x}",
     )

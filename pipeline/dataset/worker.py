@@ -148,7 +148,7 @@ class Darkroom:
         recipe = self._recipe
         found = self._cut_out(manifest, which)
         rows = np.flatnonzero(found.present)
-        for degradation in recipe.lr_versions:
+        for degradation in recipe.chains:
             lr = degrade_patches(
                 found.pixels[HR][rows],
                 manifest.seeds[rows].tolist(),

@@ -7,18 +7,16 @@ on a GPU, where speed matters more than the last bit. Enlarging and scoring do n
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
-from models.bt601 import LUMA
-from models.interpolation import KERNELS, reduce, resize, taps, weighted_sum
-from pipeline.degradation.blur import convolve, kernels
+from models.interpolation import KERNELS, reduce, taps, weighted_sum
 from pipeline.degradation.chain import check_seeds
-from pipeline.degradation.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
-from pipeline.errors import PictureError, RecipeError
-from pipeline.pictures.codecs.lossy import recompress
+from pipeline.degradation.levels import to_uint8
+from pipeline.degradation.steps.resize import Resize
+from pipeline.errors import PictureError
 from pipeline.pictures.picture import WHITE
 
 if TYPE_CHECKING:
@@ -27,9 +25,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.degradation.chain import Degradation
-    from pipeline.degradation.steps import Floats
+    from pipeline.degradation.levels import Floats, Pixels
 
-    Pixels = NDArray[np.uint8]
     Pixel = TypeVar("Pixel", bound=np.generic)
 
 
@@ -138,7 +135,7 @@ def _degraded(
     if isinstance(first, Resize) and starts_reduced:
         levels = _reduced_patches(hr, scale=scale, method=first.kernel[0])
         if len(degradation.steps) == 1:
-            return _to_uint8(levels)
+            return to_uint8(levels)
     else:
         levels = hr.astype(np.float64)
     generators = degradation.generators(seeds)
@@ -149,81 +146,9 @@ def _degraded(
         for one in drawn:
             if one.hit[i]:
                 values = {name: value[i : i + 1] for name, value in one.values.items()}
-                patch = _after(one.step, patch, values, generator=generator, target=target)
-        patches.append(_to_uint8(patch))
+                patch = one.step.apply(patch, values, generator=generator, target=target)
+        patches.append(to_uint8(patch))
     return np.stack(patches)
-
-
-def _after(
-    step: Step,
-    x: Floats,
-    values: dict[str, Floats],
-    *,
-    generator: np.random.Generator,
-    target: tuple[int, int],
-) -> Floats:
-    """Return the levels ``(c, h, w)`` after one step; `values` has one of each."""
-    match step:
-        case Resize():
-            return _resized(step, x, values, target=target)
-        case Blur() | Motion() | Sinc():
-            return convolve(x, kernels(step, values)[0])
-        case Noise():
-            shape = (1, *x.shape[1:]) if values["grey"][0] else x.shape
-            return _added(x, generator.standard_normal(shape) * values["sigma"][0])
-        case Poisson():
-            light = np.clip(x, 0, 255)
-            if values["grey"][0]:
-                light = _luma(light)
-            return _added(x, (generator.poisson(light) - light) * values["scale"][0])
-        case Jpeg():
-            return _recompressed(x, values, format="jpeg")
-        case Webp():
-            return _recompressed(x, values, format="webp")
-    raise RecipeError(f"op is {step.op!r}, which degrades nothing; expected one that does")
-
-
-def _added(x: Floats, noise: Floats) -> Floats:
-    clipped: Floats = np.clip(x + noise, 0, 255)
-    return clipped
-
-
-def _luma(x: Floats) -> Floats:
-    """Return the luma ``(1, h, w)`` of grey or RGB."""
-    if len(x) == 1:
-        return x
-    red, green, blue = LUMA
-    return red * x[:1] + green * x[1:2] + blue * x[2:]
-
-
-def whole_quality(values: dict[str, Floats]) -> list[int]:
-    """Return the drawn qualities as the whole numbers that codecs take."""
-    return [int(quality) for quality in np.floor(values["quality"] + 0.5)]
-
-
-def _resized(
-    step: Resize, x: Floats, values: dict[str, Floats], *, target: tuple[int, int]
-) -> Floats:
-    kernel = step.kernel[int(values["kernel"][0])]
-    current = (x.shape[1], x.shape[2])
-    size = step.size_of(current=current, target=target, factor=float(values["factor"][0]))
-    tensor = torch.from_numpy(np.ascontiguousarray(x))
-    resized: Floats = resize(
-        tensor, size=size, method=kernel, antialias=step.stretches(kernel)
-    ).numpy()
-    return resized
-
-
-def _recompressed(
-    x: Floats, values: dict[str, Floats], *, format: Literal["jpeg", "webp"]
-) -> Floats:
-    (quality,) = whole_quality(values)
-    return recompress(_to_uint8(x), format=format, quality=quality).astype(np.float64)
-
-
-def _to_uint8(levels: Floats) -> Pixels:
-    """Return levels clipped and rounded, halves up."""
-    return (np.clip(levels, 0, 255) + 0.5).astype(np.uint8)
 
 
 def _reduced_patches(hr: Pixels, *, scale: int, method: str) -> Floats:

@@ -1,7 +1,7 @@
 """The degradations that come with upres, as the tables that a recipe would hold.
 
 Here belong chains of steps and where their numbers come from; what a step means is said in
-`degradation`. Blurs before the reduction are in HR pixels, the same at every scale.
+`pipeline.degradation.steps`. Blurs before the reduction are in HR pixels, the same at every scale.
 
 `bicubic`, `unknown`, `mild`, `difficult` and `wild` are named after the tracks of DIV2K (Timofte
 et al., "NTIRE 2018 Challenge on Single Image Super-Resolution", 2018), whose operators were never
@@ -185,7 +185,7 @@ PRESETS: dict[str, Preset] = {
         ),
     ),
     "wild": Preset(
-        summary="blur or motion, kernel, noise and compression drawn anew for each patch",
+        summary="blur or motion, kernel, noise and compression drawn for each patch",
         steps=_WILD,
     ),
     "real-esrgan": Preset(

@@ -279,8 +279,7 @@ def evaluate_model(
     """
     model = load_model(name_or_file)
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
-    spec, reach = model.spec, reach_px(model.network, channels=model.spec.channels)
-    device = resolve_device(device)
+    spec, device = model.spec, resolve_device(device)
     inference = Inference.of(
         model.network,
         scale=spec.scale,
@@ -289,23 +288,13 @@ def evaluate_model(
         device=device,
         backend=resolve_backend(backend, device=device, model=spec.name),
     )
-
-    def enlarge(lr: Picture8) -> Picture8:
-        if reach is None:
-            return inference.enlarge(lr)
-        return inference.enlarge_tiled(lr, tile_px=DEFAULT_TILE_PX, halo_px=reach)
-
+    enlarge = _tiled(inference, reach_px(model.network, channels=spec.channels))
     distance = _distance(features, device)
-    sets: list[SetScores] = []
-    for directory in directories:
-        if is_dataset(directory):
-            dataset = Dataset.open(directory)
-            _check_fits(dataset, spec)
-            sets += evaluate_dataset(dataset, enlarge=enlarge, distance=distance)
-        else:
-            sets.append(
-                evaluate_set(directory, enlarge=enlarge, scale=spec.scale, distance=distance)
-            )
+    sets = [
+        scores
+        for directory in directories
+        for scores in _score_sets(directory, spec, enlarge=enlarge, distance=distance)
+    ]
     return {
         "model": spec.name,
         "scale": spec.scale,
@@ -313,8 +302,30 @@ def evaluate_model(
         "precision": inference.precision,
         "backend": inference.backend.name,
         "device": str(inference.device),
-        "sets": [asdict(found) for found in sets],
+        "sets": [asdict(scores) for scores in sets],
     }
+
+
+def _tiled(inference: Inference, reach: int | None) -> Enlarge:
+    """Return what enlarges pictures tile by tile, or whole where the reach has no limit."""
+
+    def enlarge(lr: Picture8) -> Picture8:
+        if reach is None:
+            return inference.enlarge(lr)
+        return inference.enlarge_tiled(lr, tile_px=DEFAULT_TILE_PX, halo_px=reach)
+
+    return enlarge
+
+
+def _score_sets(
+    directory: Path, spec: ModelSpec, *, enlarge: Enlarge, distance: Distance | None
+) -> list[SetScores]:
+    """Return the scores of a folder, or of each LR version of a dataset."""
+    if not is_dataset(directory):
+        return [evaluate_set(directory, enlarge=enlarge, scale=spec.scale, distance=distance)]
+    dataset = Dataset.open(directory)
+    _check_fits(dataset, spec)
+    return evaluate_dataset(dataset, enlarge=enlarge, distance=distance)
 
 
 def _check_fits(dataset: Dataset, spec: ModelSpec) -> None:

@@ -29,42 +29,45 @@ class PrepareRecipe:
     """Everything that decides the patches of a dataset, beside the pictures."""
 
     name: str
+    """Name of the recipe."""
     scale: int
+    """Factor from LR to HR; 1 for denoising and deblurring."""
     channels: int = 3
     """1 for grey, 3 for RGB; pictures of the other kind are converted."""
     seed: int = 1
+    """Seed of everything random."""
     extract: str
-    """How patches are cut: one of `EXTRACTIONS`."""
+    """How patches are cut: `random`, `grid`, `whole` or `crops`."""
     patch_hr_px: int | list[int]
-    """Side of an HR patch, or its rows and columns."""
+    """Side of an HR patch in pixels, or `[rows, columns]`."""
     count: int = 10
-    """random: patches a picture."""
+    """`random`: patches per picture."""
     candidates: int = 1
-    """random: of so many places drawn, the most textured one becomes the patch."""
+    """`random`: places to draw for each patch; the one with most texture is taken."""
     corner: str = "anywhere"
-    """random: where the top left corner may lie: anywhere, or in the inner-half of each side."""
+    """`random`: where top left corners may be: `anywhere`, or `inner-half` of each side."""
     stride_px: int | list[int] = 0
-    """grid: from one patch to the next; 0 stands for the patch's own size."""
+    """`grid`: pixels from one patch to the next; 0 means the size of a patch."""
     crop_px: list[int] = field(default_factory=list)
-    """crops: rows and columns of the middle of each picture, which is cut into patches."""
+    """`crops`: rows and columns of each picture's middle, which is cut into patches."""
     fit: str = "stretch"
-    """whole: how a picture becomes a patch: stretch both sides, or crop the longer one first."""
+    """`whole`: `stretch` both sides to the patch, or first `crop` the longer one."""
     least_variance: float = 0.0
-    """Patches with a smaller variance of luma (in squared levels of 0..255) are left out."""
+    """Patches with a smaller variance of luma (squared levels of 0..255) are left out."""
     least_gradient: float = 0.0
-    """Patches with a smaller mean gradient of luma (in levels) are left out."""
+    """Patches with a smaller mean gradient of luma (levels) are left out."""
     duplicate_bits: int = -1
-    """Patches whose perceptual hash (64 bits) is so near to an earlier one's are left out."""
+    """Bits of 64 by which perceptual hashes of duplicates may differ; -1 keeps them."""
     degradations: list[dict[str, Any]] = field(default_factory=lambda: [{"name": "bicubic"}])
-    """The LR versions of each patch that are computed from it."""
+    """LR versions to compute: each a preset, or a name and `steps`."""
     colour: str = SRGB
-    """srgb: pictures of another ICC profile are converted; stored: profiles are ignored."""
+    """`srgb` converts pictures that have another ICC profile; `stored` ignores profiles."""
     pairs: list[str] = field(default_factory=list)
-    """Names of the LR versions that come as files beside the HR ones."""
+    """LR versions that come as files; `--lr` sets it."""
     split: dict[str, Any] = field(default_factory=dict)
-    """Of pictures: fractions, counts, lists of globs, or files of names, by split."""
+    """Pictures of each split: a fraction, a count, a list of globs, or a file of names."""
     group: str = ""
-    """A regular expression: pictures in whose names it finds the same are in one split."""
+    """Regular expression: pictures for which it finds the same text share a split."""
 
     NEEDS: ClassVar[tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]] = (
         (("count", "candidates", "corner"), "extract", ("random",)),
@@ -73,7 +76,7 @@ class PrepareRecipe:
         (("fit",), "extract", ("whole",)),
         (("group",), "split", ()),
     )
-    """Keys that only count where another key has one of some values, or (of none) any at all."""
+    """Keys, and the key with the values that they need to count; no values: any but 0 or empty."""
 
     def __post_init__(self) -> None:
         for name in ("scale", "count", "candidates"):
@@ -94,9 +97,9 @@ class PrepareRecipe:
         self._check_sides()
         for name in self.pairs:
             _check_pair(name)
-        names = self.lr_names
+        names = self.lr_versions
         if not names or len(set(names)) < len(names):
-            raise RecipeError(f"LR versions are {list(names)}, expected one or more, each once")
+            raise RecipeError(f"LR versions are {names}, expected one or more, each once")
 
     def _check_sides(self) -> None:
         rows, cols = self.patch_px
@@ -144,14 +147,14 @@ class PrepareRecipe:
         return pair("crop_px", self.crop_px)
 
     @property
-    def lr_versions(self) -> tuple[Degradation, ...]:
-        """Return the degradations that make them."""
+    def chains(self) -> tuple[Degradation, ...]:
+        """Return the degradations that compute LR versions."""
         return tuple(Degradation.from_table(d, scale=self.scale) for d in self.degradations)
 
     @property
-    def lr_names(self) -> tuple[str, ...]:
-        """Return the names of all LR versions of each patch."""
-        return (*(degradation.name for degradation in self.lr_versions), *self.pairs)
+    def lr_versions(self) -> list[str]:
+        """Return the names of all LR versions of each patch, computed ones first."""
+        return [*(chain.name for chain in self.chains), *self.pairs]
 
     def paired(self, names: Iterable[str]) -> PrepareRecipe:
         """Return the recipe whose LR versions `names` come as files; others are computed still."""
@@ -212,8 +215,8 @@ def load_prepare_recipe(name_or_file: str, *, settings: Iterable[str] = ()) -> P
 
 def says_colour(name_or_file: str, settings: Iterable[str]) -> bool:
     """Return whether a recipe, or a setting, says what becomes of colours that are not sRGB."""
-    told = {setting.partition("=")[0].removeprefix(f"{PREPARE}.") for setting in settings}
-    return "colour" in told or "colour" in read_recipe(name_or_file).get(PREPARE, {})
+    keys = {setting.partition("=")[0].removeprefix(f"{PREPARE}.") for setting in settings}
+    return "colour" in keys or "colour" in read_recipe(name_or_file).get(PREPARE, {})
 
 
 def _check_pair(name: Any) -> None:

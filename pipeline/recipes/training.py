@@ -28,81 +28,98 @@ class TrainRecipe:
     """Everything that decides the weights that training ends with, beside the patches."""
 
     name: str
+    """Name of the recipe, and of the model that it trains."""
     architecture: str
-    """The generator: a name of `models.registry.BUILDERS`."""
+    """Network to train, the generator: see the table of networks."""
     scale: int
+    """Factor from LR to HR; 1 for denoising and deblurring."""
     channels: int = 3
+    """1 for grey pictures, 3 for RGB."""
     arguments: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the network."""
     summary: str = ""
+    """One line about the model, stored in its file."""
     licence: str = "unknown: say it in the recipe, or with --set licence=..."
-    """Of the weights; whoever trains decides, within what the pictures' licences allow."""
+    """Licence of the trained weights, within what those of the pictures allow."""
     initial: str = ""
-    """A model whose weights the generator begins with, wherever names and shapes are the same."""
+    """Model, by name or file, whose tensors of equal name and shape are copied at the start."""
     discriminator: str = ""
-    """A name of `models.registry.DISCRIMINATORS`; "" trains without one."""
+    """Network that judges pictures: see the table; without one, no GAN is trained."""
     discriminator_arguments: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the discriminator."""
 
     teacher: str = ""
-    """A model whose output is learned instead of HR (arXiv 1503.02531); validation is by HR."""
+    """Model whose output is learned instead of HR; validation still compares with HR.
+
+    Source: Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531.
+    """
 
     losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
-    """Weights of the generator's losses, by their names in `LOSSES`."""
+    """Weights of `l1`, `mse`, `content` (VGG19), `perceptual` (VGG16), `adversarial`."""
     pretrain_share: float = 0.0
-    """Share of the steps that the generator trains alone first."""
+    """Share of the steps for pretraining, which leaves the discriminator out."""
     pretrain_losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
+    """Weights of the losses during pretraining."""
 
     lr_versions: list[str] = field(default_factory=list)
-    """LR versions of the dataset that are trained on; none stands for all of them."""
+    """LR versions of the dataset to train on; empty means all."""
     fresh_degradations: list[dict[str, Any]] = field(default_factory=list)
-    """Degradations that make LR anew in every step, on the device; then no LR version is read."""
+    """Degradations that compute LR in each step, instead of LR versions."""
     batch: int = 16
-    """Patches of a batch, in each of the processes that share a training."""
+    """Patches per batch, in each process."""
     accumulate: int = 1
-    """Batches whose gradients make one step."""
+    """Batches per step; their gradients are averaged."""
     window_chunks: int = 16
-    """How many chunks of the dataset patches are mixed among."""
+    """Chunks of the dataset that are shuffled together."""
 
     steps: int = 24_000
+    """Steps to train."""
     epochs: int = 0
-    """Passes over the patches that make up the steps; 0 stands for `steps` as they are."""
+    """Passes over the patches, instead of `steps`; 0 means that `steps` counts."""
     optimiser: str = "adam"
-    """adam, or muon for the kernels inside the generator and adam for the rest of it."""
+    """`adam`, or `muon` for the generator's inner kernels and Adam for the rest."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
+    """Decay rates of Adam's two running means."""
     learning_rate: float = 1e-4
+    """Highest learning rate of the generator."""
     pretrain_rate: float = 0.0
-    """Learning rate of the steps alone; 0 stands for `learning_rate`."""
+    """Learning rate of pretraining; 0 means `learning_rate`."""
     discriminator_rate: float = 0.0
-    """Learning rate of the discriminator; 0 stands for `learning_rate`."""
+    """Highest learning rate of the discriminator; 0 means `learning_rate`."""
     schedule: str = "constant"
-    """How the rate falls: one of `SCHEDULES`, after the steps alone."""
+    """The rate after pretraining: `constant`, `linear`, `step`, `cosine` or `plateau`."""
     warmup_share: float = 0.0
-    """Share of the steps over which the rate rises from zero first."""
+    """Share of the steps over which the rate first rises from zero."""
     decay_share: float = 0.5
-    """linear: over the last share of the steps it falls to zero."""
+    """`linear`: last share of the steps, over which the rate falls to zero."""
     milestones: list[float] = field(default_factory=lambda: [0.5])
-    """step: shares of the steps at which it is multiplied by `gamma`."""
+    """`step`: shares of the steps at which the rate is multiplied by `gamma`."""
     gamma: float = 0.5
+    """`step` and `plateau`: factor by which the rate falls each time."""
     patience: int = 5
-    """plateau: after so many validations without a better one it is multiplied by `gamma`."""
+    """`plateau`: validations without improvement that are accepted before the rate falls."""
     clip_norm: float = 0.0
-    """The longest that a gradient may be; 0 does not clip."""
+    """Largest norm of a gradient; 0 means no clipping."""
     ema: float = 0.999
-    """Share that the averaged weights keep in each step."""
+    """Share of the averaged weights that each step keeps; these are validated and saved."""
     seed: int = 1
+    """Seed of everything random."""
     precision: str = "auto"
-    """fp32, bf16, or auto: bf16 where the device computes in it, as a training begins."""
+    """`fp32`, `bf16`, or `auto`: `bf16` where the device supports it."""
     compile: bool = False
+    """Compile the generator with `torch.compile`."""
 
     validation_patches: int = 128
+    """Most patches to validate with; 0 turns validation off."""
     validate_every: int = 0
-    """Steps from one validation to the next; 0 stands for a twentieth of all, 10 to 1,000."""
+    """Steps between validations; 0 means a twentieth of all, but 10 to 1,000."""
     checkpoint_every: int = 0
-    """Steps from one checkpoint that is kept to the next; 0 stands for every validation.
+    """Steps between numbered checkpoints; 0 means one at each validation.
 
     What resuming needs is written then too, where this is given, and every minute anyway.
     """
     keep: int = 3
-    """How many of the last checkpoints stay."""
+    """Numbered checkpoints to keep."""
 
     NEEDS: ClassVar[tuple[tuple[tuple[str, ...], str, tuple[str, ...]], ...]] = (
         (("decay_share",), "schedule", ("linear",)),
@@ -112,7 +129,7 @@ class TrainRecipe:
         (("discriminator_arguments", "discriminator_rate"), "discriminator", ()),
         (("pretrain_losses", "pretrain_rate"), "pretrain_share", ()),
     )
-    """Keys that only count where another key has one of some values, or (of none) any but 0."""
+    """Keys, and the key with the values that they need to count; no values: any but 0 or empty."""
 
     def __post_init__(self) -> None:
         for name in _COUNTS:
@@ -142,7 +159,7 @@ class TrainRecipe:
         if len(self.betas) != 2:
             raise RecipeError(f"betas is {self.betas}, expected two numbers")
         self._check_losses()
-        _ = self.fresh
+        _ = self.fresh_chains
 
     def _check_losses(self) -> None:
         for key in ("losses", "pretrain_losses"):
@@ -157,7 +174,9 @@ class TrainRecipe:
             if not weights:
                 raise RecipeError(f"{key} is empty, expected one of {', '.join(LOSSES)}")
         if "adversarial" in self.pretrain_losses:
-            raise RecipeError("pretrain_losses has 'adversarial', but then the generator is alone")
+            raise RecipeError(
+                "pretrain_losses has 'adversarial', but there is no discriminator then"
+            )
         if ("adversarial" in self.losses) != bool(self.discriminator):
             raise RecipeError(
                 f"losses are {', '.join(self.losses)} and discriminator is "
@@ -170,18 +189,18 @@ class TrainRecipe:
         if self.teacher and (self.discriminator or {*self.losses} & {*FEATURE_LOSSES}):
             raise RecipeError(
                 f"teacher is {self.teacher!r} and losses are {', '.join(self.losses)}, expected l1 "
-                "or mse alone: a teacher's pictures are no originals to judge looks by"
+                "or mse alone: a teacher's pictures are not originals to judge looks by"
             )
 
     @property
-    def fresh(self) -> tuple[Degradation, ...]:
-        """Return the degradations that make LR anew in every step."""
+    def fresh_chains(self) -> tuple[Degradation, ...]:
+        """Return the degradations that compute LR in every step."""
         tables = self.fresh_degradations
         return tuple(Degradation.from_table(table, scale=self.scale) for table in tables)
 
     @property
     def pretrain_steps(self) -> int:
-        """Return how many steps the generator trains alone first."""
+        """Return how many steps of pretraining there are, without the discriminator."""
         return round(self.steps * self.pretrain_share)
 
     @property
@@ -206,9 +225,9 @@ class TrainRecipe:
         steps = max(1, math.ceil(self.epochs * patches / together))
         return replace(self, batch=batch, epochs=0, steps=steps)
 
-    def is_alone(self, step: int) -> bool:
-        """Return whether the generator trains without discriminator in a step."""
-        return not self.discriminator or step < self.pretrain_steps
+    def is_adversarial(self, step: int) -> bool:
+        """Return whether the generator trains with the discriminator in a step."""
+        return bool(self.discriminator) and step >= self.pretrain_steps
 
     def losses_at(self, step: int) -> dict[str, float]:
         """Return the weights of the losses of a step."""
@@ -255,15 +274,15 @@ def _choose_length(values: dict[str, Any], settings: Iterable[str]) -> None:
     Raises:
         RecipeError: if both are set, or both stand in the file, where nothing is set.
     """
-    told = dict(setting.partition("=")[::2] for setting in settings)
-    if "steps" in told and told.get("epochs", "0").strip() != "0":
+    chosen = dict(setting.partition("=")[::2] for setting in settings)
+    if "steps" in chosen and chosen.get("epochs", "0").strip() != "0":
         raise RecipeError("steps and epochs are both set, expected one: epochs make the steps")
-    if not {"steps", "epochs"} & told.keys() and "steps" in values and values.get("epochs"):
+    if not {"steps", "epochs"} & chosen.keys() and "steps" in values and values.get("epochs"):
         raise RecipeError(
             f"the recipe has steps = {values['steps']} and epochs = {values['epochs']}, expected "
             "one: epochs make the steps; leave one out, or say it with --set"
         )
-    if "steps" in told:
+    if "steps" in chosen:
         values.pop("epochs", None)
 
 
@@ -280,15 +299,15 @@ def load_recipe(
     """
     values = read_recipe(name_or_file)
     settings = list(settings)
-    told = {setting.partition("=")[0] for setting in settings}
-    lacking = [f.name for f in fields(TrainRecipe) if f.name not in values.keys() | told]
+    chosen = {setting.partition("=")[0] for setting in settings}
+    lacking = [f.name for f in fields(TrainRecipe) if f.name not in values.keys() | chosen]
     if whole and lacking:
         raise RecipeError(
             f"{name_or_file} lacks {', '.join(lacking)}, as if it was cut off; write it again, or "
             f"add --set {lacking[0]}=VALUE and so on"
         )
     _choose_length(values, settings)
-    named = told | values.keys()
+    named = chosen | values.keys()
     if PREPARE in values and "architecture" not in named:
         raise RecipeError(
             f"recipe {name_or_file} only says how to prepare a dataset, expected architecture and "

@@ -1,7 +1,7 @@
 """Contact sheets: patches beside their LR versions, and how textured all of them are, as a PNG.
 
-The one home of matplotlib. Here belongs how a sheet looks; which patches are shown is told by who
-asks for one.
+Here belongs how a sheet looks; which patches it shows is up to the caller. Curves of a training
+are drawn by `pipeline.training.records`, the only other home of matplotlib.
 
 Patches are laid out pixel by pixel and never resampled: an LR pixel is a square of whole pixels.
 """

@@ -23,11 +23,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
     @classmethod
     def like(cls, layer: nn.BatchNorm2d) -> SharedBatchNorm:
         """Return one that shares the parameters and running statistics of `layer`."""
-        found = cls(layer.num_features, eps=layer.eps, momentum=layer.momentum)
-        found.weight, found.bias = layer.weight, layer.bias
-        found.running_mean, found.running_var = layer.running_mean, layer.running_var
-        found.num_batches_tracked = layer.num_batches_tracked
-        return found.train(layer.training)
+        shared = cls(layer.num_features, eps=layer.eps, momentum=layer.momentum)
+        shared.weight, shared.bias = layer.weight, layer.bias
+        shared.running_mean, shared.running_var = layer.running_mean, layer.running_var
+        shared.num_batches_tracked = layer.num_batches_tracked
+        return shared.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return a tensor like `x`."""

@@ -18,7 +18,7 @@ from pipeline.recipes.files import read_recipe
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.trainable import names_without_weights, train_command
 from pipeline.recipes.training import load_recipe
-from pipeline.training.state import model_spec
+from pipeline.training.networks import model_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ def _data(name: str, pictures: str) -> str:
     """Return what a recipe trains on: the user's pictures, and how it prepares them."""
     recipe = load_prepare_recipe(name)
     rows, cols = recipe.patch_px
-    lr = ", ".join(recipe.lr_names)
+    lr = ", ".join(recipe.lr_versions)
     return f"{pictures} of yours: HR patches of {rows}x{cols} px ({recipe.extract}), LR by {lr}"
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from pipeline.training.state import TrainState
+
 LOSS_TIMES, NORM_TIMES = 1e3, 1e4
 """How many times its running mean a loss, or the norm of a gradient, may be."""
 
@@ -63,14 +65,14 @@ class Guard:
 
     loss: Running = field(default_factory=Running)
     norm: Running = field(default_factory=Running)
-    judge_norm: Running = field(default_factory=Running)
-    alone: bool = True
+    discriminator_norm: Running = field(default_factory=Running)
+    adversarial: bool = False
 
-    def enter(self, *, alone: bool) -> None:
+    def enter(self, *, adversarial: bool) -> None:
         """Begin again where the stage is another: its losses are others."""
-        if alone != self.alone:
-            self.loss, self.norm, self.judge_norm = Running(), Running(), Running()
-            self.alone = alone
+        if adversarial != self.adversarial:
+            self.loss, self.norm, self.discriminator_norm = Running(), Running(), Running()
+            self.adversarial = adversarial
 
     def takes_loss(self, value: float, *, weights: float) -> bool:
         """Return whether a loss is near its mean, or below the sum of its weights."""
@@ -79,9 +81,9 @@ class Guard:
             self.loss.take(value)
         return good
 
-    def takes_norm(self, value: float, *, judge: bool, clipped: bool) -> bool:
-        """Return whether a gradient's norm is near its mean; `clipped`, it need be finite alone."""
-        running = self.judge_norm if judge else self.norm
+    def takes_norm(self, value: float, *, of_discriminator: bool, clipped: bool) -> bool:
+        """Return whether a gradient's norm is near its mean; `clipped`, it need only be finite."""
+        running = self.discriminator_norm if of_discriminator else self.norm
         times = math.inf if clipped else NORM_TIMES
         least = NORM_TIMES * _LEAST_NORM
         good = not running.is_far(value, times=times, least=least, first=_NORMS_FIRST)
@@ -90,22 +92,23 @@ class Guard:
         return good
 
     def to_tensor(self) -> Tensor:
-        """Return it as seven numbers."""
-        parts = [n for r in (self.loss, self.norm, self.judge_norm) for n in (r.mean, r.count)]
-        return torch.tensor([*parts, float(self.alone)], dtype=torch.float64)
+        """Return it as seven numbers; the last one is 1 outside of adversarial stages."""
+        running = (self.loss, self.norm, self.discriminator_norm)
+        parts = [number for r in running for number in (r.mean, r.count)]
+        return torch.tensor([*parts, float(not self.adversarial)], dtype=torch.float64)
 
     @classmethod
     def of_tensor(cls, tensor: Tensor) -> Guard:
-        """Read what `to_tensor` gave.
+        """Read what `to_tensor` returned.
 
         Raises:
             ValueError: if it is anything else.
         """
         if tensor.shape != (7,) or not torch.isfinite(tensor).all():
             raise ValueError(f"guard is {tensor.tolist()}, expected 7 numbers")
-        *values, alone = tensor.tolist()
-        loss, norm, judge_norm = (Running(values[n], int(values[n + 1])) for n in (0, 2, 4))
-        return cls(loss, norm, judge_norm, alone=bool(alone))
+        *values, plain = tensor.tolist()
+        loss, norm, discriminator_norm = (Running(values[n], int(values[n + 1])) for n in (0, 2, 4))
+        return cls(loss, norm, discriminator_norm, adversarial=not plain)
 
 
 @dataclass(slots=True)
@@ -119,9 +122,9 @@ class Probe:
     @classmethod
     def of(cls, lr: Tensor, hr: Tensor, networks: Iterable[nn.Module]) -> Probe:
         """Keep some of the patches, and how good `networks` are on them now."""
-        found = cls(lr[:_PATCHES].detach().clone(), hr[:_PATCHES].detach().clone())
-        found.usual_db = found.measure(networks)
-        return found
+        probe = cls(lr[:_PATCHES].detach().clone(), hr[:_PATCHES].detach().clone())
+        probe.usual_db = probe.measure(networks)
+        return probe
 
     @torch.no_grad()
     def measure(self, networks: Iterable[nn.Module]) -> float:
@@ -144,3 +147,26 @@ class Probe:
             return False
         self.usual_db = db if self.usual_db == -math.inf else (self.usual_db + db) / 2
         return True
+
+
+@dataclass(slots=True)
+class Soundness:
+    """Whether networks are worth keeping, looked at once a step."""
+
+    probe: Probe | None = None
+    _looked: tuple[int, bool] = (-1, True)
+
+    def begin(self, lr: Tensor, hr: Tensor, networks: Iterable[nn.Module]) -> None:
+        """Take the first pair that comes as the patches to try networks on."""
+        if self.probe is None:
+            self.probe = Probe.of(lr, hr, networks)
+
+    def holds(self, state: TrainState) -> bool:
+        """Return whether all numbers are finite, and the networks near what they did before."""
+        step, sound = self._looked
+        if step != state.step:
+            sound = state.is_finite()
+            if sound and self.probe is not None:
+                sound = self.probe.passes(self.probe.measure(state.generators))
+            self._looked = state.step, sound
+        return sound

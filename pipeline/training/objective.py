@@ -32,7 +32,7 @@ _FEATURES = ("vgg19", "vgg16", "alexnet")
 
 @dataclass(frozen=True, slots=True)
 class FeatureFiles:
-    """Where the features of ImageNet networks lie: files, or folders that hold them.
+    """Where the features of ImageNet networks are: files, or folders that hold them.
 
     Where these have none, `torchvision` says whether its own are taken.
     """
@@ -41,13 +41,13 @@ class FeatureFiles:
     torchvision: bool = False
 
     @classmethod
-    def named(cls, words: Iterable[Path]) -> FeatureFiles:
+    def named(cls, names: Iterable[Path]) -> FeatureFiles:
         """Return what a user names: files, folders, and the word ``torchvision``.
 
         Raises:
             RecipeError: if a place has no features at all.
         """
-        places = tuple(words)
+        places = tuple(names)
         files = tuple(place for place in places if not is_torchvision(place))
         for place in files:
             if not any(cls((place,)).find(network) for network in _FEATURES):
@@ -106,51 +106,52 @@ class Objective:
         Raises:
             RecipeError: if a file of them is missing or holds another network.
         """
-        wanted = sorted(_feature_losses(recipe))
-        return cls(recipe, {name: _load(recipe, name, files).to(device) for name in wanted})
+        names = sorted(_feature_losses(recipe))
+        return cls(recipe, {name: _load(recipe, name, files).to(device) for name in names})
 
     def of_generator(
-        self, sr: Tensor, hr: Tensor, *, step: int, judge: nn.Module | None
+        self, sr: Tensor, hr: Tensor, *, step: int, discriminator: nn.Module | None
     ) -> dict[str, Tensor]:
         """Return the losses of a step by name, weighted; their sum is what is learned by.
 
         `sr` and `hr` are ``(n, c, h, w)`` in 0..1.
         """
-        found = {}
+        losses = {}
         for name, weight in self.recipe.losses_at(step).items():
             if name == "adversarial":
-                found[name] = weight * self._fooled(sr, hr, judge)
+                losses[name] = weight * self._adversarial(sr, discriminator)
             elif name in FEATURE_LOSSES:
-                found[name] = weight * self.features[name](sr, hr)
+                losses[name] = weight * self.features[name](sr, hr)
             else:
-                found[name] = weight * CONTENT_LOSSES[name](sr, hr)
-        return found
+                losses[name] = weight * CONTENT_LOSSES[name](sr, hr)
+        return losses
 
     def of_discriminator(
-        self, sr: Tensor, hr: Tensor, judge: nn.Module
+        self, sr: Tensor, hr: Tensor, discriminator: nn.Module
     ) -> tuple[Tensor, Judgements]:
         """Return the discriminator's loss, and how often it was right."""
-        real, fake = judge(hr), judge(sr.detach())
+        real, fake = discriminator(hr), discriminator(sr.detach())
         return GAN_LOSSES["vanilla"].discriminator(real, fake), judged(real, fake)
 
     @torch.no_grad()
     def held_out(
-        self, sr: Tensor, hr: Tensor, *, step: int, judge: nn.Module | None
+        self, sr: Tensor, hr: Tensor, *, step: int, discriminator: nn.Module | None
     ) -> dict[str, float]:
         """Return both losses of patches that nothing is learned from, by their metrics' names."""
-        if judge is not None:
-            judge.eval()
-        found = total(self.of_generator(sr, hr, step=step, judge=judge).values())
-        losses = {"validation_loss": float(found)}
-        if judge is not None:
-            losses["validation_discriminator"] = float(self.of_discriminator(sr, hr, judge)[0])
-            judge.train()
+        if discriminator is not None:
+            discriminator.eval()
+        parts = self.of_generator(sr, hr, step=step, discriminator=discriminator)
+        losses = {"validation_loss": float(total(parts.values()))}
+        if discriminator is not None:
+            loss, _ = self.of_discriminator(sr, hr, discriminator)
+            losses["validation_discriminator"] = float(loss)
+            discriminator.train()
         return losses
 
-    def _fooled(self, sr: Tensor, hr: Tensor, judge: nn.Module | None) -> Tensor:
-        if judge is None:
+    def _adversarial(self, sr: Tensor, discriminator: nn.Module | None) -> Tensor:
+        if discriminator is None:
             raise RecipeError("losses have 'adversarial', but there is no discriminator")
-        fake = judge(sr)
+        fake = discriminator(sr)
         return GAN_LOSSES["vanilla"].generator(fake, fake)
 
 
@@ -164,8 +165,8 @@ def _load(recipe: TrainRecipe, name: str, files: FeatureFiles) -> nn.Module:
     try:
         return loss(load_vgg(file, network=network))
     except ValueError as error:
-        given = ", ".join(map(str, files.places))
-        among = f"no file of {given} is called {network}...: " if given and file is None else ""
+        places = ", ".join(map(str, files.places))
+        among = f"no file of {places} is called {network}...: " if places and file is None else ""
         raise RecipeError(
             f"the loss {name!r} of {recipe.name} cannot be had: {among}{error}"
         ) from error

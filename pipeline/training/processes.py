@@ -59,9 +59,9 @@ class Processes:
         """Return the sums of numbers over all processes, on the CPU; they are the same in each."""
         if self.count == 1:
             return values
-        found = values.to(self.device, copy=True)
-        distributed.all_reduce(found)
-        return found.cpu()
+        sums = values.to(self.device, copy=True)
+        distributed.all_reduce(sums)
+        return sums.cpu()
 
 
 @contextmanager

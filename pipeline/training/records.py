@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.training.validation import Judge
+    from pipeline.training.validation import Validator
 
     Pixels = NDArray[np.uint8]
 
 logger = logging.getLogger(__name__)
 
 METRICS, CURVES, SAMPLES, EVENTS = "metrics.csv", "curves.png", "samples", "events"
+PRETRAINING, ADVERSARIAL = "alone", "gan"
+"""Stages, as the column `stage` has them: without and with a discriminator."""
+
 SHOWN = 4
 """How many validation patches a picture of samples shows."""
 
@@ -71,13 +74,13 @@ _WIDE = 30.0
 
 
 @dataclass(slots=True)
-class Watch:
+class Records:
     """The files of one training that are for people."""
 
     folder: Path
     _events: SummaryWriter | None = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Records:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -86,10 +89,10 @@ class Watch:
             self._events = None
 
     def record(self, row: Mapping[str, float | str | None]) -> None:
-        """Append a row of `COLUMNS`; what is None stays empty. Then draw the curves anew.
+        """Append a row of `COLUMNS`; what is None stays empty. Then draw the curves again.
 
         Rows of steps from its own on are dropped first: a training that was resumed from before
-        them tells them again.
+        them records them again.
         """
         rows = [old for old in self.rows() if int(old["step"]) < int(row["step"] or 0)]
         rows.append({name: _shown(row.get(name)) for name in COLUMNS})
@@ -98,7 +101,7 @@ class Watch:
         writer.writeheader()
         writer.writerows(rows)
         write_atomic(self.folder / METRICS, text.getvalue().encode())
-        self._tell_tensorboard(row)
+        self._add_events(row)
         write_atomic(self.folder / CURVES, draw_curves(rows))
 
     def rows(self) -> list[dict[str, str]]:
@@ -106,26 +109,28 @@ class Watch:
         path = self.folder / METRICS
         if not path.exists():
             return []
-        header, *found = path.read_text(errors="replace").splitlines() or [""]
-        rows = [row for row in csv.DictReader([header, *found]) if _is_readable(row)]
-        if len(rows) < len(found):
+        header, *lines = path.read_text(errors="replace").splitlines() or [""]
+        rows = [row for row in csv.DictReader([header, *lines]) if _is_readable(row)]
+        if len(rows) < len(lines):
             # It is for people: no training ends because of it.
             logger.warning(
                 "%s is damaged: %d of %d rows are left out",
                 path,
-                len(found) - len(rows),
-                len(found),
+                len(lines) - len(rows),
+                len(lines),
             )
         return rows
 
-    def show(self, judge: Judge, sr: Pixels, step: int) -> None:
+    def show(self, validator: Validator, sr: Pixels, step: int) -> None:
         """Write a picture of LR, bicubic, SR and HR of validation patches, spaced evenly."""
         (self.folder / SAMPLES).mkdir(exist_ok=True)
         rows = np.linspace(0, len(sr) - 1, min(SHOWN, len(sr))).round().astype(np.int64)
-        content = draw_samples(judge.lr[rows], judge.bicubic(rows), sr[rows], judge.hr[rows])
+        content = draw_samples(
+            validator.lr[rows], validator.bicubic(rows), sr[rows], validator.hr[rows]
+        )
         write_atomic(self.folder / SAMPLES / f"{step:08}.png", content)
 
-    def _tell_tensorboard(self, row: Mapping[str, float | str | None]) -> None:
+    def _add_events(self, row: Mapping[str, float | str | None]) -> None:
         step = int(row["step"] or 0)
         if self._events is None:
             self._events = SummaryWriter(str(self.folder / EVENTS), purge_step=step)
@@ -146,7 +151,7 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
         )
         for name, points in lines.items():
             style = "--" if name.startswith("bicubic") else "-"
-            axes.plot(*zip(*points, strict=True), style, marker=".", label=_said(name))
+            axes.plot(*zip(*points, strict=True), style, marker=".", label=_legend(name))
         values = [value for points in lines.values() for _, value in points]
         if "loss" in lines and min(values) > 0 and max(values) > _WIDE * min(values):
             axes.set_yscale("log")
@@ -174,15 +179,15 @@ def _lines(
     return {name: p for name, p in lines.items() if len(parts) > 1 or name not in parts}
 
 
-def _said(column: str) -> str:
-    """Return the name of a column as a legend says it."""
+def _legend(column: str) -> str:
+    """Return the name of a column as the legend has it."""
     for measure, name in (("psnr_y", "PSNR-Y"), ("ssim_y", "SSIM-Y"), ("lpips", "LPIPS")):
         column = column.replace(measure, name)
     return column.replace("_", " ")
 
 
 def _stage_ends(rows: Sequence[Mapping[str, str]]) -> list[int]:
-    """Return the steps after which the generator was not alone any more."""
+    """Return the steps after which another stage began."""
     return [int(a["step"]) for a, b in pairwise(rows) if a["stage"] != b["stage"]]
 
 
@@ -202,9 +207,9 @@ def draw_samples(lr: Pixels, bicubic: Pixels, sr: Pixels, hr: Pixels) -> bytes:
             axes.imshow(_shown_pixels(pixels[row]), interpolation="nearest", vmin=0, vmax=255)
             axes.set_title(name if row == 0 else "", fontsize=9)
             if pixels.shape == hr.shape and name != "HR":
-                found = psnr(pixels[row], hr[row])
-                told = f"{found:.2f} dB" if math.isfinite(found) else "equal to HR"
-                axes.set_xlabel(told, fontsize=8)
+                score = psnr(pixels[row], hr[row])
+                label = f"{score:.2f} dB" if math.isfinite(score) else "equal to HR"
+                axes.set_xlabel(label, fontsize=8)
             axes.set_xticks([])
             axes.set_yticks([])
     return _png(figure)

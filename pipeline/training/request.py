@@ -17,7 +17,7 @@ from pipeline.recipes.training import load_recipe
 from pipeline.sources.overlap import check_outside_source
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.tables import nearest
-from pipeline.training.loop import BEST, LAST, RECIPE, STATE, check_folder
+from pipeline.training.folder import RECIPE, check_folder, files_of_steps
 from pipeline.training.records import CURVES, METRICS
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class TrainRequest:
         A training that was killed while its pictures were prepared has nothing to go on with.
         """
         left = any((self.out_dir / name).exists() for name in (PATCHES, RECIPE))
-        stepped = any((self.out_dir / name).exists() for name in (STATE, LAST, BEST))
+        stepped = bool(files_of_steps(self.out_dir))
         return self.resume and self.recipe is not None and left and not stepped
 
     @property
@@ -144,10 +144,10 @@ class TrainRequest:
                     f"{getattr(prepared, key)}; leave the latter out"
                 )
         for name in recipe.lr_versions:
-            if name not in prepared.lr_names:
+            if name not in prepared.lr_versions:
                 raise RecipeError(
                     f"lr_versions has {name!r}, but the recipe prepares "
-                    f"{', '.join(prepared.lr_names)}; take one of these, or add it to "
+                    f"{', '.join(prepared.lr_versions)}; take one of these, or add it to "
                     f"{PREPARE}.degradations"
                 )
 

@@ -19,11 +19,13 @@ from pipeline.errors import NoSourceError, SourceError
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.storage.locks import hold
-from pipeline.training.loop import BEST, TrainSettings, check_networks, train
+from pipeline.training.folder import BEST
+from pipeline.training.loop import train
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes, joined
 from pipeline.training.records import SAMPLES
 from pipeline.training.request import PATCHES
+from pipeline.training.session import TrainSettings, check_networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -31,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.compute.cluster import Stop
     from pipeline.dataset.run import PrepareResult, WriteReport
     from pipeline.recipes.training import TrainRecipe
-    from pipeline.training.loop import TrainProgress
     from pipeline.training.request import TrainRequest
+    from pipeline.training.review import TrainProgress
 
 LOCK = "train.lock"
 
@@ -148,7 +150,7 @@ def _begun(request: TrainRequest, listener: Listener) -> TrainRequest:
 
 
 def _lr_versions(recipe: TrainRecipe, dataset: Dataset) -> Sequence[str]:
-    fresh = [chain.name for chain in recipe.fresh]
+    fresh = [chain.name for chain in recipe.fresh_chains]
     return fresh or recipe.lr_versions or dataset.spec.degradations
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _BATCH = 32
 _MOST_DB = 100.0
-"""What a patch that is met exactly counts as: by means, which infinity ends, models are ranked."""
+"""PSNR of a patch that equals its HR: models are ranked by means, which infinity would spoil."""
 SPLIT = "validation"
 
 
@@ -48,7 +48,7 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Validator:
     """Patches to validate with, evenly spaced over the split: HR, and LR of one version each.
 
     The versions that are trained on take turns.
@@ -63,7 +63,7 @@ class Judge:
     @classmethod
     def of(
         cls, dataset: Dataset, recipe: TrainRecipe, files: FeatureFiles, *, device: torch.device
-    ) -> Judge | None:
+    ) -> Validator | None:
         """Read the patches; None where the dataset has none to validate with."""
         rows = dataset.rows(SPLIT)
         if not len(rows) or not recipe.validation_patches:
@@ -114,8 +114,8 @@ class Judge:
         parts = []
         for start in range(0, len(lr), _BATCH):
             exact = torch.from_numpy(lr[start : start + _BATCH].astype(np.float64) / 255)
-            found = enlarge(exact, scale=self.scale, method="bicubic")
-            parts.append(np.asarray(from_unit_range(found, np.dtype(np.uint8))))
+            enlarged = enlarge(exact, scale=self.scale, method="bicubic")
+            parts.append(np.asarray(from_unit_range(enlarged, np.dtype(np.uint8))))
         return np.concatenate(parts)
 
     def pairs(self, *, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
@@ -142,13 +142,13 @@ class Judge:
     def _lpips(self, sr: Pixels, device: torch.device) -> float | None:
         if self.lpips is None:
             return None
-        found: list[float] = []
+        distances: list[float] = []
         with torch.inference_mode():
             for start in range(0, len(sr), _BATCH):
                 part = slice(start, start + _BATCH)
                 a, b = (to_unit_range(x[part], device) for x in (sr, self.hr))
-                found += self.lpips(a, b).tolist()
-        return fmean(found)
+                distances += self.lpips(a, b).tolist()
+        return fmean(distances)
 
 
 def _in_turns(dataset: Dataset, versions: Sequence[str], rows: NDArray[np.int64]) -> Pixels:

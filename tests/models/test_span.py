@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from models.reach import reach_px
-from models.span import Span, evenly
+from models.span import Span
+from models.tile_independent import evenly
 from pipeline.compute.inference import Inference
 
 if TYPE_CHECKING:

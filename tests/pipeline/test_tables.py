@@ -308,7 +308,7 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
     assert math.isclose(rates[800], 1.0)
 
 
-def test_schedules_fall_as_they_are_called_and_begin_after_the_steps_alone() -> None:
+def test_schedules_fall_as_they_are_called_and_begin_after_pretraining() -> None:
     plain = replace(PLAIN, steps=100, learning_rate=1.0)
     cosine = replace(plain, schedule="cosine")
     assert math.isclose(cosine.rate(50), 0.5)

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
-from pipeline.degradation.steps import Choice, Noise, Option, Resize, Uniform
+from pipeline.degradation.step import Uniform
+from pipeline.degradation.steps.choice import Choice, Option
+from pipeline.degradation.steps.noise import Noise
+from pipeline.degradation.steps.resize import Resize
 from pipeline.errors import RecipeError
 
 NAMES = sorted(PRESETS)

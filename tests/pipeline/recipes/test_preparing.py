@@ -101,10 +101,8 @@ def test_any_recipe_is_read_back_as_it_was_written(
     assert load_prepare_recipe(written(path, recipe.to_toml())) == recipe
     assert PrepareRecipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
     # With presets written out, as a dataset keeps them.
-    out = replace(recipe, degradations=[d.to_table() for d in recipe.lr_versions])
-    assert PrepareRecipe.from_json(json.loads(json.dumps(out.to_json()))).lr_versions == (
-        recipe.lr_versions
-    )
+    out = replace(recipe, degradations=[d.to_table() for d in recipe.chains])
+    assert PrepareRecipe.from_json(json.loads(json.dumps(out.to_json()))).chains == (recipe.chains)
 
 
 def test_a_recipe_that_says_nothing_of_preparing_is_refused(tmp_path: Path) -> None:
@@ -322,13 +320,13 @@ def test_sides_are_rows_and_columns() -> None:
 
 def test_lr_versions_that_come_as_files_are_not_computed() -> None:
     both = replace(PLAIN, degradations=[{"name": "bicubic"}, {"name": "mild"}])
-    assert both.lr_names == ("bicubic", "mild")
+    assert both.lr_versions == ["bicubic", "mild"]
     paired = both.paired(["mild", "wild"])
-    assert paired.lr_names == ("bicubic", "mild", "wild")
-    assert [degradation.name for degradation in paired.lr_versions] == ["bicubic"]
+    assert paired.lr_versions == ["bicubic", "mild", "wild"]
+    assert [degradation.name for degradation in paired.chains] == ["bicubic"]
     assert paired.pairs == ["mild", "wild"]
     assert both.pairs == []
-    assert PLAIN.paired(["bicubic"]).lr_versions == ()
+    assert PLAIN.paired(["bicubic"]).chains == ()
     with pytest.raises(RecipeError, match="degradation is called 'X4'"):
         PLAIN.paired(["X4"])
 

@@ -33,17 +33,19 @@ from pipeline.recipes.preparing import PrepareRecipe
 from pipeline.recipes.training import TrainRecipe, load_recipe
 from pipeline.storage.dataset import Dataset
 from pipeline.storage.manifest import Manifest, Origin
-from pipeline.training.loop import TrainProgress, TrainSettings, train
+from pipeline.training.loop import train
 from pipeline.training.objective import FeatureFiles, Objective
 from pipeline.training.processes import Processes
+from pipeline.training.session import TrainSettings
 from pipeline.training.state import stored_step
-from pipeline.training.validation import Judge
+from pipeline.training.validation import Validator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor
 
+    from pipeline.training.review import TrainProgress
     from tests.conftest import TakePhoto
 
 PLAIN = TrainRecipe(
@@ -214,7 +216,7 @@ def test_what_resuming_needs_is_written_after_the_first_step_and_every_minute(
 ) -> None:
     """A clock is moved on by 25 s a step: of 9 steps, three end a minute."""
     now = 0.0
-    monkeypatch.setattr("pipeline.training.loop.time.monotonic", lambda: now)
+    monkeypatch.setattr("pipeline.training.checkpoints.time.monotonic", lambda: now)
     written: list[int] = []
 
     def tick(step: int, _of: int) -> None:
@@ -278,11 +280,11 @@ def test_lr_versions_take_turns_in_validation(tmp_path: Path, photo: TakePhoto) 
     rows = dataset.rows("validation")
     for chosen, versions in (([], ("bicubic", "noise", "box")), (["box"], ("box",))):
         recipe = replace(PLAIN, validation_patches=6, lr_versions=chosen)
-        judge = Judge.of(dataset, recipe, FeatureFiles(), device=torch.device("cpu"))
-        assert judge is not None
+        validator = Validator.of(dataset, recipe, FeatureFiles(), device=torch.device("cpu"))
+        assert validator is not None
         for n, row in enumerate(rows):
             wanted = dataset.read(f"lr_{versions[n % len(versions)]}", np.array([row]))
-            assert np.array_equal(judge.lr[n], wanted[0])
+            assert np.array_equal(validator.lr[n], wanted[0])
 
 
 def test_without_a_patch_held_out_it_is_told_that_nothing_is_validated(
@@ -682,7 +684,7 @@ def test_one_step_that_is_far_off_is_skipped_and_evicts_no_checkpoint(
         found = right(self, sr, hr, **how)
         return {k: v * 1e5 if how["step"] == 3 else v for k, v in found.items()}
 
-    monkeypatch.setattr("pipeline.training.loop.Objective.of_generator", once_far)
+    monkeypatch.setattr("pipeline.training.objective.Objective.of_generator", once_far)
     run(dataset, replace(PLAIN, checkpoint_every=1, keep=2, steps=5), tmp_path)
     names = [path.stem for path in sorted((tmp_path / "checkpoints").iterdir())]
     assert names == ["00000003", "00000005"]
@@ -691,7 +693,7 @@ def test_one_step_that_is_far_off_is_skipped_and_evicts_no_checkpoint(
 def test_a_gradient_that_is_not_finite_moves_nothing_though_the_loss_is(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.training.state.Player.gradient_norm", lambda _: math.inf)
+    monkeypatch.setattr("pipeline.training.optimisers.Learner.gradient_norm", lambda _: math.inf)
     with pytest.raises(TrainingError, match="for 6 steps up to 6"):
         run(dataset, PLAIN, tmp_path)
     assert not (tmp_path / "state.safetensors").exists()
@@ -740,7 +742,7 @@ def test_a_training_that_learned_in_no_step_has_failed(
     def nothing(*_: object, **__: object) -> dict[str, Tensor]:
         return {"l1": torch.tensor(float("nan"), requires_grad=True)}
 
-    monkeypatch.setattr("pipeline.training.loop.Objective.of_generator", nothing)
+    monkeypatch.setattr("pipeline.training.objective.Objective.of_generator", nothing)
     with pytest.raises(TrainingError, match="for 6 steps up to 6"):
         run(dataset, PLAIN, tmp_path)
 
@@ -749,7 +751,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from pipeline.storage.dataset import Dataset
-from pipeline.training.loop import TrainSettings, train
+from pipeline.training.loop import train
+from pipeline.training.session import TrainSettings
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import joined
 from pipeline.recipes.training import load_recipe

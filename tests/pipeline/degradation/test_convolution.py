@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage import data, filters
 
-from pipeline.degradation.blur import circular_sinc, convolve, fast_length, line, shaped
+from pipeline.degradation.convolution import convolve, fast_length
+from pipeline.degradation.steps.blur import shaped
+from pipeline.degradation.steps.motion import line
+from pipeline.degradation.steps.sinc import circular_sinc
 
 
 def values(**given_values: float) -> dict[str, np.ndarray]:

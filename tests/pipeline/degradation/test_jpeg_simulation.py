@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from pipeline.degradation.jpeg import simulate_jpeg
+from pipeline.degradation.jpeg_simulation import simulate_jpeg
 from pipeline.errors import PictureError
 from pipeline.pictures.codecs.lossy import recompress
 

@@ -19,6 +19,9 @@ from models.bt601 import LUMA
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+UNIT_PX = 16
+"""Side of a unit with colours at half resolution (4:2:0)."""
+
 _LUMA_TABLE = (
     (16, 11, 10, 16, 24, 40, 51, 61),
     (12, 12, 14, 19, 26, 58, 60, 55),
@@ -51,13 +54,15 @@ _TO_RGB = ((1.0, 0.0, 1.402), (1.0, -0.344136286, -0.714136286), (1.0, 1.772, 0.
 def simulate_jpeg(levels: Tensor, *, qualities: Sequence[int]) -> Tensor:
     """Return grey or RGB ``(n, c, h, w)`` of levels 0..255 as JPEG would give it back.
 
-    Sides are multiples of 16, the size of a unit with colours at half resolution (4:2:0). Values
-    are clipped and rounded before and after, as files hold whole levels. Patch i has quality
-    ``qualities[i]``, from 1 to 100. Against a real codec the difference is one of rounding.
+    Sides are multiples of `UNIT_PX`. Values are clipped and rounded before and after, as files hold
+    whole levels. Patch i has quality ``qualities[i]``, from 1 to 100. Against a real codec the
+    difference is one of rounding.
     """
-    if levels.shape[2] % 16 or levels.shape[3] % 16:
-        rows, cols = levels.shape[2:]
-        raise ValueError(f"picture is {rows}x{cols}, expected sides that are multiples of 16")
+    rows, cols = levels.shape[2:]
+    if rows % UNIT_PX or cols % UNIT_PX:
+        raise ValueError(
+            f"picture is {rows}x{cols}, expected sides that are multiples of {UNIT_PX}"
+        )
     levels = _whole(levels)
     if levels.shape[1] == 1:
         return _coded(levels, _tables(_LUMA_TABLE, qualities).to(levels))
