@@ -6,19 +6,27 @@ BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 MARKS ?= not gpu and not slow and not services and not browser
 JOBS ?= auto
+K ?=
 
-.PHONY: demo test test-newest check lint types imports clean
+.PHONY: help demo test test-one test-newest check lint types imports format clean
 
-demo: $(VENV)/installed
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/installed ## install, and upscale eight photographs end to end (DEMO_DIR=demo)
 	$(BIN)/upres demo $(DEMO_DIR)
 
-# The tests that take seconds, several files at once: JOBS=0 runs one after the other. The tests of a
-# file stay together, as they share a cluster. `make test MARKS="not gpu" JOBS=0` is all of them.
-test: $(VENV)/installed
+# Several files at once: JOBS=0 runs one after the other. The tests of a file stay together, as they
+# share a cluster. `make test MARKS="not gpu" JOBS=0` is all of them.
+test: $(VENV)/installed ## run the tests that take seconds
 	$(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist loadfile -m "$(MARKS)"
 
-# The same on the newest Python that is installed, in an environment beside that of $(PYTHON).
-test-newest:
+test-one: $(VENV)/installed ## run the tests whose names contain a text: K=seam
+	@test -n "$(K)" || { echo "say which: make test-one K=TEXT"; exit 2; }
+	$(BIN)/pytest -m "not gpu" -k "$(K)"
+
+# In an environment beside that of $(PYTHON).
+test-newest: ## run the same tests on the newest Python of this machine
 	@newest="$$(.ci/newest-python $(PYTHON))"; \
 	if [ -z "$$newest" ]; then \
 	    echo "skipped: no Python newer than $$($(PYTHON) --version) is installed"; \
@@ -28,24 +36,29 @@ test-newest:
 	    $(MAKE) test PYTHON="$$newest" VENV=".venv-$$version"; \
 	fi
 
-check: lint types imports test
+check: lint types imports test ## run what must pass before a change lands, but for the long tests
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/installed
+types: $(VENV)/installed ## check types
 	$(BIN)/mypy
 
-imports: $(VENV)/installed
+imports: $(VENV)/installed ## check that every import keeps to the rooms
 	$(BIN)/lint-imports
+
+format: $(VENV)/installed ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 # One pip call: two would let the second move the versions that the first chose.
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"upres needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one with PYTHON=...")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"upres needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	torch="$$($(BIN)/python .ci/torch-index "$$(sed -n 's/^ *"\(torch[><=].*\)",/\1/p' pyproject.toml)")" && \
+	$(BIN)/pip install --quiet --disable-pip-version-check $$torch -e '.[dev]'
 	touch $@
 
-clean:
+clean: ## remove what was installed and what the tools left
 	rm -rf $(VENV) .venv-3.* build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -19,7 +19,9 @@ from benchmarks.rig import Settings, make_pictures, parse
 from pipeline.compute.inference import load_model
 from pipeline.jobs.progress import Progress
 from pipeline.jobs.stages import open_stages
-from pipeline.pictures.formats import Metadata, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,7 +19,10 @@ from pipeline.degradation.apply import degrade_bicubic
 from pipeline.jobs.progress import Progress
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.stages import open_stages
-from pipeline.pictures.formats import EXTENSIONS, Metadata, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.formats import EXTENSIONS
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 from pipeline.sources.listing import list_source
 
 if TYPE_CHECKING:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from models.bt601 import STUDIO_BLACK, STUDIO_LUMA
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-_RED, _GREEN, _BLUE = 65.481 / 255, 128.553 / 255, 24.966 / 255
-_BLACK = 16 / 255
+_RED, _GREEN, _BLUE = (weight / 255 for weight in STUDIO_LUMA)
+_BLACK = STUDIO_BLACK / 255
 _GAIN = 255 / 219
 """What each colour gains where luma alone gains one: the weights sum to 219/255."""
 

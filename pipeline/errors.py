@@ -7,6 +7,8 @@ its words are wrong (`UsageError`); anything else is a bug and keeps its traceba
 
 from __future__ import annotations
 
+import re
+
 
 class UpresError(Exception):
     """Base of all errors raised on purpose."""
@@ -42,6 +44,10 @@ class ArchiveError(UpresError, ValueError):
 
 class OccupiedError(UpresError, FileExistsError):
     """Where a file is to be written there is one that upres did not write, or not like this."""
+
+
+class DiskError(UpresError, OSError):
+    """A disk is full, or may not be written: whatever was to be put there is not."""
 
 
 class UnreadableError(ArchiveError):
@@ -90,3 +96,8 @@ class TrainingError(UpresError, ArithmeticError):
 
 class ClusterError(UpresError, ConnectionError):
     """The scheduler that work was submitted to is gone."""
+
+
+def in_one_line(name: str) -> str:
+    """Return a file's name as errors say it: names may hold line breaks, errors must not."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", name)

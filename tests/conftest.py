@@ -175,7 +175,10 @@ def photo() -> TakePhoto:
 @pytest.fixture(scope="session")
 def save() -> SavePicture:
     """Write pixels as a picture file in the format of its name."""
-    from pipeline.pictures.formats import EXTENSIONS, Metadata, Picture, write_picture
+    from pipeline.pictures.files import write_picture
+    from pipeline.pictures.formats import EXTENSIONS
+    from pipeline.pictures.metadata import Metadata
+    from pipeline.pictures.picture import Picture
 
     def save_picture(path: Path, pixels: NDArray[Any], **metadata: Any) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,8 @@ SCRIPTS = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 def commands(document: Path) -> list[str]:
     """Return the lines of all blocks marked as commands, without those for make and git."""
-    blocks = COMMANDS.findall(document.read_text())
+    text = document.read_text().replace("\\\n", "")
+    blocks = COMMANDS.findall(text)
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
     return [line for line in lines if not re.match(r"(make|git|cd) ", line)]
 
@@ -63,3 +64,20 @@ def test_no_document_links_to_a_file_that_is_not_there() -> None:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+def test_no_line_of_a_document_is_longer_than_130_characters() -> None:
+    long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if len(line) > 130
+    ]
+    assert long == []
+
+
+def test_every_benchmark_stands_in_the_list_of_benchmarks() -> None:
+    folder = ROOT / "benchmarks"
+    scripts = {path.stem for path in folder.glob("*.py") if "def main" in path.read_text()}
+    listed = set(re.findall(r"python -m benchmarks\.(\w+)", (folder / "README.md").read_text()))
+    assert listed == scripts

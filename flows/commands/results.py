@@ -11,7 +11,8 @@ import click
 
 from flows.terminal import options
 from flows.terminal.printing import visible
-from pipeline.jobs.request import SAME, ExportRequest, ScoreRequest, WorkersRequest
+from pipeline.jobs.export_names import SAME
+from pipeline.jobs.request import ExportRequest, ScoreRequest, WorkersRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.private_prefect import own_prefect
+from pipeline.constants import DEFAULT_MODEL
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import OccupiedError, PictureError, UsageError
-from pipeline.pictures.formats import EXTENSIONS, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.formats import EXTENSIONS
+from pipeline.pictures.picture import Picture
 from pipeline.sources.listing import list_source
 from pipeline.storage.atomic import write_atomic
 
@@ -26,7 +29,7 @@ OWN = frozenset({"small", "originals", "prefect", "job", "images"})
 """What a demonstration leaves in its folder."""
 
 PHOTOS_DIR = Path(__file__).parent / "photos"
-MODEL = "span-x4"
+MODEL = DEFAULT_MODEL
 SCALE = 4
 TILE_PX = 64
 """Smaller than the default, so that small photographs too have a map of several tiles."""

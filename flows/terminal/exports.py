@@ -30,7 +30,7 @@ def print_export(exported: ExportResult, out_dir: Path) -> None:
 def _print_gone(exported: ExportResult, out_dir: Path) -> None:
     hint = "--prune removes those that this job wrote"
     if exported.kept:
-        hint = "not pruned: changed since, or not written by this job"
+        hint = "not pruned: changed since, not written by this job, or not to be removed"
     many = len(exported.gone)
     click.echo(
         f"gone from the source, still in {out_dir}: {many} file{'s' * (many > 1)} ({hint})",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.terminal.printing import visible
+from pipeline.errors import in_one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,8 @@ SHOWN = 20
 """How many lines are printed; --json lists every failure."""
 
 _LAST = "UnsupportedError"
+_OF_MANY = "DiskError"
+"""What has one cause however many it strikes: it always shares a line."""
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
@@ -26,10 +29,10 @@ def failure_lines(failures: Sequence[Failure]) -> list[str]:
 
     Failed tiles come first, then files that should be pictures, and last what is of a kind that
     upres does not read. Where there are more than `SHOWN`, failures for the same reason share a
-    line.
+    line; those of a disk always do.
     """
     ordered = sorted(failures, key=_rank)
-    groups = [[one] for one in ordered] if len(ordered) <= SHOWN else _alike(ordered)
+    groups = _alike(ordered, apart=len(ordered) <= SHOWN)
     lines = [_line(group) for group in groups[:SHOWN]]
     rest = [one for group in groups[SHOWN:] for one in group]
     if rest:
@@ -51,13 +54,17 @@ def _rank(failure: Failure) -> int:
     return 0 if failure.tile is not None else 1
 
 
-def _alike(failures: Sequence[Failure]) -> list[list[Failure]]:
-    """Return groups of one rank and one reason, each where its first member stands."""
-    groups: dict[tuple[int, str, str], list[Failure]] = defaultdict(list)
-    for failure in failures:
+def _alike(failures: Sequence[Failure], *, apart: bool) -> list[list[Failure]]:
+    """Return groups of one rank and one reason, each where its first member stands.
+
+    With `apart` each is a group of its own, but for those that have one cause for all.
+    """
+    groups: dict[tuple[int | str, ...], list[Failure]] = defaultdict(list)
+    for n, failure in enumerate(failures):
         # Numbers tell two tiles apart, not two reasons.
         reason = re.sub(r"\d+", "#", _reason(failure))
-        groups[_rank(failure), failure.error, reason].append(failure)
+        own = n if apart and failure.error != _OF_MANY else 0
+        groups[_rank(failure), failure.error, reason, own].append(failure)
     return list(groups.values())
 
 
@@ -69,4 +76,7 @@ def _line(group: Sequence[Failure]) -> str:
 
 
 def _reason(failure: Failure) -> str:
-    return failure.message.removeprefix(f"{failure.item}: ")
+    words = failure.message
+    for name in (failure.item, in_one_line(failure.item)):
+        words = words.removeprefix(f"{name}: ")
+    return words

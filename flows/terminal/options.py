@@ -16,9 +16,8 @@ import click
 from flows.terminal.printing import guarded, json_text, visible
 from flows.terminal.utf8 import restart_in_utf8
 from pipeline.constants import LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_S, MOST_TILE_PX
+from pipeline.jobs.export_names import CHOICES
 from pipeline.jobs.request import (
-    FORMATS,
-    SAME,
     ExportRequest,
     UpscaleRequest,
     WorkersRequest,
@@ -153,9 +152,7 @@ names_option = asked(UpscaleRequest, "names", "--names", type=EncodingType(), me
 
 reference_option = asked(UpscaleRequest, "reference", "--reference", metavar="HR")
 
-format_option = asked(
-    UpscaleRequest, "file_format", "--format", type=click.Choice([SAME, *FORMATS])
-)
+format_option = asked(UpscaleRequest, "file_format", "--format", type=click.Choice(CHOICES))
 
 cluster_options = asked_together(
     asked(WorkersRequest, "cluster", "--cluster", metavar="local|ADDRESS"),

@@ -33,6 +33,7 @@ from pipeline.errors import (
     UsageError,
 )
 from pipeline.geometry import TileGrid
+from pipeline.pictures.picture import WHITE
 from pipeline.recipes.trainable import why_no_model
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRECISIONS = ("fp32", "bf16")
-_PEAK = {"uint8": 255, "uint16": 65535}
 _CPU = torch.device("cpu")
 DEPTH_PX = 64
 """Farther than any network of ours looks, and than alpha grows by its own pixel."""
@@ -269,9 +269,9 @@ def to_unit_range(pixels: NDArray[Any], device: torch.device = _CPU) -> Tensor:
     """Return pixels of any dtype as floats in 0..1; float32 as it is."""
     if pixels.dtype == np.uint16:
         # torch computes little in uint16, and float32 holds every value of it.
-        return _moved(pixels.astype(np.float32), device).div_(_PEAK["uint16"])
+        return _moved(pixels.astype(np.float32), device).div_(WHITE["uint16"])
     x = _moved(np.ascontiguousarray(pixels), device)
-    return x if pixels.dtype == np.float32 else x.float().div_(_PEAK[str(pixels.dtype)])
+    return x if pixels.dtype == np.float32 else x.float().div_(WHITE[str(pixels.dtype)])
 
 
 def _moved(pixels: NDArray[Any], device: torch.device) -> Tensor:
@@ -287,7 +287,7 @@ def from_unit_range(y: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     """
     if dtype == np.float32:
         return np.ascontiguousarray(y.cpu().numpy())
-    peak = _PEAK[str(dtype)]
+    peak = WHITE[str(dtype)]
     rounded = y.mul_(peak).round_().clamp_(0, peak)
     if dtype == np.uint8:
         return np.ascontiguousarray(rounded.to(torch.uint8).cpu().numpy())

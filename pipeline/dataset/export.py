@@ -21,7 +21,9 @@ import numpy as np
 from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import OccupiedError, UpresError, UsageError
-from pipeline.pictures.formats import Metadata, Picture, encode_picture
+from pipeline.pictures.files import encode_picture
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic
 from pipeline.storage.dataset import Dataset

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from models.bt601 import LUMA_PER_MILLE
 from models.interpolation import resize
 from pipeline.errors import PictureError
 from pipeline.recipes.preparing import HASH_BLOCKS
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 
 FLAT, DUPLICATE = "flat", "duplicate"
 """Why a patch is left out."""
-
-_LUMA = (299, 587, 114)
-"""Parts in a thousand of red, green and blue: ITU-R BT.601."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +148,8 @@ def luma8(pixels: Pixels) -> Pixels:
     """Return grey of uint8 ``(c, h, w)``: the only channel, or BT.601 luma rounded, full range."""
     if len(pixels) == 1:
         return np.asarray(pixels[0])
-    weighted = sum(w * plane.astype(np.int32) for w, plane in zip(_LUMA, pixels, strict=True))
+    weights = zip(LUMA_PER_MILLE, pixels, strict=True)
+    weighted = sum(weight * plane.astype(np.int32) for weight, plane in weights)
     return np.asarray((weighted + 500) // 1000, dtype=np.uint8)
 
 

@@ -1,8 +1,9 @@
 """Whether an LR picture shows what its HR picture shows, at the same place.
 
 Names pair files, and names can be wrong: another picture, one turned by its EXIF on one side alone,
-one that was cut elsewhere. Here belongs looking at the pixels. A degradation is no reason to refuse
-a pair: noise, blur, compression and another tone curve are what a network is to learn.
+one that was cut elsewhere, a negative, one stored blue first. Here belongs looking at the pixels. A
+degradation is no reason to refuse a pair: noise, blur, compression, another tone curve, a cast and
+lost colours are what a network is to learn.
 
 The thresholds were measured on photographs and faces, LR of 23x28 px and more, each degraded by
 noise of sigma 50, blur of sigma 2, JPEG at quality 10, gamma 2.2, and by several of them at once.
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.dataset.channel_order import INVERTED, luma_reordered, misordered
 from pipeline.dataset.extract import luma8
 from pipeline.errors import PictureError
 
@@ -37,6 +39,8 @@ _CLEAR = 40.0
 """Logarithm of how much likelier another place must be; good pairs stay below where it matters."""
 _ALIKE = 0.2
 """Correlation of fine texture below which a better place is only noise; of few pixels, more."""
+_HIDDEN = 0.5
+"""Correlation of fine texture below which noise hides where it is, unless it is half as large."""
 _TEXTURE_LEVELS = 1.0
 """Standard deviation of fine texture below which a picture has no place: blocks of a JPEG have."""
 
@@ -49,6 +53,9 @@ _COARSE_LEVELS, _COARSE_SHARE, _COARSE_RATIO = 8.0, 0.85, 2.3
 _LOST_LEVELS, _LOST_SHARE = 20.0, 0.4
 """Structure of HR, in levels, of which nothing is found in LR: that is blank, or another one."""
 
+_ANOTHER, _NEGATIVE = "like another picture", "inverted"
+_WHITEST, _INVERTED = 255.0, -0.5
+"""Correlation of brightness below which another picture may be a negative of this one."""
 _BLACK, _WHITE, _LEAST_TOLD = 4.0, 251.0, 0.2
 
 _TURNS: dict[str, Callable[[Plane], Plane]] = {
@@ -67,21 +74,73 @@ def check_alike(hr: Pixels, lr: Pixels, *, scale: int, name: str) -> None:
 
     Raises:
         PictureError: if it is clearly another picture, or turned, mirrored or shifted by an LR
-            pixel or more; the message says which, with the difference from the reduced HR picture.
+            pixel or more, or a negative, or has its channels in another order; the message says
+            which, with the difference from the reduced HR picture.
     """
     if min(lr.shape[1:]) < _LEAST_PX:
         return
-    whole, other = _reduced(luma8(hr), scale), luma8(lr).astype(np.float64)
-    fault = _elsewhere(whole, other)
-    if fault is None and _is_strange(*_textured(whole, other)):
-        fault = "like another picture"
+    fault = _fault(hr, lr, scale=scale)
     if fault is not None:
-        rms = float(np.sqrt(np.mean((whole - other) ** 2)))
+        rms = _rms(hr, lr, scale=scale)
         raise PictureError(
             f"{name} looks {fault}: it differs from the reduced HR picture by {rms:.1f} levels "
-            "rms, expected the same picture at the same place; mend the pair, or take it as it is "
-            "with --unchecked"
+            "rms, expected the same picture at the same place and in the same colours; mend the "
+            "pair, or take it as it is with --unchecked"
         )
+
+
+def _fault(hr: Pixels, lr: Pixels, *, scale: int) -> str | None:
+    """Return what LR looks like, None if it looks like its HR picture.
+
+    Of causes that all explain a difference, the one is named without which nothing is wrong.
+    """
+    whole, other = _reduced(luma8(hr), scale), luma8(lr).astype(np.float64)
+    fault, order = _misplaced(whole, other), misordered(hr, lr, scale=scale)
+    if fault == _ANOTHER and order is None and _is_recoloured(hr, other, scale=scale):
+        return None
+    if order is None:
+        return fault
+    if fault is None:
+        is_negative = order == INVERTED and _correlation(whole, other) < 0
+        return _NEGATIVE if is_negative else order
+    return fault if _misplaced(whole, luma_reordered(lr, order)) else order
+
+
+def _misplaced(whole: Plane, other: Plane) -> str | None:
+    """Return what a picture's luma looks like, None if it looks like the reduced HR picture's."""
+    fault = _elsewhere(whole, other)
+    hr, lr = _textured(whole, other)
+    if fault is not None or not _is_strange(hr, lr):
+        return fault
+    inverted = _correlation(hr, lr) < _INVERTED and not _is_strange(hr, _WHITEST - lr)
+    return _NEGATIVE if inverted else _ANOTHER
+
+
+def _is_recoloured(hr: Pixels, lr: Plane, *, scale: int) -> bool:
+    """Return whether luma of LR is explained by the channels of HR, though not by its luma.
+
+    Other hues of saturated colours do that.
+    """
+    if len(hr) != 3:
+        return False
+    planes = [_reduced(plane, scale) for plane in (*hr, hr.max(0), hr.min(0))]
+    planes = [np.ones_like(lr), *planes, *(plane * plane / 255 for plane in planes)]
+    px = min(4, max(1, min(lr.shape) // 5))
+    coarse = np.stack([_means(plane, px).ravel() for plane in planes], axis=1)
+    wanted = _means(lr, px)
+    weights = np.linalg.lstsq(coarse.T @ coarse, coarse.T @ wanted.ravel(), rcond=None)[0]
+    guess = np.asarray(np.tensordot(weights, np.stack(planes), axes=1))
+    share = _correlation(_means(guess, px), wanted)
+    return share > _COARSE_SHARE and not _is_strange(*_textured(guess, lr))
+
+
+def _rms(hr: Pixels, lr: Pixels, *, scale: int) -> float:
+    """Return the difference of LR from reduced HR, over all pixels and channels."""
+    squares = [
+        float(np.mean((_reduced(whole, scale) - other) ** 2))
+        for whole, other in zip(hr, lr, strict=True)
+    ]
+    return float(np.sqrt(np.mean(squares)))
 
 
 def _reduced(plane: NDArray[Any], scale: int) -> Plane:
@@ -114,6 +173,7 @@ def _elsewhere(hr: Plane, lr: Plane) -> str | None:
     for words, turn in _TURNS.items():
         if turn(hr).shape == lr.shape:
             found.append((_correlation(*_fine(*_textured(turn(hr), lr))), words))
+    found.append((-_correlation(a, b), _NEGATIVE))
     best, words = max(found)
     return words if _is_clear(best, _correlation(a, b), a.size) else None
 
@@ -145,7 +205,8 @@ def _is_clear(better: float, worse: float, pixels: int) -> bool:
     """Return whether one correlation of so many pixels is no accident against another one."""
     unexplained = [1 - max(r, 0.0) ** 2 + 1e-6 for r in (worse, better)]
     evidence = pixels * float(np.log(unexplained[0] / unexplained[1]))
-    return better > _ALIKE + 4 / pixels**0.5 and evidence > _CLEAR
+    hidden = better < _HIDDEN and worse > better / 2
+    return better > _ALIKE + 4 / pixels**0.5 and evidence > _CLEAR and not hidden
 
 
 def _is_strange(hr: Plane, lr: Plane) -> bool:

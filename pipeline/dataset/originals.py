@@ -20,9 +20,11 @@ from pipeline.dataset.pairs import paired
 from pipeline.degradation.apply import crop_to_multiple
 from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.geometry import Rect, Span
+from pipeline.pictures.codecs.srgb import to_srgb
 from pipeline.pictures.exif import copyright_of
-from pipeline.pictures.formats import read_picture, to_srgb
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metadata import Metadata, from_json
+from pipeline.pictures.picture import WHITE
 from pipeline.recipes.preparing import SRGB, STORED
 from pipeline.sources.listing import Listing, SourceFile, list_source
 from pipeline.storage.archive import Archive, is_archive
@@ -206,13 +208,15 @@ def _eight_bits(pixels: NDArray[Any], *, name: str) -> Pixels:
     if pixels.dtype not in (np.uint8, np.uint16):
         raise PictureError(f"{name} is {pixels.dtype}, expected 8 or 16 bits; convert it first")
     if len(pixels) in (2, 4):
-        if (pixels[-1] != np.iinfo(pixels.dtype).max).any():
+        if (pixels[-1] != WHITE[pixels.dtype.name]).any():
             raise PictureError(f"{name} is transparent in places; flatten it first")
         pixels = pixels[:-1]
     if len(pixels) not in (1, 3):
         raise PictureError(f"{name} has {len(pixels)} channels, expected grey or RGB")
     if pixels.dtype == np.uint16:
-        pixels = ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+        white = WHITE["uint16"]
+        rounded = (pixels.astype(np.uint32) * WHITE["uint8"] + white // 2) // white
+        pixels = rounded.astype(np.uint8)
     return pixels
 
 

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import numpy as np
 import torch
 
+from models.bt601 import LUMA
 from models.interpolation import KERNELS, reduce, resize, taps, weighted_sum
 from pipeline.degradation.blur import convolve, kernels
 from pipeline.degradation.chain import check_seeds
 from pipeline.degradation.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
 from pipeline.errors import PictureError, RecipeError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
+from pipeline.pictures.picture import WHITE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
     Pixel = TypeVar("Pixel", bound=np.generic)
-
-_WHITE = {"uint8": 255, "uint16": 65535}
-"""The largest value of the dtypes that are rounded."""
 
 
 def crop_to_multiple(pixels: NDArray[Pixel], scale: int) -> NDArray[Pixel]:
@@ -67,7 +66,7 @@ def degrade_bicubic(hr: NDArray[Pixel], scale: int) -> NDArray[Pixel]:
     Raises:
         PictureError: if a side is shorter than `scale`, or the dtype is none of the three.
     """
-    if hr.dtype.name not in {*_WHITE, "float32"}:
+    if hr.dtype.name not in WHITE:
         raise PictureError(
             f"pixels are {hr.dtype}, expected uint8, uint16 or float32; convert them first"
         )
@@ -79,13 +78,10 @@ def degrade_bicubic(hr: NDArray[Pixel], scale: int) -> NDArray[Pixel]:
 def _reduced(plane: NDArray[Any], *, scale: int, dtype: np.dtype[Pixel]) -> NDArray[Pixel]:
     exact = torch.from_numpy(np.ascontiguousarray(plane, dtype=np.float64))
     values = reduce(exact, scale=scale, method="bicubic").numpy()
-    if dtype.name in _WHITE:
-        values = np.floor(np.clip(values, 0, _WHITE[dtype.name]) + 0.5)
+    if dtype.name != "float32":
+        values = np.floor(np.clip(values, 0, WHITE[dtype.name]) + 0.5)
     return values.astype(dtype)
 
-
-LUMA = (0.299, 0.587, 0.114)
-"""What red, green and blue add to the luma of BT.601, JPEG's too."""
 
 _BLOCK_VALUES = 1 << 18
 """HR values that are reduced together: few enough for the processor's cache."""

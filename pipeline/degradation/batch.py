@@ -16,14 +16,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from models.bt601 import LUMA
 from models.interpolation import resize_each
-from pipeline.degradation.apply import LUMA, check_patches, whole_quality
+from pipeline.degradation.apply import check_patches, whole_quality
 from pipeline.degradation.blur import fast_length, kernels
 from pipeline.degradation.chain import check_seeds
 from pipeline.degradation.jpeg import simulate_jpeg
 from pipeline.degradation.steps import Blur, Jpeg, Motion, Noise, Poisson, Resize, Sinc, Step, Webp
 from pipeline.errors import RecipeError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

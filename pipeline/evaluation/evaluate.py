@@ -25,9 +25,10 @@ from pipeline.compute.inference import (
     to_unit_range,
 )
 from pipeline.compute.machine import cores
+from pipeline.constants import DEFAULT_TILE_PX
 from pipeline.degradation.apply import crop_to_multiple, degrade_bicubic
 from pipeline.errors import DatasetError, ModelError, PictureError, TileShapeError
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metrics import SSIM_REACH_PX, score_picture, without_alpha
 from pipeline.sources.listing import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, is_dataset
@@ -48,7 +49,6 @@ if TYPE_CHECKING:
     Distance: TypeAlias = Callable[[Picture8, Picture8], float]
 
 
-_TILE_PX = 512
 _HELD_OUT = ("test", "validation")
 _PATCHES_AT_ONCE = 256
 
@@ -293,7 +293,7 @@ def evaluate_model(
     def enlarge(lr: Picture8) -> Picture8:
         if reach is None:
             return inference.enlarge(lr)
-        return inference.enlarge_tiled(lr, tile_px=_TILE_PX, halo_px=reach)
+        return inference.enlarge_tiled(lr, tile_px=DEFAULT_TILE_PX, halo_px=reach)
 
     distance = _distance(features, device)
     sets: list[SetScores] = []

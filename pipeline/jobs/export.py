@@ -7,6 +7,7 @@ unless that is asked for.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import defaultdict
@@ -16,8 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.compute.outcomes import Failure
-from pipeline.errors import OccupiedError
-from pipeline.jobs.export_file import Exported, ExportTask, Facts, export_item, put_in_place, remove
+from pipeline.errors import DiskError, OccupiedError
+from pipeline.jobs.export_file import (
+    Exported,
+    ExportTask,
+    Facts,
+    discard,
+    export_item,
+    put_in_place,
+    remove,
+)
 from pipeline.jobs.export_names import folded
 from pipeline.jobs.export_plan import FOLDER, contents_of
 from pipeline.storage.access import close_to, make_folder
@@ -32,6 +41,12 @@ if TYPE_CHECKING:
     from pipeline.storage.ledger import Ledger
 
 _BATCH, _BATCH_S = 64, 2.0
+_OF_DISK = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EROFS: "make its disk writable, or export into another folder",
+}
+"""What to do about a whole disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +138,10 @@ class _Export:
                     _remove_partials(task)
                     ready.add(task.path.parent)
             except OSError as error:
-                self.failures.append(Failure.of(task.row.item, _in_the_way(error)))
+                told = self._unwritten(_in_the_way(error))
+                if isinstance(told, DiskError) and not self._plan.request.root.is_dir():
+                    raise told from error
+                self.failures.append(Failure.of(task.row.item, told))
                 continue
             yield task
 
@@ -132,8 +150,8 @@ class _Export:
     ) -> None:
         """Take note of what became of a task."""
         if exported is None:
-            task.partial.unlink(missing_ok=True)
-            self.failures.append(Failure.of(task.row.item, error))
+            discard(task)
+            self.failures.append(Failure.of(task.row.item, self._unmade(task, error)))
         elif exported.is_new:
             self._waiting.append((task, exported))
         else:
@@ -181,12 +199,23 @@ class _Export:
         here = [row for row in self._plan.gone if os.path.lexists(row.path)]
         forgotten = {row.path for row in self._plan.gone} - {row.path for row in here}
         own = [row for row in here if not row.adopted]
-        pruned = [r.path for r in own if prune and remove(Path(r.path), contents_of(r))]
+        pruned = self._removed(own) if prune else set()
         self._ledger.forget_exports(forgotten.union(pruned))
         if prune:
             self._remove_folders()
-        gone = tuple(row.path for row in here if row.path not in set(pruned))
+        gone = tuple(row.path for row in here if row.path not in pruned)
         return len(pruned), gone
+
+    def _removed(self, rows: Iterable[ExportRow]) -> set[str]:
+        """Remove the files of `rows` that are as the job left them; return their paths."""
+        removed = set()
+        for row in rows:
+            try:
+                if remove(Path(row.path), contents_of(row)):
+                    removed.add(row.path)
+            except OSError as error:
+                self.failures.append(Failure.of(row.item, self._unwritten(error)))
+        return removed
 
     def _remove_folders(self) -> None:
         made = [row.path for row in self._plan.known.values() if row.format == FOLDER]
@@ -227,12 +256,42 @@ class _Export:
 
     def _explained(self, task: ExportTask, error: OSError) -> OSError:
         """Return an error that names the other item, where two have one name on this disk."""
+        if not isinstance(error, OccupiedError):
+            return self._unwritten(error)
         others = [i for i in self._shared.get(folded(task.path), ()) if i != task.row.item]
-        if not others or not isinstance(error, OccupiedError):
+        if not others:
             return error
         return OccupiedError(
             f"{task.path} is the file of {others[0]} too, as the file system takes both names for "
             "one; rename one of the two, or export into a folder elsewhere"
+        )
+
+    def _unmade(self, task: ExportTask, error: BaseException | None) -> BaseException | None:
+        """Return an error that says why a file was not made, and what to do."""
+        if isinstance(error, DiskError):
+            return self._unwritten(error)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            name = os.fsencode(task.path.name)
+            return OSError(
+                f"the file would be called {task.path.name[:40]}... ({len(name)} bytes, its path "
+                f"{len(os.fsencode(task.path))}), longer than the disk takes; rename it in "
+                "its source, or export into a folder with a shorter path"
+            )
+        return error
+
+    def _unwritten(self, error: OSError) -> OSError:
+        """Return an error that says which folder cannot be written, why, and what to do."""
+        if isinstance(error, OccupiedError):
+            return error
+        # A full disk is the trouble of all its folders, a closed folder its own.
+        is_of_disk = error.errno in _OF_DISK or not error.filename
+        place = self._plan.request.root if is_of_disk else error.filename
+        advice = _OF_DISK.get(error.errno or 0, "mend that")
+        if isinstance(error, PermissionError) or error.errno == errno.EACCES:
+            advice = "grant access to it, or export into another folder"
+        return DiskError(
+            f"{place} cannot be written ({error.strerror or error}); {advice}, then repeat the "
+            "command"
         )
 
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import OccupiedError, PictureError
+from pipeline.errors import DiskError, OccupiedError, PictureError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.item_images import sr_image
-from pipeline.pictures.formats import Picture, encode_picture, read_picture
+from pipeline.pictures.files import encode_picture, read_picture
 from pipeline.pictures.metadata import from_json
+from pipeline.pictures.picture import Picture
 from pipeline.pictures.travel import enlarged
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.archive import Archive
@@ -107,6 +108,7 @@ def export_item(task: ExportTask) -> Exported:
         OccupiedError: if a file is there that the job did not write.
         PictureError: if the format cannot hold the picture.
         ArchiveError: if a chunk of it is damaged.
+        DiskError: if the file cannot be written; nothing is left of it.
     """
     there = facts_of(task.path)
     if there is not None and there.sha256 in task.current:
@@ -123,12 +125,15 @@ def export_item(task: ExportTask) -> Exported:
     if there is not None and not ours:
         _check_overwritten(task, there)
     taken_ns = image.provenance.get("mtime_ns")
-    write_new(
-        task.partial,
-        content,
-        lambda path: finish(path, mtime_ns=taken_ns),
-        readers=task.readers,
-    )
+    try:
+        write_new(
+            task.partial,
+            content,
+            lambda path: finish(path, mtime_ns=taken_ns),
+            readers=task.readers,
+        )
+    except OSError as error:
+        raise DiskError(error.errno, error.strerror, str(task.path.parent)) from error
     facts = Facts(len(content), task.partial.stat().st_mtime_ns, sha256)
     return Exported(facts, is_new=True, replaces=there, overwrites=not ours, notes=notes)
 
@@ -162,6 +167,15 @@ def put_in_place(task: ExportTask, exported: Exported) -> None:
             "it is, repeat the command to see whose it is"
         ) from error
     finally:
+        discard(task)
+
+
+def discard(task: ExportTask) -> None:
+    """Remove the finished or unfinished file that waits beside its place, if there is one.
+
+    What a disk does not give up today, the next export of the job removes.
+    """
+    with suppress(OSError):
         task.partial.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""How exported files are called: relative names in the tree of their sources, no two alike."""
+"""What exported files are called: relative names in the tree of their sources, no two alike."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.pictures.formats import EXTENSIONS, SUFFIXES
+from pipeline.pictures.formats import EXTENSIONS, SUFFIXES, WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+SAME = "same"
+"""Asks for the format of each item's source."""
+CHOICES = (SAME, *WRITTEN)
+"""What an export may be asked for."""
 
 
 def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:

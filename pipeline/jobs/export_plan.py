@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, OccupiedError, UsageError
 from pipeline.jobs.export_file import ExportTask
-from pipeline.jobs.export_names import folded, paths_of
+from pipeline.jobs.export_names import SAME, folded, paths_of
 from pipeline.jobs.item_images import sr_image
-from pipeline.jobs.request import SAME
 from pipeline.sources.overlap import check_export_folder
 from pipeline.storage.access import readers
 from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.status import JobStatus
     from pipeline.storage.ledger import ItemRow, Ledger
 
-RULES = 1
+RULES = 2
 """Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
 is kept: files that are there are then written again."""
 

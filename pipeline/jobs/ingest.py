@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from pipeline.compute.cluster import Outcome, Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
 from pipeline.geometry import cuts
-from pipeline.pictures.formats import Picture, decode_picture
+from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metadata import Metadata, to_json
 from pipeline.sources.left_out import LeftOut
 from pipeline.sources.listing import SourceFile, check_same_source, list_source
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
+    from pipeline.pictures.picture import Picture
     from pipeline.storage.image import StoredImage
 
 _BATCH = 64
@@ -172,7 +174,8 @@ def run_ingest(
 
     Many small pictures of one size go into stacks, all others become images of their own. The
     ledger keeps the fingerprint and unit count of items whose content did not change. Items of an
-    earlier listing that are gone from `source` become vanished; their pixels stay.
+    earlier listing that are gone from `source` become vanished; their pixels stay. Those in a
+    folder that cannot be looked into today stay what they were.
 
     Raises:
         SourceError: if there is nothing at `source`, or nothing of what was there before.
@@ -180,7 +183,8 @@ def run_ingest(
     files = list_source(source, names=names, skip=skip)
     known = {row.item: row for row in ledger.items()}
     before = [item for item, row in known.items() if row.state == INGESTED]
-    check_same_source(source, (file.item for file in files), before)
+    listed = {file.item for file in files} | _out_of_sight(known, files)
+    check_same_source(source, listed, before)
     archive = Archive.open_or_create(archive_dir.absolute())
     allowed = readers((file.address for file in files), near=archive.path)
     close_to(archive.path, allowed)
@@ -197,7 +201,7 @@ def run_ingest(
     into.store(alone, alone=True)
     # Only now: an interruption leaves an item at both places, never at none.
     _leave(archive, lain, into.rows)
-    ledger.put_items(_vanished(known, {file.item for file in files}))
+    ledger.put_items(_vanished(known, listed))
     return Ingestion([*clashed, *into.rows], files.left_out, tuple(files.remarks()))
 
 
@@ -491,6 +495,17 @@ def _kept(row: ItemRow, known: Mapping[str, ItemRow]) -> ItemRow:
     if before is None or row.state != INGESTED or before.sha256 != row.sha256:
         return row
     return replace(row, fingerprint=before.fingerprint, units=before.units)
+
+
+def _out_of_sight(known: Iterable[str], files: Iterable[SourceFile]) -> set[str]:
+    """Return the known items in a folder that is listed as one thing, as it cannot be opened.
+
+    It may be closed to this user, or a link to a disk that is not mounted: nothing in it is gone.
+    """
+    closed = {file.item for file in files if file.refused is not None}
+    if not closed:
+        return set()
+    return {i for i in known if not closed.isdisjoint(accumulate(i.split("/"), "{}/{}".format))}
 
 
 def _vanished(known: Mapping[str, ItemRow], listed: set[str]) -> list[ItemRow]:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ArchiveError, LedgerError, UsageError
+from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
 from pipeline.storage.access import make_folder, readers
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.dataset import is_dataset
 from pipeline.storage.ledger import FILE_NAME, Ledger
-from pipeline.storage.locks import hold
+from pipeline.storage.locks import check_lock, hold
 from pipeline.storage.places import is_inside
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
 DESCRIPTION = "job.json"
@@ -150,6 +152,8 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
         UsageError: if the job exists with another source archive or ledger, or the folder holds
             other things.
         ArchiveError: if `source` is a Zarr store that upres did not write.
+        LedgerError: if the ledger cannot be opened, or is a file of another program.
+        OccupiedError: if the lock is one.
     """
     folder = folder.absolute()
     archive = Path(source).resolve() if is_archive(Path(source)) else None
@@ -163,9 +167,12 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
         raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")
     job_id = uuid.uuid4().hex
+    # Before anything is written: a mistyped URL, or another program's file, must not spoil the job.
+    check_lock(folder / LOCK)
     if ledger_url:
-        # Before anything is written: a mistyped URL must not spoil the job.
         Ledger.open(ledger_url, job=job_id).close()
+    elif (folder / FILE_NAME).exists():
+        Ledger.open_file((folder / FILE_NAME).resolve(), job=job_id).close()
     whole = [source] if os.path.lexists(source) else []
     make_folder(folder, readers(whole, near=folder))
     values = {
@@ -180,6 +187,37 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
             os.fchmod(file.fileno(), 0o600)
         file.write(json.dumps(values, indent=2).encode())
     return open_job(folder)
+
+
+@contextmanager
+def started_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Iterator[Job]:
+    """Yield the job that `create_job` returns; a new one that fails while it is empty is removed.
+
+    Of a start that came to nothing, such as one from a folder without pictures, nothing is left to
+    take for a job. One that is interrupted is kept: it will be continued.
+    """
+    folder = folder.absolute()
+    before = {path.name for path in folder.iterdir()} if folder.is_dir() else None
+    job = create_job(folder, source=source, ledger_url=ledger_url)
+    try:
+        yield job
+    except Exception:
+        if before is None or DESCRIPTION not in before:
+            with suppress(OSError, JobBusyError), hold_job(job, "taking away"):
+                _take_away(job, before)
+        raise
+
+
+def _take_away(job: Job, before: set[str] | None) -> None:
+    """Remove a job that holds no pictures, but nothing that was there `before`."""
+    kept = before or set()
+    own = {DESCRIPTION, LOCK, *(f"{FILE_NAME}{end}" for end in ("", "-wal", "-shm"))}
+    if any(path.name not in own | kept for path in job.folder.iterdir()):
+        return
+    for name in own - kept:
+        (job.folder / name).unlink(missing_ok=True)
+    if before is None:
+        job.folder.rmdir()
 
 
 def hold_job(job: Job, command: str) -> AbstractContextManager[None]:

@@ -23,13 +23,11 @@ from pipeline.constants import (
     MOST_TILE_PX,
 )
 from pipeline.errors import UsageError
+from pipeline.jobs.export_names import CHOICES, SAME
 
 if TYPE_CHECKING:
     from pipeline.compute.cluster import ClusterSettings
     from pipeline.jobs.run import Upscaling
-
-SAME = "same"
-FORMATS = ("png", "tiff", "jpeg", "webp")
 
 
 def _asked(default: Any, help_text: str) -> Any:
@@ -87,8 +85,8 @@ class ExportRequest:
         Raises:
             UsageError: then.
         """
-        if self.format not in (SAME, *FORMATS):
-            raise UsageError(f"format is {self.format!r}, expected {SAME}, {', '.join(FORMATS)}")
+        if self.format not in CHOICES:
+            raise UsageError(f"format is {self.format!r}, expected {', '.join(CHOICES)}")
 
     @property
     def root(self) -> Path:

@@ -17,7 +17,7 @@ from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metrics import (
     Scores,
     Similarity,
@@ -26,6 +26,7 @@ from pipeline.pictures.metrics import (
     score_tile,
     score_window,
 )
+from pipeline.pictures.picture import WHITE
 from pipeline.sources.listing import SourceFile, list_source
 from pipeline.sources.name_forms import by_form
 from pipeline.storage.archive import Archive
@@ -45,7 +46,6 @@ REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"
 
 _PSNR = {"psnr_y": REFERENCE, "bicubic_psnr_y": BICUBIC, "consistency_psnr_y": CONSISTENCY}
 
-PEAKS = {"uint8": 255.0, "uint16": 65535.0, "float32": 1.0}
 _BICUBIC_REACH_PX = 2
 
 
@@ -227,7 +227,7 @@ def _against_original(
     window = None if region is None else score_window(core, region=region)
     if region is None or window is None:
         return {REFERENCE: Scores(), BICUBIC: Scores()}
-    peak = PEAKS[str(sr.dtype)]
+    peak = WHITE[str(sr.dtype)]
     original = hr[window.index]
     pictures = {REFERENCE: sr.read(window), BICUBIC: _bicubic(lr, window, task.scale)}
     return {
@@ -256,7 +256,7 @@ def _consistency(task: ScoreTask, tile: int, lr: StoredImage, sr: StoredImage) -
         window=window,
         core=core,
         region=region,
-        data_range=PEAKS[str(lr.dtype)],
+        data_range=WHITE[str(lr.dtype)],
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import ClusterSettings, address_of, connect
-from pipeline.jobs.job import create_job, open_job
+from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
 from pipeline.jobs.score import read_scores
@@ -106,9 +106,9 @@ def open_stages(request: UpscaleRequest, progress: Progress, *, command: str) ->
     request.check()
     upscaling = request.upscaling()
     settings = request.cluster_settings(device=request.device)
-    job = create_job(request.job_dir, source=request.src, ledger_url=request.ledger)
     with (
         progress.stopping() as stop,
+        started_job(request.job_dir, source=request.src, ledger_url=request.ledger) as job,
         run_on(job, command, stop=stop) as run,
         connect(settings) as client,
     ):

@@ -1,6 +1,6 @@
 """EXIF and the TIFF structure that it is: a tree of directories, kept byte for byte.
 
-Only `struct` is needed here; decoding pictures is `pipeline.pictures.formats`, and single values
+Only `struct` is needed here; decoding pictures is `pipeline.pictures.codecs`, and single values
 that depend
 on the pixels are changed in place by `pipeline.pictures.exif_values`.
 Sources: TIFF 6.0, BigTIFF, and CIPA DC-008 (EXIF 2.32).

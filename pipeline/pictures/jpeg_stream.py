@@ -2,8 +2,9 @@
 
 JPEG has no checksum. What shows damage are the marks of its structure: the end marker, restart
 markers in their order, markers where none belong, every bit of a progressive picture announced,
-and long runs of zero bytes that the file's own Huffman tables rule out. What remains, a changed bit
-inside the data, nobody can see. Source: ITU-T T.81.
+long runs of zero bytes that the file's own Huffman tables rule out, and scans that end before
+their part of the picture does (`jpeg_probes`). What remains, a changed bit inside the data, nobody
+can see. Source: ITU-T T.81.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import PictureError
+from pipeline.pictures.jpeg_probes import first_short, with_noise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +43,8 @@ _SECTOR = 512
 """What disks and transfers lose at once."""
 _SPARE = 32
 """A whole picture needs all of its data, but for less than this."""
+_UNEVEN, _FEW = 8, 32
+"""Blocks whose pixels differ by more have details; the bits of so many are never all zero."""
 _PIECE = 1 << 18
 # Two, as what one decodes to may look the same, such as darker than black.
 _PROBES = (bytes(range(1, 255)) * 2, bytes(range(254, 0, -1)) * 2)
@@ -84,6 +88,8 @@ class _Scan:
     start: int
     end: int
     restarts: tuple[int, ...]
+    ends: tuple[int, ...]
+    """Where the data of each restart interval ends, in front of its marker; the last is `end`."""
     marker: int | None
     """What ended it; None where the file did."""
 
@@ -140,6 +146,7 @@ def check_whole(
         stream.check_restarts(scan)
         stream.check_zeros(scan)
     stream.check_end(scans)
+    stream.check_ends(scans)
 
 
 def _segments(data: bytes, at: int, tables: _Tables) -> Iterator[tuple[int, int, int]]:
@@ -208,14 +215,17 @@ def _scan(data: bytes, body: int, start: int, tables: _Tables) -> _Scan | None:
     if not pairs or any(pair[0] not in tables.frame.sampling for pair in pairs):
         return None
     restarts: list[int] = []
+    ends: list[int] = []
     end, marker = len(data), None
     for at, code in _markers(data, start):
+        end = _unfilled(data, start, at)
         if not 0xD0 <= code <= 0xD7:
-            end, marker = at, code
+            marker = code
             break
+        ends.append(end)
         restarts.append(code - 0xD0)
-    while marker is not None and end > start and data[end - 1] == 0xFF:
-        end -= 1  # Filling in front of the marker.
+    if marker is None:
+        end = len(data)
     symbols = tables.symbols
     return _Scan(
         components=tuple(pair[0] for pair in pairs),
@@ -231,8 +241,16 @@ def _scan(data: bytes, body: int, start: int, tables: _Tables) -> _Scan | None:
         start=start,
         end=end,
         restarts=tuple(restarts),
+        ends=(*ends, end),
         marker=marker,
     )
+
+
+def _unfilled(data: bytes, start: int, end: int) -> int:
+    """Return where the data in front of a marker ends: any number of 0xFF may fill the gap."""
+    while end > start and data[end - 1] == 0xFF:
+        end -= 1
+    return end
 
 
 def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
@@ -244,6 +262,14 @@ def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
         codes = whole[places + 1]
         for found in np.flatnonzero((codes != 0) & (codes != 0xFF)).tolist():
             yield int(places[found]), int(codes[found])
+
+
+def _uneven_blocks(pixels: NDArray[Any]) -> int:
+    """Return how many whole blocks of 8 x 8 pixels ``(y, x)`` or ``(y, x, c)`` have details."""
+    rows, columns = pixels.shape[0] // 8, pixels.shape[1] // 8
+    cut = np.atleast_3d(pixels[: rows * 8, : columns * 8])
+    blocks = cut.reshape(rows, 8, columns, 8, cut.shape[2])
+    return int((np.ptp(blocks, axis=(1, 3)) > _UNEVEN).any(axis=-1).sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +306,7 @@ class _Stream:
     def check_zeros(self, scan: _Scan) -> None:
         """Refuse a scan with a run of zero bytes that no encoder can have written."""
         natural = self._zeros_mean_flat(scan)
-        least = _SECTOR if natural else _ZEROS
+        least = _SECTOR if natural and not self._is_plain(scan) else _ZEROS
         at = self.data.find(bytes(least), scan.start, scan.end)
         while at >= 0:
             match = _NOT_ZERO.search(self.data, at)
@@ -302,10 +328,32 @@ class _Stream:
         """
         if at % _SECTOR == 0 and end % _SECTOR == 0:
             return False
+        if self._is_plain(scan):
+            return self._is_even(scan, at, end)
         if not self._is_whole(scan, max(scan.start, scan.end - _SPARE)):
             return True
         # Of one value all over, tables know no other, and no data would change a pixel.
-        return self._is_whole(scan, scan.start)
+        return self._is_whole(scan, scan.start) or self._is_even(scan, at, end)
+
+    def _is_plain(self, scan: _Scan) -> bool:
+        """Return whether a scan is the last bits of the blocks' means, one after the other."""
+        return self.frame.kind == 0xC2 and scan.first == 0 and scan.high > 0
+
+    def _is_even(self, scan: _Scan, at: int, end: int) -> bool:
+        """Return whether a part of the blocks' means is of rows that other scans say are even.
+
+        The rows are taken by their share of the data. With one bit for each block that is exact;
+        at the end of other scans it is too few rows, as even ones take the least data.
+        """
+        if self.pixels is None or self.frame.kind not in _PROGRESSIVE or scan.first > 0:
+            return False
+        first, last, whole = (
+            place - scan.start - self.data.count(b"\xff\0", scan.start, place)
+            for place in (at, end, scan.end)
+        )
+        height, margin = len(self.pixels), 8 * max(v for _, v in self.frame.sampling.values())
+        top = -(-height * first // (8 * whole)) * 8 + margin
+        return _uneven_blocks(self.pixels[top : max(top, height * last // whole - margin)]) < _FEW
 
     def _zeros_mean_flat(self, scan: _Scan) -> bool:
         """Return whether zero bits may be an even area, as this scan's tables are."""
@@ -359,18 +407,34 @@ class _Stream:
                 f"there, {missing} of {len(left)} coefficients stay coarse); {_MISSING}"
             )
 
+    def check_ends(self, scans: list[_Scan]) -> None:
+        """Refuse a picture of several scans, one of which ends before its part of the picture does.
+
+        Only Huffman codes have a last bit: behind arithmetic ones decoders go on with zeros.
+        """
+        if self.pixels is None or self.frame.kind not in _HUFFMAN or len(scans) < 2:
+            return
+        ends = [scan.ends for scan in scans]
+        short = first_short(ends, lambda some: self._is_same(with_noise(self.data, some)))
+        if short is not None:
+            raise PictureError(
+                f"a part of the compressed data of scan {short + 1} of {len(scans)} is missing; "
+                f"{_MISSING}"
+            )
+
     def _is_whole(self, scan: _Scan, end: int) -> bool:
         """Return whether the picture needs nothing of a scan behind byte `end`.
 
         Other data there changes the pixels only where the decoder waits for some.
         """
+        tail = self.data[scan.end :] if scan.marker is not None else _END
+        return all(self._is_same(self.data[:end] + probe + tail) for probe in _PROBES)
+
+    def _is_same(self, data: bytes) -> bool:
+        """Return whether changed data decodes to the pixels of the file."""
         if self.pixels is None:
             return False
-        tail = self.data[scan.end :] if scan.marker is not None else _END
         try:
-            return all(
-                np.array_equal(self.decode(self.data[:end] + probe + tail), self.pixels)
-                for probe in _PROBES
-            )
-        except Exception:  # Decoders raise anything on damaged bytes: then it is not whole.
+            return np.array_equal(self.decode(data), self.pixels)
+        except Exception:  # Decoders raise anything on damaged bytes: then it is not the same.
             return False

@@ -13,10 +13,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pipeline.pictures.formats import EXTENSIONS, READ, recognised
 from pipeline.pictures.signatures import (
-    READ,
     described,
-    is_readable,
     is_text,
     other,
     packed,
@@ -116,11 +115,11 @@ def _ends(text: str) -> frozenset[str]:
 
 
 def _by_end(table: dict[str, str]) -> dict[str, str]:
-    """Turn words and the extensions that they are for around."""
-    return {end: words for words, text in table.items() for end in _ends(text)}
+    """Return what files are by their extensions, of words and the extensions that they are for."""
+    ends = {end: words for words, text in table.items() for end in _ends(text)}
+    return {end: words for end, words in ends.items() if end not in EXTENSIONS}
 
 
-_READ_BY_NAME = _ends("jpg jpeg jpe jfif png tif tiff webp")
 _PICTURES = _by_end(
     {
         "a HEIF picture": "heic heif hif heics heifs",
@@ -195,7 +194,7 @@ def called(name: str) -> str:
 
 def is_readable_name(name: str) -> bool:
     """Tell whether a name promises a picture that upres reads: listed without a look at it."""
-    return extension(name) in _READ_BY_NAME
+    return extension(name) in EXTENSIONS
 
 
 def verdict(name: str, head: bytes | None) -> Verdict:
@@ -204,13 +203,13 @@ def verdict(name: str, head: bytes | None) -> Verdict:
     A picture is listed whatever it is called. Others go by their names first, then by content.
     """
     end = extension(name)
-    if end in _READ_BY_NAME:
+    if end in EXTENSIONS:
         return LISTED
     if end in _BLIND:
         return Verdict(SIDECARS, end)
     if head is None:
         return _by_name(end) or LISTED
-    if is_readable(head):
+    if recognised(head):
         return LISTED
     if strange_picture(head) or end in _PICTURES:
         return Verdict(unread=unreadable(name, head))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from models.bt601 import STUDIO_BLACK, STUDIO_LUMA
 from pipeline.errors import PictureError
 from pipeline.geometry import Rect, Span, TileGrid, cuts
 
@@ -26,7 +27,6 @@ SSIM_REACH_PX = 5
 
 _SIGMA_PX = 1.5
 _PEAK = 255.0
-_BT601 = (65.481, 128.553, 24.966)
 _BAND_ROWS = 64
 _PICTURE_TILE_PX = 1024
 
@@ -124,8 +124,8 @@ def luma(pixels: Pixels, *, data_range: float) -> Plane:
     planes = (colour.astype(np.float64) * _PEAK / data_range for colour in colours)
     if len(colours) == 1:
         return next(planes)
-    red, green, blue = (weight * plane for weight, plane in zip(_BT601, planes, strict=True))
-    weighted: Plane = 16 + (red + green + blue) / 255
+    red, green, blue = (weight * plane for weight, plane in zip(STUDIO_LUMA, planes, strict=True))
+    weighted: Plane = STUDIO_BLACK + (red + green + blue) / 255
     return weighted
 
 

@@ -1,6 +1,7 @@
-"""What a file is by its first bytes, in words.
+"""What a file that upres does not read is by its first bytes, in words.
 
-What belongs here: signatures. Not: names, and what follows for the file (`kinds`).
+What belongs here: signatures. Not: those of formats that are read (`formats`), names, and what
+follows for the file (`kinds`).
 """
 
 from __future__ import annotations
@@ -12,17 +13,6 @@ from pipeline.pictures.raws import raw_magic
 
 HEAD_BYTES = 512
 """How much of a file is looked at: up to the signature of a tar."""
-
-READ = "JPEG, PNG, TIFF or WebP"
-"""What upres reads."""
-
-
-def is_readable(head: bytes) -> bool:
-    """Tell whether bytes begin like a picture that upres reads, whatever it is called."""
-    tiff = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-    webp = head.startswith(b"RIFF") and head[8:12] == b"WEBP"
-    return webp or head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", *tiff))
-
 
 _SIGNATURES = (
     (b"GIF8", "a GIF"),

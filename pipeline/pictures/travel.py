@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 
 from pipeline.pictures import colour, exif_values, geotiff, photoshop, png_chunks, xmp
 from pipeline.pictures import exif as exif_tree
-from pipeline.pictures.jpeg_segments import MOST_BYTES, MOST_XMP_BYTES, guid_of
+from pipeline.pictures.formats import Block
+from pipeline.pictures.jpeg_segments import guid_of
 from pipeline.pictures.metadata import in_words, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pipeline.pictures.formats import Format
     from pipeline.pictures.metadata import Metadata
 
-_MOST_JPEG_EXIF_BYTES = MOST_BYTES - 6
-_MOST_JPEG_ICC_BYTES = 255 * (MOST_BYTES - 14)
 _UNPARSED = "the XMP cannot be parsed, and was kept as it is"
 
 
@@ -30,13 +30,17 @@ _UNPARSED = "the XMP cannot be parsed, and was kept as it is"
 class Target:
     """The file that metadata is fitted to."""
 
-    format: str
+    format: Format
     width: int
     height: int
     channels: int
     dtype: str
     thumbnail: Callable[[int], bytes]
     """Return the picture as a small JPEG of at most so many pixels a side."""
+
+    def carries(self, block: Block) -> bool:
+        """Return whether the file has a place for a kind of metadata."""
+        return self.format.most(block) > 0
 
 
 def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metadata:
@@ -57,7 +61,7 @@ def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metada
     if resources != metadata.photoshop:
         notes.append("Photoshop's paths were removed: the picture was turned")
     packet, extended = (
-        _turned_xmp(part, turn, notes) if part else None
+        _turned_xmp(part, turn, (width, height), notes) if part else None
         for part in (metadata.xmp, metadata.xmp_extended)
     )
     dpi = metadata.dpi
@@ -92,18 +96,19 @@ def fitted(metadata: Metadata, target: Target) -> tuple[Metadata, tuple[str, ...
         PictureError: if the target's format cannot say what the colours mean.
     """
     notes: list[str] = []
+    metadata = _fit_places(metadata, target, notes)
     metadata = _fit_exif(metadata, target, notes)
     metadata = _fit_xmp(metadata, target, notes)
     metadata = _fit_colours(metadata, target, notes)
     metadata = _fit_captions(metadata, target, notes)
-    metadata = _FITTERS[target.format](metadata, target, notes)
-    return replace(metadata, notes=()), plain(notes)
+    metadata = _fit_texts(metadata, target, notes)
+    return replace(metadata, dpi=_fitted_dpi(metadata, target), notes=()), plain(notes)
 
 
-def _turned_xmp(packet: bytes, turn: int, notes: list[str]) -> bytes:
+def _turned_xmp(packet: bytes, turn: int, size: tuple[int, int], notes: list[str]) -> bytes:
     try:
         cut = xmp.without_regions(packet)
-        packet = xmp.turned(cut.xmp, turn)
+        packet = xmp.turned(cut.xmp, turn, width=size[0], height=size[1])
     except ValueError:
         return packet
     if cut.removed:
@@ -111,26 +116,40 @@ def _turned_xmp(packet: bytes, turn: int, notes: list[str]) -> bytes:
     return packet
 
 
+def _fit_places(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    """Return metadata without EXIF and XMP, where the target has no place for them at all."""
+    name = target.format.title
+    if metadata.exif and not (target.carries(Block.EXIF) or target.carries(Block.EXIF_TAGS)):
+        notes.append(f"EXIF ({in_words(len(metadata.exif))}): {name} has no place for it")
+        metadata = replace(metadata, exif=None)
+    if metadata.xmp and not target.carries(Block.XMP):
+        notes.append(f"XMP ({in_words(len(metadata.xmp))}): {name} has no place for it")
+        metadata = replace(metadata, xmp=None, xmp_extended=None)
+    return metadata
+
+
 def _fit_exif(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
     exif = metadata.exif
     if exif is None:
         return metadata
+    as_tags = target.carries(Block.EXIF_TAGS)
     if not exif_tree.is_sound(exif):
-        is_kept = target.format != "tiff"
-        notes.append(f"the EXIF is damaged, and was {'kept as it is' if is_kept else 'not kept'}")
-    if target.format == "tiff" and metadata.format != "tiff":
+        is_kept = "not kept" if as_tags else "kept as it is"
+        notes.append(f"the EXIF is damaged, and was {is_kept}")
+    if as_tags and metadata.format != target.format.name:
         notes += exif_tree.lost_in_tiff(exif)
-    thumbnail = target.thumbnail if target.format != "tiff" else None
+    thumbnail = None if as_tags else target.thumbnail
     exif, more = exif_values.resized(
         exif, width=target.width, height=target.height, thumbnail=thumbnail
     )
     notes += more
-    if target.format == "jpeg" and len(exif) > _MOST_JPEG_EXIF_BYTES:
+    most_bytes = target.format.most(Block.EXIF)
+    if not as_tags and len(exif) > most_bytes:
         exif, more = exif_values.resized(
             exif, width=target.width, height=target.height, thumbnail=None
         )
         notes += more
-        shrunk, more = exif_tree.shrunk(exif, _MOST_JPEG_EXIF_BYTES)
+        shrunk, more = exif_tree.shrunk(exif, most_bytes)
         notes += more
         return replace(metadata, exif=shrunk)
     return replace(metadata, exif=exif)
@@ -144,11 +163,11 @@ def _fit_xmp(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
         packet, extended = _true_xmp(packet, extended, target, notes)
     except ValueError:
         notes.append(_UNPARSED)
-        if extended and target.format != "jpeg":
+        if extended and not target.carries(Block.XMP_EXTENSION):
             notes.append("the extension of the XMP was not kept")
             extended = None
-    if target.format == "jpeg" and len(packet) > MOST_XMP_BYTES:
-        packet, extended = _parted_xmp(packet, extended, notes)
+    if len(packet) > target.format.most(Block.XMP):
+        packet, extended = _parted_xmp(packet, extended, target, notes)
     if not packet and _UNPARSED in notes:
         notes.remove(_UNPARSED)
     return replace(metadata, xmp=packet or None, xmp_extended=extended)
@@ -158,16 +177,13 @@ def _true_xmp(
     packet: bytes, extended: bytes | None, target: Target, notes: list[str]
 ) -> tuple[bytes, bytes | None]:
     """Return both parts of the XMP made true; one part, where the format has no other."""
-    size = {"width": target.width, "height": target.height}
-    cut = xmp.without_lost_parts(packet)
-    packet, removed = xmp.resized(cut.xmp, **size), cut.removed
+    packet, removed, false = _true_part(packet, target)
     if extended:
-        cut = xmp.without_lost_parts(extended)
-        removed += cut.removed
-        rest = xmp.resized(cut.xmp, **size)
+        rest, more, more_false = _true_part(extended, target)
+        removed, false = removed + more, false + more_false
         if xmp.is_empty(rest):
             packet, extended = xmp.without_reference(packet), None
-        elif target.format != "jpeg":
+        elif not target.carries(Block.XMP_EXTENSION):
             packet, extended = xmp.with_extension(packet, rest), None
         else:
             packet, extended = xmp.referring(packet, guid_of(rest)), rest
@@ -175,64 +191,108 @@ def _true_xmp(
         notes.append(
             f"XMP {_listed(removed)}: removed, as it is about parts that are not in this file"
         )
+    if false:
+        notes.append(f"XMP {_listed(false)}: removed, as upres cannot enlarge it with the picture")
     return packet, extended
 
 
+def _true_part(packet: bytes, target: Target) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
+    """Return a packet made true, and what was cut out: of lost parts, and what cannot be true."""
+    lost = xmp.without_lost_parts(packet)
+    false = xmp.without_unscalable(lost.xmp)
+    resized = xmp.resized(false.xmp, width=target.width, height=target.height)
+    return resized, lost.removed, false.removed
+
+
 def _parted_xmp(
-    packet: bytes, extended: bytes | None, notes: list[str]
+    packet: bytes, extended: bytes | None, target: Target, notes: list[str]
 ) -> tuple[bytes, bytes | None]:
-    """Return XMP that is too large for one segment of a JPEG in two parts."""
+    """Return XMP that is too large for one place of the target in two parts."""
     packet = xmp.unwrapped(packet)
-    if len(packet) <= MOST_XMP_BYTES:
+    if len(packet) <= target.format.most(Block.XMP):
         return packet, extended
     try:
         whole = xmp.with_extension(packet, extended) if extended else packet
         xmp.is_empty(whole)
+        has_parts = target.carries(Block.XMP_EXTENSION)
     except ValueError:
-        notes.append(f"the XMP of {in_words(len(packet))} is too large for JPEG, and was not kept")
+        has_parts = False
+    if not has_parts:
+        size, name = in_words(len(packet)), target.format.title
+        notes.append(f"the XMP of {size} is too large for {name}, and was not kept")
         return b"", None
     extended = xmp.extension_of(whole)
     return xmp.reference(guid_of(extended)), extended
 
 
 def _fit_colours(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
-    """Return metadata whose profile says what a PNG's chunks say, where the target is no PNG."""
-    icc = metadata.icc
+    """Return metadata whose profile says what a PNG's chunks say, where these have no place."""
+    icc, name = metadata.icc, target.format.title
     is_grey = target.channels <= 2
-    if target.format != "png":
+    if not target.carries(Block.CHUNKS):
         chunks = png_chunks.colours_of(metadata.chunks)
-        said = colour.said_by(chunks, icc, grey=is_grey and target.format != "webp")
+        said = colour.said_by(chunks, icc, grey=is_grey and target.format.has_grey)
         notes += said.notes
         icc = said.icc
-    if target.format == "webp" and is_grey and icc and icc[16:20] == b"GRAY":
+    if not target.format.has_grey and is_grey and icc and icc[16:20] == b"GRAY":
         icc = colour.grey_as_rgb(icc)
         if icc is None:
-            notes.append("the colour profile is one of grey, which WebP does not hold: not kept")
-    if target.format == "jpeg" and icc and len(icc) > _MOST_JPEG_ICC_BYTES:
-        notes.append(f"the colour profile of {in_words(len(icc))} is too large for JPEG: not kept")
+            notes.append(f"the colour profile is one of grey, which {name} does not hold: not kept")
+    if icc and not target.carries(Block.ICC):
+        notes.append(f"the colour profile ({in_words(len(icc))}): {name} has no place for it")
+        icc = None
+    if icc and len(icc) > target.format.most(Block.ICC):
+        notes.append(
+            f"the colour profile of {in_words(len(icc))} is too large for {name}: not kept"
+        )
         icc = None
     return replace(metadata, icc=icc)
 
 
 def _fit_captions(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
     """Return metadata without IPTC and Photoshop's resources, where the target has no place."""
-    if target.format != "webp":
+    name = target.format.title
+    if not target.carries(Block.CAPTIONS):
+        blocks = {"IPTC captions": metadata.iptc, "Photoshop's image resources": metadata.photoshop}
+        notes += [
+            f"{what} ({in_words(len(block))}): {name} has no place for them"
+            for what, block in blocks.items()
+            if block
+        ]
+        metadata = replace(metadata, iptc=None, photoshop=None)
+    if target.carries(Block.RESOLUTION):
         return metadata
-    if metadata.iptc:
-        notes.append(f"IPTC captions ({in_words(len(metadata.iptc))}): WebP has no place for them")
-    if metadata.photoshop:
-        size = in_words(len(metadata.photoshop))
-        notes.append(f"Photoshop's image resources ({size}): WebP has no place for them")
     in_exif = exif_values.dpi_of(metadata.exif) if metadata.exif else None
     # Pillow says 72 where a JPEG says nothing.
     if metadata.dpi and metadata.dpi != (72, 72) and in_exif is None:
         across, down = metadata.dpi
         dpi = f"{across:.4g}" if across == down else f"{across:.4g} x {down:.4g}"
-        notes.append(f"the resolution ({dpi} dpi): WebP has no place for it")
-    return replace(metadata, iptc=None, photoshop=None)
+        notes.append(f"the resolution ({dpi} dpi): {name} has no place for it")
+    return metadata
 
 
-def _fit_png(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+def _fitted_dpi(metadata: Metadata, target: Target) -> tuple[float, float] | None:
+    """Return the resolution; where EXIF is the file's own tags, that of the EXIF counts too."""
+    if metadata.dpi is None and metadata.exif and target.carries(Block.EXIF_TAGS):
+        return exif_values.dpi_of(metadata.exif)
+    return metadata.dpi
+
+
+def _fit_texts(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
+    """Return comments, texts and the other chunks of a PNG as the target stores them."""
+    if target.carries(Block.CHUNKS):
+        return _as_chunks(metadata, target, notes)
+    if target.carries(Block.COMMENTS):
+        return _as_comments(metadata, target, notes)
+    name = target.format.title
+    if metadata.comments:
+        texts = ", ".join(repr(_decoded(comment)[:60]) for comment in metadata.comments[:3])
+        notes.append(f"JPEG comment {texts}: {name} has no place for it")
+    _note_chunks(metadata.chunks, name, notes)
+    return replace(metadata, comments=(), chunks=())
+
+
+def _as_chunks(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
     chunks: list[png_chunks.Chunk] = []
     for chunk in metadata.chunks:
         body = png_chunks.is_ready(chunk, channels=target.channels, dtype=target.dtype)
@@ -249,7 +309,7 @@ def _fit_png(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
     return replace(metadata, chunks=tuple(chunks), comments=(), iptc=None, photoshop=None)
 
 
-def _fit_jpeg(metadata: Metadata, _target: Target, notes: list[str]) -> Metadata:
+def _as_comments(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
     comments = list(metadata.comments)
     rest: list[png_chunks.Chunk] = []
     for kind, body in metadata.chunks:
@@ -258,29 +318,15 @@ def _fit_jpeg(metadata: Metadata, _target: Target, notes: list[str]) -> Metadata
             comments.append(text[1].encode())
         else:
             rest.append((kind, body))
-    _note_chunks(rest, "JPEG", notes)
-    fitting = tuple(comment for comment in comments if len(comment) <= MOST_BYTES)
+    name, most_bytes = target.format.title, target.format.most(Block.COMMENTS)
+    _note_chunks(rest, name, notes)
     notes += [
-        f"a comment of {in_words(len(comment))} is too large for JPEG, and was not kept"
+        f"a comment of {in_words(len(comment))} is too large for {name}, and was not kept"
         for comment in comments
-        if len(comment) > MOST_BYTES
+        if len(comment) > most_bytes
     ]
+    fitting = tuple(comment for comment in comments if len(comment) <= most_bytes)
     return replace(metadata, comments=fitting, chunks=())
-
-
-def _fit_others(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
-    name = "WebP" if target.format == "webp" else "TIFF"
-    if metadata.comments:
-        texts = ", ".join(repr(_decoded(comment)[:60]) for comment in metadata.comments[:3])
-        notes.append(f"JPEG comment {texts}: {name} has no place for it")
-    _note_chunks(metadata.chunks, name, notes)
-    return replace(metadata, comments=(), chunks=())
-
-
-def _fit_tiff(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
-    """As `_fit_others`; the resolution that only the EXIF says is the TIFF's own."""
-    dpi = metadata.dpi or (exif_values.dpi_of(metadata.exif) if metadata.exif else None)
-    return replace(_fit_others(metadata, target, notes), dpi=dpi)
 
 
 def _note_chunks(chunks: Iterable[png_chunks.Chunk], name: str, notes: list[str]) -> None:
@@ -310,6 +356,3 @@ def _decoded(comment: bytes) -> str:
         return comment.decode()
     except UnicodeDecodeError:
         return comment.decode("latin-1")
-
-
-_FITTERS = {"png": _fit_png, "jpeg": _fit_jpeg, "tiff": _fit_tiff, "webp": _fit_others}

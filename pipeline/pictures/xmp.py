@@ -1,7 +1,8 @@
 """XMP: single statements changed or cut out, every other byte of the packet as it was.
 
 Sources: Adobe XMP Specification parts 1 to 3; Android Ultra HDR and Motion Photo formats; Google's
-GDepth, GImage, GAudio, GPano and Dynamic Depth; MWG Guidelines 2.0.
+GDepth, GImage, GAudio, GPano and Dynamic Depth; MWG Guidelines 2.0; Camera Raw settings of XMP.
+What outlines parts of the picture is `pipeline.pictures.xmp_regions`.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import TYPE_CHECKING
 from pipeline.pictures.xmp_packet import (
     RDF,
     edited,
-    fields_of,
     parsed,
     root_of,
     self_contained,
     statements,
 )
+from pipeline.pictures.xmp_regions import ACDSEE, MWG, OF_OTHERS, regions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pipeline.pictures.xmp_packet import Attribute, Edit, Element, Name
 
@@ -31,10 +32,15 @@ _XMP = "http://ns.adobe.com/xap/1.0/"
 _NOTE = "http://ns.adobe.com/xmp/note/"
 _CAMERA = "http://ns.google.com/photos/1.0/camera/"
 _PANO = "http://ns.google.com/photos/1.0/panorama/"
-_REGIONS = "http://www.metadataworkinggroup.com/schemas/regions/"
-_AREA = "http://ns.adobe.com/xmp/sType/Area#"
-_DIMENSIONS = "http://ns.adobe.com/xap/1.0/sType/Dimensions#"
+_DIMENSIONS = (
+    "http://ns.adobe.com/xap/1.0/sType/Dimensions#",
+    "http://ns.acdsee.com/sType/Dimensions#",
+)
+_APPLIED = ((MWG, "AppliedToDimensions"), (ACDSEE, "AppliedToDimensions"))
 _MICROSOFT = "http://ns.microsoft.com/photo/1.2/"
+_RAW = "http://ns.adobe.com/camera-raw-settings/1.0/"
+_DRONE = "http://www.dji.com/drone-dji/1.0/"
+_LENS = "http://pix4d.com/camera/1.0"
 
 _OF_LOST_PARTS = (
     "http://ns.adobe.com/hdr-gain-map/1.0/",
@@ -56,6 +62,36 @@ _SIZES = {
     (_EXIF, "PixelYDimension"): 1,
 }
 """Statements of width (0) and height (1)."""
+
+
+_SCALED = {
+    (_DRONE, "CalibratedFocalLength"),
+    (_DRONE, "CalibratedOpticalCenterX"),
+    (_DRONE, "CalibratedOpticalCenterY"),
+}
+"""Other lengths in pixels."""
+_UNSCALABLE = {(_DRONE, "DewarpData"), (_LENS, "VignettingCenter"), (_LENS, "VignettingPolynomial")}
+"""Models of a lens in pixels, of which no rule here says which number is a length."""
+_UNTURNABLE = {
+    (_EXIF, "SubjectArea"),
+    (_EXIF, "SubjectLocation"),
+    (_MICROSOFT, "RegionInfo"),
+    (_DRONE, "CalibratedOpticalCenterX"),
+    (_DRONE, "CalibratedOpticalCenterY"),
+    (_DRONE, "DewarpData"),
+    (_LENS, "PrincipalPoint"),
+    (_LENS, "PerspectiveDistortion"),
+    (_LENS, "VignettingCenter"),
+    (_LENS, "VignettingPolynomial2D"),
+}
+_PLACED_EDIT = re.compile(
+    "(Has)?Crop|Retouch|RedEye|Upright|Perspective|[A-Za-z]+BasedCorrections$"
+)
+"""Camera Raw settings at a place of the picture."""
+_ACROSS_AND_DOWN = (
+    ((_EXIF, "FocalPlaneXResolution"), (_EXIF, "FocalPlaneYResolution")),
+    ((_TIFF, "XResolution"), (_TIFF, "YResolution")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,44 +119,65 @@ def without_regions(xmp: bytes) -> Cut:
     Raises:
         ValueError: if the packet cannot be parsed.
     """
-    places = {(_EXIF, "SubjectArea"), (_EXIF, "SubjectLocation"), (_MICROSOFT, "RegionInfo")}
-    return _cut(xmp, lambda name: name in places or name[0] == _PANO)
+    data, elements = parsed(xmp)
+    is_history = _raw_settings(data, elements).get("AlreadyApplied", "").lower() == "true"
+
+    def is_gone(name: Name) -> bool:
+        if name[0] == _RAW:
+            return not is_history and _PLACED_EDIT.match(name[1]) is not None
+        return name in _UNTURNABLE or name[0] == _PANO
+
+    unread = [r.element for r in regions(data, elements) if r.unit is None or r.points is None]
+    return _cut(xmp, is_gone, places=[(element.start, element.stop) for element in unread])
 
 
-def turned(xmp: bytes, turn: int) -> bytes:
-    """Return the packet with its regions (MWG) in a picture turned upright from orientation `turn`.
+def without_unscalable(xmp: bytes) -> Cut:
+    """Return the packet without what is in pixels of the smaller picture and cannot be enlarged.
 
     Raises:
         ValueError: if the packet cannot be parsed.
     """
     data, elements = parsed(xmp)
+    unread = [r.element for r in regions(data, elements) if r.enlarged(1) is None]
+    places = [(element.start, element.stop) for element in unread]
+    return _cut(xmp, lambda name: name in _UNSCALABLE, places=places)
+
+
+def turned(xmp: bytes, turn: int, *, width: int, height: int) -> bytes:
+    """Return the packet with its regions in a picture turned upright from orientation `turn`.
+
+    `width` and `height` are those of the stored picture. Regions that cannot be read stay.
+
+    Raises:
+        ValueError: if the packet cannot be parsed.
+    """
+    if not 2 <= turn <= 8:
+        return xmp
+    data, elements = parsed(xmp)
     edits: list[Edit] = []
-    for area in elements:
-        if area.name != (_REGIONS, "Area"):
-            continue
-        spans = {name[1]: span for name, span in fields_of(elements, area) if name[0] == _AREA}
-        numbers = {n: _number(data[slice(*span)]) for n, span in spans.items() if n in "xywh"}
-        x, y = numbers.get("x"), numbers.get("y")
-        if x is not None and y is not None:
-            numbers["x"], numbers["y"] = _turned_point(x, y, turn)
-        if turn >= 5:
-            numbers["w"], numbers["h"] = numbers.get("h"), numbers.get("w")
-        edits += [
-            (*spans[n], f"{value:.6g}".encode())
-            for n, value in numbers.items()
-            if value is not None and n in spans
-        ]
-    return edited(xmp, data, edits if turn > 1 else [])
+    for region in regions(data, elements):
+        edits += region.turned(turn, width=width, height=height) or []
+    if turn >= 5:
+        places = {name: at for name, at, e in statements(elements) if not e.within(*OF_OTHERS)}
+        for across, down in _ACROSS_AND_DOWN:
+            if across in places and down in places:
+                a, b = places[across], places[down]
+                edits += [(*a, data[slice(*b)]), (*b, data[slice(*a)])]
+    return edited(xmp, data, edits)
 
 
 def enlarged(xmp: bytes, scale: int) -> bytes:
     """Return the packet with what counts pixels for a picture `scale` times as large.
 
+    What `without_unscalable` removes stays.
+
     Raises:
         ValueError: if the packet cannot be parsed.
     """
     data, elements = parsed(xmp)
-    edits: list[Edit] = []
+    raw = _raw_settings(data, elements)
+    crops = raw.get("CropUnits") == "0" and raw.get("AlreadyApplied", "").lower() != "true"
+    edits = [edit for region in regions(data, elements) for edit in region.enlarged(scale) or ()]
     for name, span, element in statements(elements):
         inside = {(_EXIF, "SubjectArea"), (_EXIF, "SubjectLocation")}
         focal = name[0] == _EXIF and name[1].startswith("FocalPlane") and "Resolution" in name[1]
@@ -128,7 +185,9 @@ def enlarged(xmp: bytes, scale: int) -> bytes:
             name[1].endswith("Pixels") or name[1].startswith("LargestValidInteriorRect")
         )
         listed = name == (RDF, "li") and element.within(*inside)
-        if pixels or listed or (focal and not name[1].endswith("Unit")):
+        crop = crops and name in {(_RAW, "CropWidth"), (_RAW, "CropHeight")}
+        counts = pixels or listed or crop or (focal and not name[1].endswith("Unit"))
+        if (counts or name in _SCALED) and not element.within(*OF_OTHERS):
             edits += _scaled(data, span, scale)
     return edited(xmp, data, edits)
 
@@ -143,13 +202,14 @@ def resized(xmp: bytes, *, width: int, height: int) -> bytes:
     sides = (str(width).encode(), str(height).encode())
     edits: list[Edit] = []
     for name, span, element in statements(elements):
-        applied = (_REGIONS, "AppliedToDimensions")
+        if element.within(*OF_OTHERS):
+            continue
         if name in _SIZES:
             edits.append((*span, sides[_SIZES[name]]))
         elif (
-            name[0] == _DIMENSIONS
+            name[0] in _DIMENSIONS
             and name[1] in ("w", "h")
-            and (element.name == applied or element.within(applied))
+            and (element.name in _APPLIED or element.within(*_APPLIED))
         ):
             edits.append((*span, sides["wh".index(name[1])]))
     return edited(xmp, data, edits)
@@ -243,15 +303,19 @@ def _is_reference(name: Name) -> bool:
     return name == (_NOTE, "HasExtendedXMP")
 
 
-def _cut(xmp: bytes, is_gone: Callable[[Name], bool]) -> Cut:
+def _cut(
+    xmp: bytes, is_gone: Callable[[Name], bool], *, places: Iterable[tuple[int, int]] = ()
+) -> Cut:
     """Return the packet without the elements and attributes whose names are gone.
 
-    A namespace is no longer declared where all that was said in it is gone.
+    Nor those elements that are at `places` (from, to). A namespace is no longer declared where all
+    that was said in it is gone.
     """
     data, elements = parsed(xmp)
     edits: list[Edit] = []
     removed: dict[str, None] = {}
-    gone = {id(e) for e in elements if is_gone(e.name)}
+    places = set(places)
+    gone = {id(e) for e in elements if is_gone(e.name) or (e.start, e.stop) in places}
     hidden = {id(e) for e in elements if _has_outer(e, gone)}
     for element in elements:
         if id(element) in hidden:
@@ -289,11 +353,13 @@ def _label(data: bytes, attribute: Attribute) -> str:
     return data[slice(*attribute.span)].split(b"=")[0].strip().decode("utf-8", "replace")
 
 
-def _number(text: bytes) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _raw_settings(data: bytes, elements: list[Element]) -> dict[str, str]:
+    """Return the Camera Raw settings that are single values."""
+    return {
+        name[1]: data[slice(*span)].decode("utf-8", "replace").strip()
+        for name, span, element in statements(elements)
+        if name[0] == _RAW and not element.within(*OF_OTHERS)
+    }
 
 
 def _scaled(data: bytes, span: tuple[int, int], scale: int) -> list[Edit]:
@@ -304,11 +370,3 @@ def _scaled(data: bytes, span: tuple[int, int], scale: int) -> list[Edit]:
     if match[2]:
         return [(*span, f"{float(match[1] + match[2]) * scale:.9g}".encode() + (match[3] or b""))]
     return [(*span, str(int(match[1]) * scale).encode() + (match[3] or b""))]
-
-
-def _turned_point(x: float, y: float, turn: int) -> tuple[float, float]:
-    """Return where a point, in parts of width and height, is in the upright picture."""
-    return {
-        1: (x, y), 2: (1 - x, y), 3: (1 - x, 1 - y), 4: (x, 1 - y),
-        5: (y, x), 6: (1 - y, x), 7: (1 - y, 1 - x), 8: (y, 1 - x),
-    }.get(turn, (x, y))  # fmt: skip

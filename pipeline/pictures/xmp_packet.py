@@ -165,13 +165,6 @@ def statements(
             yield element.name, (element.inner, element.inner_end), element
 
 
-def fields_of(elements: list[Element], inside: Element) -> Iterator[tuple[Name, tuple[int, int]]]:
-    """Yield (name, where its text is) of the fields of a structure."""
-    for name, span, element in statements(elements):
-        if element is inside or (inside.start < element.start and element.stop <= inside.stop):
-            yield name, span
-
-
 def self_contained(data: bytes, element: Element, outer: dict[str, str]) -> bytes:
     """Return an element with the namespaces declared in it that it takes from around it."""
     missing = [p for p in outer if p not in element.declarations and p != "xml"]

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, get_font
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from pipeline.pictures.formats import encode_preview
+from pipeline.pictures.codecs.previews import encode_preview
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

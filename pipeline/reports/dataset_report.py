@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from models.bt601 import LUMA
 from pipeline.reports.contact_sheet import Example, draw_sheet
 from pipeline.reports.html import one_line, render
 from pipeline.storage.atomic import write_atomic
@@ -34,7 +35,6 @@ MAX_EXAMPLES = 8
 MAX_SOURCES = 200
 
 _REPORT = "report.html"
-_LUMA = (0.299, 0.587, 0.114)
 """Parts of red, green and blue: ITU-R BT.601."""
 _CHANNELS = {1: ("grey",), 3: ("red", "green", "blue")}
 
@@ -94,7 +94,7 @@ def luma_variances(sums: NDArray[np.int64], *, pixels: int) -> NDArray[np.float6
     means = sums / pixels
     variances = np.maximum(means[..., 1] - means[..., 0] ** 2, 0.0)
     channels = sums.shape[1]
-    weights = np.array(_LUMA if channels == len(_LUMA) else (1 / channels,) * channels)
+    weights = np.array(LUMA if channels == len(LUMA) else (1 / channels,) * channels)
     return np.asarray((np.sqrt(variances) * weights).sum(axis=1) ** 2, dtype=np.float64)
 
 

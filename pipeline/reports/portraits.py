@@ -16,7 +16,7 @@ from torch.nn.functional import avg_pool2d
 from models.interpolation import enlarge
 from pipeline.compute.inference import to_unit_range
 from pipeline.geometry import Rect, Span, TileGrid, cuts
-from pipeline.pictures.formats import encode_preview
+from pipeline.pictures.codecs.previews import encode_preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set

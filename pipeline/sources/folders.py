@@ -48,7 +48,10 @@ class Found:
         try:
             facts = os.stat(path)  # noqa: PTH116
         except OSError as error:
-            why = f"cannot be opened ({_reason(error)}); restore or remove it"
+            remedy = (
+                "grant access to" if isinstance(error, PermissionError) else "restore or remove"
+            )
+            why = f"cannot be opened ({_reason(error)}); {remedy} it"
             return cls(path=path, relative=relative, refused=why)
         size, mtime_ns = facts.st_size, facts.st_mtime_ns
         return cls(path=path, relative=relative, size_bytes=size, mtime_ns=mtime_ns)

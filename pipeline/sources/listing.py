@@ -80,9 +80,13 @@ class SourceFile:
             raise SourceError(f"{self.item}: {error}") from None
         except (OSError, EOFError, MemoryError, ValueError, *BROKEN) as error:
             words = _reason(error)
+            if isinstance(error, PermissionError):
+                remedy = "grant access to it"
+            else:
+                remedy = "restore the file or ingest the source again"
             raise SourceError(
                 f"{self.item}: cannot be read from {_shown(self.address)} ({words}), wanted "
-                f"{self.size_bytes} bytes; restore the file or ingest the source again"
+                f"{self.size_bytes} bytes; {remedy}"
             ) from error
 
     def _read_member(self, member: Member, max_member_bytes: int) -> bytes:

@@ -373,8 +373,17 @@ def clashing(items: Iterable[str]) -> dict[str, str]:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a Zarr v3 group or array lies at `path`."""
-    return (path / METADATA).is_file()
+    """Return whether a Zarr v3 group or array is at `path`.
+
+    Raises:
+        UnreadableError: if this user may not look there.
+    """
+    try:
+        return (path / METADATA).is_file()
+    except PermissionError as error:
+        raise UnreadableError(
+            f"{path} cannot be looked into ({error.strerror}); grant access to it"
+        ) from error
 
 
 def item_path(item: str) -> str:

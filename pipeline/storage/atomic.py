@@ -36,7 +36,8 @@ def replace_atomically(path: Path, *, readers: int = EVERYONE) -> Iterator[Binar
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename is None:
+        # The name of the partial file tells a user nothing.
+        if isinstance(error, OSError) and error.filename in (None, partial, str(partial)):
             error.filename = str(path)
         raise
     sync_folder(path.parent)

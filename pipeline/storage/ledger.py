@@ -910,8 +910,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def _remedy(error: BaseException) -> str:
-    """Return the next step, where a damaged SQLite file is the trouble."""
+    """Return the next step, where a SQLite file is damaged or closed to this user."""
     text = str(error)
-    if "file is not a database" not in text and "malformed" not in text:
-        return ""
-    return f"; {_MOVE_AWAY}"
+    if "file is not a database" in text or "malformed" in text:
+        return f"; {_MOVE_AWAY}"
+    if "readonly database" in text or "unable to open database file" in text:
+        return "; let this user read and write the file and its folder"
+    return ""

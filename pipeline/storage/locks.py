@@ -22,6 +22,15 @@ _HOLDER = re.compile(rb"\(pid \d+ on .*, since [-+:T\d]+\)\s*$")
 """How the content of every lock ends: who holds it, or held it last."""
 
 
+def check_lock(lock: Path) -> None:
+    """Refuse to take a file for a lock that upres did not write.
+
+    Raises:
+        OccupiedError: then.
+    """
+    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
+
+
 @contextmanager
 def hold(lock: Path, folder: Path, command: str) -> Iterator[None]:
     """Hold `folder` by the file `lock`: the lock goes with the process, however it ends.
@@ -30,7 +39,7 @@ def hold(lock: Path, folder: Path, command: str) -> Iterator[None]:
         JobBusyError: if another process holds it; the message names that process and its start.
         OccupiedError: if `lock` is not a file that upres wrote.
     """
-    check_own(lock, lambda content: not content or _HOLDER.search(content) is not None)
+    check_lock(lock)
     handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

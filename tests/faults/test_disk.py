@@ -110,6 +110,104 @@ def test_a_disk_that_fills_under_the_ledger_too_loses_nothing(
     assert digest(job / "sr.zarr") == undisturbed
 
 
+# An export onto a disk that is full, or may not be written
+
+
+@pytest.fixture(scope="module")
+def finished(pictures: Path, tmp_path_factory: pytest.TempPathFactory, upscale: Upscale) -> Path:
+    """A finished job, on a sound disk."""
+    job = tmp_path_factory.mktemp("finished") / "job"
+    assert upscale(pictures, job, model="nearest-x2").status.complete
+    return job
+
+
+def hidden_in(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob(".*")]
+
+
+@pytest.mark.parametrize("size", ["8k", "120k"])
+def test_an_export_onto_a_full_disk_is_one_line_and_leaves_whole_files_alone(
+    size: str,
+    finished: Path,
+    tmp_path: Path,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
+    mount: Mount,
+) -> None:
+    assert upres("export", finished, tmp_path / "whole", *cluster).code == 0
+    whole = digest(tmp_path / "whole")
+    out = mount(f"size={size}") / "out"
+    said = upres("export", finished, out, *cluster)
+    there = digest(out) if out.exists() else {}
+    assert said.code == 3
+    (line,) = [line for line in said.err.splitlines() if line.startswith("  ")]
+    full = f"DiskError: {out} cannot be written (No space left on device); free some space"
+    assert full in line
+    missing = PICTURES - len(there)
+    assert ("more like this" in line) == (missing > 1)
+    assert missing > 0
+    assert there.items() <= whole.items()
+    assert hidden_in(out.parent) == []
+    mount("remount", "size=64m")
+    again = upres("export", finished, out, "--json", *cluster)
+    assert (again.code, again.document["written"]) == (0, missing)
+    assert digest(out) == whole
+
+
+def test_an_export_folder_that_cannot_be_made_is_one_line_that_names_it(
+    finished: Path, upres: Command, cluster: tuple[str, str], mount: Mount
+) -> None:
+    disk = mount("size=64m,ro")
+    said = upres("export", finished, disk / "out", *cluster)
+    assert said.code == 1
+    (line,) = said.err.splitlines()
+    assert line == (
+        f"upres: {disk}/out cannot be written (Read-only file system); make its disk writable, or "
+        "export into another folder, then repeat the command"
+    )
+
+
+def test_an_export_that_may_not_be_written_fails_for_what_is_missing_alone(
+    finished: Path, upres: Command, cluster: tuple[str, str], digest: Digest, mount: Mount
+) -> None:
+    out = mount("size=64m") / "out"
+    assert upres("export", finished, out, *cluster).code == 0
+    (out / "1.png").unlink()
+    (out / "2.png").unlink()
+    before = digest(out)
+    mount("remount", "ro")
+    said = upres("export", finished, out, *cluster)
+    assert said.code == 3
+    assert "0 pictures written" in said.out
+    assert "2 unchanged" in said.out
+    (line,) = [line for line in said.err.splitlines() if line.startswith("  ")]
+    assert f"1.png: DiskError: {out} cannot be written (Read-only file system)" in line
+    assert line.endswith("(and 1 more like this)")
+    assert digest(out) == before
+    mount("remount", "rw")
+    assert upres("export", finished, out, *cluster).code == 0
+
+
+def test_what_cannot_be_pruned_is_a_failure_and_still_listed(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], mount: Mount
+) -> None:
+    source, out = tmp_path / "in", mount("size=64m") / "out"
+    shutil.copytree(pictures, source)
+    words = ("upscale", source, tmp_path / "job", "--model", "nearest-x2", *cluster)
+    words = (*words, "--export", out, "--prune", "--json")
+    assert upres(*words).code == 0
+    (source / "1.png").unlink()
+    mount("remount", "ro")
+    said = upres(*words)
+    export = said.document["export"]
+    assert (said.code, export["pruned"], export["gone_files"]) == (3, 0, [f"{out}/1.png"])
+    (failure,) = [f for f in said.document["failures"] if f["error"] == "DiskError"]
+    assert failure["item"] == "1.png"
+    mount("remount", "rw")
+    assert upres(*words).document["export"]["pruned"] == 1
+
+
 # A disk that fails now and then
 
 SOUND = {call: getattr(LocalStore, call) for call in ("get", "set")}

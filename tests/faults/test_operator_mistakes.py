@@ -121,6 +121,42 @@ def test_an_archive_of_a_folder_that_is_exported_into_it_leaves_the_originals(
         assert digest(pictures) == before
 
 
+@pytest.mark.parametrize("part", ["sub", "sub/deep"])
+def test_a_folder_that_cannot_be_looked_into_keeps_what_was_made_of_its_pictures(
+    part: str,
+    pictures: Path,
+    tmp_path: Path,
+    upres: Command,
+    cluster: tuple[str, str],
+    save: SavePicture,
+    photo: TakePhoto,
+    digest: Digest,
+) -> None:
+    save(pictures / "sub" / "deep" / "9.png", photo(40, 70, at=160))
+    (tmp_path / "elsewhere").mkdir()
+    disk = (pictures / part).rename(tmp_path / "elsewhere" / "disk")
+    (pictures / part).symlink_to(disk)
+    save(pictures / "here.png", photo(40, 70, at=200))
+    out = tmp_path / "out"
+    words = ("upscale", pictures, tmp_path / "job", *WORDS, *cluster, "--export", out, "--prune")
+    assert upres(*words).code == 0
+    before = digest(out)
+    disk.rename(tmp_path / "unplugged")
+    told = upres(*words, "--json")
+    assert told.code == 3
+    assert [f["item"] for f in told.document["failures"]] == [part]
+    assert "cannot be opened" in told.document["failures"][0]["message"]
+    export = told.document["export"]
+    assert (export["pruned"], export["gone"], export["unchanged"]) == (0, 0, len(before))
+    assert digest(out) == before
+    (pictures / "here.png").unlink()
+    assert upres(*words).code == 3, "all that is left is out of sight, and not gone"
+    (tmp_path / "unplugged").rename(disk)
+    again = upres(*words, "--json")
+    assert (again.code, again.document["computed_units"]) == (0, 0)
+    assert len(digest(out)) == len(before) - 1
+
+
 def test_the_flow_refuses_the_source_too(pictures: Path, tmp_path: Path) -> None:
     from flows.upscale import upscale_archive
 
@@ -188,7 +224,7 @@ def test_a_recipe_by_hand_is_not_replaced_by_the_training_of_it(
 
 
 def test_a_demonstration_replaces_no_picture(tmp_path: Path, digest: Digest) -> None:
-    from flows.demo.demo import make_small
+    from flows.demo.demo.demo import make_small
 
     make_small(tmp_path / "originals", tmp_path / "small")
     before = digest(tmp_path)

@@ -671,7 +671,7 @@ def test_grey_alpha_and_16_bit_go_through_the_whole_command_line(
     photo: TakePhoto,
     save: SavePicture,
 ) -> None:
-    from pipeline.pictures.formats import read_picture
+    from pipeline.pictures.files import read_picture
 
     source, out = tmp_path / "mixed", tmp_path / "out"
     save(source / "grey.png", photo(20, 30, 1))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from models.interpolation import enlarge, reduce
 from models.lpips import Lpips, alexnet, heads_file, load_lpips, read_heads
 from models.vgg import Features, vgg
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.pictures.formats import EXTENSIONS, read_picture
+from pipeline.pictures.files import read_picture
+from pipeline.pictures.formats import EXTENSIONS
 
 pytestmark = pytest.mark.slow
 

@@ -35,6 +35,14 @@ def test_many_failures_for_one_reason_share_a_line() -> None:
     ]
 
 
+def test_the_failures_of_a_disk_share_a_line_however_few_they_are() -> None:
+    full = [Failure(f"{n}.png", None, "DiskError", "out is full") for n in range(2)]
+    assert failure_lines([*full, strange(1)]) == [
+        "0.png: DiskError: out is full (and 1 more like this)",
+        "a0001.gif: UnsupportedError: the file is a GIF, wanted JPEG",
+    ]
+
+
 def test_what_finds_no_place_is_counted_by_its_error() -> None:
     reasons = [strange(n, f"the file is {chr(97 + n % 26) * (1 + n // 26)}") for n in range(30)]
     tiles = [Failure("z.png", n, "WorkerError", "a worker died") for n in range(5)]
@@ -43,3 +51,10 @@ def test_what_finds_no_place_is_counted_by_its_error() -> None:
     assert lines[0] == "z.png tile 0: WorkerError: a worker died (and 4 more like this)"
     assert lines[-1] == "and 11 more (11 UnsupportedError); --json lists them all"
     assert failure_lines([]) == []
+
+
+def test_a_name_that_would_break_its_line_is_printed_once() -> None:
+    item = "a\nb\x1b[1m.png"
+    for name in (item, "a?b?[1m.png"):
+        failure = Failure(item, None, "PictureError", f"{name}: the file is text")
+        assert failure_lines([failure]) == [r"a\nb\x1b[1m.png: PictureError: the file is text"]

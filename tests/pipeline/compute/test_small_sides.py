@@ -11,8 +11,9 @@ import pytest
 from models.registry import shipped
 from pipeline.compute.inference import Inference, load_model
 from pipeline.compute.small_sides import SMALL_PX, Context
+from pipeline.constants import LEAST_TILE_PX
 from pipeline.geometry import Rect, Span
-from pipeline.jobs.spec import LEAST_TILE_PX, UpscaleSpec
+from pipeline.jobs.spec import UpscaleSpec
 
 if TYPE_CHECKING:
     from pathlib import Path

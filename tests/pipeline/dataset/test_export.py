@@ -12,7 +12,7 @@ import pytest
 from pipeline.compute.cluster import Stop
 from pipeline.dataset.export import run_dataset_export
 from pipeline.errors import DatasetError, UsageError
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.storage.dataset import Dataset, DatasetSpec
 from pipeline.storage.manifest import Manifest, Origin
 

@@ -27,7 +27,7 @@ from pipeline.dataset.extract import (
     whole,
 )
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
 from pipeline.recipes.preparing import PrepareRecipe
 
 if TYPE_CHECKING:

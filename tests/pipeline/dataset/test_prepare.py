@@ -15,7 +15,7 @@ from PIL import Image, ImageCms
 
 from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.chain import Degradation
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.storage.dataset import HR, Dataset
 from pipeline.storage.manifest import SPLITS
 

@@ -14,7 +14,7 @@ from skimage import data
 
 from pipeline.degradation.jpeg import simulate_jpeg
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
 
 
 def photograph(channels: int = 3) -> np.ndarray:

@@ -18,7 +18,7 @@ from pipeline.degradation.apply import degrade_bicubic, degrade_patches
 from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
 from pipeline.errors import PictureError, RecipeError
-from pipeline.pictures.formats import recompress
+from pipeline.pictures.codecs.lossy import recompress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from pipeline.jobs.export_names import file_names
 from pipeline.jobs.export_plan import plan_export
 from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.status import read_status
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

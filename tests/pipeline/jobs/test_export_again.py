@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import time
+import zipfile
 import zlib
 from contextlib import closing
 from dataclasses import replace
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import pipeline.jobs.export
 import pipeline.jobs.export_plan
@@ -23,11 +26,12 @@ from pipeline.jobs.export_plan import plan_export
 from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
 from pipeline.jobs.status import read_status
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.storage import atomic
 from pipeline.storage.ledger import DONE, FILE_NAME, ExportRow, Ledger, UnitRow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
@@ -129,9 +133,25 @@ def test_another_model_and_other_rules_write_all_again(
     upscale(source, job.folder, model="nearest-x3")
     assert counts(export(job)) == (3, 0, 0, 0)
     assert read_picture((out / "a.png").read_bytes(), name="a").pixels.shape == (3, 60, 72)
-    monkeypatch.setattr(pipeline.jobs.export_plan, "RULES", 2)
+    monkeypatch.setattr(pipeline.jobs.export_plan, "RULES", pipeline.jobs.export_plan.RULES + 1)
     assert counts(export(job)) == (0, 3, 0, 0), "other rules, but they give the same bytes"
     assert counts(export(job)) == (0, 3, 0, 0)
+
+
+def test_a_name_that_the_disk_does_not_take_is_a_failure_that_says_so(
+    tmp_path: Path, photo: TakePhoto, upscale: Upscale, export: Export
+) -> None:
+    source = tmp_path / "long.zip"
+    file = io.BytesIO()
+    Image.fromarray(photo(8, 8).transpose(1, 2, 0)).save(file, "PNG")
+    with zipfile.ZipFile(source, "w") as archive:
+        archive.writestr("b" * 300 + ".png", file.getvalue())
+        archive.writestr("a.png", file.getvalue())
+    result = export(upscale(source, tmp_path / "job").job)
+    assert result.written == 1
+    (failure,) = result.failures
+    assert failure.message.startswith(f"the file would be called {'b' * 40}... (304 bytes, its")
+    assert "rename it in its source" in failure.message
 
 
 def test_two_formats_in_one_folder_leave_each_other_alone(
@@ -417,9 +437,27 @@ def kill_after_reserving(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline.jobs.export, "put_in_place", put)
 
 
+def kill_while_writing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(_client: Any, _work: Any, tasks: Iterator[Any], **_: Any) -> Any:
+        for task in tasks:
+            task.partial.write_bytes(b"half a file")
+        raise Killed
+
+    monkeypatch.setattr(pipeline.jobs.export, "submit_windowed", write)
+
+
+def kill_between_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def put(task: Any, exported: Any) -> None:
+        if exported.replaces is None:
+            os.link(task.partial, task.path)  # The waiting one is to be removed next.
+        raise Killed
+
+    monkeypatch.setattr(pipeline.jobs.export, "put_in_place", put)
+
+
 KILLS = [
     kill_before_recording, kill_before_placing, kill_after_placing, kill_after_all_are_placed,
-    kill_after_reserving,
+    kill_after_reserving, kill_while_writing, kill_between_two_names,
 ]  # fmt: skip
 
 

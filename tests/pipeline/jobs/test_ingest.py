@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 from pipeline.errors import ArchiveError, SourceError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.ingest import adopt_archive, run_ingest
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metadata import from_json
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemRow, Ledger

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,15 @@ from typing import TYPE_CHECKING
 import pytest
 import zarr
 
-from pipeline.errors import ArchiveError, JobBusyError, UsageError
-from pipeline.jobs.job import DESCRIPTION, LOCK, create_job, hold_job, open_job
+from pipeline.errors import (
+    ArchiveError,
+    JobBusyError,
+    LedgerError,
+    OccupiedError,
+    SourceError,
+    UsageError,
+)
+from pipeline.jobs.job import DESCRIPTION, LOCK, create_job, hold_job, open_job, started_job
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import FILE_NAME, INGESTED, ItemRow, Ledger
 
@@ -111,6 +119,65 @@ def test_a_file_becomes_no_job(tmp_path: Path) -> None:
 def test_what_a_killed_start_leaves_behind_can_become_a_job(tmp_path: Path) -> None:
     (tmp_path / LOCK).touch()
     create_job(tmp_path, source="photos")
+
+
+def test_a_ledger_or_lock_of_another_program_is_met_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as connection:
+        connection.execute("CREATE TABLE accounts (name TEXT)")
+    database = (tmp_path / "ledger.sqlite").read_bytes()
+    with pytest.raises(LedgerError, match="is a database of another program"):
+        create_job(tmp_path, source="photos")
+    (tmp_path / LOCK).write_text("4711")
+    with pytest.raises(OccupiedError, match="was not written by upres"):
+        create_job(tmp_path, source="photos", ledger_url=f"sqlite:///{tmp_path}/l.db")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.sqlite", LOCK]
+    assert (tmp_path / "ledger.sqlite").read_bytes() == database
+    (tmp_path / LOCK).unlink()
+    (tmp_path / "ledger.sqlite").write_text("precious, and not a database at all")
+    with pytest.raises(LedgerError, match="file is not a database"):
+        create_job(tmp_path, source="photos")
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
+    assert (tmp_path / "ledger.sqlite").read_text() == "precious, and not a database at all"
+
+
+def start_in_vain(folder: Path, *, ingested: bool = False) -> None:
+    """Start a job that fails, before it holds a picture or after."""
+    with started_job(folder, source="photos") as job, hold_job(job, "test"):
+        job.open_ledger().close()
+        if ingested:
+            job.source_dir.mkdir()
+        raise SourceError("no pictures")
+
+
+def test_a_start_that_fails_leaves_nothing_of_a_new_job(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no pictures"):
+        start_in_vain(tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SourceError, match="no pictures"):
+        start_in_vain(tmp_path / "empty")
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_a_start_that_fails_removes_nothing_that_was_there(tmp_path: Path) -> None:
+    job = create_job(tmp_path / "old", source="photos")
+    with pytest.raises(SourceError, match="no pictures"):
+        start_in_vain(tmp_path / "old")
+    assert open_job(tmp_path / "old") == job
+    rest = tmp_path / "rest"
+    rest.mkdir()
+    Ledger.open_file(rest / FILE_NAME, job="7").close()
+    with pytest.raises(SourceError, match="no pictures"):
+        start_in_vain(rest)
+    assert [path.name for path in rest.iterdir()] == [FILE_NAME]
+
+
+def test_a_start_that_fails_keeps_what_was_ingested(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no pictures"):
+        start_in_vain(tmp_path / "job", ingested=True)
+    assert open_job(tmp_path / "job").source_dir.is_dir()
 
 
 def test_what_is_no_job_says_how_to_make_one(tmp_path: Path) -> None:

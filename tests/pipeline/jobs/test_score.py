@@ -19,7 +19,6 @@ from pipeline.geometry import Rect, Span
 from pipeline.jobs.score import (
     BICUBIC,
     CONSISTENCY,
-    PEAKS,
     REFERENCE,
     match_originals,
     read_scores,
@@ -27,6 +26,7 @@ from pipeline.jobs.score import (
     scores_to_json,
 )
 from pipeline.pictures.metrics import score_picture
+from pipeline.pictures.picture import WHITE
 from pipeline.sources.listing import list_source
 from pipeline.storage.ledger import INGESTED, ItemRow
 
@@ -112,7 +112,7 @@ def test_the_sum_over_tiles_is_the_score_of_the_picture(
     kinds, tiles = found["a.tif"].kinds, found["a.tif"].tiles
     assert set(kinds) == {REFERENCE, BICUBIC}
     assert len(tiles[REFERENCE]) == 9
-    peak = PEAKS[dtype]
+    peak = WHITE[dtype]
     for kind, picture in ((REFERENCE, read(job, "a.tif")), (BICUBIC, bicubic(lr, 2))):
         expected = score_picture(picture, hr, border_px=2, data_range=peak)
         assert kinds[kind].error.count == expected.error.count

@@ -17,7 +17,7 @@ from pipeline.jobs.ingest import run_ingest
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import run_on
 from pipeline.jobs.score import read_scores
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.storage.archive import Archive
 from pipeline.storage.stack import LEAST_MEMBERS, StackedImage
 

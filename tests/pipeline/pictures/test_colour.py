@@ -12,8 +12,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import read_picture, write_picture
-from tests.pipeline.pictures.test_formats import chunk
+from pipeline.pictures.files import read_picture, write_picture
+from tests.pipeline.pictures.test_files import chunk
 
 if TYPE_CHECKING:
     from pathlib import Path

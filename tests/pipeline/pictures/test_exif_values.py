@@ -15,7 +15,8 @@ from PIL import Image
 
 from pipeline.pictures.exif import MOVED
 from pipeline.pictures.exif_values import REMOVED, enlarged, resized, upright
-from pipeline.pictures.formats import Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.picture import Picture
 from pipeline.pictures.travel import enlarged as enlarged_metadata
 
 if TYPE_CHECKING:

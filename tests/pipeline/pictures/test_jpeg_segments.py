@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.pictures.formats import Metadata, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.photoshop import iptc_of_tiff, joined, parted
+from pipeline.pictures.picture import Picture
 from tests.pipeline.pictures.test_xmp import CAMERA, CONTAINER, DC, NAMESPACES, packet
 
 if TYPE_CHECKING:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -12,7 +14,8 @@ from PIL import Image
 from skimage import data
 
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import decode_picture, read_picture
+from pipeline.pictures.files import decode_picture, read_picture
+from pipeline.pictures.jpeg_stream import check_whole
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,6 +159,126 @@ def test_a_progressive_picture_without_its_last_scans_is_refused() -> None:
     third = file.index(b"\xff\xda", file.index(b"\xff\xda", file.index(b"\xff\xda") + 2) + 2)
     with pytest.raises(PictureError, match="progressive JPEG of which the last scans are missing"):
         decode_picture(file[:third] + b"\xff\xd9", name="a.jpg")
+
+
+def scans(file: bytes) -> list[tuple[int, int]]:
+    """Return where the compressed data of each scan starts and ends."""
+    starts = [m.end() + file[m.end() + 1] for m in re.finditer(rb"\xff\xda", file)]
+    marker = re.compile(rb"\xff[^\x00\xd0-\xd7]")
+    ends = [match.start() for at in starts if (match := marker.search(file, at))]
+    return list(zip(starts, ends, strict=True))
+
+
+def in_three_scans(pixels: NDArray[Any]) -> bytes:
+    """Return a sequential JPEG with a scan for each of Y, Cb and Cr, as scanners write them."""
+    planes = np.moveaxis(np.asarray(Image.fromarray(pixels).convert("YCbCr")), 2, 0)
+    files = [jpeg(np.ascontiguousarray(plane)) for plane in planes]
+    head, frame = files[0], files[0].index(b"\xff\xc0")
+    tables = head.index(b"\xff\xc4")
+    components = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
+    parts = [b"\xff\xda\0\x08\1" + bytes([number, 0, 0, 63, 0]) for number in (1, 2, 3)]
+    data = [file[slice(*scans(file)[0])] for file in files]
+    return b"".join(
+        (
+            head[:frame] + b"\xff\xc0\0\x11" + head[frame + 4 : frame + 9] + b"\3" + components,
+            head[tables : head.index(b"\xff\xda")],
+            *(part + piece for part, piece in zip(parts, data, strict=True)),
+            b"\xff\xd9",
+        )
+    )
+
+
+IN_SCANS = {
+    "progressive": (jpeg(COLOURS, progressive=True), 10),
+    "progressive, grey": (jpeg(GREY, progressive=True), 6),
+    "progressive, best": (jpeg(COLOURS, progressive=True, quality=100, subsampling=0), 10),
+    "progressive, coarse": (jpeg(COLOURS, progressive=True, quality=30), 10),
+    "sequential": (in_three_scans(COLOURS), 3),
+}
+
+
+@pytest.mark.parametrize("kind", IN_SCANS)
+def test_each_scan_that_ends_early_is_named(kind: str) -> None:
+    file, count = IN_SCANS[kind]
+    assert len(scans(file)) == count
+    for number, (start, end) in enumerate(scans(file), 1):
+        for left in (0, (end - start) // 2, end - start - 30):
+            short = file[: start + max(0, left)] + file[end:]
+            with pytest.raises(PictureError, match=f"data of scan {number} of {count} is missing"):
+                decode_picture(short, name="a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["progressive", "progressive, best", "sequential"])
+def test_a_piece_left_out_of_a_scan_leaves_it_short(kind: str) -> None:
+    file, count = IN_SCANS[kind]
+    start, end = max(scans(file)[:5], key=lambda scan: scan[1] - scan[0])
+    number, half = scans(file).index((start, end)) + 1, (start + end) // 2
+    with pytest.raises(PictureError, match=f"data of scan {number} of {count} is missing"):
+        decode_picture(file[:half] + file[half + 200 :], name="a.jpg")
+
+
+def test_a_restart_interval_of_a_scan_that_ends_early_is_noticed() -> None:
+    file = jpeg(COLOURS, progressive=True, restart_marker_rows=4)
+    start, end = scans(file)[-1]
+    marker = file.index(b"\xff\xd1", start, end)
+    with pytest.raises(PictureError, match="data of scan 10 of 10 is missing"):
+        decode_picture(file[: marker - 100] + file[marker:], name="a.jpg")
+
+
+@pytest.mark.parametrize("filling", [b"\xff" * 5, bytes(20), bytes(range(250))])
+@pytest.mark.parametrize("kind", IN_SCANS)
+def test_filling_behind_every_scan_does_no_harm(kind: str, filling: bytes) -> None:
+    file, _ = IN_SCANS[kind]
+    places = [0, *(end for _, end in scans(file)), len(file)]
+    filled = filling.join(file[start:end] for start, end in pairwise(places))
+    got = read_picture(filled, name="a.jpg").pixels
+    np.testing.assert_array_equal(got, read_picture(file, name="a.jpg").pixels)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("half", [slice(256), slice(256, None)], ids=["above", "below"])
+def test_an_even_half_whose_refinement_is_all_zeros_is_read(half: slice, value: int) -> None:
+    pixels = data.astronaut()[:500, :500]
+    pixels[half] = value
+    file = jpeg(pixels, progressive=True, quality=95, subsampling=0)
+    start, end = scans(file)[6]
+    assert bytes(600) in file[start:end]
+    got = read_picture(file, name="a.jpg").pixels
+    np.testing.assert_array_equal(np.moveaxis(got, 0, 2), np.asarray(Image.open(io.BytesIO(file))))
+
+
+def test_zeros_that_stand_for_less_than_a_row_of_blocks_are_read() -> None:
+    pixels = np.tile(data.astronaut()[:40], (1, 18, 1))
+    pixels[:16] = 0
+    file = jpeg(pixels, progressive=True, quality=75, subsampling=0)
+    got = read_picture(file, name="a.jpg").pixels
+    np.testing.assert_array_equal(np.moveaxis(got, 0, 2), np.asarray(Image.open(io.BytesIO(file))))
+
+
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_zeros_for_the_means_of_blocks_with_details_are_noticed(quality: int) -> None:
+    file = jpeg(data.astronaut(), progressive=True, quality=quality, subsampling=0)
+    start, end = scans(file)[6]
+    half = (start + end) // 2
+    with pytest.raises(PictureError, match=f"holds {end - half}|bytes of zero from byte {half}"):
+        decode_picture(file[:half] + bytes(end - half) + file[end:], name="a.jpg")
+
+
+@pytest.mark.parametrize(("kind", "decodings"), [("baseline", 0), ("progressive", 1)])
+def test_a_whole_picture_is_decoded_at_most_once_more(kind: str, decodings: int) -> None:
+    file, asked = jpeg(COLOURS, **WAYS[kind]), 0
+
+    def decode(data: bytes) -> NDArray[Any]:
+        nonlocal asked
+        asked += 1
+        return np.asarray(Image.open(io.BytesIO(data)))
+
+    check_whole(file, decode(file), decode=decode)
+    assert asked == 1 + decodings
+
+
+def test_the_reason_is_not_a_short_scan_where_nothing_can_be_decoded() -> None:
+    check_whole(IN_SCANS["progressive"][0], None, decode=lambda _: GREY)
 
 
 def test_twelve_bits_are_called_so() -> None:

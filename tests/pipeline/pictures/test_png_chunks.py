@@ -13,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.pictures.formats import Metadata, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
 from pipeline.pictures.png_chunks import profile_chunk, text_chunk, text_of
-from tests.pipeline.pictures.test_formats import chunk, exif_with_orientation
+from tests.pipeline.pictures.test_files import chunk, exif_with_orientation
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,7 +10,7 @@ import pytest
 import tifffile
 
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import decode_picture, read_picture
+from pipeline.pictures.files import decode_picture, read_picture
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import PictureError
-from pipeline.pictures.formats import decode_picture
+from pipeline.pictures.files import decode_picture
 from pipeline.pictures.signatures import HEAD_BYTES, described
 
 

@@ -17,7 +17,9 @@ import tifffile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.pictures.formats import SUFFIXES, Picture, read_picture, write_picture
+from pipeline.pictures.files import read_picture, write_picture
+from pipeline.pictures.formats import SUFFIXES
+from pipeline.pictures.picture import Picture
 from pipeline.pictures.travel import enlarged
 
 if TYPE_CHECKING:

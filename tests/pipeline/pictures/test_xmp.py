@@ -111,7 +111,74 @@ def region(x: str, y: str, w: str, h: str) -> bytes:
     ],
 )  # fmt: skip
 def test_faces_turn_with_the_picture(turn: int, turned: tuple[str, str, str, str]) -> None:
-    assert xmp.turned(region("0.2", "0.3", "0.1", "0.05"), turn) == region(*turned)
+    made = xmp.turned(region("0.2", "0.3", "0.1", "0.05"), turn, width=640, height=480)
+    assert made == region(*turned)
+
+
+def test_what_is_about_other_pictures_stays_as_it_is() -> None:
+    spaces = (
+        ' xmlns:t="http://ns.adobe.com/tiff/1.0/" xmlns:e="http://ns.adobe.com/exif/1.0/"'
+        ' xmlns:xmpMM="http://ns.adobe.com/xap/1.0/mm/"'
+    )
+    pantry = (
+        "<xmpMM:Pantry><rdf:Bag><rdf:li><rdf:Description t:ImageWidth='9' t:ImageLength='8' "
+        "e:FocalPlaneXResolution='7'/></rdf:li></rdf:Bag></xmpMM:Pantry>"
+    )
+    made = xmp.resized(packet(spaces + " t:ImageWidth='64'", pantry), width=128, height=96)
+    assert made == packet(spaces + " t:ImageWidth='128'", pantry)
+    assert xmp.enlarged(made, 2) == made
+
+
+RAW = ' xmlns:crs="http://ns.adobe.com/camera-raw-settings/1.0/" crs:Exposure2012="+0.50"'
+CROP = ' crs:CropTop="0.1" crs:CropLeft="0.2" crs:HasCrop="True"'
+
+
+@pytest.mark.parametrize("applied", ["", ' crs:AlreadyApplied="False"'])
+def test_a_crop_that_is_still_to_be_made_goes_when_the_picture_is_turned(applied: str) -> None:
+    cut = xmp.without_regions(packet(RAW + applied + CROP))
+    assert cut.xmp == packet(RAW + applied)
+    assert cut.removed == ("crs:CropTop", "crs:CropLeft", "crs:HasCrop")
+
+
+def test_a_crop_that_was_made_is_history_and_stays() -> None:
+    data = packet(RAW + ' crs:AlreadyApplied="True"' + CROP)
+    assert xmp.without_regions(data) == xmp.Cut(data, ())
+
+
+@pytest.mark.parametrize(("units", "size"), [("0", "40"), ("1", "20")])
+def test_the_size_of_a_crop_in_pixels_grows_with_the_picture(units: str, size: str) -> None:
+    def said(width: str) -> bytes:
+        return packet(RAW + f' crs:CropUnits="{units}" crs:CropWidth="{width}"')
+
+    assert xmp.enlarged(said("20"), 2) == said(size)
+
+
+def test_the_lens_of_a_drone_is_enlarged_as_far_as_its_numbers_are_known() -> None:
+    space = ' xmlns:drone-dji="http://www.dji.com/drone-dji/1.0/" drone-dji:FlightYaw="+1.5"'
+
+    def said(length: str, centre: str) -> str:
+        return (
+            f'{space} drone-dji:CalibratedFocalLength="{length}"'
+            f' drone-dji:CalibratedOpticalCenterX="{centre}"'
+        )
+
+    dewarp = ' drone-dji:DewarpData="2018-09-08;3678.8,3672.1,-34.9"'
+    made = xmp.enlarged(packet(said("3666.5", "2736.0") + dewarp), 2)
+    cut = xmp.without_unscalable(made)
+    assert cut == xmp.Cut(packet(said("7333", "5472")), ("drone-dji:DewarpData",))
+    assert xmp.without_regions(cut.xmp).removed == ("drone-dji:CalibratedOpticalCenterX",)
+
+
+def test_resolutions_across_and_down_change_places_with_the_sides() -> None:
+    def said(across: str, down: str) -> bytes:
+        space = ' xmlns:e="http://ns.adobe.com/exif/1.0/"'
+        return packet(
+            f'{space} e:FocalPlaneXResolution="{across}"',
+            f"<e:FocalPlaneYResolution>{down}</e:FocalPlaneYResolution>",
+        )
+
+    assert xmp.turned(said("100/1", "7"), 6, width=4, height=3) == said("7", "100/1")
+    assert xmp.turned(said("100/1", "7"), 3, width=4, height=3) == said("100/1", "7")
 
 
 def test_an_extension_becomes_part_of_the_packet_with_its_namespaces() -> None:

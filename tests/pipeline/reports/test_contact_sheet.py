@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.reports.contact_sheet import Example, draw_sheet
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.job import Job, create_job
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.reports import job_report as report
 from pipeline.reports import portraits as preview
 from pipeline.reports.job_report import write_report

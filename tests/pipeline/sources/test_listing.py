@@ -12,8 +12,10 @@ import pickle
 import re
 import struct
 import tarfile
+import tempfile
 import threading
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,11 +23,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.errors import SourceError, UnsupportedError
+from pipeline.errors import SourceError, UnreadableError, UnsupportedError
 from pipeline.sources.listing import SourceFile, list_source
+from pipeline.storage.archive import is_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 FILES = {"a.png": b"first", "b/c.png": b"second", "b/d/e.webp": b"words", "b.png": b""}
 
@@ -380,6 +383,33 @@ def test_a_source_without_files_is_refused_with_the_next_step(
     with pytest.raises(SourceError, match=words) as caught:
         list_source(src)
     assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def another_account() -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("only root may act as another account")
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_what_this_user_may_not_read_asks_for_access() -> None:
+    with tempfile.TemporaryDirectory(prefix="upres-test-") as name:
+        Path(name).chmod(0o755)
+        path, closed = Path(name, "a.png"), Path(name, "closed")
+        path.write_bytes(b"1")
+        path.chmod(0o600)
+        (file,) = list_source(name)
+        closed.mkdir(mode=0o700)
+        denied = r"\(Permission denied\).*; grant access to it"
+        with another_account():
+            with pytest.raises(SourceError, match=denied):
+                file.read()
+            with pytest.raises(UnreadableError, match=f"closed cannot be looked into {denied}"):
+                is_archive(closed)
 
 
 @pytest.mark.parametrize("pattern", ["", "/**/*.png", "/b/*/*"])

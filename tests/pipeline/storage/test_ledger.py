@@ -412,7 +412,7 @@ def test_reading_a_ledger_that_is_not_there_makes_none(tmp_path: Path) -> None:
 
 
 def test_a_folder_in_the_ledgers_place_is_a_ledger_error(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="unable to open"):
+    with pytest.raises(LedgerError, match=r"unable to open .*; let this user read and write"):
         Ledger.open_file(tmp_path, job="j")
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from pipeline.errors import OccupiedError
-from pipeline.pictures.formats import encode_preview, read_picture
+from pipeline.pictures.codecs.previews import encode_preview
+from pipeline.pictures.files import read_picture
 from pipeline.storage.own_files import check_own, is_signed_png, signed_png
 
 if TYPE_CHECKING:

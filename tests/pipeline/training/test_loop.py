@@ -27,7 +27,7 @@ from pipeline.dataset.prepare import dataset_spec
 from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import ModelError, RecipeError, SourceError, TrainingError, UsageError
-from pipeline.pictures.formats import read_picture
+from pipeline.pictures.files import read_picture
 from pipeline.pictures.metrics import score_picture
 from pipeline.recipes.preparing import PrepareRecipe
 from pipeline.recipes.training import TrainRecipe, load_recipe

@@ -1,0 +1,112 @@
+"""JPEG files, by Pillow, with their structure checked."""
+
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import JpegImagePlugin
+
+from pipeline.errors import PictureError
+from pipeline.pictures import jpeg_segments
+from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
+from pipeline.pictures.codecs.pillow import save
+from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
+from pipeline.pictures.jpeg_stream import check_whole, read_frame
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture, channels_first, channels_last
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+def read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
+    """Read the first picture; a phone's previews and gain maps behind it are not frames."""
+    read_frame(data)
+    with _open_jpeg(data) as image:
+        check_size(*image.size, max_pixels)
+        if image.mode not in ("L", "RGB"):
+            raise PictureError(f"colours are {image.mode}, wanted grey or RGB; convert to RGB")
+        try:
+            samples = np.asarray(image)
+        except OSError:
+            check_whole(data, None, decode=_jpeg_samples)  # Tells what is missing, if it sees it.
+            raise
+        check_whole(data, samples, decode=_jpeg_samples)
+        pixels = channels_first(samples)
+        info = image.info
+    exif = filled(info.get("exif"))
+    extras = jpeg_segments.extras(data)
+    metadata = Metadata(
+        format="jpeg",
+        mode=image.mode,
+        icc=filled(info.get("icc_profile")),
+        exif=filled(exif.removeprefix(EXIF_PREFIX)) if exif else None,
+        xmp=filled(info.get("xmp")),
+        dpi=usable_dpi(info.get("dpi")),
+        xmp_extended=extras.xmp_extended,
+        iptc=extras.iptc,
+        photoshop=extras.photoshop,
+        comments=extras.comments,
+        notes=extras.notes,
+    )
+    return pixels, metadata
+
+
+def _open_jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
+    # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
+    with _silent():
+        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+
+
+def _jpeg_samples(data: bytes) -> NDArray[Any]:
+    with _open_jpeg(data) as image:
+        return np.asarray(image)
+
+
+_SILENCE = threading.Lock()
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep Pillow's warnings on odd EXIF inside; the lock as warning filters are process-wide."""
+    with _SILENCE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) from the frame header of a JPEG stream."""
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 1 if marker == 0xFF else 2
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
+    raise PictureError("a JPEG stream has no frame header, wanted one; the file is damaged")
+
+
+def write_jpeg(picture: Picture, quality: int) -> bytes:
+    """Write 4:4:4, with what Pillow does not write put in as segments behind its own."""
+    options: dict[str, Any] = {"quality": quality, "subsampling": 0}
+    if dpi := picture.metadata.dpi:
+        options["dpi"] = tuple(min(65535, max(1, round(value))) for value in dpi)
+    metadata = picture.metadata
+    segments = [
+        *jpeg_segments.extended_segments(metadata.xmp_extended or b""),
+        *jpeg_segments.photoshop_segments(metadata.iptc, metadata.photoshop),
+        *jpeg_segments.comment_segments(metadata.comments),
+    ]
+    data = save(channels_last(picture.pixels), "JPEG", metadata, options)
+    return jpeg_segments.with_segments(data, segments) if segments else data

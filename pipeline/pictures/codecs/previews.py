@@ -1,0 +1,48 @@
+"""Small pictures for showing: thumbnails within files, and pictures in reports."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from pipeline.pictures.codecs.pillow import save
+from pipeline.pictures.formats import holding
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture, channels_last
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def thumbnail(pixels: NDArray[Any], most_px: int) -> bytes:
+    """Return a JPEG of at most `most_px` a side, in the colours of the pixels, without alpha."""
+    colours = pixels[: 1 if len(pixels) <= 2 else 3]
+    height, width = colours.shape[1:]
+    # Of a picture of thousands of pixels a side, every so manieth is enough.
+    step = max(1, max(height, width) // (4 * most_px))
+    colours = colours[:, ::step, ::step]
+    if colours.dtype == np.float32:
+        colours = np.rint(np.clip(np.nan_to_num(colours), 0, 1) * 255).astype(np.uint8)
+    elif colours.dtype == np.uint16:
+        colours = (colours >> 8).astype(np.uint8)
+    image = Image.fromarray(channels_last(colours))
+    share = min(1.0, most_px / max(height, width))
+    image = image.resize((max(1, round(width * share)), max(1, round(height * share))))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> bytes:
+    """Return grey or RGB ``(c, y, x)`` of uint8 as the bytes of a small file, for showing.
+
+    Raises:
+        PictureError: If JPEG or PNG cannot hold the pixels.
+    """
+    picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
+    holding(format, picture.pixels)
+    options = {"quality": 90, "subsampling": 0} if format == "jpeg" else {"optimize": True}
+    return save(channels_last(pixels), format.upper(), picture.metadata, options)

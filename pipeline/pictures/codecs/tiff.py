@@ -1,0 +1,270 @@
+"""TIFF files of one picture, by tifffile."""
+
+from __future__ import annotations
+
+import io
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tifffile
+
+from pipeline.errors import PictureError
+from pipeline.pictures import photoshop
+from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
+from pipeline.pictures.codecs.jpeg import jpeg_size
+from pipeline.pictures.exif import SAMPLE_RANGE, Layout, additions, byte_order, graft
+from pipeline.pictures.exif import of_tiff as exif_of_tiff
+from pipeline.pictures.float_range import declared_range, from_unit, to_unit
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import WHITE, Picture, channels_first, channels_last, mode_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+# tifffile logs what it tolerates; what upres does not tolerate is raised here instead.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+_GREY_INVERTED, _GREY, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_COLOURS = {4: "a mask", 5: "CMYK", 8: "CIE Lab", 9: "ICC Lab", 32803: "raw sensor data"}
+_JPEG_IN_TIFF = 7
+# None, CCITT 2-4, LZW, JPEG, Deflate, PackBits, old Deflate, LZMA, Zstandard.
+_TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, _JPEG_IN_TIFF, 8, 32773, 32946, 34925, 50000)
+_PREMULTIPLIED, _STRAIGHT = 1, 2
+
+
+def read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
+    """Read the one page at its own depth; what tifffile would tolerate or fill in is refused."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = _only_page(file)
+        check_size(page.imagewidth, page.imagelength, max_pixels)
+        _check_kind(page)
+        _check_segments(page, data, max_pixels)
+        samples = page.asarray(maxworkers=1)
+        pixels = samples if page.axes == "SYX" else channels_first(samples)
+        value_range = None
+        if pixels.dtype.kind == "f":
+            pixels, value_range = to_unit(pixels, _declared_range(page))
+        mode, pixels = _tiff_pixels(page, pixels)
+        exif, notes = exif_of_tiff(data, page.offset, Layout.of(data))
+        if value_range is not None:  # It is written again with the pixels.
+            notes = tuple(note for note in notes if not note.startswith(SAMPLE_RANGE))
+        if others := len(file.pages) - 1:
+            notes += (f"smaller copies of the picture in the file ({others}): not kept",)
+        if page.tags.valueof(296) == 1 and page.tags.valueof(282) != page.tags.valueof(283):
+            notes += ("the ratio of the sides of a pixel (TIFF) was not kept",)
+        resources = photoshop.parted(_raw(page, data, 34377) or b"")
+        metadata = Metadata(
+            format="tiff",
+            mode=mode,
+            icc=filled(page.tags.valueof(34675)),
+            exif=exif,
+            xmp=filled(page.tags.valueof(700)),
+            dpi=_tiff_dpi(page),
+            iptc=photoshop.iptc_of_tiff(_raw(page, data, 33723) or b"") or resources.iptc,
+            photoshop=resources.others,
+            notes=(*notes, *resources.notes),
+            value_range=value_range,
+        )
+    return pixels, metadata
+
+
+def _raw(page: tifffile.TiffPage, data: bytes, code: int) -> bytes | None:
+    """Return the bytes of a tag, whatever type it claims."""
+    tag = page.tags.get(code)
+    return data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] if tag else None
+
+
+def _declared_range(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    """Return what SMin- and SMaxSampleValue say, or else Min- and MaxSampleValue."""
+    for codes in ((340, 341), (280, 281)):
+        if found := declared_range(*(page.tags.valueof(code) for code in codes)):
+            return found
+    return None
+
+
+def _only_page(file: tifffile.TiffFile) -> tifffile.TiffPage:
+    """Return the file's one full-size page; reduced copies of it may stand by."""
+    pages = [file.pages[index].aspage() for index in range(len(file.pages))]
+    full = [page for page in pages if not page.is_reduced] or pages
+    count = len(full)
+    if file.is_imagej:
+        count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
+    if count != 1:
+        raise PictureError(f"holds {count} pages, wanted one; save the pages as files")
+    return full[0]
+
+
+def _check_kind(page: tifffile.TiffPage) -> None:
+    """Refuse what `_tiff_pixels` could only guess at."""
+    colour, bits = int(page.photometric), page.bitspersample
+    if colour not in (_GREY_INVERTED, _GREY, _RGB, _PALETTE, _YCBCR):
+        met = _COLOURS.get(colour, f"photometric {colour}")
+        raise PictureError(f"colours are {met}, wanted grey, RGB or palette; convert to RGB")
+    if page.compression not in _TIFF_COMPRESSIONS:
+        compression = getattr(page.compression, "name", page.compression)
+        raise PictureError(
+            f"compression is {compression}, wanted LZW, Deflate or the like; save it with one"
+        )
+    if colour == _YCBCR and page.compression != _JPEG_IN_TIFF:
+        raise PictureError("colours are YCbCr without JPEG compression; convert to RGB")
+    if page.imagedepth != 1:
+        raise PictureError(f"is a volume of {page.imagedepth} slices, wanted one picture")
+    kind = (bits, int(page.sampleformat))
+    small = bits == 1 or (bits in (2, 4) and colour == _PALETTE)
+    if not (kind in ((8, 1), (16, 1), (32, 3)) or (small and kind[1] == 1)):
+        names = {1: "unsigned", 2: "signed", 3: "floating point"}
+        raise PictureError(
+            f"samples are {bits}-bit {names.get(kind[1], 'of an unknown kind')}, wanted 1, 8 or "
+            f"16-bit unsigned or 32-bit floating point"
+        )
+
+
+def _check_segments(page: tifffile.TiffPage, data: bytes, max_pixels: int) -> None:
+    """Require every strip or tile to lie in the file: tifffile fills missing ones with zeros."""
+    planes = page.samplesperpixel if page.planarconfig == 2 else 1
+    if page.is_tiled:
+        height, width = page.tilelength, page.tilewidth
+        check_size(width, height, max_pixels)
+        wanted = math.ceil(page.imagelength / height) * math.ceil(page.imagewidth / width) * planes
+    else:
+        height, width = min(page.rowsperstrip, page.imagelength), page.imagewidth
+        wanted = math.ceil(page.imagelength / max(1, height)) * planes
+    met = list(zip(page.dataoffsets, page.databytecounts, strict=False))
+    if not len(page.dataoffsets) == len(page.databytecounts) == wanted and not page.is_contiguous:
+        raise PictureError(f"lists {len(met)} strips or tiles, wanted {wanted}; it is damaged")
+    for offset, size in met:
+        if offset < 8 or size < 1 or offset + size > len(data):
+            raise PictureError(
+                f"a strip or tile lies at bytes {offset} to {offset + size}, "
+                f"the file has {len(data)}; it is truncated or damaged"
+            )
+        if page.compression == _JPEG_IN_TIFF:
+            columns, rows = jpeg_size(data[offset : offset + size])
+            if columns > width or rows > height:
+                raise PictureError(f"a JPEG tile is {columns} x {rows}, wanted {width} x {height}")
+
+
+def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, NDArray[Any]]:
+    """Return (mode as in the file, pixels (c, y, x)) of samples (c, y, x)."""
+    colour = int(page.photometric)
+    if colour == _PALETTE:
+        return _resolve(pixels, page)
+    if page.bitspersample == 1:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    if colour == _GREY_INVERTED:
+        if pixels.dtype == np.float32:
+            raise PictureError("floating point grey counts from white, wanted from black")
+        pixels = WHITE[pixels.dtype.name] - pixels
+    base = 1 if colour in (_GREY_INVERTED, _GREY) else 3
+    alpha = [int(kind) for kind in page.extrasamples]
+    if len(pixels) - base != len(alpha) or alpha not in ([], [_PREMULTIPLIED], [_STRAIGHT]):
+        raise PictureError(
+            f"has {len(pixels)} channels whose meaning is not stated (extra samples {alpha}), "
+            f"wanted {base}, or {base + 1} with alpha; drop the others"
+        )
+    if alpha == [_PREMULTIPLIED]:
+        pixels = _straighten(pixels)
+    mode = "1" if page.bitspersample == 1 else mode_of(len(pixels), pixels.dtype)
+    # As Pillow names it; the pixels are straight, and are premultiplied again in a TIFF.
+    return mode.replace("A", "a") if alpha == [_PREMULTIPLIED] else mode, pixels
+
+
+def _resolve(pixels: NDArray[Any], page: tifffile.TiffPage) -> tuple[str, NDArray[Any]]:
+    """Return (mode, RGB or RGBA (c, y, x) uint8) of palette indices and alpha (1 or 2, y, x)."""
+    alpha = [int(kind) for kind in page.extrasamples]
+    if len(pixels) != 1 + len(alpha) or alpha not in ([], [_STRAIGHT]):
+        raise PictureError(
+            f"has a palette and {len(pixels) - 1} other channels (extra samples {alpha}), wanted "
+            f"at most one of straight alpha; drop the others"
+        )
+    # Indices of one bit come as truth values, which would select instead.
+    indices = pixels[0].astype(np.uint8) if pixels.dtype == np.bool_ else pixels[0]
+    colormap = page.colormap
+    if colormap is None or indices.max() >= colormap.shape[1]:
+        raise PictureError("pixels point outside the palette; the file is damaged")
+    # Entries are 16 bits wide; where none of them is above 255, their writer meant 8 bits, as
+    # libtiff takes it too.
+    colours = colormap >> 8 if colormap.max() > 255 else colormap
+    resolved = colours.astype(np.uint8)[:, indices]
+    return ("PA", np.concatenate([resolved, pixels[1:]])) if alpha else ("P", resolved)
+
+
+def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
+    """Return pixels with the colours divided by alpha, rounded; colour 0 where alpha is 0."""
+    alpha = pixels[-1:].astype(np.float64)
+    top = float(WHITE[pixels.dtype.name])
+    share = np.divide(top, alpha, out=np.zeros_like(alpha), where=alpha > 0)
+    excess = float((pixels[:-1].astype(np.float64) - alpha).max())
+    if excess > top / 32:
+        raise PictureError(
+            f"colours exceed their alpha by up to {excess:g}, wanted none above it, as the file "
+            f"says that they are premultiplied; save it with straight alpha"
+        )
+    colours = pixels[:-1] * share
+    if pixels.dtype != np.float32:
+        colours = np.minimum(np.rint(colours), top)
+    return np.concatenate([colours.astype(pixels.dtype), pixels[-1:]])
+
+
+def _tiff_dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
+    per_inch = {2: 1.0, 3: 2.54}.get(int(page.tags.valueof(296, default=2)))
+    pair = [page.tags.valueof(code) for code in (282, 283)]
+    if per_inch is None or not all(isinstance(v, tuple) and len(v) == 2 and v[1] for v in pair):
+        return None
+    return usable_dpi([per_inch * top / bottom for top, bottom in pair])
+
+
+def write_tiff(picture: Picture, quality: int) -> bytes:
+    """Write Deflate strips, then a second directory that adds EXIF and XMP to tifffile's."""
+    metadata = picture.metadata
+    pixels, alpha = _tiff_alpha(picture)
+    pixels, range_tags = _tiff_range(pixels, metadata)
+    added = additions(metadata.exif, metadata.xmp, iptc=metadata.iptc, photoshop=metadata.photoshop)
+    order = byte_order(metadata.exif)
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        channels_last(pixels),
+        byteorder=order,
+        photometric="rgb" if len(pixels) >= 3 else "minisblack",
+        planarconfig="contig" if len(pixels) > 1 else None,
+        extrasamples=alpha,
+        compression="zlib",
+        predictor=True,
+        iccprofile=metadata.icc,
+        resolution=metadata.dpi,
+        resolutionunit="inch" if metadata.dpi else None,
+        metadata=None,
+        software=False,
+        extratags=range_tags,
+    )
+    return graft(file.getvalue(), added) if added else file.getvalue()
+
+
+def _tiff_alpha(picture: Picture) -> tuple[NDArray[Any], list[str] | None]:
+    """Return the pixels and the kind of their alpha: premultiplied where the origin's was."""
+    pixels = picture.pixels
+    if len(pixels) not in (2, 4):
+        return pixels, None
+    if "a" not in picture.metadata.mode:
+        return pixels, ["unassalpha"]
+    top = float(WHITE[pixels.dtype.name])
+    colours = pixels[:-1] * (pixels[-1:].astype(np.float64) / top)
+    if pixels.dtype != np.float32:
+        colours = np.rint(colours)
+    return np.concatenate([colours.astype(pixels.dtype), pixels[-1:]]), ["assocalpha"]
+
+
+def _tiff_range(
+    pixels: NDArray[Any], metadata: Metadata
+) -> tuple[NDArray[Any], list[tuple[int, str, int, Any, bool]]]:
+    """Return the pixels in the value range of their origin, and the tags that declare it."""
+    if metadata.value_range is None or pixels.dtype != np.float32:
+        return pixels, []
+    count = len(pixels)
+    tags = zip((340, 341), metadata.value_range, strict=True)
+    return from_unit(pixels, metadata.value_range), [
+        (code, "f", count, (value,) * count if count > 1 else value, True) for code, value in tags
+    ]
