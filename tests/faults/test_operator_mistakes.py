@@ -224,7 +224,7 @@ def test_a_recipe_by_hand_is_not_replaced_by_the_training_of_it(
 
 
 def test_a_demonstration_replaces_no_picture(tmp_path: Path, digest: Digest) -> None:
-    from flows.demo.demo.demo import make_small
+    from flows.demo.demo import make_small
 
     make_small(tmp_path / "originals", tmp_path / "small")
     before = digest(tmp_path)
