@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.rig import Settings, make_pictures, parse
 from pipeline.compute.inference import load_model
-from pipeline.jobs.progress import Progress
+from pipeline.jobs.listener import JobListener
 from pipeline.jobs.stages import open_stages
 from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.metadata import Metadata
@@ -68,7 +68,7 @@ def stage_seconds(pictures: Path, folder: Path, settings: Settings) -> dict[str,
         pictures, folder / "job", export_dir=folder / "out", file_format="png"
     )
     seconds = {}
-    with open_stages(request, Progress(), command="benchmark") as stages:
+    with open_stages(request, JobListener(), command="benchmark") as stages:
         for stage in (stages.ingest, stages.upscale, stages.export):
             began = time.perf_counter()
             stage()

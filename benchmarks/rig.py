@@ -16,7 +16,7 @@ from flows.demo.demo import PHOTOS_DIR
 from pipeline.compute.inference import Inference, load_model
 from pipeline.constants import DEFAULT_MODEL
 from pipeline.degradation.apply import degrade_bicubic
-from pipeline.jobs.progress import Progress
+from pipeline.jobs.listener import JobListener
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.stages import open_stages
 from pipeline.pictures.files import read_picture, write_picture
@@ -97,7 +97,7 @@ def read_pictures(folder: Path) -> list[NDArray[np.uint8]]:
 def engine_seconds(pictures: Path, job_dir: Path, settings: Settings, *, workers: int) -> float:
     """Return how long the upscale stage takes: plan, read, compute, write, record."""
     request = settings.request(pictures, job_dir, workers=workers)
-    with open_stages(request, Progress(), command="benchmark") as stages:
+    with open_stages(request, JobListener(), command="benchmark") as stages:
         stages.ingest()
         began = time.perf_counter()
         computed = stages.upscale()

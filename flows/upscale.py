@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect import flow, task
 
-from flows.terminal.job_progress import ShownProgress
+from flows.terminal.job_listening import JobTerminal
 from pipeline.compute.outcomes import Failure
 from pipeline.jobs.export import ExportResult
 from pipeline.jobs.ingest import Ingestion
@@ -26,7 +26,7 @@ from pipeline.reports.job_report import write_report
 @task
 def ingest_pictures(run: RunAddress) -> Ingestion:
     """Bring the source into the job's LR archive; return what was left out, and remarks."""
-    with run.join(ShownProgress()) as stages:
+    with run.join(JobTerminal()) as stages:
         # Rows are as many as pictures.
         return replace(stages.ingest(), rows=[])
 
@@ -34,21 +34,21 @@ def ingest_pictures(run: RunAddress) -> Ingestion:
 @task
 def upscale_tiles(run: RunAddress) -> int:
     """Compute every unit that is not done; return how many were."""
-    with run.join(ShownProgress()) as stages:
+    with run.join(JobTerminal()) as stages:
         return stages.upscale()
 
 
 @task
 def score_tiles(run: RunAddress) -> dict[str, Any]:
     """Score every tile; return the figures and what could not be scored."""
-    with run.join(ShownProgress()) as stages:
+    with run.join(JobTerminal()) as stages:
         return stages.score().to_json()
 
 
 @task
 def export_pictures(run: RunAddress) -> ExportResult | None:
     """Write the finished pictures as files, where that is asked for; return how many."""
-    with run.join(ShownProgress()) as stages:
+    with run.join(JobTerminal()) as stages:
         return stages.export()
 
 
@@ -86,7 +86,7 @@ def upscale_archive(
     Returns what ``upres upscale --json`` prints, with ``scores`` and ``report`` beside it.
     """
     request = UpscaleRequest(**locals())  # All parameters, and nothing else yet.
-    with open_stages(request, ShownProgress(), command="upscale-archive flow") as stages:
+    with open_stages(request, JobTerminal(), command="upscale-archive flow") as stages:
         run = stages.address()
         ingestion = ingest_pictures(run)
         stages.check_export()

@@ -26,11 +26,11 @@ def ingest(as_json: bool, **asked: Any) -> None:
     SRC is a picture, folder, glob, .zip, .cbz or .tar. ARCHIVE is created or continued: repeat the
     command to add what is new or changed. ARCHIVE.ledger.sqlite records what became of each file.
     """
-    from flows.terminal.job_progress import CommandProgress
+    from flows.terminal.job_listening import CommandTerminal
     from flows.terminal.job_results import end_with
     from pipeline.jobs.perform import ingest_archive
 
-    end_with(ingest_archive(IngestRequest(**asked), CommandProgress()), as_json=as_json)
+    end_with(ingest_archive(IngestRequest(**asked), CommandTerminal()), as_json=as_json)
 
 
 @click.command()
@@ -62,12 +62,12 @@ def upscale(as_json: bool, **asked: Any) -> None:
     or continued: finished tiles are not computed again.
     """
     from flows.terminal.exports import print_export
-    from flows.terminal.job_progress import CommandProgress
+    from flows.terminal.job_listening import CommandTerminal
     from flows.terminal.job_results import end_with
     from pipeline.jobs.perform import upscale_job
 
     request = UpscaleRequest(**asked)
-    result = upscale_job(request, CommandProgress())
+    result = upscale_job(request, CommandTerminal())
     if request.export is not None and result.exported is not None and not as_json:
         print_export(result.exported, request.export.out_dir)
     end_with(result, as_json=as_json)
@@ -126,12 +126,12 @@ def rerun(as_json: bool, **asked: Any) -> None:
 
     Model, tile size and precision are those that the job was last upscaled with.
     """
-    from flows.terminal.job_progress import CommandProgress
+    from flows.terminal.job_listening import CommandTerminal
     from flows.terminal.job_results import end_with, print_why_nothing_is_redone
     from pipeline.jobs.perform import rerun_job
 
     request = RerunRequest(**asked)
-    result = rerun_job(request, CommandProgress())
+    result = rerun_job(request, CommandTerminal())
     if not result.planned_units:
         print_why_nothing_is_redone(result.status, request.item)
     end_with(result, as_json=as_json)

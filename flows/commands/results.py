@@ -35,13 +35,13 @@ def score(as_json: bool, **asked: Any) -> None:
     made from (consistency).
     """
     from flows.terminal.failures import print_failures
-    from flows.terminal.job_progress import CommandProgress
+    from flows.terminal.job_listening import CommandTerminal
     from flows.terminal.job_results import exit_code
     from flows.terminal.score_table import score_table
     from pipeline.jobs.perform import score_job
 
     request = ScoreRequest(**asked)
-    result = score_job(request, CommandProgress())
+    result = score_job(request, CommandTerminal())
     if as_json:
         options.print_json(result.to_json())
     else:
@@ -119,11 +119,11 @@ def _export_job(
     job_dir: Path, request: ExportRequest, workers: WorkersRequest, *, as_json: bool
 ) -> NoReturn:
     from flows.terminal.exports import print_export
-    from flows.terminal.job_progress import CommandProgress
+    from flows.terminal.job_listening import CommandTerminal
     from flows.terminal.job_results import print_notes
     from pipeline.jobs.perform import export_job
 
-    exported = export_job(job_dir, request, workers.cluster_settings(), CommandProgress())
+    exported = export_job(job_dir, request, workers.cluster_settings(), CommandTerminal())
     document = {"job": str(job_dir), "dir": str(request.out_dir), **exported.to_json()}
     if not as_json:
         print_export(exported, request.out_dir)

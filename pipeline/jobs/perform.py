@@ -1,7 +1,7 @@
 """From a request to its result: what every caller starts, be it a command, a test or a benchmark.
 
 Each function opens what its request names, does the work, closes it again, and returns a value.
-Nothing is printed: `Progress` hears of the work on its way.
+Nothing is printed: a `JobListener` hears of the work on its way.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipeline.compute.status import read_status
 from pipeline.jobs import stages
 from pipeline.jobs.ingest import run_ingest
 from pipeline.jobs.job import open_job
-from pipeline.jobs.progress import Progress
+from pipeline.jobs.listener import JobListener
 from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
 from pipeline.storage.ledger import Ledger
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     )
     from pipeline.jobs.run import Run, Upscaling
 
-_SILENT = Progress()
+_SILENT = JobListener()
 
 
-def ingest_archive(request: IngestRequest, progress: Progress = _SILENT) -> JobResult:
+def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> JobResult:
     """Bring pictures into an archive that is no part of a job; its lock and ledger are beside it.
 
     Raises:
@@ -48,11 +48,11 @@ def ingest_archive(request: IngestRequest, progress: Progress = _SILENT) -> JobR
     request.check()
     lock, ledger_path = lock_and_ledger_beside(request.archive)
     with (
-        progress.stopping() as stop,
+        listener.stopping() as stop,
         hold(lock, request.archive.resolve(), "upres ingest"),
         closing(Ledger.open_file(ledger_path, job="ingest")) as ledger,
     ):
-        with connect(settings) as client, progress.counting("ingest", "files") as report:
+        with connect(settings) as client, listener.counting("ingest", "files") as report:
             ingestion = run_ingest(
                 request.src,
                 archive_dir=request.archive,
@@ -66,7 +66,7 @@ def ingest_archive(request: IngestRequest, progress: Progress = _SILENT) -> JobR
     return JobResult(status=status, ingestion=ingestion, stopped=stop.requested)
 
 
-def upscale_job(request: UpscaleRequest, progress: Progress = _SILENT) -> JobResult:
+def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> JobResult:
     """Do the main job: ingest, upscale, and where asked for score and export.
 
     Raises:
@@ -75,7 +75,7 @@ def upscale_job(request: UpscaleRequest, progress: Progress = _SILENT) -> JobRes
         JobBusyError: if another run holds the job.
     """
     computed, scored, exported = 0, None, None
-    with stages.open_stages(request, progress, command="upres upscale") as opened:
+    with stages.open_stages(request, listener, command="upres upscale") as opened:
         stop = opened.run.stop
         ingestion = opened.ingest()
         opened.check_export()
@@ -96,7 +96,7 @@ def upscale_job(request: UpscaleRequest, progress: Progress = _SILENT) -> JobRes
     )
 
 
-def rerun_job(request: RerunRequest, progress: Progress = _SILENT) -> JobResult:
+def rerun_job(request: RerunRequest, listener: JobListener = _SILENT) -> JobResult:
     """Compute the failed units of a job again, as it was upscaled last, and no others.
 
     Raises:
@@ -106,18 +106,18 @@ def rerun_job(request: RerunRequest, progress: Progress = _SILENT) -> JobResult:
     request.check()
     job = open_job(request.job_dir)
     computed = 0
-    with progress.stopping() as stop, run_on(job, "upres rerun", stop=stop) as run:
+    with listener.stopping() as stop, run_on(job, "upres rerun", stop=stop) as run:
         upscaling = _upscaling_again(run, request)
         plan = run.plan_rerun(
             upscaling, item=request.item, error=request.error, stale=request.stale
         )
         units, items = plan.size
-        progress.reruns(units, items)
+        listener.reruns(units, items)
         if units:
             settings = request.cluster_settings(device=upscaling.model.device)
             with connect(settings) as client:
                 computed = stages.compute(
-                    plan, upscaling, run=run, client=client, progress=progress
+                    plan, upscaling, run=run, client=client, listener=listener
                 )
         status = run.status()
     return JobResult(
@@ -133,7 +133,7 @@ def _upscaling_again(run: Run, request: RerunRequest) -> Upscaling:
     return last if request.backend is None else last.asked_for(request.backend)
 
 
-def score_job(request: ScoreRequest, progress: Progress = _SILENT) -> ScoreResult:
+def score_job(request: ScoreRequest, listener: JobListener = _SILENT) -> ScoreResult:
     """Score every tile of a job.
 
     Raises:
@@ -142,17 +142,20 @@ def score_job(request: ScoreRequest, progress: Progress = _SILENT) -> ScoreResul
     """
     job = open_job(request.job_dir)
     with (
-        progress.stopping() as stop,
+        listener.stopping() as stop,
         run_on(job, "upres score", stop=stop) as run,
         connect(request.cluster_settings()) as client,
     ):
         return stages.score(
-            request.reference, names=request.names, run=run, client=client, progress=progress
+            request.reference, names=request.names, run=run, client=client, listener=listener
         )
 
 
 def export_job(
-    job_dir: Path, request: ExportRequest, settings: ClusterSettings, progress: Progress = _SILENT
+    job_dir: Path,
+    request: ExportRequest,
+    settings: ClusterSettings,
+    listener: JobListener = _SILENT,
 ) -> ExportResult:
     """Write the finished pictures of a job as files; workers start only if there is work.
 
@@ -161,9 +164,9 @@ def export_job(
         JobBusyError: if another run holds the job.
     """
     job = open_job(job_dir)
-    with progress.stopping() as stop, run_on(job, "upres export", stop=stop) as run:
+    with listener.stopping() as stop, run_on(job, "upres export", stop=stop) as run:
         plan = run.plan_export(request)
         if not plan.tasks:
             return run.export(plan, None)
         with connect(settings) as client:
-            return stages.export(plan, run=run, client=client, progress=progress)
+            return stages.export(plan, run=run, client=client, listener=listener)

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan
     from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.listener import JobListener
     from pipeline.jobs.plan import Plan
-    from pipeline.jobs.progress import Progress
     from pipeline.jobs.request import UpscaleRequest
     from pipeline.jobs.run import Upscaling
 
@@ -37,7 +37,7 @@ class Stages:
     upscaling: Upscaling
     run: Run
     client: Client
-    progress: Progress
+    listener: JobListener
 
     def address(self) -> RunAddress:
         """Return where others find this run."""
@@ -46,7 +46,7 @@ class Stages:
     def ingest(self) -> Ingestion:
         """Bring the source into the job's LR archive."""
         request = self.request
-        with self.progress.counting("ingest", "files") as report:
+        with self.listener.counting("ingest", "files") as report:
             return self.run.ingest(
                 request.src,
                 self.client,
@@ -71,7 +71,7 @@ class Stages:
             self.upscaling,
             run=self.run,
             client=self.client,
-            progress=self.progress,
+            listener=self.listener,
         )
 
     def score(self) -> ScoreResult:
@@ -82,7 +82,7 @@ class Stages:
             names=request.names,
             run=self.run,
             client=self.client,
-            progress=self.progress,
+            listener=self.listener,
         )
 
     def export(self) -> ExportResult | None:
@@ -90,11 +90,13 @@ class Stages:
         if self.request.export is None:
             return None
         plan = self.run.plan_export(self.request.export)
-        return export(plan, run=self.run, client=self.client, progress=self.progress)
+        return export(plan, run=self.run, client=self.client, listener=self.listener)
 
 
 @contextmanager
-def open_stages(request: UpscaleRequest, progress: Progress, *, command: str) -> Iterator[Stages]:
+def open_stages(
+    request: UpscaleRequest, listener: JobListener, *, command: str
+) -> Iterator[Stages]:
     """Check a request, create or continue its job, hold it, and start its workers.
 
     `command` is what the ledger and the lock call the run.
@@ -107,12 +109,12 @@ def open_stages(request: UpscaleRequest, progress: Progress, *, command: str) ->
     upscaling = request.upscaling()
     settings = request.cluster_settings(device=request.device)
     with (
-        progress.stopping() as stop,
+        listener.stopping() as stop,
         started_job(request.job_dir, source=request.src, ledger_url=request.ledger) as job,
         run_on(job, command, stop=stop) as run,
         connect(settings) as client,
     ):
-        yield Stages(request, upscaling, run, client, progress)
+        yield Stages(request, upscaling, run, client, listener)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,39 +127,39 @@ class RunAddress:
     scheduler: str
 
     @contextmanager
-    def join(self, progress: Progress) -> Iterator[Stages]:
+    def join(self, listener: JobListener) -> Iterator[Stages]:
         """Join the run, which holds the job already, on its workers."""
         with (
             part_of(open_job(self.request.job_dir), self.run_id) as run,
             connect(ClusterSettings(address=self.scheduler)) as client,
         ):
-            yield Stages(self.request, self.upscaling, run, client, progress)
+            yield Stages(self.request, self.upscaling, run, client, listener)
 
 
 def compute(
-    plan: Plan, upscaling: Upscaling, *, run: Run, client: Client, progress: Progress
+    plan: Plan, upscaling: Upscaling, *, run: Run, client: Client, listener: JobListener
 ) -> int:
     """Compute every unit of `plan`; return how many were."""
     replaced = run.replaced(plan)
     if replaced:
-        progress.replaces(replaced)
-    with progress.upscaling() as report:
+        listener.replaces(replaced)
+    with listener.upscaling() as report:
         return run.upscale(upscaling, plan, client, report)
 
 
 def score(
-    reference: str | None, *, names: str | None, run: Run, client: Client, progress: Progress
+    reference: str | None, *, names: str | None, run: Run, client: Client, listener: JobListener
 ) -> ScoreResult:
     """Score every tile of the job; return all its scores."""
-    with progress.counting("score", "items") as report:
+    with listener.counting("score", "items") as report:
         failures = run.score(reference, client, report, names=names or "")
     scores = tuple(read_scores(run.ledger))
     return ScoreResult(scores=scores, failures=tuple(failures), stopped=run.stop.requested)
 
 
 def export(
-    plan: ExportPlan, *, run: Run, client: Client | None, progress: Progress
+    plan: ExportPlan, *, run: Run, client: Client | None, listener: JobListener
 ) -> ExportResult:
     """Write the files of `plan`."""
-    with progress.counting("export", "items") as report:
+    with listener.counting("export", "items") as report:
         return run.export(plan, client, report)

@@ -1,8 +1,8 @@
-"""What a run says on its way, and whether it is to stop: the caller's side of a run."""
+"""Who hears of a run on a job while it goes on, and may stop it."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import Stop
@@ -10,24 +10,23 @@ from pipeline.compute.listener import Listener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
     from pipeline.jobs.upscale import UpscaleProgress
 
 
-class Progress(Listener):
-    """Says nothing and never stops a run. A caller that wants more overrides what it needs."""
+class JobListener(Listener):
+    """Keeps silent and never stops a run. A caller that wants more overrides what it needs."""
 
     def stopping(self) -> AbstractContextManager[Stop]:
-        """Return a block that yields the stop which ends a run early."""
+        """Return a context of a run; it yields the stop which ends the run early."""
         return nullcontext(Stop())
 
     def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
-        """Return a block that yields what upscaling calls with how far it is."""
+        """Return a context of upscaling; it yields what hears how far it is."""
         return nullcontext(lambda _progress: None)
 
     def replaces(self, items: int) -> None:
-        """Take note that so many items have pixels that will be replaced by others."""
+        """Hear that so many items have pixels that will be replaced by others."""
 
     def reruns(self, units: int, items: int) -> None:
-        """Take note of what a rerun will compute."""
+        """Hear what a rerun will compute."""

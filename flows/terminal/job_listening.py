@@ -1,4 +1,4 @@
-"""The progress of a job on the terminal: bars, lines on stderr, and Ctrl-C."""
+"""Listeners that show on the terminal how far a run on a job is, and stop it on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from flows.terminal import options
 from flows.terminal.listening import Terminal
 from flows.terminal.progress import tiles
-from pipeline.jobs.progress import Progress
+from pipeline.jobs.listener import JobListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.upscale import UpscaleProgress
 
 
-class ShownProgress(Terminal, Progress):
+class JobTerminal(Terminal, JobListener):
     """Shows on stderr how far a run is."""
 
     def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
@@ -29,8 +29,7 @@ class ShownProgress(Terminal, Progress):
     def replaces(self, items: int) -> None:
         """Warn that pixels will be replaced."""
         click.echo(
-            f"{items} pictures were made from another model, spec or content, and are recomputed",
-            err=True,
+            f"{items} pictures are of another model, spec or content and are made anew", err=True
         )
 
     def reruns(self, units: int, items: int) -> None:
@@ -38,7 +37,7 @@ class ShownProgress(Terminal, Progress):
         click.echo(f"{units} tiles of {items} items to redo", err=True)
 
 
-class CommandProgress(ShownProgress):
+class CommandTerminal(JobTerminal):
     """Shows how far the run of a command is, and stops it on Ctrl-C."""
 
     def stopping(self) -> AbstractContextManager[Stop]:
