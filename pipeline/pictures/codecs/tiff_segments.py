@@ -1,4 +1,4 @@
-"""The strips and tiles of a TIFF, decoded one by one: each one whole, and every pixel from one.
+"""The strips and tiles of a TIFF, decoded one by one: each is whole, every pixel comes from one.
 
 Decoders fill up what is missing, or leave memory as it was, and do not say so; tifffile stretches
 some parts over a place of another shape. Here every part has to be of the size that is declared.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import imagecodecs
 import numpy as np
@@ -20,9 +20,11 @@ from pipeline.pictures.fax import GROUP_3, GROUP_4, HUFFMAN, decode_fax
 from pipeline.pictures.jpeg_stream import check_whole, read_frame
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from tifffile import TiffPage
 
-    from numpy.typing import NDArray
+    _Decoded = tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]
+    """Pixels ``(1, y, x, samples)``, where they begin in the page's, and the declared shape."""
 
 _LZW, _JPEG = 5, 7
 _FAX = (HUFFMAN, GROUP_3, GROUP_4)
@@ -30,7 +32,7 @@ _T4_OPTIONS = 292
 _MIRRORED = 2
 """Value of the tag FillOrder: bits come from the lowest of a byte."""
 _END_OF_LZW, _LEAST_CODE = 257, 9
-# The longest code is 12 bits.
+# Longer than a code.
 _PADS = (b"\0\0\0", b"\xff\xff\xff")
 
 
@@ -122,8 +124,7 @@ class _Segment:
         place[...] = pixels[0, :rows, :columns]
         return int(place.size)
 
-    def _decoded(self) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
-        """Return the pixels ``(1, y, x, samples)``, where they begin, and the declared shape."""
+    def _decoded(self) -> _Decoded:
         if self.page.compression == _JPEG:
             return self._jpeg()
         if self.page.compression == _LZW:
@@ -132,10 +133,10 @@ class _Segment:
             return self._fax()
         return self._decode(self.data)
 
-    def _decode(self, data: bytes | None) -> Any:
-        return self.page.decode(data, self.index)
+    def _decode(self, data: bytes | None) -> _Decoded:
+        return cast("_Decoded", self.page.decode(data, self.index))
 
-    def _jpeg(self) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
+    def _jpeg(self) -> _Decoded:
         _, start, shape = self._decode(None)
         # The tables in front, as in a file of its own.
         tables = self.page.jpegtables or b""
@@ -143,8 +144,7 @@ class _Segment:
         self._check_frame(whole, start, shape)
 
         def decode(data: bytes) -> NDArray[Any]:
-            pixels: NDArray[Any] = self._decode(data)[0]
-            return pixels[0]
+            return cast("NDArray[Any]", self._decode(data)[0][0])
 
         try:
             pixels = decode(whole)
@@ -159,9 +159,11 @@ class _Segment:
         frame = read_frame(data)
         rows = min(shape[1], self.page.imagelength - start[2])
         columns = min(shape[2], self.page.imagewidth - start[3])
-        most = self.page.tilelength if self.page.is_tiled else self.page.rowsperstrip
-        fits = rows <= frame.height <= max(most, rows) and frame.width in (columns, shape[2])
-        # A width short of the tile's says that the rows are cut, too, or else as high as declared.
+        size = (frame.width, frame.height)
+        if self.page.is_tiled:  # At the edges some writers leave out what is not shown.
+            fits = size in ((shape[2], shape[1]), (shape[2], rows), (columns, rows))
+        else:  # The last one may be as high as the others.
+            fits = frame.width == columns and rows <= frame.height <= self.page.rowsperstrip
         if not fits:
             raise PictureError(
                 f"its JPEG is {frame.width} x {frame.height} pixels, wanted {shape[2]} x "
@@ -173,33 +175,42 @@ class _Segment:
                 f"damaged"
             )
 
-    def _lzw(self) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
+    def _lzw(self) -> _Decoded:
+        """Decode with zeros behind the data where it lacks its end code.
+
+        Without one, imagecodecs 2026.3 misreads the last bits; with them it may read too many.
+        """
         if self._ends_in_lzw():
-            return self._decode(self.data)  # type: ignore[no-any-return]
-        # Without its end code, imagecodecs 2026.3 misreads the last of the data, and goes on with
-        # what it has where the data is cut; what stands behind must not matter.
-        first, second = (self._decode(self.data + pad) for pad in _PADS)
-        if not np.array_equal(first[0], second[0]):
+            return self._decode(self.data)
+        _, _, shape = self._decode(None)
+        wanted = shape[1] * -(-shape[2] * shape[3] * self.page.bitspersample // 8)
+        try:
+            first, second = (
+                imagecodecs.lzw_decode(self._ordered(self.data) + pad, out=wanted) for pad in _PADS
+            )
+        except imagecodecs.LzwError:
+            first, second = b"", b""
+        # What stands behind whole data does not matter.
+        if len(first) < wanted or first != second:
             raise PictureError(
                 "its LZW data ends before the pixels do; restore the file from its origin"
             )
-        return first  # type: ignore[no-any-return]
+        return self._decode(self.data + _PADS[0])
+
+    def _ordered(self, data: bytes) -> bytes:
+        """Return data whose bits come from the highest of a byte."""
+        mirrored = self.page.fillorder == _MIRRORED
+        return bytes(imagecodecs.bitorder_decode(data)) if mirrored else data
 
     def _ends_in_lzw(self) -> bool:
-        tail = self.data[-3:]
-        if self.page.fillorder == _MIRRORED:
-            tail = imagecodecs.bitorder_decode(tail)
-        bits = int.from_bytes(tail, "big")
+        bits = int.from_bytes(self._ordered(self.data[-3:]), "big")
         unused = (bits & -bits).bit_length() - 1
         return 0 <= unused < 8 and (bits >> unused) & ((1 << _LEAST_CODE) - 1) == _END_OF_LZW
 
-    def _fax(self) -> tuple[NDArray[Any], tuple[int, ...], tuple[int, ...]]:
+    def _fax(self) -> _Decoded:
         _, start, shape = self._decode(None)
-        data = self.data
-        if self.page.fillorder == _MIRRORED:
-            data = imagecodecs.bitorder_decode(data)
         pixels = decode_fax(
-            data,
+            self._ordered(self.data),
             rows=shape[1],
             width=shape[2],
             compression=int(self.page.compression),
