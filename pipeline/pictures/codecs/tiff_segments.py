@@ -163,7 +163,8 @@ class _Segment:
         if self.page.is_tiled:  # At the edges some writers leave out what is not shown.
             fits = size in ((shape[2], shape[1]), (shape[2], rows), (columns, rows))
         else:  # The last one may be as high as the others.
-            fits = frame.width == columns and rows <= frame.height <= self.page.rowsperstrip
+            most = min(self.page.rowsperstrip, self.page.imagelength)
+            fits = frame.width == columns and rows <= frame.height <= most
         if not fits:
             raise PictureError(
                 f"its JPEG is {frame.width} x {frame.height} pixels, wanted {shape[2]} x "

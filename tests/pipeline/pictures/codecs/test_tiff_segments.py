@@ -155,6 +155,16 @@ def test_a_jpeg_of_another_size_than_its_place_is_refused(
     assert wanted in refusal(replaced(FILES[name], 0, other))
 
 
+def test_a_jpeg_far_higher_than_the_picture_is_refused_before_decoding() -> None:
+    data = tiff(COLOURS, compression="jpeg", photometric="ycbcr", rowsperstrip=100)
+    high = bytearray(one_jpeg(COLOURS, photometric="ycbcr"))
+    struct.pack_into(">H", high, high.index(b"\xff\xc0") + 5, 65500)
+    many_rows = bytearray(replaced(data, 0, bytes(high)))
+    tag = many_rows.index(struct.pack("<H", 278), 8)
+    struct.pack_into("<HII", many_rows, tag + 2, 4, 1, 2**32 - 1)
+    assert "its JPEG is 120 x 65500 pixels, wanted 120 x 100" in refusal(bytes(many_rows))
+
+
 def test_a_jpeg_of_another_number_of_components_is_refused() -> None:
     grey = one_jpeg(COLOURS[:32, :48, 0])
     assert "its JPEG has 1 components, wanted 3" in refusal(replaced(FILES["jpeg tiles"], 0, grey))
