@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import struct
 import threading
 import warnings
 from contextlib import contextmanager
@@ -80,21 +79,6 @@ def _silent() -> Iterator[None]:
     with _SILENCE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) from the frame header of a JPEG stream."""
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF or marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            at += 1 if marker == 0xFF else 2
-            continue
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack_from(">HH", data, at + 5)
-            return width, height
-        at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
-    raise PictureError("a JPEG stream has no frame header, wanted one; the file is damaged")
 
 
 def write_jpeg(picture: Picture, quality: int) -> bytes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import tifffile
 from pipeline.errors import PictureError
 from pipeline.pictures import photoshop
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
-from pipeline.pictures.codecs.jpeg import jpeg_size
+from pipeline.pictures.codecs.tiff_segments import decode_segments
 from pipeline.pictures.exif import SAMPLE_RANGE, Layout, additions, byte_order, graft
 from pipeline.pictures.exif import of_tiff as exif_of_tiff
 from pipeline.pictures.float_range import declared_range, from_unit, to_unit
@@ -39,8 +38,7 @@ def read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         page = _only_page(file)
         check_size(page.imagewidth, page.imagelength, max_pixels)
         _check_kind(page)
-        _check_segments(page, data, max_pixels)
-        samples = page.asarray(maxworkers=1)
+        samples = decode_segments(page, data, max_pixels)
         pixels = samples if page.axes == "SYX" else channels_first(samples)
         value_range = None
         if pixels.dtype.kind == "f":
@@ -118,31 +116,6 @@ def _check_kind(page: tifffile.TiffPage) -> None:
             f"samples are {bits}-bit {names.get(kind[1], 'of an unknown kind')}, wanted 1, 8 or "
             f"16-bit unsigned or 32-bit floating point"
         )
-
-
-def _check_segments(page: tifffile.TiffPage, data: bytes, max_pixels: int) -> None:
-    """Require every strip or tile to lie in the file: tifffile fills missing ones with zeros."""
-    planes = page.samplesperpixel if page.planarconfig == 2 else 1
-    if page.is_tiled:
-        height, width = page.tilelength, page.tilewidth
-        check_size(width, height, max_pixels)
-        wanted = math.ceil(page.imagelength / height) * math.ceil(page.imagewidth / width) * planes
-    else:
-        height, width = min(page.rowsperstrip, page.imagelength), page.imagewidth
-        wanted = math.ceil(page.imagelength / max(1, height)) * planes
-    met = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    if not len(page.dataoffsets) == len(page.databytecounts) == wanted and not page.is_contiguous:
-        raise PictureError(f"lists {len(met)} strips or tiles, wanted {wanted}; it is damaged")
-    for offset, size in met:
-        if offset < 8 or size < 1 or offset + size > len(data):
-            raise PictureError(
-                f"a strip or tile lies at bytes {offset} to {offset + size}, "
-                f"the file has {len(data)}; it is truncated or damaged"
-            )
-        if page.compression == _JPEG_IN_TIFF:
-            columns, rows = jpeg_size(data[offset : offset + size])
-            if columns > width or rows > height:
-                raise PictureError(f"a JPEG tile is {columns} x {rows}, wanted {width} x {height}")
 
 
 def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, NDArray[Any]]:
