@@ -29,7 +29,7 @@ SPEC_KEY = "upres_model_spec"
 
 
 class UnknownModelError(ValueError):
-    """A name leads to no weights, and is no file."""
+    """A name leads to no weights, and is not a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def load_file(path: Path) -> Model:
         spec_json = _metadata(content).get(SPEC_KEY)
     except (OSError, SafetensorError, KeyError) as error:
         raise ValueError(
-            f"{path} is no readable safetensors checkpoint ({error}); give a file that "
+            f"{path} is not a readable safetensors checkpoint ({error}); give a file that "
             "`upres train` wrote or a name that `upres models` lists (pickled .pth files are "
             "never opened)"
         ) from error

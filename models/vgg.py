@@ -79,7 +79,7 @@ class Features(nn.Module):
             ValueError: if there is no such file, or it holds other weights.
         """
         if path is None or not Path(path).is_file():
-            where = "no file is named" if path is None else f"{path} is no file"
+            where = "no file is named" if path is None else f"{path} is not a file"
             raise ValueError(f"features of {network} are needed, but {where}; {_advice(network)}")
         try:
             weights, fed = _read(Path(path))

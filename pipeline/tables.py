@@ -117,7 +117,7 @@ def _put(values: dict[str, Any], path: list[str], value: Any, types: Mapping[str
     for table in tables:
         values = values.setdefault(table, {})
         if not isinstance(values, dict):
-            raise RecipeError(f"{'.'.join(path)} is set, but {table} is no table")
+            raise RecipeError(f"{'.'.join(path)} is set, but {table} is not a table")
     values[last] = value
 
 
@@ -155,7 +155,7 @@ def _typed(name: str, value: Any, wanted: str) -> Any:
         except OverflowError as error:
             raise RecipeError(f"{name} is larger than any number of 64 bits") from error
     if isinstance(value, str) and not value.isprintable() and not is_utf8(value):
-        raise RecipeError(f"{name} holds bytes that are no UTF-8, expected text")
+        raise RecipeError(f"{name} holds bytes that are not UTF-8, expected text")
     kinds = [kind.split("[")[0] for kind in wanted.split(" | ")]
     if type(value).__name__ not in kinds:
         words = " or ".join(_IN_WORDS[kind] for kind in kinds)

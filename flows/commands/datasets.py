@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--prune", is_flag=True, help="Take out the patches of pictures that are gone from SRC."
 )
-@click.option("--check", is_flag=True, help="Read back what is there; make anew what is damaged.")
+@click.option("--check", is_flag=True, help="Read back what is there; rebuild what is damaged.")
 @options.names_option
 @click.option(
     "--unchecked", is_flag=True, help="Take LR files of --lr even where they show something else."

@@ -29,12 +29,13 @@ class JobTerminal(Terminal, JobListener):
     def replaces(self, items: int) -> None:
         """Warn that pixels will be replaced."""
         click.echo(
-            f"{items} pictures are of another model, spec or content and are made anew", err=True
+            f"{items} pictures were made from another model, spec or content, and are recomputed",
+            err=True,
         )
 
     def reruns(self, units: int, items: int) -> None:
         """Say what a rerun will compute."""
-        click.echo(f"{units} tiles of {items} items to redo", err=True)
+        click.echo(f"{units} tiles of {items} items to compute again", err=True)
 
 
 class CommandTerminal(JobTerminal):

@@ -101,7 +101,7 @@ class SecondsType(click.FloatRange):
         """Return the number."""
         found = float(super().convert(value, param, ctx))
         if math.isnan(found):
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
         return found
 
 
@@ -242,7 +242,7 @@ def reported(command: F, *, again: str = "the same command") -> F:
             raise
         except OSError as error:
             # A full disk or a folder that may not be written is no bug: one line is enough.
-            click.echo(f"upres: {visible(str(error))}; mend that and run {again} again", err=True)
+            click.echo(f"upres: {visible(str(error))}; fix that and run {again} again", err=True)
             sys.exit(FAILED)
         except KeyboardInterrupt:
             click.echo(interrupted, err=True)

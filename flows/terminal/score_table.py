@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _ITEM_WIDTH = 44
 _CONSISTENCY = (
-    "These tell how well SR agrees with its own input, and nothing about detail that was invented;"
+    "These scores show how well SR agrees with its own input, not how true its detail is;"
     "\nfor that, compare with originals: --reference HR."
 )
 

@@ -31,7 +31,7 @@ except ImportError:
     raise
 except Exception as error:
     raise ClusterError(
-        f"Dask's configuration cannot be read ({error}); mend its files in "
+        f"Dask's configuration cannot be read ({error}); fix its files in "
         f"{os.environ.get('DASK_CONFIG', '~/.config/dask')} and variables DASK_*, or move them away"
     ) from error
 
@@ -141,7 +141,7 @@ def _why(error: BaseException) -> str:
     elif number == errno.ENOSPC:
         advice = f"free some space in {tempfile.gettempdir()}"
     else:
-        advice = "mend that"
+        advice = "fix that"
     said = str(cause) or type(cause).__name__
     return (
         f"the worker processes could not be started ({said}); {advice}, then the same command "

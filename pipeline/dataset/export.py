@@ -83,7 +83,7 @@ def check_apart(dataset_dir: Path, *, out_dir: Path) -> None:
     """
     if is_inside(out_dir, dataset_dir) or is_inside(dataset_dir, out_dir):
         raise UsageError(
-            f"{out_dir} and the dataset {dataset_dir} lie in each other, expected folders apart; "
+            f"{out_dir} and the dataset {dataset_dir} overlap, expected separate folders; "
             "export into another folder"
         )
 

@@ -68,7 +68,7 @@ def _licences(rows: Any) -> Iterable[tuple[str, str]]:
 
 
 def _utf8(text: str) -> str:
-    """Return the text as files can hold it: JSON and command lines may say what is no UTF-8."""
+    """Return the text as files can hold it: JSON and command lines may say what is not UTF-8."""
     return text.encode(errors="replace").decode()
 
 

@@ -138,7 +138,7 @@ class PrepareRequest:
             return replace(recipe, colour=self._own_recipe().colour)
         if not is_dataset(self.dataset_dir):
             raise UsageError(
-                f"{self.dataset_dir} is no dataset yet; say how to prepare it with --recipe, a "
+                f"{self.dataset_dir} is not a dataset yet; say how to prepare it with --recipe, a "
                 f"file or one of {', '.join(recipe_names())}"
             )
         if self.settings:

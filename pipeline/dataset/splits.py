@@ -54,7 +54,9 @@ def check_split(wanted: Mapping[str, Any], *, group: str = "") -> None:
     try:
         re.compile(group)
     except re.error as error:
-        raise RecipeError(f"group is {group!r}, which is no regular expression: {error}") from error
+        raise RecipeError(
+            f"group is {group!r}, which is not a regular expression: {error}"
+        ) from error
 
 
 def assign_splits(

@@ -107,7 +107,7 @@ def open_ledgers(dataset: Dataset) -> Iterator[Ledgers]:
     """
     _, path = lock_and_ledger_beside(dataset.path)
     if not path.exists():
-        raise LedgerError(f"{path} is missing; run `upres prepare` again, which makes it anew")
+        raise LedgerError(f"{path} is missing; run `upres prepare` again, which rebuilds it")
     with (
         closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures,
         closing(Ledger.open_file(path, job=CHUNKS, read_only=True)) as chunks,
@@ -116,7 +116,7 @@ def open_ledgers(dataset: Dataset) -> Iterator[Ledgers]:
         if foreign:
             raise LedgerError(
                 f"{path} tells of {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it "
-                "is that of another dataset; run `upres prepare` again, which mends it"
+                "is that of another dataset; run `upres prepare` again, which repairs it"
             )
         yield Ledgers(pictures=pictures, chunks=chunks)
 

@@ -286,7 +286,7 @@ class _Export:
         # A full disk is the trouble of all its folders, a closed folder its own.
         is_of_disk = error.errno in _OF_DISK or not error.filename
         place = self._plan.request.root if is_of_disk else error.filename
-        advice = _OF_DISK.get(error.errno or 0, "mend that")
+        advice = _OF_DISK.get(error.errno or 0, "fix that")
         if isinstance(error, PermissionError) or error.errno == errno.EACCES:
             advice = "grant access to it, or export into another folder"
         return DiskError(

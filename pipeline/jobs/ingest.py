@@ -161,8 +161,8 @@ class _Ingest:
 
 
 def _clashed(file: SourceFile, other: str) -> ItemRow:
-    """Return the row of a file whose item would lie inside another one."""
-    error = ArchiveError(f"would lie inside the item {other!r}; rename one of the two")
+    """Return the row of a file whose item would be inside another one."""
+    error = ArchiveError(f"would be inside the item {other!r}; rename one of the two")
     return rejected_row(ingested_row(file), error)
 
 

@@ -52,7 +52,7 @@ class UpscaleSpec:
         if set(values) != known:
             raise LedgerError(
                 f"spec has fields {sorted(values)}, expected {sorted(known)}: it was written by "
-                "another upres; run `upres upscale` on the job again, which makes its pictures anew"
+                "another upres; run `upres upscale` on the job again, which recomputes its pictures"
             )
         return cls(**values)
 

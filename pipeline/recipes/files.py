@@ -30,7 +30,7 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
     """Return what a recipe says, by its name or from a file.
 
     Raises:
-        RecipeError: if there is none, or it is no TOML.
+        RecipeError: if there is none, or it is not a TOML.
     """
     path = RECIPES_DIR / f"{name_or_file}.toml"
     if not path.is_file():
@@ -44,4 +44,4 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
         # Editors of Windows begin a file with a byte-order mark, which TOML does not know.
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or 5,000 digits.
-        raise RecipeError(f"{path} is no TOML file: {error}") from error
+        raise RecipeError(f"{path} is not a TOML file: {error}") from error

@@ -39,7 +39,7 @@ def render(
     environment.filters |= {"count": lambda number: f"{number:,}", "one_line": one_line}
     environment.filters |= dict(filters or {})
     page = environment.get_template(template).render(facts)
-    # A file name that is no UTF-8 must not cost the page.
+    # A file name that is not UTF-8 must not cost the page.
     return page.encode("utf-8", errors="replace")
 
 

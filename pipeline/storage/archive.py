@@ -93,7 +93,7 @@ class Archive:
             return cls.open(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ArchiveError(
-                f"{path} exists and is no archive; name an empty folder or one that upres wrote"
+                f"{path} exists and is not an archive; name an empty folder or one that upres wrote"
             )
         group = zarr.create_group(LocalStore(path), zarr_format=3, attributes={ARCHIVE_KEY: 1})
         return cls(path, group)
@@ -156,7 +156,7 @@ class Archive:
         image = self._stacked(Member(stack, chunk, place, ""))
         if image.item != item:
             raise ArchiveError(
-                f"{self.path}: at {place} of chunk {chunk} of {stack} lies {image.item!r}, "
+                f"{self.path}: at {place} of chunk {chunk} of {stack} is {image.item!r}, "
                 f"expected {item!r}; upscale it again"
             )
         return image
@@ -258,12 +258,12 @@ class Archive:
         an item and another one inside it at once, neither sees the other: see `clashing`.
 
         Raises:
-            ArchiveError: if the item would lie inside another one, or another one inside it.
+            ArchiveError: if the item would be inside another one, or another one inside it.
         """
         for outer in outer_items(item):
             if self.provenance(outer) is not None:
                 raise ArchiveError(
-                    f"{self.path}: {item!r} would lie inside the item {outer!r}; rename one of them"
+                    f"{self.path}: {item!r} would be inside the item {outer!r}; rename one of them"
                 )
         self.delete(item)
         self._mend_outer(item_path(item))
@@ -305,7 +305,7 @@ class Archive:
             inner = next((p for p in sorted(below) if not is_unfinished(self.path / p)), None)
             if inner is not None:
                 raise ArchiveError(
-                    f"{self.path}: the item {name_of(inner)!r} lies inside {item!r}; "
+                    f"{self.path}: the item {name_of(inner)!r} is inside {item!r}; "
                     "rename one of them"
                 )
         # Without its group file the item is gone for every reader before pixels vanish.
@@ -331,7 +331,7 @@ class Archive:
                 continue
             if kind != "group":
                 raise ArchiveError(
-                    f"{self.path}: {item_of(path)!r} would lie inside {outer!r}, which is "
+                    f"{self.path}: {item_of(path)!r} would be inside {outer!r}, which is "
                     f"{kind!r}, expected a group; delete the folder {outer!r}"
                 )
 
@@ -346,7 +346,7 @@ class Archive:
 
 def _no_archive(path: Path, error: Exception) -> str:
     return (
-        f"{path} is no Zarr v3 archive ({type(error).__name__}); make one with "
+        f"{path} is not a Zarr v3 archive ({type(error).__name__}); make one with "
         "`upres ingest SRC ARCHIVE`"
     )
 

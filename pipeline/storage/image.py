@@ -181,7 +181,7 @@ class StoredImage:
     def _file(self, key: str) -> Path:
         store = self.array.store
         if not isinstance(store, LocalStore):
-            raise ArchiveError(f"{self.item} lies in {store}, expected a local folder")
+            raise ArchiveError(f"{self.item} is in {store}, expected a local folder")
         return store.root / key
 
     @property

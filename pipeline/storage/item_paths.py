@@ -28,7 +28,7 @@ def item_path(item: str) -> str:
     try:
         item.encode()
     except UnicodeEncodeError as error:
-        raise ArchiveError(f"item id {item!r} is no valid Unicode text") from error
+        raise ArchiveError(f"item id {item!r} is not valid Unicode text") from error
     return "/".join("%/".join(map(_encode, _pieces(part))) for part in item.split("/"))
 
 
@@ -81,7 +81,7 @@ def name_of(path: str) -> str:
 
 
 def clashing(items: Iterable[str]) -> dict[str, str]:
-    """Return each item that would lie inside another one of `items`, and that other one.
+    """Return each item that would be inside another one of `items`, and that other one.
 
     The outermost wins: it is no key, and every other item inside it names it. The result does not
     depend on the order of `items`.

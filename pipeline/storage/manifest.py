@@ -160,7 +160,7 @@ def _origin(values: Any) -> Origin:
         origin.item, origin.sha256, origin.split, origin.licence, origin.copyright, origin.colour,
     )  # fmt: skip
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError(f"origin {origin.item!r} has a value that is no text")
+        raise TypeError(f"origin {origin.item!r} has a value that is not text")
     if origin.split not in ("", *SPLITS):
         raise ValueError(f"split is {origin.split!r}, expected one of {', '.join(SPLITS)}")
     left_out = origin.left_out

@@ -68,7 +68,7 @@ class StackedImage(StoredImage):
         Raises:
             ArchiveError: always.
         """
-        raise ArchiveError(f"{self.item} lies in a stack, whose chunks are written whole")
+        raise ArchiveError(f"{self.item} is in a stack, whose chunks are written whole")
 
     @property
     def _shard_px(self) -> tuple[int, int]:

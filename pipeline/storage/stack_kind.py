@@ -38,7 +38,9 @@ class Kind:
         """
         found = _ID.fullmatch(stack)
         if found is None:
-            raise ArchiveError(f"{stack!r} is no stack, expected an id as stacks/3x218x178-uint8/")
+            raise ArchiveError(
+                f"{stack!r} is not a stack, expected an id as stacks/3x218x178-uint8/"
+            )
         channels, height, width, dtype = found.groups()
         return cls(int(channels), int(height), int(width), dtype)
 

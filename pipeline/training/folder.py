@@ -32,7 +32,7 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
         UsageError: if it holds one that is not to be resumed, or none that could be.
     """
     if not is_utf8(str(out_dir)):
-        raise UsageError(f"{str(out_dir)!r} is no UTF-8; name another folder")
+        raise UsageError(f"{str(out_dir)!r} is not UTF-8; name another folder")
     left = files_of_steps(out_dir)
     if left and left[0].name == STATE:
         if resume:

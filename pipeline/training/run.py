@@ -255,8 +255,8 @@ def _own_patches(request: TrainRequest) -> Path:
     path = request.out_dir / PATCHES
     if not is_dataset(path):
         raise NoSourceError(
-            f"{request.source} is no dataset, and {request.out_dir} has no {PATCHES} of its own; "
-            "name the dataset that the training was begun with"
+            f"{request.source} is not a dataset, and {request.out_dir} has no {PATCHES} of its "
+            "own; name the dataset that the training was begun with"
         )
     if request.prepare_settings:
         Dataset.open_or_create(path, dataset_spec(request.preparing().load_recipe()))

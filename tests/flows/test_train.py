@@ -435,7 +435,7 @@ def test_a_folder_whose_name_cannot_be_written_down_is_refused(
 ) -> None:
     said = upres("train", patches, "--out", f"{tmp_path}/\udcff", *SMALL)
     assert (said.code, said.err.count("\n")) == (2, 1)
-    assert "is no UTF-8; name another folder" in said.err
+    assert "is not UTF-8; name another folder" in said.err
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_a_file_holds_every_key(tmp_path: Path) -> None:
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "r.toml"
     path.write_bytes(content)
-    with pytest.raises(RecipeError, match=r"r\.toml is no TOML"):
+    with pytest.raises(RecipeError, match=r"r\.toml is not a TOML"):
         load_recipe(str(path))
 
 

@@ -85,7 +85,7 @@ def _check_places(page: TiffPage, data: bytes, max_pixels: int) -> None:
     for offset, size in places:
         if offset < 8 or size < 1 or offset + size > len(data):
             raise PictureError(
-                f"a strip or tile lies at bytes {offset} to {offset + size}, "
+                f"a strip or tile is at bytes {offset} to {offset + size}, "
                 f"the file has {len(data)}; it is truncated or damaged"
             )
     if page.is_contiguous and (declared := sum(page.databytecounts)) < page.nbytes:

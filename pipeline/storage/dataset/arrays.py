@@ -70,7 +70,7 @@ class PatchArrays:
             found = self._shape(name)
             if found[1:] != patch or found[0] < len(self):
                 raise DatasetError(
-                    f"{self.path / name / METADATA} tells of shape {found}, expected "
+                    f"{self.path / name / METADATA} declares shape {found}, expected "
                     f"{(len(self), *patch)}; restore it, or prepare the dataset in another folder"
                 )
 
@@ -93,7 +93,7 @@ class PatchArrays:
             if not holds_bytes(self._shard(name, chunk)):
                 raise DatasetError(
                     f"{self._shard(name, chunk)} is missing; run `upres prepare` again with "
-                    f"--check, which makes chunk {chunk} anew"
+                    f"--check, which rebuilds chunk {chunk}"
                 )
 
     def read(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:

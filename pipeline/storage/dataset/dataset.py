@@ -105,7 +105,7 @@ class Dataset:
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DatasetError(
                 f"{file} is missing or damaged ({type(error).__name__}: {error}), and with it "
-                "which patches its chunk holds; prepare the dataset anew in another folder"
+                "which patches its chunk holds; prepare the dataset again in another folder"
             ) from error
 
     def content(self, chunk: int) -> str:

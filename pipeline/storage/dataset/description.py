@@ -43,13 +43,13 @@ def read_spec(path: Path) -> DatasetSpec:
         version = values["version"]
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DatasetError(
-            f"{path} is no dataset ({type(error).__name__}: {error}); prepare one with "
+            f"{path} is not a dataset ({type(error).__name__}: {error}); prepare one with "
             "`upres prepare SRC DATASET --recipe R`"
         ) from error
     if version != VERSION:
         raise DatasetError(
             f"{path} is a dataset of version {version}, expected {VERSION}; use the "
-            "upres that prepared it, or prepare it anew"
+            "upres that prepared it, or prepare it again"
         )
     return spec
 
@@ -89,7 +89,7 @@ def check_place(path: Path) -> None:
         DatasetError: if another thing is there.
     """
     if path.exists() and not is_dataset(path) and (not path.is_dir() or any(path.iterdir())):
-        raise DatasetError(f"{path} exists and is no dataset; name a new or empty folder")
+        raise DatasetError(f"{path} exists and is not a dataset; name a new or empty folder")
 
 
 def is_dataset(path: Path) -> bool:

@@ -95,7 +95,7 @@ def _reader_of(path: Path) -> Callable[[], sqlite3.Connection]:
     """Return what connects to the SQLite file at `path` for reading.
 
     Raises:
-        LedgerError: if there is no file, or what was written last is out of reach.
+        LedgerError: if there is not a file, or what was written last is out of reach.
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}; make one with `upres upscale SRC JOB`")

@@ -142,10 +142,10 @@ def test_every_stored_item_is_listed_and_read_back_under_its_own_id(wanted: set[
 def test_an_item_inside_another_item_is_refused_and_destroys_neither(archive: Archive) -> None:
     put(archive, "a", noise(1, 4, 4))
     for inner in ("a/b", "a/0"):
-        with pytest.raises(ArchiveError, match="would lie inside the item 'a'"):
+        with pytest.raises(ArchiveError, match="would be inside the item 'a'"):
             put(archive, inner, noise(1, 4, 4))
     put(archive, "d/e", noise(1, 4, 4))
-    with pytest.raises(ArchiveError, match="'d/e' lies inside 'd'"):
+    with pytest.raises(ArchiveError, match="'d/e' is inside 'd'"):
         put(archive, "d", noise(1, 4, 4))
     assert list(archive.items()) == ["a", "d/e"]
 
@@ -224,7 +224,7 @@ def test_a_deleted_item_is_gone_and_its_neighbours_stay(archive: Archive) -> Non
 
 def test_a_folder_of_items_is_not_deleted_as_if_it_were_one(archive: Archive) -> None:
     put(archive, "b/a", noise(1, 4, 4))
-    with pytest.raises(ArchiveError, match="'b/a' lies inside 'b'"):
+    with pytest.raises(ArchiveError, match="'b/a' is inside 'b'"):
         archive.delete("b")
     assert list(archive.items()) == ["b/a"]
 

@@ -386,7 +386,7 @@ def test_another_thing_is_not_written_into(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("mine")
     for name in ("file", "full"):
-        with pytest.raises(DatasetError, match="exists and is no dataset"):
+        with pytest.raises(DatasetError, match="exists and is not a dataset"):
             Dataset.open_or_create(tmp_path / name, SPEC)
         assert not is_dataset(tmp_path / name)
     assert (tmp_path / "full/mine.txt").read_text() == "mine"
