@@ -84,4 +84,4 @@ def test_workers_find_upres_where_the_command_does(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text("raise SystemExit('mine')\n")
     done = command(tmp_path, "upscale", "in", "job", "--model", "nearest-x2", "--workers", "1")
     assert done.returncode == 0, done.stderr
-    assert "1 tiles computed" in done.stdout
+    assert "1 tile computed" in done.stdout

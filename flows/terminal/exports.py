@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from flows.terminal.failures import SHOWN
-from flows.terminal.printing import visible
+from flows.terminal.printing import number_of, visible
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def print_export(exported: ExportResult, out_dir: Path) -> None:
     """Print how many files were written, and which are left though their pictures are gone."""
-    counts = [f"{exported.written} pictures written below {visible(str(out_dir))}"]
+    counts = [f"{number_of(exported.written, 'picture')} written below {visible(str(out_dir))}"]
     if exported.unchanged:
         counts.append(f"{exported.unchanged} unchanged")
     if exported.pruned:

@@ -8,6 +8,7 @@ import click
 
 from flows.terminal import options
 from flows.terminal.listening import Terminal
+from flows.terminal.printing import number_of
 from flows.terminal.progress import tiles
 from pipeline.jobs.listener import JobListener
 
@@ -29,13 +30,15 @@ class JobTerminal(Terminal, JobListener):
     def replaces(self, items: int) -> None:
         """Warn that pixels will be replaced."""
         click.echo(
-            f"{items} pictures were made from another model, spec or content, and are recomputed",
+            f"will recompute {number_of(items, 'picture')}: model, spec or content changed",
             err=True,
         )
 
     def reruns(self, units: int, items: int) -> None:
         """Say what a rerun will compute."""
-        click.echo(f"{units} tiles of {items} items to compute again", err=True)
+        click.echo(
+            f"{number_of(units, 'tile')} of {number_of(items, 'item')} to compute again", err=True
+        )
 
 
 class CommandTerminal(JobTerminal):

@@ -9,7 +9,7 @@ import click
 
 from flows.terminal import options
 from flows.terminal.failures import SHOWN, print_failures
-from flows.terminal.printing import visible
+from flows.terminal.printing import number_of, visible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,7 +78,7 @@ def print_counts(status: JobStatus, *, computed_units: int = 0) -> None:
         if counts:
             click.echo(f"{name:6} {counts}")
     if computed_units:
-        click.echo(f"{computed_units} tiles computed in this run")
+        click.echo(f"{number_of(computed_units, 'tile')} computed in this run")
 
 
 def print_what_is_wrong(
@@ -98,8 +98,8 @@ def print_what_is_wrong(
 
 def print_notes(notes: Sequence[Note], lister: str) -> None:
     """Print how many notes there are, and what lists them."""
-    items = len({note.item for note in notes})
-    line = f"notes on what was not kept: {len(notes)}, on {items} items; {lister} lists them"
+    items = number_of(len({note.item for note in notes}), "item")
+    line = f"not kept: {number_of(len(notes), 'note')} on {items}; {lister} lists them"
     click.echo(visible(line), err=True)
 
 

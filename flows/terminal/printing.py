@@ -161,3 +161,8 @@ def _is_utf8(stream: TextIO | None) -> bool:
         return stream is not None and codecs.lookup(stream.encoding).name in ("utf-8", "utf-8-sig")
     except (LookupError, TypeError):
         return False
+
+
+def number_of(count: int, noun: str) -> str:
+    """Return a count with its noun: 1 picture, 2 pictures."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"

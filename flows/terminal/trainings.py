@@ -9,7 +9,7 @@ import click
 from flows.terminal.datasets import result_text as prepared_text
 from flows.terminal.datasets import show_failures
 from flows.terminal.listening import Terminal
-from flows.terminal.printing import visible
+from flows.terminal.printing import number_of, visible
 from pipeline.training.run import TrainListener
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def result_text(result: TrainResult) -> str:
         "LR": ", ".join(result.lr_versions),
     }
     if result.rejected is not None:
-        shown["rejected"] = f"{result.rejected} pictures"
+        shown["rejected"] = number_of(result.rejected, "picture")
     return "\n".join(f"{key:18} {visible(str(value))}" for key, value in shown.items())
 
 

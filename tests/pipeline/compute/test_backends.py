@@ -513,9 +513,7 @@ def test_a_rerun_takes_another_backend_for_all_tiles_or_for_none(
     assert backend_of_job() == "openvino"
     said = upres("rerun", job, "--stale", "--backend", "torch", *cluster, "--json")
     assert (said.code, said.document["computed_units"]) == (0, 4)
-    assert (
-        "1 pictures were made from another model, spec or content, and are recomputed" in said.err
-    )
+    assert "will recompute 1 picture: model, spec or content changed" in said.err
     assert backend_of_job() == "torch"
     # It is remembered, as is that of an upscaling.
     again = upres("rerun", job, "--stale", *cluster, "--json")

@@ -186,7 +186,7 @@ def test_settings_of_dask_that_make_no_sense_change_nothing(tmp_path: Path) -> N
         DASK_TEMPORARY_DIRECTORY="/proc/nowhere",
         DASK_DISTRIBUTED__COMM__TLS__CIPHERS="NONE-OF-THEM",
     )
-    assert (done.returncode, "1 tiles computed" in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "1 tile computed" in done.stdout) == (0, True), done.stderr
     assert "Traceback" not in done.stderr
 
 

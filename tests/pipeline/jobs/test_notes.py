@@ -85,7 +85,7 @@ def test_notes_are_in_status_json_and_report_and_change_no_exit_code(
     assert listed.code == 0
     lines = [re.sub(r" +", " ", line).strip() for line in listed.out.splitlines()]
     assert lines[:3] == ["done 4/4 moving.jpg", f"ingest: {NOTE}", f"export: {expected[1]['note']}"]
-    hint = f"notes on what was not kept: 3, on 2 items; `upres status {job} --items`"
+    hint = f"not kept: 3 notes on 2 items; `upres status {job} --items`"
     assert hint in listed.err
     assert upres("status", job, "--json").document["notes"] == expected
     again = upres("export", job, out, "--format", "tiff", *cluster, "--json")
