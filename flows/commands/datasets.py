@@ -40,13 +40,11 @@ if TYPE_CHECKING:
     "--preview", is_flag=True, help="Only draw a contact sheet beside DATASET; prepare nothing."
 )
 @click.option(
-    "--prune", is_flag=True, help="Take out the patches of pictures that are gone from SRC."
+    "--prune", is_flag=True, help="Remove the patches of pictures that are gone from SRC."
 )
-@click.option("--check", is_flag=True, help="Read back what is there; rebuild what is damaged.")
+@click.option("--check", is_flag=True, help="Read every patch back, and rebuild what is damaged.")
 @options.names_option
-@click.option(
-    "--unchecked", is_flag=True, help="Take LR files of --lr even where they show something else."
-)
+@click.option("--unchecked", is_flag=True, help="Accept LR files of --lr that show something else.")
 @options.limit_option
 @options.cluster_options
 @options.json_option
@@ -70,9 +68,9 @@ def prepare(
 ) -> None:
     """Prepare a dataset of training patches.
 
-    SRC is a picture, folder, glob, .zip, .tar or an archive that `upres ingest` made. DATASET, a
-    Zarr group, is created or continued: what is there already is not made again. What became of
-    each picture is kept beside it, in DATASET.ledger.sqlite.
+    SRC is a picture, folder, glob, .zip, .tar, or an archive made by `upres ingest`. DATASET, a
+    Zarr group, is created or continued: finished patches are not made again. DATASET.ledger.sqlite
+    records what became of each picture.
     """
     from pipeline.compute.cluster import ClusterSettings
     from pipeline.dataset.request import PrepareRequest

@@ -14,9 +14,9 @@ from flows.terminal import options
 @options.json_option
 @options.reported
 def models(name: str | None, as_json: bool) -> None:
-    """List the models, or tell all of one.
+    """List the models, or show everything about one.
 
-    Some come with their weights; the others are recipes that `upres train` trains.
+    Some come with weights. The others are recipes that `upres train` trains.
     """
     from flows.terminal.model_table import model_sheet, model_table
     from pipeline.training import catalogue

@@ -24,30 +24,38 @@ if TYPE_CHECKING:
     help="What to train, and how.  [with --resume: as it was begun]",
 )
 @click.option(
-    "--out", "out_dir", required=True, type=click.Path(path_type=Path), help="Where it is left."
+    "--out",
+    "out_dir",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the results.",
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
 )
 @options.features_option
 @click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda[:N]", help="To train on."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda[:N]",
+    help="Device to train on.",
 )
 @click.option(
     "--readers",
     type=click.IntRange(min=0),
     default=1,
     show_default=True,
-    help="Processes that read patches, where these do not fit into memory.",
+    help="Processes that read patches which do not fit into memory.",
 )
 @click.option(
     "--memory",
     type=click.Choice(["auto", "disk", "ram", "gpu"]),
     default="auto",
     show_default=True,
-    help="Where patches are kept; auto is the fastest that they fit.",
+    help="Where patches are kept; auto is the fastest place that holds them.",
 )
-@click.option("--resume", is_flag=True, help="Go on exactly where the training in DIR stopped.")
+@click.option("--resume", is_flag=True, help="Continue exactly where the training in DIR stopped.")
 @options.json_option
 @options.reported_with(again="the same command, with --resume if a step was made,")
 def train(
@@ -64,11 +72,11 @@ def train(
 ) -> None:
     """Train a network by a recipe.
 
-    DATASET is what `upres prepare` made; pictures (SRC) are prepared by the recipe first, into
-    DIR/patches, and --set prepare.KEY=VALUE says how. Under torchrun several processes share one
+    DATASET was made by `upres prepare`. Pictures (SRC) are first prepared by the recipe, into
+    DIR/patches; --set prepare.KEY=VALUE changes how. Under torchrun, several processes share one
     training.
 
-    Leaves in --out: best.safetensors and last.safetensors (models that --model takes),
+    Written to --out: best.safetensors and last.safetensors (models that --model takes),
     checkpoints/, metrics.csv, curves.png, samples/, events/ for TensorBoard, recipe.toml as
     resolved, and state.safetensors for --resume.
     """

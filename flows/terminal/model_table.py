@@ -24,9 +24,9 @@ _WIDTHS = (21, 9, 6, 6, 10, 11, 16, 7, 7, 27)
 _SHORT = {SHIPPED: "shipped", RECIPE: "train it", NONE_NEEDED: "-"}
 
 _LEGEND = """
-reach: LR px around its own place that an output pixel depends on. Set14: PSNR-Y in dB, and LPIPS.
-train it: no weights are shipped; `upres models NAME` tells the command that trains them. Those for
-faces are never shipped, as the terms of research pictures of faces do not allow it."""
+reach: how far a network looks, in LR px. Set14: PSNR-Y in dB, and LPIPS. train it: no weights are
+shipped; `upres models NAME` shows the command that trains them. Weights for faces are never
+shipped, because the terms of research pictures of faces do not allow it."""
 
 
 def model_table(entries: Iterable[ModelEntry]) -> str:

@@ -84,8 +84,8 @@ def check_alike(hr: Pixels, lr: Pixels, *, scale: int, name: str) -> None:
         rms = _rms(hr, lr, scale=scale)
         raise PictureError(
             f"{name} looks {fault}: it differs from the reduced HR picture by {rms:.1f} levels "
-            "rms, expected the same picture at the same place and in the same colours; mend the "
-            "pair, or take it as it is with --unchecked"
+            "rms, expected the same picture at the same place and in the same colours; fix the "
+            "pair, or accept it with --unchecked"
         )
 
 

@@ -115,8 +115,8 @@ def open_ledgers(dataset: Dataset) -> Iterator[Ledgers]:
         foreign = foreign_chunks(dataset, chunks)
         if foreign:
             raise LedgerError(
-                f"{path} tells of {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it "
-                "is that of another dataset; run `upres prepare` again, which repairs it"
+                f"{path} lists {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it "
+                "belongs to another dataset; run `upres prepare` again, which repairs it"
             )
         yield Ledgers(pictures=pictures, chunks=chunks)
 

@@ -403,7 +403,7 @@ def test_a_ledger_of_another_dataset_is_named_until_it_is_mended(
     for command in ("status", "report"):
         said = upres(command, tmp_path / "set")
         assert said.code == 1
-        assert "tells of chunk 1, but" in said.err
+        assert "lists chunk 1, but" in said.err
         assert "run `upres prepare` again" in said.err
     said = prepare(alone, tmp_path / "set", "--set", "split={}")
     assert said.document["units"] == {"done": 1, "failed": 0, "pending": 0}

@@ -1,0 +1,65 @@
+"""The worked examples of CONTRIBUTING.md, written where they say, do what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = re.compile(r"^ *```python\n( *# (\S+)\n.*?)^ *```$", re.DOTALL | re.MULTILINE)
+
+USE = """
+import numpy as np, torch
+from flows.commands.tiny import runs
+from models import registry
+from models.spec import ModelSpec
+from pipeline.degradation.apply import degrade_patches
+from pipeline.degradation.chain import Degradation
+from pipeline.pictures.codecs.ppm import read_ppm, write_ppm
+from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.picture import Picture
+
+spec = ModelSpec(name="tiny", architecture="tiny", scale=3, channels=3)
+assert registry.build(spec)(torch.zeros(2, 3, 5, 7)).shape == (2, 3, 15, 21)
+
+steps = [{"op": "resize"}, {"op": "fade", "strength": 0.5}]
+chain = Degradation.from_table({"name": "faded", "steps": steps}, scale=2)
+hr = np.full((1, 3, 8, 8), 55, np.uint8)
+assert (degrade_patches(hr, np.array([1]), chain, scale=2) == 155).all()
+
+pixels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+picture = Picture(pixels=pixels, metadata=Metadata(format="ppm", mode="RGB"))
+assert (read_ppm(write_ppm(picture, 90), 10**6)[0] == pixels).all()
+
+assert runs.name == "runs"
+"""
+
+
+def test_the_examples_written_where_they_say_are_found_and_do_what_they_say(tmp_path: Path) -> None:
+    for package in ("models", "pipeline", "flows"):
+        unused = shutil.ignore_patterns("weights", "photos", "__pycache__")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=unused)
+    examples = EXAMPLE.findall((ROOT / "CONTRIBUTING.md").read_text())
+    for text, path in examples:
+        (tmp_path / path).write_text(textwrap.dedent(text))
+    assert len(examples) == 4
+    done = subprocess.run(
+        [sys.executable, "-c", USE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    check = [sys.executable, "-m", "ruff", "check", *(path for _, path in examples)]
+    config = ["--config", str(ROOT / "pyproject.toml")]
+    done = subprocess.run(
+        [*check, *config], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
