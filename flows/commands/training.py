@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     "out_dir",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder for the results.",
+    help="Result folder.",
 )
 @click.option(
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     default="auto",
     show_default=True,
     metavar="auto|cpu|cuda[:N]",
-    help="Device to train on.",
+    help="Training device.",
 )
 @click.option(
     "--readers",
