@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.storage.archive
@@ -26,6 +26,7 @@ from pipeline.jobs.adopt import adopt_archive
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout, StoredImage
 from pipeline.storage.ledger import FILE_NAME, INGESTED, REJECTED, VANISHED, ItemRow, Ledger
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,7 +111,7 @@ def test_a_damaged_item_is_told_and_can_be_removed_or_made_anew(
     assert list(again.items()) == ["whole.png"]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data())
 def test_no_damage_to_metadata_is_anything_but_an_archive_error(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:

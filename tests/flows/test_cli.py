@@ -360,6 +360,7 @@ def test_report_says_where_it_is(
     assert upres("report", job).out.strip() == said.document["report"]
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_prints_json_on_stdout_and_progress_on_stderr(
     source: Path, job: Path
 ) -> None:

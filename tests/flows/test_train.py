@@ -92,9 +92,10 @@ def test_a_recipe_trains_from_pictures_stops_and_goes_on(
 
 
 def test_a_dataset_of_another_scale_is_refused_in_one_line(
-    pictures: Path, tmp_path: Path, upres: Command
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
 ) -> None:
-    prepared = upres("prepare", pictures, tmp_path / "set", "--recipe", "srgan-faces-128")
+    words = ("--recipe", "srgan-faces-128", "--set", "count=2", *cluster)
+    prepared = upres("prepare", pictures, tmp_path / "set", *words)
     assert prepared.code == 3
     said = upres("train", tmp_path / "set", "--recipe", "srcnn-x4", "--out", tmp_path / "out")
     assert said.code == 2

@@ -24,6 +24,7 @@ from models.checkpoint import SPEC_KEY, load, load_file, to_bytes
 from models.spec import ModelSpec
 
 SPEC = ModelSpec(name="tiny", architecture="span", scale=2, channels=3, arguments={"features": 4})
+from tests.examples import examples
 
 
 def weights(spec: ModelSpec = SPEC) -> dict[str, Tensor]:
@@ -92,7 +93,7 @@ def test_another_weight_or_another_spec_is_another_sha256(tmp_path: Path) -> Non
     assert len(found) == 3
 
 
-@settings(deadline=None)
+@examples()
 @given(
     st.text(st.characters(exclude_categories=["Cs"])),
     st.dictionaries(st.text(max_size=5), st.integers() | st.floats(allow_nan=False)),

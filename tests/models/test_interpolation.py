@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -27,6 +27,7 @@ from models.interpolation import (
     taps,
 )
 from pipeline.geometry import TileGrid
+from tests.examples import examples
 
 METHODS = sorted(KERNELS)
 SCALES = [2, 3, 4]
@@ -102,7 +103,7 @@ def tiled(model: nn.Module, x: Tensor, *, scale: int, tile_px: int, halo_px: int
     return out
 
 
-@settings(deadline=None)
+@examples()
 @given(
     method=st.sampled_from(METHODS),
     centre=st.floats(-0.5, 0.5),
@@ -114,7 +115,7 @@ def test_the_weights_of_every_phase_sum_to_one(method: str, centre: float, stret
     assert sum(weights.values()) == pytest.approx(1.0, abs=1e-12)
 
 
-@settings(deadline=None)
+@examples()
 @given(method=st.sampled_from(METHODS), centre=st.floats(-0.5, 0.5))
 def test_no_weight_lies_beyond_half_the_kernel(method: str, centre: float) -> None:
     kernel, half_width = KERNELS[method]
@@ -122,7 +123,7 @@ def test_no_weight_lies_beyond_half_the_kernel(method: str, centre: float) -> No
     assert all(abs(offset - centre) <= half_width for offset in weights)
 
 
-@settings(deadline=None)
+@examples()
 @given(x=st.floats(-3, 3))
 def test_keys_kernel_sums_to_one_before_any_normalisation(x: float) -> None:
     assert sum(cubic(x - o) for o in range(-6, 7)) == pytest.approx(1.0, abs=1e-12)
@@ -137,7 +138,7 @@ def test_a_kernel_is_one_at_its_centre_and_zero_at_every_other_pixel(method: str
         assert kernel(-float(x)) == pytest.approx(0.0, abs=1e-15)
 
 
-@settings(deadline=None)
+@examples()
 @given(n=st.integers(1, 6), before=st.integers(0, 20), after=st.integers(0, 20))
 def test_the_mirror_repeats_the_edge_pixel_however_far_it_reaches(
     n: int, before: int, after: int
@@ -146,7 +147,7 @@ def test_the_mirror_repeats_the_edge_pixel_however_far_it_reaches(
     np.testing.assert_array_equal(mirror(torch.arange(n), dim=0, before=before, after=after), want)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     method=st.sampled_from(METHODS),
     scale=st.sampled_from(SCALES),
@@ -162,7 +163,7 @@ def test_enlarging_equals_the_dense_matrices_of_imresize(
     np.testing.assert_allclose(got, imresize(x, factor=scale, method=method), atol=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     method=st.sampled_from(METHODS),
     scale=st.sampled_from(SCALES),
@@ -195,7 +196,7 @@ def imresize_to(x: Tensor, size: tuple[int, int], *, method: str, antialias: boo
 LENGTHS = st.integers(1, 23)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     # At any size, a pixel may lie on the box's border to the last bit: either side is right.
     method=st.sampled_from(["bicubic", "bilinear", "lanczos"]),
@@ -268,7 +269,7 @@ def test_reducing_refuses_sides_that_the_scale_does_not_divide(shape: tuple[int,
 
 
 @pytest.mark.parametrize(("model", "scale", "reach"), MODELS)
-@settings(max_examples=12, deadline=None)
+@examples(12)
 @given(
     height=st.integers(1, 23),
     width=st.integers(1, 23),

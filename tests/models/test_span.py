@@ -124,6 +124,7 @@ def test_tiles_are_the_whole_picture_bit_for_bit_when_the_halo_covers_the_reach(
     assert np.array_equal(tiled, run.enlarge(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2, 3], indirect=True)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_tiles_are_the_whole_picture_on_several_threads_too(precision: str) -> None:

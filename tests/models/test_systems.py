@@ -157,6 +157,7 @@ def test_a_bounded_network_stays_in_its_range(architecture: str, precision: str)
     assert 0.8 < float(y.max()) <= 1
 
 
+@pytest.mark.slow
 def test_a_dcgan_learns_a_picture_by_heart() -> None:
     torch.manual_seed(1)
     network = BUILDERS["dcgan"](scale=4, channels=3, features=16)
@@ -270,6 +271,7 @@ def test_tiles_are_the_whole_picture_bit_for_bit_when_the_halo_covers_the_reach(
             assert np.array_equal(tiled, run.enlarge(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", [2], indirect=True)
 @pytest.mark.parametrize("system", [SYSTEMS[0], SYSTEMS[5]])
 def test_tiles_are_the_whole_picture_on_several_threads_too(system: System) -> None:

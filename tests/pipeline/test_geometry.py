@@ -6,10 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipeline.geometry import Rect, Span, TileGrid, cuts
+from tests.examples import examples
 
 LENGTH = 60
 ALL = Span(0, LENGTH)
@@ -36,7 +37,7 @@ def grids(draw: st.DrawFn) -> TileGrid:
     )
 
 
-@settings(deadline=None)
+@examples()
 @given(grids())
 def test_tiles_cover_every_pixel_exactly_once(grid: TileGrid) -> None:
     seen = np.zeros((1, grid.height, grid.width), dtype=int)
@@ -46,7 +47,7 @@ def test_tiles_cover_every_pixel_exactly_once(grid: TileGrid) -> None:
     assert len(list(grid)) == len(grid) == grid.shape[0] * grid.shape[1]
 
 
-@settings(deadline=None)
+@examples()
 @given(grids())
 def test_all_but_the_last_tiles_of_a_row_and_column_are_full_squares(grid: TileGrid) -> None:
     rows, cols = grid.shape
@@ -60,7 +61,7 @@ def test_all_but_the_last_tiles_of_a_row_and_column_are_full_squares(grid: TileG
             assert len(core.cols) == grid.tile_px
 
 
-@settings(deadline=None)
+@examples()
 @given(grids())
 def test_a_window_holds_its_core_and_halo_and_nothing_outside_the_picture(grid: TileGrid) -> None:
     for tile in grid:
@@ -73,7 +74,7 @@ def test_a_window_holds_its_core_and_halo_and_nothing_outside_the_picture(grid: 
             assert outer.stop == min(limit, inner.stop + grid.halo_px)
 
 
-@settings(deadline=None)
+@examples()
 @given(grids(), scales)
 def test_the_enlarged_core_lies_in_the_enlarged_window_where_within_says(
     grid: TileGrid, scale: int
@@ -87,7 +88,7 @@ def test_the_enlarged_core_lies_in_the_enlarged_window_where_within_says(
         assert np.array_equal(out[inside], sr[core.scaled(scale).index])
 
 
-@settings(deadline=None)
+@examples()
 @given(st.data())
 def test_a_range_within_another_names_the_same_pixels(data: st.DataObject) -> None:
     x = np.arange(LENGTH)
@@ -96,7 +97,7 @@ def test_a_range_within_another_names_the_same_pixels(data: st.DataObject) -> No
     assert np.array_equal(x[outer.index][inner.within(outer)], x[inner.index])
 
 
-@settings(deadline=None)
+@examples()
 @given(spans(), spans())
 def test_a_range_that_sticks_out_is_refused_with_both_ranges_in_the_message(
     inner: Span, outer: Span
@@ -106,14 +107,14 @@ def test_a_range_that_sticks_out_is_refused_with_both_ranges_in_the_message(
         inner.within(outer)
 
 
-@settings(deadline=None)
+@examples()
 @given(rects(), scales)
 def test_reducing_undoes_scaling(rect: Rect, scale: int) -> None:
     assert rect.scaled(scale).reduced(scale) == rect
     assert rect.scaled(scale).pixels == rect.pixels * scale**2
 
 
-@settings(deadline=None)
+@examples()
 @given(spans(), scales)
 def test_the_reduced_range_is_the_smallest_that_covers_when_enlarged(
     span: Span, scale: int
@@ -122,7 +123,7 @@ def test_the_reduced_range_is_the_smallest_that_covers_when_enlarged(
     assert set(range(LENGTH)[span.reduced(scale).index]) == covering
 
 
-@settings(deadline=None)
+@examples()
 @given(rects(), rects())
 def test_two_rectangles_meet_in_exactly_their_common_pixels(a: Rect, b: Rect) -> None:
     both = np.zeros((2, LENGTH, LENGTH), dtype=bool)
@@ -136,7 +137,7 @@ def test_two_rectangles_meet_in_exactly_their_common_pixels(a: Rect, b: Rect) ->
     assert met == b.meet(a)
 
 
-@settings(deadline=None)
+@examples()
 @given(grids(), st.integers(0, 70), st.data())
 def test_a_grown_rectangle_stays_inside_its_limit(
     grid: TileGrid, halo: int, data: st.DataObject
@@ -151,7 +152,7 @@ def test_a_grown_rectangle_stays_inside_its_limit(
     assert grown == rect.grown_within(halo, whole)
 
 
-@settings(deadline=None)
+@examples()
 @given(rects())
 def test_the_halves_of_a_rectangle_make_it_up(rect: Rect) -> None:
     assume(rect.pixels > 1)
@@ -163,7 +164,7 @@ def test_the_halves_of_a_rectangle_make_it_up(rect: Rect) -> None:
         assert half.meet(rect) == half
 
 
-@settings(deadline=None)
+@examples()
 @given(sides, st.integers(1, LENGTH + 5))
 def test_cuts_put_a_length_together_again(length: int, step: int) -> None:
     pieces = cuts(length, step)
@@ -193,7 +194,7 @@ def test_a_grid_that_cannot_be_names_its_values(
         TileGrid(*values)
 
 
-@settings(deadline=None)
+@examples()
 @given(grids())
 def test_a_tile_that_does_not_exist_is_refused(grid: TileGrid) -> None:
     for tile in (-1, len(grid)):

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import RecipeError
@@ -18,6 +18,7 @@ from pipeline.recipes.files import RECIPES_DIR, read_recipe, recipe_names
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.training import TrainRecipe, load_recipe
 from pipeline.tables import idle_values
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def test_a_shipped_recipe_loads_and_is_named_after_its_file(name: str) -> None:
     assert load_recipe(name).name == name
 
 
-@settings(deadline=None)
+@examples()
 @given(text, text, st.dictionaries(text, values, max_size=3), st.floats(1e-12, 1e3))
 def test_a_recipe_is_read_back_as_it_was_written(
     name: str, architecture: str, arguments: dict[str, Any], rate: float
@@ -279,7 +280,7 @@ def test_a_recipe_is_never_changed_by_loading_it_with_settings() -> None:
 # --- the learning rate ---------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@examples()
 @given(st.integers(1, 3000), st.floats(0, 1), st.floats(0, 1), st.floats(1e-6, 1))
 def test_the_rate_is_above_zero_at_every_step_and_never_above_its_peak(
     steps: int, warmup: float, share: float, rate: float

@@ -189,6 +189,7 @@ def test_openvino_in_fp32_is_torch_in_fp32_within_one_level(photo: TakePhoto) ->
     assert (found != wanted).mean() < 0.001
 
 
+@pytest.mark.slow
 def test_two_workers_write_what_one_writes(
     tmp_path: Path,
     photo: TakePhoto,
@@ -270,6 +271,7 @@ print(np.array_equal(run.enlarge(small), before))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 @pytest.mark.parametrize("count", [1, 2])
 def test_memory_that_runs_out_in_openvino_is_told_and_the_next_window_is_sound(count: int) -> None:
@@ -347,6 +349,7 @@ print(sorted(n for n, m in sys.modules.items() if n.startswith("openvino_telemet
 """
 
 
+@pytest.mark.slow
 def test_openvino_tells_nobody_and_writes_and_prints_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _QUIET],
@@ -381,6 +384,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="has no such signals")
 def test_a_process_that_gave_up_networks_survives_a_signal() -> None:
     done = subprocess.run(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.hashes import SeenHashes
+from tests.examples import examples
 
 BITS = range(17)
 ALL = 2**64 - 1
@@ -47,7 +48,7 @@ def neighbours(draw: st.DrawFn) -> list[int]:
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.integers(0, 16), neighbours(), neighbours())
 def test_the_lookup_equals_comparing_with_all(bits: int, before: list[int], new: list[int]) -> None:
     fast, slow = SeenHashes(bits), Slow(bits)

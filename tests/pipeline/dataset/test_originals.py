@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,6 +23,7 @@ from pipeline.jobs.ingest import run_ingest
 from pipeline.recipes.preparing import PrepareRecipe
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import Ledger
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -405,7 +406,7 @@ def test_an_original_of_neither_is_refused(tmp_path: Path) -> None:
 # --- pixels ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.integers(0, 65535), min_size=1, max_size=50))
 def test_16_bits_are_rounded_to_the_nearest_of_8(values: list[int]) -> None:
     pixels = np.array(values, dtype=np.uint16).reshape(1, 1, -1)

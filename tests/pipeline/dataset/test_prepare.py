@@ -117,6 +117,7 @@ def test_a_picture_is_all_in_one_split(pictures: Path, tmp_path: Path, prepare: 
         assert len({splits[row] for row, *_ in patches}) == 1
 
 
+@pytest.mark.slow
 def test_the_same_bytes_with_one_worker_and_with_three_and_from_an_archive_of_them(
     pictures: Path, tmp_path: Path, upres: Command, recipe: Path, digest: Digest
 ) -> None:

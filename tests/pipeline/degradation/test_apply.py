@@ -7,13 +7,14 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
 from pipeline.degradation.apply import crop_to_multiple, degrade_bicubic
 from pipeline.errors import PictureError
+from tests.examples import examples
 
 SIDES = st.integers(1, 40)
 SCALES = st.sampled_from([2, 3, 4])
@@ -60,7 +61,7 @@ def camera() -> np.ndarray:
     return data.camera()[None]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(height=SIDES, width=SIDES, scale=SCALES, extreme=st.booleans())
 def test_uint8_is_matlabs_reduction_rounded_to_the_nearest(
     height: int, width: int, scale: int, extreme: bool
@@ -73,7 +74,7 @@ def test_uint8_is_matlabs_reduction_rounded_to_the_nearest(
     assert np.abs(lr - exact).max() <= 0.5 + 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(height=SIDES, width=SIDES, scale=SCALES)
 def test_rounding_between_the_passes_moves_no_pixel_by_more_than_one_level_without_overshoot(
     height: int, width: int, scale: int
@@ -111,7 +112,7 @@ def test_leaving_out_the_antialiasing_would_be_seen() -> None:
     assert np.abs(degrade_bicubic(hr, 4) - without).max() > 20
 
 
-@settings(deadline=None)
+@examples()
 @given(value=st.integers(0, 255), scale=SCALES)
 def test_a_constant_picture_stays_constant(value: int, scale: int) -> None:
     lr = degrade_bicubic(np.full((3, 13, 17), value, dtype=np.uint8), scale)
@@ -132,7 +133,7 @@ def test_halves_are_rounded_up() -> None:
     assert degrade_bicubic(hr, 4).item() == 1
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(height=st.integers(4, 40), width=st.integers(4, 40), scale=st.sampled_from([2, 4]))
 def test_a_mirrored_picture_gives_the_mirrored_reduction(
     height: int, width: int, scale: int
@@ -172,7 +173,7 @@ def test_other_dtypes_are_refused(dtype: type) -> None:
         degrade_bicubic(np.zeros((1, 8, 8), dtype=dtype), 2)
 
 
-@settings(deadline=None)
+@examples()
 @given(height=SIDES, width=SIDES, scale=SCALES)
 def test_the_crop_is_the_largest_multiple_at_the_top_left(
     height: int, width: int, scale: int

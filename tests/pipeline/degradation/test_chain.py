@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.degradation.chain import Degradation
@@ -14,6 +14,7 @@ from pipeline.degradation.steps.choice import Choice, Option
 from pipeline.degradation.steps.noise import Noise
 from pipeline.degradation.steps.resize import Resize
 from pipeline.errors import RecipeError
+from tests.examples import examples
 
 NAMES = sorted(PRESETS)
 RESIZE = {"op": "resize"}
@@ -148,7 +149,7 @@ def test_only_chains_that_always_end_at_the_target_are_accepted(
             chain(*steps, scale=scale)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(low=st.floats(0, 100), width=st.floats(0, 100), seed=st.integers(0, 2**63 - 1))
 def test_numbers_are_drawn_within_their_range(low: float, width: float, seed: int) -> None:
     degradation = Degradation(name="x", steps=(Noise(sigma=Uniform(low, low + width)),))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data, filters
 
@@ -13,6 +13,7 @@ from pipeline.degradation.convolution import convolve, fast_length
 from pipeline.degradation.steps.blur import shaped
 from pipeline.degradation.steps.motion import line
 from pipeline.degradation.steps.sinc import circular_sinc
+from tests.examples import examples
 
 
 def values(**given_values: float) -> dict[str, np.ndarray]:
@@ -29,7 +30,7 @@ def moments(kernel: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "generalized", "plateau"])
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     sigma=st.floats(0.2, 5),
     sigma_y=st.floats(0.2, 5),
@@ -89,7 +90,7 @@ def test_a_sinc_passes_what_is_below_its_cutoff_and_stops_what_is_above(cutoff: 
     np.testing.assert_allclose(response[radius > cutoff + 0.1], 0, atol=0.15)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(length=st.floats(0, 30), angle=st.floats(-180, 180))
 def test_motion_sums_to_one_and_lies_along_its_angle(length: float, angle: float) -> None:
     kernel = line(np.array([length]), np.array([angle]))[0]
@@ -110,7 +111,7 @@ def test_motion_of_no_length_changes_nothing() -> None:
     np.testing.assert_allclose(convolve(x, still), x, atol=1e-12)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(rows=st.integers(1, 20), cols=st.integers(1, 20), half=st.integers(0, 15))
 def test_convolution_is_the_sum_over_the_mirrored_picture(rows: int, cols: int, half: int) -> None:
     rng = np.random.default_rng([rows, cols, half])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
 
@@ -19,6 +19,7 @@ from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
 from pipeline.errors import PictureError, RecipeError
 from pipeline.pictures.codecs.lossy import recompress
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,7 +102,7 @@ def test_every_preset_works_at_every_scale(name: str, scale: int, channels: int)
     assert lr.shape == (3, channels, 24 // scale, 12 // scale)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     rows=st.integers(1, 12),
     cols=st.integers(1, 12),

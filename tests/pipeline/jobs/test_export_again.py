@@ -462,8 +462,15 @@ KILLS = [
 
 
 @pytest.mark.parametrize("kill", KILLS, ids=lambda kill: kill.__name__)
-@pytest.mark.parametrize("then", ["the same", "another model"])
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (True, "another model"),
+        (False, "the same"),
+        pytest.param(True, "the same", marks=pytest.mark.slow),
+        pytest.param(False, "another model", marks=pytest.mark.slow),
+    ],
+)
 def test_an_export_that_was_killed_is_continued_without_overwriting(
     kill: Any, then: str, first: bool, job: Job, source: Path, out: Path, upscale: Upscale,
     export: Export, monkeypatch: pytest.MonkeyPatch,

@@ -98,19 +98,21 @@ def flip_bytes(path: Path) -> None:
 # The pixels
 
 
+KINDS = [
+    (3, "uint8"), (1, "uint8"), (2, "uint8"), (4, "uint8"), (3, "uint16"), (4, "uint16"),
+    (1, "float32"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("channels", "dtype"),
+    ("model", "channels", "dtype"),
     [
-        (3, "uint8"),
-        (1, "uint8"),
-        (2, "uint8"),
-        (4, "uint8"),
-        (3, "uint16"),
-        (4, "uint16"),
-        (1, "float32"),
+        *(("bicubic-x2", *kind) for kind in KINDS),
+        ("span-x4", 3, "uint8"),
+        ("span-x4", 2, "uint16"),
+        *(pytest.param("span-x4", *kind, marks=pytest.mark.slow) for kind in KINDS[1:]),
     ],
 )
-@pytest.mark.parametrize("model", ["bicubic-x2", "span-x4"])
 def test_the_archive_holds_bit_for_bit_what_the_untiled_picture_gives(
     model: str,
     channels: int,

@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.pictures.exif import copyright_of
+from tests.examples import examples
 
 COPYRIGHT = 33432
 
@@ -76,7 +77,7 @@ def test_an_owner_that_lies_behind_the_end_is_none() -> None:
     assert copyright_of(exif((COPYRIGHT, b"Ann Example\0"))[:-6]) == ""
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08", b"II+\0\x08\0\0\0\x10"]),
     st.binary(max_size=80),
@@ -85,7 +86,7 @@ def test_any_bytes_have_an_owner_or_none(head: bytes, rest: bytes) -> None:
     assert isinstance(copyright_of(head + rest), str)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=4))
 def test_damaged_exif_has_an_owner_or_none(damage: list[tuple[int, int]]) -> None:
     data = bytearray(exif((271, b"Maker\0"), (COPYRIGHT, b"Ann Example\0")))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -18,6 +18,7 @@ from pipeline.pictures.exif_values import REMOVED, enlarged, resized, upright
 from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.picture import Picture
 from pipeline.pictures.travel import enlarged as enlarged_metadata
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -282,7 +283,7 @@ def test_the_place_of_a_turned_map_is_removed_and_noted() -> None:
     assert found[42113] == "-9999"
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=5))
 def test_damaged_exif_never_costs_a_picture(damage: list[tuple[int, int]]) -> None:
     data = bytearray(exif_of(thumbnail=small(), at_end=False))

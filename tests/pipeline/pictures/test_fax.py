@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, TiffImagePlugin
 
 from pipeline.errors import PictureError
 from pipeline.pictures.fax import GROUP_3, GROUP_4, HUFFMAN, decode_fax
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +55,7 @@ def blots(seed: int, rows: int, width: int) -> NDArray[np.bool_]:
     )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     seed=st.integers(0, 2**32),
     rows=st.integers(1, 12),

@@ -14,7 +14,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,6 +24,7 @@ from pipeline.pictures.formats import SUFFIXES
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.storage.atomic import replace_atomically
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -444,7 +445,7 @@ def test_every_truncation_is_refused_unless_nothing_is_missing(name: str) -> Non
             np.testing.assert_array_equal(met.pixels, whole)
 
 
-@settings(max_examples=250, deadline=None)
+@examples(250)
 @given(data=st.data())
 def test_damaged_bytes_give_a_picture_or_one_line_of_error(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(SAMPLES)))
@@ -468,7 +469,7 @@ def test_no_flipped_bit_of_a_png_goes_unnoticed(place: int, bit: int) -> None:
     exif=st.binary(max_size=120),
     head=st.sampled_from([b"", b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08"]),
 )
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_broken_exif_never_costs_a_picture(
     tmp_path_factory: pytest.TempPathFactory, exif: bytes, head: bytes
 ) -> None:

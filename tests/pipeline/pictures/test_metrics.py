@@ -8,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -27,6 +27,7 @@ from pipeline.pictures.metrics import (
     similarity,
     squared_error,
 )
+from tests.examples import examples
 
 
 def noisy(pixels: np.ndarray, *, seed: int = 0, sigma: float = 12.0) -> np.ndarray:
@@ -169,7 +170,7 @@ def test_arrays_of_two_shapes_are_refused() -> None:
         similarity(np.zeros((30, 40)), np.zeros((40, 30)), data_range=255)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(height=st.integers(11, 150), width=st.integers(11, 40), flat=st.booleans())
 def test_ssim_equals_that_of_scikit_image(height: int, width: int, flat: bool) -> None:
     sr, hr = (planes[0].astype(np.float64) for planes in random_pair(1, height, width))
@@ -207,7 +208,7 @@ def test_planes_of_11_px_hold_exactly_one_ssim_window() -> None:
     assert similarity(np.zeros((11, 11)), np.ones((11, 11)), data_range=255).count == 1
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(row=st.integers(0, 100), col=st.integers(0, 30))
 def test_the_ssim_of_a_window_is_the_same_bits_wherever_the_plane_ends(row: int, col: int) -> None:
     sr, hr = (planes[0] for planes in random_pair(1, 120, 48))
@@ -258,7 +259,7 @@ def test_a_core_outside_the_region_reads_nothing_and_scores_nothing() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     height=st.integers(1, 60),
     width=st.integers(1, 60),

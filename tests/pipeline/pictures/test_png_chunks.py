@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -17,6 +17,7 @@ from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.pictures.png_chunks import profile_chunk, text_chunk, text_of
+from tests.examples import examples
 from tests.pipeline.pictures.test_files import chunk, exif_with_orientation
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def test_a_profile_in_a_text_that_is_cut_off_stays_a_text(tmp_path: Path) -> Non
     assert chunk(*cut) in (tmp_path / "a.png").read_bytes()
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.text(max_size=30))
 def test_any_comment_becomes_a_text_that_reads_the_same(text: str) -> None:
     text = text.encode("utf-8", "replace").decode()

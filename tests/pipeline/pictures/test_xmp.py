@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.pictures import xmp
+from tests.examples import examples
 
 HEAD = (
     '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\n<x:xmpmeta xmlns:x="adobe:ns:meta/">'
@@ -210,7 +211,7 @@ def test_what_is_no_safe_xml_is_refused(broken: bytes) -> None:
         xmp.without_lost_parts(broken)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), max_size=3))
 def test_damaged_packets_are_read_or_refused(damage: list[tuple[int, int]]) -> None:
     data = bytearray(packet(NAMESPACES + DC + ' hdrgm:Version="1.0"', CONTAINER))

@@ -8,7 +8,7 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.splits import check_split
@@ -18,6 +18,7 @@ from pipeline.recipes.files import recipe_names
 from pipeline.recipes.preparing import EXTRACTIONS, PrepareRecipe, load_prepare_recipe
 from pipeline.recipes.training import load_recipe
 from pipeline.tables import pair
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +63,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 splits = st.dictionaries(texts, st.floats(0, 1) | st.integers(0, 99) | st.lists(texts), max_size=3)
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     name=texts,
     seed=st.integers(0, 2**63 - 1),

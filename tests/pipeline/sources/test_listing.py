@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError, UnreadableError, UnsupportedError
 from pipeline.sources.listing import SourceFile, list_source
 from pipeline.storage.archive import is_archive
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -216,7 +217,7 @@ def test_members_that_point_outside_are_listed_and_refuse_to_be_read(
     assert files["a.png"].read() == files["etc/a.png"].read() == b"good"
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(names=st.lists(st.text("ab.:/\\~é\n", min_size=1, max_size=12), min_size=1, max_size=4))
 def test_no_member_name_makes_an_id_that_leaves_its_folder(
     tmp_path_factory: pytest.TempPathFactory, names: list[str]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import zarr
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
@@ -22,6 +22,7 @@ from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.image import Layout, StoredImage
 from pipeline.storage.item_paths import clashing, item_of, item_path
 from pipeline.storage.zarr_metadata import DTYPES
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,7 +89,7 @@ def shards(folder: Path) -> dict[str, bytes]:
 # --- ids and paths -----------------------------------------------------------------------------
 
 
-@settings(deadline=None)
+@examples()
 @given(items)
 @example("x" * 240 + "..")
 @example("..\\../" + "é" * 255)
@@ -103,7 +104,7 @@ def test_an_item_is_found_again_from_its_path_and_never_leaves_the_archive(item:
         assert "\0" not in part
 
 
-@settings(deadline=None)
+@examples()
 @given(items, items)
 def test_two_items_never_share_a_path(first: str, second: str) -> None:
     assume(first != second)
@@ -121,7 +122,7 @@ def test_an_id_that_is_empty_or_no_text_is_refused(item: str) -> None:
         item_path(item)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.sets(items, min_size=1, max_size=4))
 def test_every_stored_item_is_listed_and_read_back_under_its_own_id(wanted: set[str]) -> None:
     assume(not any(a != b and b.startswith(f"{a}/") for a in wanted for b in wanted))
@@ -150,7 +151,7 @@ def test_an_item_inside_another_item_is_refused_and_destroys_neither(archive: Ar
     assert list(archive.items()) == ["a", "d/e"]
 
 
-@settings(deadline=None)
+@examples()
 @given(
     st.sets(
         st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=4)
@@ -180,13 +181,14 @@ def test_of_clashing_items_the_outermost_is_the_one_that_stays() -> None:
 # --- pixels ------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     st.sampled_from(DTYPES),
     st.integers(1, 5),
     st.integers(1, 70),
     st.integers(1, 70),
-    st.integers(1, 80),
+    # Every shard is brought to the disk: thousands of single pixels would take minutes.
+    st.integers(8, 80),
     st.data(),
 )
 def test_what_is_written_is_read(
@@ -433,7 +435,7 @@ def test_pixels_that_do_not_fit_are_refused_and_not_stretched(
 tile_sides = st.integers(16, 3000) | st.sampled_from([256, 512, 500, 1000, 521])
 
 
-@settings(deadline=None)
+@examples()
 @given(st.integers(1, 9000), st.integers(1, 9000), tile_sides, st.integers(1, 4))
 def test_shards_are_whole_chunks_and_cover_no_more_than_one_tile(
     height: int, width: int, tile_px: int, scale: int
@@ -445,7 +447,7 @@ def test_shards_are_whole_chunks_and_cover_no_more_than_one_tile(
         assert shard <= tile_px * scale
 
 
-@settings(deadline=None)
+@examples()
 @given(st.integers(1, 3000), st.integers(1, 3000), tile_sides, st.integers(1, 4))
 def test_every_tile_is_exactly_one_shard(height: int, width: int, tile_px: int, scale: int) -> None:
     grid = TileGrid(height, width, tile_px, 0)
@@ -462,7 +464,7 @@ def test_every_tile_is_exactly_one_shard(height: int, width: int, tile_px: int, 
     assert len(keys) == min(200, len(grid))
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(16, 64), st.integers(1, 4))
 def test_tiles_of_any_size_are_written_one_shard_each(
     height: int, width: int, tile_px: int, scale: int

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import LedgerError
@@ -26,6 +26,7 @@ from pipeline.storage.ledger import (
     ScoreRow,
     UnitRow,
 )
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,7 +108,7 @@ def test_items_are_sorted_and_chosen_by_state(ledger: Ledger) -> None:
 odd = st.text(st.characters(), max_size=8)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(odd.filter(lambda s: s.isprintable()), odd)
 def test_any_text_is_stored_and_changed_only_where_no_database_takes_it(
     item: str, message: str
@@ -152,7 +153,7 @@ def test_an_item_without_units_is_counted_too(ledger: Ledger) -> None:
     ]
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     st.lists(
         st.tuples(
@@ -178,6 +179,7 @@ def test_the_last_outcome_of_each_unit_is_the_one_that_counts(
     ledger.close()
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_units_are_counted_right(ledger: Ledger) -> None:
     per_item = 1000
     for i in range(100):

@@ -167,8 +167,18 @@ def interrupted(after: int) -> Callable[[int, int], None]:
     return tick
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, GAN], ids=["plain", "gan"])
-@pytest.mark.parametrize("killed_after", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("recipe", "killed_after"),
+    [
+        pytest.param(PLAIN, 3, id="plain-3"),
+        pytest.param(GAN, 3, id="gan-3"),
+        *(
+            pytest.param(recipe, after, id=f"{name}-{after}", marks=pytest.mark.slow)
+            for name, recipe in (("plain", PLAIN), ("gan", GAN))
+            for after in (1, 2, 5)
+        ),
+    ],
+)
 def test_a_training_that_was_killed_and_resumed_ends_with_the_same_bytes(
     killed_after: int, recipe: TrainRecipe, dataset: Dataset, tmp_path: Path
 ) -> None:

@@ -1,0 +1,15 @@
+"""How many examples a property is tried on: few where a person waits, all where a machine does."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+FEW = 25
+ALL = os.environ.get("UPRES_EXAMPLES") == "all"
+
+
+def examples(most: int = 100) -> settings:
+    """Return settings with at most so many examples, and no time limit for one."""
+    return settings(max_examples=most if ALL else min(most, FEW), deadline=None)
