@@ -16,6 +16,7 @@ from skimage import data
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -143,6 +144,21 @@ def cluster(client: Client) -> tuple[str, str]:
     from pipeline.compute.cluster import address_of
 
     return "--cluster", address_of(client)
+
+
+@pytest.fixture(scope="module")
+def shared_workers(client: Client) -> Iterator[None]:
+    """Let whatever would start workers of its own use the session's: a start takes seconds."""
+    from pipeline.compute import cluster
+
+    address = cluster.address_of(client)
+
+    def connect(_settings: cluster.ClusterSettings) -> AbstractContextManager[Client]:
+        return cluster.connect(cluster.ClusterSettings(address=address))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cluster, "_local", connect)
+        yield
 
 
 @pytest.fixture(scope="session")

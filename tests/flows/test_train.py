@@ -32,6 +32,9 @@ TRAINING = [
 ]
 
 
+pytestmark = pytest.mark.usefixtures("shared_workers")
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: SavePicture) -> Path:
     folder = tmp_path_factory.mktemp("train") / "pictures"

@@ -22,9 +22,9 @@ from torch import Tensor
 from models import registry
 from models.checkpoint import SPEC_KEY, load, load_file, to_bytes
 from models.spec import ModelSpec
+from tests.examples import examples
 
 SPEC = ModelSpec(name="tiny", architecture="span", scale=2, channels=3, arguments={"features": 4})
-from tests.examples import examples
 
 
 def weights(spec: ModelSpec = SPEC) -> dict[str, Tensor]:
