@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from skimage import data
 
+import tests.examples  # noqa: F401 - it bounds the examples of every property.
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager

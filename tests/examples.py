@@ -9,6 +9,10 @@ from hypothesis import settings
 FEW = 25
 ALL = os.environ.get("UPRES_EXAMPLES") == "all"
 
+settings.register_profile("few", deadline=None, max_examples=FEW)
+settings.register_profile("all", deadline=None)
+settings.load_profile("all" if ALL else "few")
+
 
 def examples(most: int = 100) -> settings:
     """Return settings with at most so many examples, and no time limit for one."""

@@ -94,6 +94,7 @@ def test_a_tile_that_is_nan_in_bf16_alone_is_done_in_fp32(
     assert [unit for unit, equal in same.items() if equal] == [("1.png", 0)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [pytest.param("bf16", marks=needs_bf16), "fp32"])
 def test_a_tile_that_is_nan_in_fp32_has_failed_until_another_model_does_it(
     precision: str,

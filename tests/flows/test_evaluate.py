@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tests.conftest import Command, SavePicture, TakePhoto
 
 
+pytestmark = pytest.mark.usefixtures("shared_workers")
+
+
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: SavePicture) -> Path:
     folder = tmp_path_factory.mktemp("evaluate") / "pictures"

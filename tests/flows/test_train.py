@@ -417,7 +417,7 @@ def test_a_recipe_that_cannot_be_is_told_before_pictures_are_prepared(
     ("fault", "code", "told"),
     [
         (KeyboardInterrupt(), 130, "interrupted; the same command, with --resume if a step was"),
-        (OSError(28, "No space left on device", "out/metrics.csv"), 1, "'out/metrics.csv'; mend"),
+        (OSError(28, "No space left on device", "out/metrics.csv"), 1, "'out/metrics.csv'; fix"),
     ],
 )
 def test_what_ends_a_training_says_how_to_go_on(

@@ -121,7 +121,7 @@ def test_a_pickled_checkpoint_is_refused_and_never_opened(
         path.write_bytes(pickle.dumps(Bomb()))
     else:
         torch.save({"weights": Bomb()}, path, _use_new_zipfile_serialization=kind == "torch.save")
-    with pytest.raises(ValueError, match=r"m\.\w+ is no readable safetensors .*never opened"):
+    with pytest.raises(ValueError, match=r"m\.\w+ is not a readable safetensors .*never opened"):
         load(str(path))
     assert not (tmp_path / "exploded").exists()
 

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pipeline.compute.driver import work_through
 from pipeline.errors import WorkerError
 
@@ -41,6 +43,7 @@ def test_a_task_that_fails_whole_has_a_result_for_each_of_its_parts(client: Clie
     assert worked == {(2, 4): ["1.0", "2.0"], (6, 7): ["6: ArithmeticError", "7: ArithmeticError"]}
 
 
+@pytest.mark.slow
 def test_the_part_that_kills_its_worker_takes_no_other_with_it(client: Client) -> None:
     worked = {
         task.numbers: results

@@ -231,7 +231,7 @@ def test_a_folder_in_the_dataset_or_around_it_is_refused(
     dataset: Dataset, client: Client, place: str
 ) -> None:
     before = files(dataset.path)
-    with pytest.raises(UsageError, match="lie in each other"):
+    with pytest.raises(UsageError, match="overlap, expected separate"):
         run_dataset_export(dataset.path, out_dir=dataset.path / place, client=client)
     assert files(dataset.path) == before
 

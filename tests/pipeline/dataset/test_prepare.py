@@ -628,7 +628,7 @@ def test_a_folder_of_other_things_is_refused_and_kept(
     (tmp_path / "set" / "thesis.doc").write_text("dear")
     said = prepare(pictures, tmp_path / "set")
     assert said.code == 1
-    assert "is no dataset" in said.err
+    assert "is not a dataset" in said.err
     assert [p.name for p in (tmp_path / "set").iterdir()] == ["thesis.doc"]
 
 
@@ -640,6 +640,7 @@ def test_the_preview_prepares_nothing(pictures: Path, tmp_path: Path, prepare: P
     assert sheet.shape[1] > 400
 
 
+@pytest.mark.slow
 def test_a_picture_that_cannot_be_read_for_a_while_loses_no_patch(
     pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
 ) -> None:
@@ -660,6 +661,7 @@ def test_a_picture_that_cannot_be_read_for_a_while_loses_no_patch(
     assert digest(tmp_path / "set") == digest(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_patches_of_a_vanished_picture_outlive_a_lost_ledger_and_damage_to_others(
     pictures: Path, tmp_path: Path, prepare: Prepare
 ) -> None:

@@ -322,5 +322,5 @@ def test_pictures_of_a_group_stay_together_also_when_one_comes_later() -> None:
 
 
 def test_a_group_that_is_no_expression_is_refused() -> None:
-    with pytest.raises(RecipeError, match="no regular expression"):
+    with pytest.raises(RecipeError, match="not a regular expression"):
         assign_splits(["a"], {}, seed=1, before={}, group="(")

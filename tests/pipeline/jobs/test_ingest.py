@@ -312,7 +312,7 @@ def test_a_folder_that_holds_other_things_is_no_archive_to_write_to(
     save(source / "a.png", photo(40, 40))
     archive_dir.mkdir()
     (archive_dir / "letter.txt").write_text("keep me")
-    with pytest.raises(ArchiveError, match="no archive"):
+    with pytest.raises(ArchiveError, match="not an archive"):
         ingest()
     assert [p.name for p in archive_dir.iterdir()] == ["letter.txt"]
 

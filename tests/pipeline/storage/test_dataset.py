@@ -416,7 +416,7 @@ def test_patches_of_another_shape_are_refused(dataset: Dataset) -> None:
 @pytest.mark.usefixtures("dataset")
 def test_a_damaged_description_is_told(path: Path, content: bytes) -> None:
     (path / "zarr.json").write_bytes(content)
-    with pytest.raises(DatasetError, match=f"{path} is no dataset") as caught:
+    with pytest.raises(DatasetError, match=f"{path} is not a dataset") as caught:
         Dataset.open(path)
     one_line(caught)
     with pytest.raises(DatasetError):
@@ -433,7 +433,7 @@ def test_a_dataset_of_another_version_is_told(path: Path) -> None:
         Dataset.open(path)
     del values["version"]
     (path / "zarr.json").write_text(json.dumps(found))
-    with pytest.raises(DatasetError, match="is no dataset"):
+    with pytest.raises(DatasetError, match="is not a dataset"):
         Dataset.open(path)
 
 

@@ -264,6 +264,7 @@ def test_a_batch_is_no_larger_than_all_patches_and_that_is_told_and_kept(
     assert replace(PLAIN, batch=4).of_patches(24, processes=6) == replace(PLAIN, batch=4)
 
 
+@pytest.mark.slow
 def test_a_training_measures_to_its_end_what_it_measured_as_it_was_begun(
     tmp_path: Path, photo: TakePhoto, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -309,6 +310,7 @@ def test_without_a_patch_held_out_it_is_told_that_nothing_is_validated(
     assert "split = { validation = 0.1 }" in told
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_weights(dataset: Dataset, tmp_path: Path) -> None:
     one = run(dataset, PLAIN, tmp_path / "1")
     two = run(dataset, replace(PLAIN, seed=2), tmp_path / "2")
@@ -484,6 +486,7 @@ def test_a_training_begins_with_the_weights_of_another(dataset: Dataset, tmp_pat
         run(dataset, other, tmp_path / "third")
 
 
+@pytest.mark.slow
 def test_the_arithmetic_that_the_device_is_fast_in_is_chosen_once(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -500,6 +503,7 @@ def test_the_arithmetic_that_the_device_is_fast_in_is_chosen_once(
     assert any(not torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_student_nears_its_teacher_and_is_validated_by_the_originals(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -657,6 +661,7 @@ def test_a_blown_training_leaves_what_was_good_and_says_how_to_go_on(
     assert good_files(tmp_path)["last.safetensors"] == good_files(whole)["last.safetensors"]
 
 
+@pytest.mark.slow
 def test_a_rate_that_a_schedule_blows_up_leaves_the_steps_before_it(
     dataset: Dataset, tmp_path: Path
 ) -> None:
