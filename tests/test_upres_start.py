@@ -45,6 +45,7 @@ def test_a_users_own_module_does_not_take_the_place_of_one_of_upres(
     assert "Upscale whole image archives" in done.stdout
 
 
+@pytest.mark.slow
 def test_libraries_on_pythonpath_do_not_take_the_place_of_those_installed(tmp_path: Path) -> None:
     for name in ("numpy", "click", "random", "select"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('mine')\n")

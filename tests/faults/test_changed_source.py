@@ -80,6 +80,7 @@ def test_a_file_that_is_replaced_in_mid_run_is_upscaled_as_it_was_and_anew_by_th
     assert digest(tmp_path / "job" / "sr.zarr") == digest(tmp_path / "new" / "sr.zarr")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(SIDE * TILE, SIDE * TILE), (70, 90)])
 def test_an_archive_that_is_changed_in_mid_run_fails_what_was_not_read_until_the_next_run(
     size: tuple[int, int],

@@ -186,6 +186,7 @@ def test_a_worker_that_dies_once_costs_nothing(
     assert digest(tmp_path / "set") == whole
 
 
+@pytest.mark.slow
 def test_a_picture_that_is_changed_in_mid_run_fails_its_chunks_and_is_prepared_by_the_next_run(
     pictures: Path,
     recipe: Path,
@@ -277,6 +278,7 @@ def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
         assert dataset.read(HR, dataset.rows(split)).std(axis=(1, 2, 3)).min() > 0
 
 
+@pytest.mark.slow
 def test_patches_that_a_full_disk_does_not_hold_are_made_once_there_is_space(
     pictures: Path,
     recipe: Path,
@@ -297,6 +299,7 @@ def test_patches_that_a_full_disk_does_not_hold_are_made_once_there_is_space(
     assert digest(disk / "set") == whole
 
 
+@pytest.mark.slow
 def test_a_source_that_is_gone_as_a_whole_does_not_retire_the_pictures(
     pictures: Path, recipe: Path, tmp_path: Path, cluster: tuple[str, str], upres: Command
 ) -> None:

@@ -193,6 +193,7 @@ def test_what_its_recipe_has_otherwise_is_told_and_another_recipe_is_refused(
     assert "was begun with recipe srcnn-x4, not vdsr-x4" in said.err
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_its_patches_whatever_became_of_the_pictures(
     begun: tuple[object, ...], pictures: Path, tmp_path: Path, upres: Command
 ) -> None:
@@ -211,6 +212,7 @@ def test_it_goes_on_with_its_patches_whatever_became_of_the_pictures(
     assert "name the dataset that the training was begun with" in said.err
 
 
+@pytest.mark.slow
 def test_what_would_change_no_weight_any_more_is_refused(
     begun: tuple[object, ...], tmp_path: Path, upres: Command
 ) -> None:

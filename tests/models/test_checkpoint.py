@@ -129,7 +129,7 @@ def test_a_pickled_checkpoint_is_refused_and_never_opened(
 def test_a_checkpoint_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     content = to_bytes(SPEC, weights())
     for length in [*range(0, 300, 13), *range(300, len(content), 997), len(content) - 1]:
-        with pytest.raises(ValueError, match="no readable safetensors"):
+        with pytest.raises(ValueError, match="not a readable safetensors"):
             load_file(saved(tmp_path / "m.safetensors", content[:length]))
 
 
@@ -154,7 +154,7 @@ def test_a_damaged_checkpoint_is_refused_or_has_another_sha256(
 
 def test_a_missing_file_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(ValueError, match="no readable safetensors"):
+        with pytest.raises(ValueError, match="not a readable safetensors"):
             load_file(path)
 
 

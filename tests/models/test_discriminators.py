@@ -42,6 +42,7 @@ def pictures(name: str, *size: int) -> torch.Tensor:
     return torch.rand(3, 1 if name == "swishgan-grey" else 3, *size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
 def test_a_discriminator_has_as_many_parameters_as_designed(name: str, parameters: int) -> None:
     with torch.device("meta"):

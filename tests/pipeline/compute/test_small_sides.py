@@ -72,6 +72,7 @@ def test_a_strip_of_one_row_is_near_its_interpolation(model: str, photo: TakePho
     assert rms(run.enlarge(lr), plain) <= rms(bare, plain) + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("backend", ["torch", "openvino"])
 def test_a_small_picture_is_cut_out_of_its_mirrored_extension(

@@ -250,6 +250,6 @@ def test_a_folder_of_other_things_is_refused(
 
 
 def test_what_is_no_dataset_is_refused(tmp_path: Path, out: Path, client: Client) -> None:
-    with pytest.raises(DatasetError, match="no dataset"):
+    with pytest.raises(DatasetError, match="not a dataset"):
         run_dataset_export(tmp_path / "none", out_dir=out, client=client)
     assert not out.exists()

@@ -370,6 +370,7 @@ def outcome(original: Original, channels: int) -> Any:
     return corners.tolist(), made.tolist(), found.copyright, sha256, original.size_bytes
 
 
+@pytest.mark.slow
 def test_an_archive_gives_the_patches_of_its_files(tmp_path: Path, archive: Path) -> None:
     files, items = listed(tmp_path / "in"), listed(archive)
     assert list(items) == list(files)

@@ -197,6 +197,7 @@ def test_a_changed_picture_leaves_its_rows_and_gets_others(
     assert prepare(pictures, tmp_path / "set").document["computed_units"] == 0
 
 
+@pytest.mark.slow
 def test_a_changed_picture_that_now_gives_nothing_leaves_its_rows(
     pictures: Path, tmp_path: Path, prepare: Prepare, save: SavePicture
 ) -> None:
@@ -333,6 +334,7 @@ def test_pairs_whose_content_is_not_one_are_rejected_with_what_they_look_like(
     assert {f["item"] for f in said.document["failures"]} == set(told)
 
 
+@pytest.mark.slow
 def test_unchecked_pairs_are_taken_and_a_dataset_remembers_that(
     pictures: Path, mixed_up: Path, tmp_path: Path, prepare: Prepare, save: SavePicture
 ) -> None:
@@ -391,6 +393,7 @@ def test_a_ledger_that_a_deleted_dataset_left_tells_nothing_of_the_next_one(
     assert upres("status", tmp_path / "set", "--json").document["failures"] == []
 
 
+@pytest.mark.slow
 def test_a_ledger_of_another_dataset_is_named_until_it_is_mended(
     pictures: Path, tmp_path: Path, prepare: Prepare, upres: Command
 ) -> None:
@@ -433,6 +436,7 @@ def wide_gamut() -> bytes:
     return bytes(profile)
 
 
+@pytest.mark.slow
 def test_colours_of_another_profile_become_srgb_and_that_is_said(
     tmp_path: Path, pictures: Path, prepare: Prepare, upres: Command
 ) -> None:
@@ -470,6 +474,7 @@ def test_colours_of_another_profile_become_srgb_and_that_is_said(
     assert said.document["colours"] == {}
 
 
+@pytest.mark.slow
 def test_a_dataset_of_before_goes_on_without_conversion_whatever_its_recipe_is_called(
     tmp_path: Path, pictures: Path, prepare: Prepare, digest: Digest
 ) -> None:
@@ -488,6 +493,7 @@ def test_a_dataset_of_before_goes_on_without_conversion_whatever_its_recipe_is_c
     assert "colour: None there, 'srgb' now" in said.err
 
 
+@pytest.mark.slow
 def test_a_dataset_on_a_read_only_disk_is_read_without_a_lock(
     tmp_path: Path, pictures: Path, prepare: Prepare, upres: Command, cluster: tuple[str, str]
 ) -> None:
@@ -553,6 +559,7 @@ def test_a_lost_dataset_beside_its_ledger_is_made_again(
     assert digest(tmp_path / "set") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("array", ["hr", "lr_noise", "moments", "identity", "split"])
 def test_a_damaged_shard_is_made_anew_by_check(
     pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest, array: str
@@ -691,6 +698,7 @@ def test_prune_takes_out_what_is_gone(pictures: Path, tmp_path: Path, prepare: P
     assert "a.png" not in origins(Dataset.open(tmp_path / "set"))
 
 
+@pytest.mark.slow
 def test_an_edited_manifest_is_no_proof_of_its_patches(
     pictures: Path, tmp_path: Path, prepare: Prepare
 ) -> None:
@@ -747,6 +755,7 @@ def test_a_dataset_among_its_pictures_is_refused(
     assert not list(pictures.glob("set*"))
 
 
+@pytest.mark.slow
 def test_licences_that_come_later_are_said_of_what_is_there(
     pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
 ) -> None:

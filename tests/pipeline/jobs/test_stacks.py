@@ -451,6 +451,7 @@ def test_pictures_that_all_leave_their_stack_are_never_taken_from_it_again(
         assert sr.image(item(n)).size == (60, 36)
 
 
+@pytest.mark.slow
 def test_the_newest_of_a_dozen_contents_is_what_is_exported(
     tmp_path: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:

@@ -219,6 +219,7 @@ def test_an_outline_in_parts_needs_no_numbers_to_stay_true_of_a_larger_picture(
     assert (picture.metadata.xmp, notes) == (packet, ())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("exiftool") is None, reason="exiftool is not installed (libimage-exiftool-perl)"
 )

@@ -374,6 +374,7 @@ def test_a_comparison_shows_done_tiles_alone(bench: Bench) -> None:
     assert compared(bench, set()) is None
 
 
+@pytest.mark.slow
 def test_a_comparison_is_where_sr_differs_most_from_bicubic(bench: Bench) -> None:
     bench.add("a", np.full((1, 200, 700), 99, dtype=np.uint8))
     sr = np.full((1, 400, 1400), 99, dtype=np.uint8)

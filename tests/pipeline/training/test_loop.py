@@ -202,6 +202,7 @@ def told(out: Path) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "waiting_s")} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_training_that_is_asked_to_stop_keeps_the_step_it_ends_after(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -241,6 +242,7 @@ def test_what_resuming_needs_is_written_after_the_first_step_and_every_minute(
     assert written == [1, 1, 1, 4, 4, 4, 7, 7]
 
 
+@pytest.mark.slow
 def test_epochs_are_steps_of_the_patches_that_there_are(dataset: Dataset, tmp_path: Path) -> None:
     """24 patches to train on: two passes in batches of 5 are 9.6 steps."""
     made: list[int] = []
@@ -252,6 +254,7 @@ def test_epochs_are_steps_of_the_patches_that_there_are(dataset: Dataset, tmp_pa
     assert recipe.of_patches(24, processes=2).steps == 5
 
 
+@pytest.mark.slow
 def test_a_batch_is_no_larger_than_all_patches_and_that_is_told_and_kept(
     dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -351,6 +354,7 @@ def test_only_the_last_checkpoints_are_kept(dataset: Dataset, tmp_path: Path) ->
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["00000006.safetensors"]
 
 
+@pytest.mark.slow
 def test_checkpoints_of_an_earlier_training_push_out_none_of_this_one(
     dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -362,6 +366,7 @@ def test_checkpoints_of_an_earlier_training_push_out_none_of_this_one(
     assert kept == [6, 900, 901, 902]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -470,6 +475,7 @@ def test_fresh_degradations_need_no_lr_version(dataset: Dataset, tmp_path: Path)
     assert run(dataset, recipe, tmp_path).exists()
 
 
+@pytest.mark.slow
 def test_a_training_begins_with_the_weights_of_another(dataset: Dataset, tmp_path: Path) -> None:
     first = run(dataset, PLAIN, tmp_path / "first")
     heard: list[TrainProgress] = []
@@ -714,6 +720,7 @@ def test_a_gradient_that_is_not_finite_moves_nothing_though_the_loss_is(
     assert not (tmp_path / "state.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_state_of_before_there_were_guards_goes_on_to_the_same_bytes(
     dataset: Dataset, tmp_path: Path
 ) -> None:
