@@ -86,6 +86,7 @@ DAMAGES: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a.png", "sub/deep/a.png", "0", "b/0", "c/0/0"])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_item_is_told_and_can_be_removed_or_made_anew(

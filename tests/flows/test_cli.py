@@ -337,6 +337,7 @@ def test_evaluate_gives_the_protocols_figures(
     assert "PSNR-Y" in upres("evaluate", "bicubic-x2", tmp_path / "set").out
 
 
+@pytest.mark.slow
 def test_models_lists_every_model_and_tells_all_of_one(upres: Command) -> None:
     said = upres("models", "--json")
     assert said.code == 0
@@ -472,6 +473,7 @@ def test_a_command_that_cannot_do_its_work_is_one_line_and_exit_code_1(
     assert_one_line(upres(*(word.format(**places) for word in words)), 1, *says)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

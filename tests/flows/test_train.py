@@ -94,6 +94,7 @@ def test_a_recipe_trains_from_pictures_stops_and_goes_on(
     assert said.document["sets"][0]["images"] > 0
 
 
+@pytest.mark.slow
 def test_a_dataset_of_another_scale_is_refused_in_one_line(
     pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
 ) -> None:
@@ -342,6 +343,7 @@ def test_a_folder_of_pictures_is_no_place_for_a_training_either(
     assert sorted(pictures.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_the_scale_that_is_set_is_that_of_the_patches_too(
     pictures: Path, tmp_path: Path, upres: Command
 ) -> None:
@@ -365,6 +367,7 @@ def test_models_whose_state_is_gone_are_not_written_over(
     assert {path: path.read_bytes() for path in out.iterdir() if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_what_was_ended_before_its_first_step_begins_where_it_is_to_go_on(
     pictures: Path, tmp_path: Path, upres: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -283,6 +283,7 @@ def test_tiles_are_the_whole_picture_on_several_threads_too(system: System) -> N
     assert np.array_equal(tiled, run.enlarge(x))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="no OpenVINO there")
 @pytest.mark.parametrize("system", [SYSTEMS[1], SYSTEMS[2], SYSTEMS[5], SYSTEMS[8]])
 def test_openvino_computes_the_same_picture_in_tiles_and_whole(system: System) -> None:

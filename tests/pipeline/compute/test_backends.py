@@ -134,6 +134,7 @@ def test_tiles_of_large_pictures_are_the_whole_picture_in_openvino(
     assert_tiles_are_the_whole(engine(model, "openvino", precision), height, width, tile_px)
 
 
+@pytest.mark.slow
 @models
 @backends
 @precisions
@@ -149,6 +150,7 @@ def test_a_window_has_the_same_bits_in_every_batch(
         np.testing.assert_array_equal(run.enlarge_batch(windows[-few:]), all_at_once[-few:])
 
 
+@pytest.mark.slow
 @backends
 @precisions
 @pytest.mark.parametrize("threads", [2, 3], indirect=True)
@@ -210,6 +212,7 @@ def test_two_workers_write_what_one_writes(
 # --- faults -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @backends
 @precisions
 @pytest.mark.parametrize("name", ["head.bias", "blocks.3.conv2.weight", "enlarge.bias"])
@@ -460,6 +463,7 @@ def test_a_worker_without_openvino_says_so(monkeypatch: pytest.MonkeyPatch) -> N
         open_workbench(ModelAddress(name_or_file="span-x4"), spec)
 
 
+@pytest.mark.slow
 def test_a_rerun_of_a_job_of_an_older_upres_says_what_to_do(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command, cluster: tuple[str, str]
 ) -> None:
@@ -495,6 +499,7 @@ def test_a_rerun_with_another_model_takes_the_backend_that_it_has(
     assert (said.code, said.document["computed_units"]) == (0, 1)
 
 
+@pytest.mark.slow
 def test_a_rerun_takes_another_backend_for_all_tiles_or_for_none(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command, cluster: tuple[str, str]
 ) -> None:

@@ -465,8 +465,8 @@ KILLS = [
 @pytest.mark.parametrize(
     ("first", "then"),
     [
-        (True, "another model"),
         (False, "the same"),
+        pytest.param(True, "another model", marks=pytest.mark.slow),
         pytest.param(True, "the same", marks=pytest.mark.slow),
         pytest.param(False, "another model", marks=pytest.mark.slow),
     ],
@@ -742,6 +742,7 @@ def test_a_picture_that_only_changed_the_case_of_its_name_is_not_pruned(
 # --- times ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, 946684800.5, -(10**9), 13569465600, 2**31])
 def test_a_file_has_the_time_of_its_source(
     seconds: float, source: Path, tmp_path: Path, out: Path, export: Export, upscale: Upscale

@@ -103,6 +103,7 @@ def damage(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["bicubic-x2", "span-x4"])
 def test_an_image_of_a_stack_is_enlarged_as_it_would_be_alone(
     model: str, source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
@@ -234,6 +235,7 @@ def test_a_picture_of_another_size_leaves_the_stack_and_comes_back(
     assert np.array_equal(whole(sr.image(item(0))), enlarged(face(photo, 33)))
 
 
+@pytest.mark.slow
 def test_another_model_makes_every_chunk_anew(
     source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
@@ -246,6 +248,7 @@ def test_another_model_makes_every_chunk_anew(
     assert np.array_equal(found, face(photo, 9).repeat(3, axis=1).repeat(3, axis=2))
 
 
+@pytest.mark.slow
 def test_a_damaged_chunk_is_told_and_done_again(
     source: Path, folder: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str],
     digest: Digest,
@@ -322,6 +325,7 @@ def test_a_rerun_narrows_to_the_chunks_of_matching_items(
     assert (rest.code, rest.document["computed_units"]) == (0, 8)
 
 
+@pytest.mark.slow
 def test_stacks_are_read_from_an_archive_outside_the_job(
     source: Path, folder: Path, tmp_path: Path, upscale: Upscale, upres: Command,
     cluster: tuple[str, str], digest: Digest,
@@ -371,6 +375,7 @@ def test_scores_and_exports_are_those_of_the_same_pictures_alone(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (HEIGHT + 3, WIDTH)])
 def test_the_scores_of_a_chunk_outlive_an_image_that_leaves_it(
     size: tuple[int, int], source: Path, folder: Path, photo: TakePhoto, save: SavePicture,
@@ -393,6 +398,7 @@ def test_the_scores_of_a_chunk_outlive_an_image_that_leaves_it(
     assert {name for name in after if after[name] != before[name]} == {item(3)}
 
 
+@pytest.mark.slow
 def test_the_scores_of_a_chunk_that_is_computed_again_are_gone(
     source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     upres: Command, cluster: tuple[str, str],
@@ -434,6 +440,7 @@ def test_a_stack_with_a_name_that_leads_out_of_the_archive_is_not_followed(
     assert "../../outside.png" not in list(Archive.open(job.source_dir).items())
 
 
+@pytest.mark.slow
 def test_pictures_that_all_leave_their_stack_are_never_taken_from_it_again(
     source: Path, folder: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture,
     upscale: Upscale, upres: Command, cluster: tuple[str, str],
@@ -482,6 +489,7 @@ def test_a_lost_chunk_is_a_failure_and_never_an_older_one(
     assert upres("export", folder, tmp_path / "images", *cluster).code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "truncated", "folder"])
 def test_a_stack_without_its_metadata_is_read_again_from_the_files(
     how: str, source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
@@ -500,6 +508,7 @@ def test_a_stack_without_its_metadata_is_read_again_from_the_files(
         assert np.array_equal(whole(job.job.open_sr().image(item(n))), enlarged(face(photo, n)))
 
 
+@pytest.mark.slow
 def test_an_interruption_before_changed_pictures_are_packed_loses_none(
     source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     monkeypatch: pytest.MonkeyPatch, upres: Command,

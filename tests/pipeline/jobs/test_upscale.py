@@ -256,6 +256,7 @@ def test_a_vanished_picture_keeps_its_upscaled_pixels(
     np.testing.assert_array_equal(whole(job.open_sr(), "b.png"), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "units"),
     [({"model": "nearest-x2"}, 9), ({"model": "bicubic-x3"}, 9), ({"tile_px": 48}, 4)],

@@ -421,6 +421,7 @@ def counts_nothing(tensors: dict[str, Tensor]) -> None:
     tensors["numbers"] = torch.tensor(1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [forgets, forgets_all, forgets_everything, misremembers, counts_halves, counts_nothing],
