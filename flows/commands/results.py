@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from flows.terminal import options
-from flows.terminal.printing import visible
+from flows.terminal.printing import number_of, visible
 from pipeline.jobs.export_names import SAME
 from pipeline.jobs.request import ExportRequest, ScoreRequest, WorkersRequest
 
@@ -153,7 +153,9 @@ def _export_dataset(
             listener=Terminal(),
         )
     if not as_json:
-        click.echo(f"{exported.written} patches written below {visible(str(out_dir))}")
+        click.echo(
+            f"{number_of(exported.written, 'patch', 'patches')} written below {visible(str(out_dir))}"
+        )
     document = {"job": str(dataset_dir), "dir": str(out_dir), "written": exported.written}
     _end(document, exported.failures, stopped=stop.requested, as_json=as_json)
 

@@ -18,7 +18,8 @@ def demo_summary(result: DemoResult) -> str:
     gain = ""
     if scores["psnr_y"] is not None and scores["bicubic_psnr_y"] is not None:
         better = scores["psnr_y"] - scores["bicubic_psnr_y"]
-        gain = f"{MODEL} is {better:+.2f} dB against bicubic on these photographs.\n"
+        verb = "beats" if better >= 0 else "is below"
+        gain = f"{MODEL} {verb} bicubic by {abs(better):.2f} dB on these photographs.\n"
     lines = (
         ("originals", folder / "originals"),
         ("small (LR)", folder / "small"),

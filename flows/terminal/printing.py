@@ -163,6 +163,6 @@ def _is_utf8(stream: TextIO | None) -> bool:
         return False
 
 
-def number_of(count: int, noun: str) -> str:
-    """Return a count with its noun: 1 picture, 2 pictures."""
-    return f"{count} {noun}{'' if count == 1 else 's'}"
+def number_of(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun: 1 picture, 2 pictures, 2 patches."""
+    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"

@@ -1,4 +1,4 @@
-"""Tables for the terminal."""
+"""The scores of a job as a table for the terminal."""
 
 from __future__ import annotations
 

@@ -3,16 +3,33 @@
 from __future__ import annotations
 
 import faulthandler
+import math
 import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from pipeline.constants import LEAST_LIMIT_S, MOST_LIMIT_S
+from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
 _STDERR = 2
+
+
+def check_limit(limit_s: float) -> None:
+    """Refuse a time that no unit may take.
+
+    Raises:
+        UsageError: then.
+    """
+    if math.isnan(limit_s) or not LEAST_LIMIT_S <= limit_s <= MOST_LIMIT_S:
+        raise UsageError(
+            f"--time-limit is {limit_s}, expected {LEAST_LIMIT_S} to {MOST_LIMIT_S:.0f} seconds; "
+            "leave it out for half an hour"
+        )
 
 
 class Deadline:

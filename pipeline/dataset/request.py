@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import ClusterSettings
+from pipeline.compute.deadline import check_limit
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.dataset.licences import read_licences
 from pipeline.dataset.originals import list_originals
@@ -55,8 +56,7 @@ class PrepareRequest:
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     def __post_init__(self) -> None:
-        if not self.limit_s > 0:
-            raise UsageError(f"--time-limit is {self.limit_s}, expected more than 0 seconds")
+        check_limit(self.limit_s)
         if self.unchecked and not self.pairs:
             raise UsageError("--unchecked goes with --lr: nothing else is compared; leave it out")
 

@@ -30,22 +30,27 @@ LOCK = "lock"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Where everything of one job lies."""
+    """Where everything of one job is."""
 
     folder: Path
     id: str
     source_dir: Path
-    """The LR archive: ``source.zarr`` of the job, or an archive that lies elsewhere."""
+    """The LR archive: ``source.zarr`` of the job, or an archive elsewhere."""
     ledger_url: str
 
     @property
+    def owns_source(self) -> bool:
+        """Return whether the LR archive is the job's own copy."""
+        return self.source_dir.parent == self.folder
+
+    @property
     def sr_dir(self) -> Path:
-        """Return where the SR archive lies."""
+        """Return where the SR archive is."""
         return self.folder / "sr.zarr"
 
     @property
     def report_path(self) -> Path:
-        """Return where the report lies."""
+        """Return where the report is."""
         return self.folder / "report.html"
 
     @property
@@ -260,7 +265,7 @@ def _check_same(job: Job, *, archive: Path | None, ledger_url: str | None) -> No
         raise UsageError(
             f"{job.folder} upscales {job.source_dir}, not {archive}; use another job folder"
         )
-    if archive is None and job.source_dir.parent != job.folder:
+    if archive is None and not job.owns_source:
         raise UsageError(
             f"{job.folder} upscales the archive {job.source_dir}; give that, or use another folder"
         )

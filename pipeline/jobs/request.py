@@ -7,7 +7,6 @@ its help, so this module imports nothing heavy: what a check needs is imported b
 
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,9 +16,7 @@ from pipeline.constants import (
     DEFAULT_LIMIT_S,
     DEFAULT_MODEL,
     DEFAULT_TILE_PX,
-    LEAST_LIMIT_S,
     LEAST_TILE_PX,
-    MOST_LIMIT_S,
     MOST_TILE_PX,
 )
 from pipeline.errors import UsageError
@@ -176,6 +173,7 @@ class UpscaleRequest(WorkersRequest):
                 be read by this run or the next one.
             NoSourceError: if there is nothing at the source or at the reference.
         """
+        from pipeline.compute.deadline import check_limit
         from pipeline.sources.listing import check_source
 
         self._check_export()
@@ -283,15 +281,3 @@ def check_halo(halo: str | int) -> None:
     """
     if halo != "auto" and not str(halo).isdecimal():
         raise UsageError(f"halo is {halo!r}, expected auto or a number of pixels")
-
-
-def check_limit(limit_s: float) -> None:
-    """Refuse a time that no unit may take.
-
-    Raises:
-        UsageError: then.
-    """
-    if math.isnan(limit_s) or not LEAST_LIMIT_S <= limit_s <= MOST_LIMIT_S:
-        raise UsageError(
-            f"--time-limit is {limit_s}, expected {LEAST_LIMIT_S} to {MOST_LIMIT_S:.0f} seconds"
-        )

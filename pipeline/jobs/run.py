@@ -138,7 +138,7 @@ class Run:
         """
         # Not resolved: the name of a link is the name that the user chose.
         self.ledger.keep_source(os.path.abspath(source))  # noqa: PTH100
-        if self.job.source_dir.parent != self.job.folder:
+        if not self.job.owns_source:
             adopt_archive(self.job.open_source(), self.ledger)
             self.ledger.close_to(self.job.readers)
             return Ingestion([])
@@ -179,7 +179,7 @@ class Run:
 
         With `stale`, all units of items whose pixels are of another spec (or gone) as well.
         """
-        if self.job.source_dir.parent != self.job.folder:
+        if not self.job.owns_source:
             adopt_archive(self.job.open_source(), self.ledger)
         rerun = Rerun.of(self.ledger, item=item, error=error, stale=stale)
         return rerun.narrow(self.plan(upscaling))

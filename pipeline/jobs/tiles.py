@@ -103,7 +103,7 @@ class TilePlan:
         self, job: Job, spec: UpscaleSpec, *, limit_s: float, together_px: int
     ) -> Iterator[TileTask]:
         """Yield tasks of few tiles, and of few pixels."""
-        guarded = job.source_dir.parent == job.folder
+        guarded = job.owns_source
         side = self.grid.tile_px + 2 * self.grid.halo_px
         many = max(1, min(_TILES_A_TASK, together_px // (side * side)))
         for start in range(0, len(self.numbers), many):

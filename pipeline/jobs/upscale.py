@@ -24,7 +24,7 @@ from pipeline.jobs.spec import UpscaleSpec
 from pipeline.jobs.units import UnitKeys, failed_units
 from pipeline.jobs.worker import ModelAddress, batch_px, open_workbench, upscale_units
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import DONE, FAILED, INGESTED
+from pipeline.storage.ledger import DONE, FAILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -104,7 +104,7 @@ def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
 
 def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
     """Record as failed every done tile of `item` that cannot be read back; return how many."""
-    (row,) = (row for row in ledger.items(INGESTED) if row.item == item)
+    (row,) = ledger.items_named([item])
     error = ArchiveError(f"{item}: the shard is damaged or missing; rerun computes it again")
     done = sorted(ledger.tiles_of(row, DONE))
     try:

@@ -145,7 +145,7 @@ def _holder(handle: int) -> str:
 def _share(handle: int) -> bool:
     """Lock against those who hold a file alone, and not against others who share it.
 
-    `filelock` has no lock of this kind; where the system has none, those who read wait, too.
+    `filelock` has no lock of this kind; where the system has none, readers refuse each other, too.
     """
     if sys.platform == "win32":
         return lock_descriptor(handle, blocking=False)

@@ -96,6 +96,7 @@ def test_without_options_a_request_has_its_own_defaults(
         ({"unchecked": True}, "--unchecked goes with --lr"),
         ({"limit_s": 0.0}, "--time-limit is 0.0"),
         ({"limit_s": float("nan")}, "--time-limit is nan"),
+        ({"limit_s": float("inf")}, "--time-limit is inf, expected 0.1 to 10000000 seconds"),
     ],
 )
 def test_a_request_that_cannot_be_is_not_made(values: dict[str, object], message: str) -> None:
