@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from hypothesis import settings
 
@@ -14,6 +15,6 @@ settings.register_profile("all", deadline=None)
 settings.load_profile("all" if ALL else "few")
 
 
-def examples(most: int = 100) -> settings:
+def examples(most: int = 100, **more: Any) -> settings:
     """Return settings with at most so many examples, and no time limit for one."""
-    return settings(max_examples=most if ALL else min(most, FEW), deadline=None)
+    return settings(max_examples=most if ALL else min(most, FEW), deadline=None, **more)

@@ -68,6 +68,12 @@ def test_the_picture_has_every_room_and_no_other() -> None:
     assert {room for arrow in drawn() for room in arrow} == folders | {"flows", "models"}
 
 
+def test_the_modules_beside_the_rooms_are_named() -> None:
+    beside = {path.name for path in (ROOT / "pipeline").glob("*.py")} - {"__init__.py"}
+    (sentence,) = re.findall(r"beside the rooms: (.*?)\.\n\n", PAGE, re.DOTALL)
+    assert set(re.findall(r"`pipeline/(\w+\.py)`", sentence)) == beside
+
+
 def test_the_arrows_are_the_imports_that_no_other_way_replaces() -> None:
     lines = "\n".join(f"    {a} --> {b}" for a, b in sorted(shortest(imports())))
     assert drawn() == shortest(imports()), f"the picture should have\n{lines}"

@@ -14,12 +14,18 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = re.compile(r"^ *```python\n( *# (\S+)\n.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 USE = """
+import json
+from contextlib import closing
+from pathlib import Path
 import numpy as np, torch
+from click.testing import CliRunner
 from flows.commands.tiny import runs
 from models import registry
 from models.spec import ModelSpec
 from pipeline.degradation.apply import degrade_patches
+from pipeline.degradation.batch import degrade_batch
 from pipeline.degradation.chain import Degradation
+from pipeline.jobs.job import create_job
 from pipeline.pictures.codecs.ppm import read_ppm, write_ppm
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
@@ -36,7 +42,16 @@ pixels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
 picture = Picture(pixels=pixels, metadata=Metadata(format="ppm", mode="RGB"))
 assert (read_ppm(write_ppm(picture, 90), 10**6)[0] == pixels).all()
 
-assert runs.name == "runs"
+patches = degrade_batch(torch.from_numpy(hr) / 255, [1], chain, scale=2)
+assert (patches * 255).round().eq(155).all()
+
+job = create_job(Path("job"), source="photos")
+with closing(job.open_ledger()):
+    pass
+said = CliRunner().invoke(runs, ["job"])
+assert (said.exit_code, said.output) == (0, "0 runs\\n"), said.output
+said = CliRunner().invoke(runs, ["job", "--json"])
+assert json.loads(said.output) == {"runs": 0}
 """
 
 

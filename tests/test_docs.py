@@ -60,10 +60,19 @@ def test_every_command_of_the_command_line_stands_in_the_documents() -> None:
 
 
 def test_no_document_links_to_a_file_that_is_not_there() -> None:
-    for document in DOCUMENTS:
-        for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
-            if "://" not in target:
-                assert (document.parent / target).exists(), f"{document.name}: {target}"
+    for document in [*DOCUMENTS, ROOT / "CONTRIBUTING.md"]:
+        for target, place in re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text()):
+            if "://" in target:
+                continue
+            file = document.parent / target if target else document
+            assert file.exists(), f"{document.name}: {target}"
+            assert not place or place in headings(file), f"{document.name}: {target}#{place}"
+
+
+def headings(document: Path) -> set[str]:
+    """Return what links call the headings of a document."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_no_line_of_a_document_is_longer_than_130_characters() -> None:

@@ -153,9 +153,8 @@ def _export_dataset(
             listener=Terminal(),
         )
     if not as_json:
-        click.echo(
-            f"{number_of(exported.written, 'patch', 'patches')} written below {visible(str(out_dir))}"
-        )
+        written = number_of(exported.written, "patch", "patches")
+        click.echo(f"{written} written below {visible(str(out_dir))}")
     document = {"job": str(dataset_dir), "dir": str(out_dir), "written": exported.written}
     _end(document, exported.failures, stopped=stop.requested, as_json=as_json)
 

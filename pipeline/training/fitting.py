@@ -33,7 +33,8 @@ def check_fits(dataset: Dataset, recipe: TrainRecipe) -> None:
     unknown = [name for name in recipe.lr_versions if name not in spec.degradations]
     if unknown:
         raise RecipeError(
-            f"lr_versions has {unknown[0]!r}, but {dataset.path} has {', '.join(spec.degradations)}"
+            f"lr_versions has {unknown[0]!r}, but {dataset.path} has "
+            f"{', '.join(spec.degradations)}; take one of these, or prepare a dataset with it"
         )
     if recipe.validation_patches and len(dataset.rows(SPLIT)):
         if min(spec.hr_px) <= 2 * recipe.scale:

@@ -150,7 +150,9 @@ class Objective:
 
     def _adversarial(self, sr: Tensor, discriminator: nn.Module | None) -> Tensor:
         if discriminator is None:
-            raise RecipeError("losses have 'adversarial', but there is no discriminator")
+            raise RecipeError(
+                "losses have 'adversarial', but there is no discriminator; set one, or leave it out"
+            )
         fake = discriminator(sr)
         return GAN_LOSSES["vanilla"].generator(fake, fake)
 

@@ -57,7 +57,9 @@ class TrainRequest:
 
     def __post_init__(self) -> None:
         if self.readers < 0:
-            raise UsageError(f"--readers is {self.readers}, expected at least 0")
+            raise UsageError(
+                f"--readers is {self.readers}, expected at least 0; leave it out for 1"
+            )
         if self.memory not in MEMORIES:
             raise UsageError(f"--memory is {self.memory!r}; {nearest(self.memory, MEMORIES)}")
 

@@ -241,7 +241,7 @@ def _check_trains(source: str, result: PrepareResult) -> None:
     why = f" ({status.failures[0].message})" if status.failures else ""
     raise SourceError(
         f"{source} gives no patch to train on; {status.pictures.items['rejected']} pictures were "
-        f"rejected{why}"
+        f"rejected{why}; fix the pictures, or name others"
     )
 
 

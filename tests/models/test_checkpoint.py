@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from safetensors.torch import save
 from torch import Tensor
@@ -133,9 +133,7 @@ def test_a_checkpoint_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
             load_file(saved(tmp_path / "m.safetensors", content[:length]))
 
 
-@settings(
-    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_checkpoint_is_refused_or_has_another_sha256(
     tmp_path: Path, data: st.DataObject

@@ -260,8 +260,13 @@ def test_zeros_for_the_means_of_blocks_with_details_are_noticed(quality: int) ->
     file = jpeg(data.astronaut(), progressive=True, quality=quality, subsampling=0)
     start, end = scans(file)[6]
     half = (start + end) // 2
-    with pytest.raises(PictureError, match=f"holds {end - half}|bytes of zero from byte {half}"):
+    with pytest.raises(PictureError) as caught:
         decode_picture(file[:half] + bytes(end - half) + file[end:], name="a.jpg")
+    (found,) = re.findall(r"holds (\d+) bytes of zero from byte (\d+)", str(caught.value))
+    many, at = map(int, found)
+    # A byte beside them may be zero in the file, too.
+    assert half - 2 <= at <= half
+    assert end <= at + many <= end + 2
 
 
 @pytest.mark.parametrize(("kind", "decodings"), [("baseline", 0), ("progressive", 1)])
