@@ -18,8 +18,9 @@ import signal
 import socket
 import tempfile
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import ClusterError
 
@@ -36,13 +37,17 @@ except Exception as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+Begun = TypeVar("Begun")
 
 _LOOPBACK = "127.0.0.1"
 _FILES, _FILES_A_WORKER = 40, 8
 """How many files a command has open, and how many more for each worker: a few are reserve."""
 _FILES_WANTED = 4096
 _SEMAPHORES_A_WORKER = 8
+_STARTS = 3
+"""How often Dask's own thread may fail to begin within the ten seconds that Dask gives it."""
 
 _KEYS: dict[str, Security] = {}
 """How this process proves itself to the clusters that it started, by their addresses."""
@@ -51,6 +56,22 @@ _KEYS: dict[str, Security] = {}
 def key_of(address: str) -> Security | None:
     """Return what a client of this process's cluster at `address` needs, None for any other."""
     return _KEYS.get(address)
+
+
+def begun(start: Callable[[], Begun]) -> Begun:
+    """Return what `start` returns, a client or a cluster; a machine that stalls gets more time.
+
+    Raises:
+        ClusterError: if the machine does not even begin a thread in half a minute.
+    """
+    for _ in range(_STARTS):
+        # All that Dask says of a thread that was not there in time is a bare assertion.
+        with suppress(AssertionError):
+            return start()
+    raise ClusterError(
+        "this machine is too busy to begin a thread within 10 s; stop something else that runs "
+        "here, then the same command continues"
+    )
 
 
 @contextmanager
@@ -75,7 +96,7 @@ def local_workers(
             cluster = _started(
                 count, security, nthreads=threads, memory_limit=memory_bytes, local_directory=folder
             )
-        with cluster, Client(cluster, security=security) as client:
+        with cluster, begun(lambda: Client(cluster, security=security)) as client:
             _KEYS[cluster.scheduler_address] = security
             try:
                 yield client
@@ -115,13 +136,17 @@ def _started(count: int, security: Security, **options: Any) -> SpecCluster:
             "silence_logs": logging.CRITICAL,
         },
     }
+    start = partial(
+        SpecCluster,
+        scheduler={"cls": _Scheduler, "options": {**server, "port": 0, "dashboard": False}},
+        workers=dict.fromkeys(range(count), worker),
+        security=security,
+        silence_logs=logging.CRITICAL,
+    )
     try:
-        return SpecCluster(
-            scheduler={"cls": _Scheduler, "options": {**server, "port": 0, "dashboard": False}},
-            workers=dict.fromkeys(range(count), worker),
-            security=security,
-            silence_logs=logging.CRITICAL,
-        )
+        return begun(start)
+    except ClusterError:
+        raise
     except Exception as error:
         raise ClusterError(_why(error)) from error
 

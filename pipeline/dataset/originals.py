@@ -156,8 +156,8 @@ def decode(
         if name not in original.lr:
             raise SourceError(
                 f"{item} has no partner of its own among the LR pictures of {name!r}, expected one "
-                f"called {PurePosixPath(item).stem} or {PurePosixPath(item).stem}x{scale}; add it, or "
-                "rename one"
+                f"called {PurePosixPath(item).stem} or {PurePosixPath(item).stem}x{scale}; add it, "
+                "or rename one"
             )
         file = original.lr[name]
         found = read_picture(contents[name], name=file.item)
