@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.compute.cluster import on_every_worker
 from pipeline.compute.driver import work_through
 from pipeline.compute.inference import resolve_device
-from pipeline.compute.outcomes import record_outcomes
+from pipeline.compute.outcomes import Failure, record_outcomes
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
 from pipeline.jobs.chunks import drop_orphans
@@ -45,6 +45,8 @@ class UpscaleProgress:
     units_failed: int
     units_planned: int
     megapixels: float
+    failures: tuple[Failure, ...] = ()
+    """Of the units that were heard of last."""
 
 
 def run_upscale(
@@ -174,7 +176,9 @@ def _record(
     done = failed = pixels = 0
     for task, rows in record_outcomes(worked, ledger, run=run):
         done += sum(row.state == DONE for row in rows)
-        failed += sum(row.state == FAILED for row in rows)
+        failures = tuple(Failure.of_unit(row) for row in rows if row.state == FAILED)
+        failed += len(failures)
         pixels += sum(task.pixels(row.number) for row in rows if row.state == DONE)
-        report(UpscaleProgress(done, failed, planned, pixels * spec.scale**2 / 1e6))
+        megapixels = pixels * spec.scale**2 / 1e6
+        report(UpscaleProgress(done, failed, planned, megapixels, failures))
     return done
