@@ -16,7 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 # First, as it says in one line what is wrong with Dask's configuration.
-from pipeline.compute.local_cluster import begun, key_of, local_workers  # isort: skip
+from pipeline.compute.local_cluster import garbage_kept, key_of, local_workers  # isort: skip
 
 from distributed import Client as Client  # named so that other modules need no import of theirs
 from distributed import KilledWorker, WorkerPlugin, get_worker
@@ -253,7 +253,8 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        client = begun(lambda: Client(address, timeout="10s", security=key_of(address)))
+        with garbage_kept():
+            client = Client(address, timeout="10s", security=key_of(address))
     except (OSError, TimeoutError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address!r} ({error}); start one with "
