@@ -22,6 +22,7 @@ from distributed import Client as Client  # named so that other modules need no 
 from distributed import KilledWorker, WorkerPlugin, get_worker
 
 from pipeline.compute.machine import cores, memory_bytes
+from pipeline.compute.metrics import show_figures
 from pipeline.errors import ClusterError, UpresError, UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -272,6 +273,7 @@ def _remote(address: str) -> Iterator[Client]:
                 f"the scheduler at {address} has no workers; start `dask worker {address}`"
             )
         try:
+            show_figures(client)
             yield client
         except Exception as error:
             # Whatever a call to the client raised: without a scheduler this is the reason.
