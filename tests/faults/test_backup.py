@@ -70,6 +70,13 @@ def test_a_restored_job_has_nothing_to_do_and_its_ledger_knows_what_was(
     assert (again.code, again.document["computed_units"]) == (0, 0)
     assert digest(restored / "sr.zarr") == digest(tmp_path / "out" / "sr.zarr")
 
+    for step in steps("Move a job"):
+        subprocess.run(["bash", "-c", step], cwd=tmp_path, check=True)
+    elsewhere = source.rename(tmp_path / "elsewhere")
+    moved = upres("upscale", elsewhere, tmp_path / "moved", *WORDS, *cluster, "--json")
+    assert (moved.code, moved.document["computed_units"]) == (0, 0)
+    assert not restored.exists()
+
 
 def test_a_backup_of_a_run_that_is_on_is_continued_to_the_same_bytes(
     source: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], digest: Digest

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import urlopen
 
@@ -20,8 +21,7 @@ from pipeline.compute.cluster import Client, ClusterSettings, connect
 from pipeline.compute.metrics import STAGES, count_units
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.conftest import Command, SavePicture, TakePhoto
 
@@ -74,21 +74,27 @@ def started(folder: Path, *preloaded: str, **environment: str) -> Iterator[Clust
         ["worker", address, "--host", "127.0.0.1", "--nthreads", "2", "--no-nanny",
          "--dashboard-address", at[1], "--death-timeout", "60"],
     )  # fmt: skip
+    with running(folder, words, **environment):
+        wait_for_worker(address)
+        yield Cluster(address, (f"http://{at[0]}/metrics", f"http://{at[1]}/metrics"))
+
+
+@contextmanager
+def running(folder: Path, parts: Iterable[list[str]], **environment: str) -> Iterator[None]:
+    """Run a scheduler and then a worker, each by its words after ``dask``."""
     with (folder / "dask.log").open("wb") as log:
         processes = [
             subprocess.Popen(
-                [*DASK, *part],
+                [*DASK, *words],
                 cwd=folder,
                 env={**os.environ, **environment},
                 stdout=log,
                 stderr=log,
             )
-            for part in words
+            for words in parts
         ]
     try:
-        pages = (f"http://{at[0]}/metrics", f"http://{at[1]}/metrics")
-        wait_for_worker(address)
-        yield Cluster(address, pages)
+        yield
     finally:
         # The worker first: one that says farewell to nobody takes its time.
         for process in reversed(processes):
@@ -250,3 +256,30 @@ def test_without_prometheus_client_a_cluster_works_as_ever(
         done = upres("upscale", tmp_path / "in", tmp_path / "job", *words)
         assert "not available" in fetch(cluster.pages[0])
     assert (done.code, done.document["units"]["done"]) == (0, 1)
+
+
+def test_the_cluster_of_the_page_about_operations_shows_the_figures_from_the_start(
+    tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command
+) -> None:
+    lines = (Path(__file__).parents[3] / "docs" / "operations.md").read_text().splitlines()
+    scheduler, worker = (
+        next(line.split()[2:] for line in lines if line.startswith(f"dask {part} "))
+        for part in ("scheduler", "worker")
+    )
+    ports = {port: str(free_port()) for port in ("8786", "8787", "8788")}
+    with running(
+        tmp_path, [["scheduler", *of_ports(scheduler, ports)], ["worker", *of_ports(worker, ports)]]
+    ):
+        address = f"tcp://127.0.0.1:{ports['8786']}"
+        wait_for_worker(address)
+        pages = [f"http://127.0.0.1:{ports[port]}/metrics" for port in ("8787", "8788")]
+        cluster = Cluster(address, (pages[0], pages[1]))
+        assert cluster.figures()[units("failed")] == 0
+        save(tmp_path / "in" / "a.png", photo(40, 40))
+        words = ("upscale", tmp_path / "in", tmp_path / "job", "--model", "bicubic-x2")
+        assert upres(*words, "--cluster", address).code == 0
+        assert cluster.figures()[PIXELS] == 4 * 40 * 40
+
+
+def of_ports(words: list[str], ports: dict[str, str]) -> list[str]:
+    return [re.sub("878[678]", lambda found: ports[found[0]], word) for word in words]
