@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from prefect.states import State
+    from prefect.client.schemas.objects import State
 
     from pipeline.jobs.results import JobResult
 
@@ -73,6 +73,19 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
         message = visible(" ".join(str(error).split()))
         run_logger().log(logging.ERROR, "%s", message)
         return Failed(message=message, data=error)
+
+
+def document_of(state: State[Any]) -> dict[str, Any]:
+    """Return the document of a flow that came to its end, with failures or without.
+
+    Raises:
+        UpresError: what ended the flow before.
+    """
+    try:
+        document: dict[str, Any] = state.result()
+    except IncompleteError as error:
+        return error.document
+    return document
 
 
 def ending_of_job(result: JobResult, document: dict[str, Any], *, job_dir: Path) -> Ending:

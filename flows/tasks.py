@@ -10,25 +10,29 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import task
 
 from flows.run_listening import FlowListener
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import ClusterError, LedgerError, UsageError
-from pipeline.jobs.export import ExportResult
-from pipeline.jobs.ingest import Ingestion
 from pipeline.jobs.job import open_job
-from pipeline.jobs.stages import RunAddress
 from pipeline.reports.job_report import write_report
 from pipeline.storage.ledger import REJECTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from pipeline.jobs.stages import Stages
+    from prefect.tasks import Task
+
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.stages import RunAddress, Stages
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RETRY_DELAYS_S = [30, 120, 300]
 """Until a scheduler or a database is there again, which its supervisor starts."""
@@ -42,11 +46,13 @@ def comes_back(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(error, (ClusterError, LedgerError)) and not isinstance(error, UsageError)
 
 
-patient = {
-    "retries": len(RETRY_DELAYS_S),
-    "retry_delay_seconds": RETRY_DELAYS_S,
-    "retry_condition_fn": comes_back,
-}
+def patient(work: Callable[P, R]) -> Task[P, R]:
+    """Make a task of `work` that is tried again where that can help."""
+    return task(
+        retries=len(RETRY_DELAYS_S),
+        retry_delay_seconds=RETRY_DELAYS_S,  # type: ignore[arg-type]
+        retry_condition_fn=comes_back,
+    )(work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +85,7 @@ def joined(run: RunAddress) -> Iterator[tuple[Stages, FlowListener]]:
         yield stages, listener
 
 
-@task(**patient)
+@patient
 def ingest_pictures(run: RunAddress) -> Ingestion:
     """Bring the source into the job's LR archive; return what was left out, and remarks."""
     with joined(run) as (stages, listener):
@@ -90,7 +96,7 @@ def ingest_pictures(run: RunAddress) -> Ingestion:
         return replace(ingestion, rows=[])
 
 
-@task(**patient)
+@patient
 def upscale_tiles(run: RunAddress) -> Computed:
     """Compute every unit that is not done; return how many were."""
     began = time.monotonic()
@@ -101,7 +107,7 @@ def upscale_tiles(run: RunAddress) -> Computed:
         )
 
 
-@task(**patient)
+@patient
 def score_tiles(run: RunAddress) -> Scored:
     """Score every tile; return the figures and what could not be scored."""
     with joined(run) as (stages, listener):
@@ -110,7 +116,7 @@ def score_tiles(run: RunAddress) -> Scored:
         return Scored(document=result.to_json(), stopped=result.stopped)
 
 
-@task(**patient)
+@patient
 def export_pictures(run: RunAddress) -> ExportResult | None:
     """Write the finished pictures as files, where that is asked for; return how many."""
     with joined(run) as (stages, listener):
@@ -120,7 +126,7 @@ def export_pictures(run: RunAddress) -> ExportResult | None:
         return exported
 
 
-@task(**patient)
+@patient
 def report_job(job_dir: Path) -> str:
     """Write the job's report; return its path."""
     return str(write_report(open_job(job_dir)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from flows.commands.training import train as command
 from flows.endings import Ending, ended
