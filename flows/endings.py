@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.states import Completed, Failed
 
-from flows.run_listening import run_logger
+from flows.run_log import run_logger
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @patient
 def prepare_patches(request: PrepareRequest) -> PrepareResult:
     """Make the patches that are missing."""
-    listener = FlowListener(f"dataset {request.dataset_dir.name}")
+    listener = FlowListener(f"dataset {request.dataset_dir.name}", request.dataset_dir)
     result = run.prepare_dataset(
         request, stop=Stop(), write_report=write_dataset_report, listener=listener
     )

@@ -8,17 +8,20 @@ in the ledger, and `rerun-failed` is for that.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import task
 
+from flows.artifacts import MOST_ROWS, show_looks, show_pictures
 from flows.run_listening import FlowListener
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.status import read_status
 from pipeline.errors import ClusterError, LedgerError, UsageError
 from pipeline.jobs.job import open_job
 from pipeline.reports.job_report import write_report
+from pipeline.reports.night import Speed, pictures_of, worth_a_look
 from pipeline.storage.ledger import REJECTED
 
 if TYPE_CHECKING:
@@ -56,15 +59,6 @@ def patient(work: Callable[P, R]) -> Task[P, R]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Computed:
-    """What upscaling came to."""
-
-    units: int
-    megapixels: float
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
     """What scoring came to: what `upres score` prints, and whether a stop came before its end."""
 
@@ -74,7 +68,7 @@ class Scored:
 
 def listener_of(job_dir: Path, run_id: str) -> FlowListener:
     """Return what logs a run on a job."""
-    return FlowListener(f"job {job_dir.name} run {run_id}")
+    return FlowListener(f"job {job_dir.name} run {run_id}", job_dir)
 
 
 @contextmanager
@@ -97,14 +91,12 @@ def ingest_pictures(run: RunAddress) -> Ingestion:
 
 
 @patient
-def upscale_tiles(run: RunAddress) -> Computed:
+def upscale_tiles(run: RunAddress) -> Speed:
     """Compute every unit that is not done; return how many were."""
     began = time.monotonic()
     with joined(run) as (stages, listener):
         units = stages.upscale()
-        return Computed(
-            units=units, megapixels=listener.megapixels, seconds=time.monotonic() - began
-        )
+        return Speed(units=units, megapixels=listener.megapixels, seconds=time.monotonic() - began)
 
 
 @patient
@@ -128,5 +120,11 @@ def export_pictures(run: RunAddress) -> ExportResult | None:
 
 @patient
 def report_job(job_dir: Path) -> str:
-    """Write the job's report; return its path."""
-    return str(write_report(open_job(job_dir)))
+    """Write the job's report, and show what is worth a look; return the report's path."""
+    job = open_job(job_dir)
+    written = str(write_report(job))
+    with closing(job.open_ledger_to_read()) as ledger:
+        failures = read_status(job.folder, ledger).failures
+    show_looks(job_dir, worth_a_look(job, failures, most=MOST_ROWS))
+    show_pictures(job_dir, pictures_of(job))
+    return written

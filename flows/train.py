@@ -42,7 +42,7 @@ def train_network(request: TrainRequest) -> TrainResult:
         request,
         stop=Stop(),
         write_report=write_dataset_report,
-        listener=TrainFlowListener(f"training {request.out_dir.name}"),
+        listener=TrainFlowListener(f"training {request.out_dir.name}", request.out_dir),
     )
 
 
