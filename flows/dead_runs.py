@@ -7,12 +7,10 @@ Prefect's own automations for this are left alone: they have marked runs that ha
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import time
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -27,13 +25,13 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
+from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Crashed
 
 from flows.deployments import POOL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from uuid import UUID
+    from pathlib import Path
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
@@ -52,13 +50,16 @@ def mark_dead_runs(client: SyncPrefectClient, *, alone: bool) -> list[str]:
     return [_mark(client, run) for run in _under_way(client) if _is_dead(run, alone=alone)]
 
 
-def mark_dead_runs_of(job_dir: Path, *, own: UUID | None) -> list[str]:
-    """Mark the runs on a job other than `own`, which holds its lock; return their names.
+def mark_dead_runs_of(job_dir: Path) -> list[str]:
+    """Mark all other runs on a job whose lock the run of this process holds; return their names.
 
-    Whichever machine they were on: the lock says that they are gone. One that has no process yet
-    is left to begin, and to be refused by the lock.
+    Whichever machine they were on: the lock says that they are gone. One that has no process yet,
+    or a living one here, is left to find the job held.
     """
-    place = os.path.realpath(job_dir)
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return []
+    own, place = context.flow_run.id, os.path.realpath(job_dir)
 
     def is_dead(run: FlowRun) -> bool:
         asked = run.parameters.get("job_dir")
@@ -67,7 +68,7 @@ def mark_dead_runs_of(job_dir: Path, *, own: UUID | None) -> list[str]:
             and run.id != own
             and run.state_type in (StateType.RUNNING, StateType.CANCELLING)
             and os.path.realpath(str(asked)) == place
-            and not _holds_no_lock_yet(run)
+            and not _lives_here(run)
         )
 
     with get_client(sync_client=True) as client:
@@ -102,14 +103,17 @@ def _mark(client: SyncPrefectClient, run: FlowRun) -> str:
 
 
 def _is_dead(run: FlowRun, *, alone: bool) -> bool:
-    host, _, pid = (run.infrastructure_pid or "").rpartition(":")
-    if not pid.isdecimal():
+    host, pid = _process_of(run)
+    if pid is None:
         return alone
-    return host == socket.gethostname() and not _lives(int(pid), run)
+    return host == socket.gethostname() and not _lives_here(run)
 
 
-def _lives(pid: int, run: FlowRun) -> bool:
-    """Return whether that process is there, and not another one that has its number by now."""
+def _lives_here(run: FlowRun) -> bool:
+    """Return whether its process is on this machine, and not another one with its number."""
+    host, pid = _process_of(run)
+    if pid is None or host != socket.gethostname():
+        return False
     try:
         process = psutil.Process(pid)
         began = run.start_time.timestamp() if run.start_time else time.time()
@@ -118,10 +122,10 @@ def _lives(pid: int, run: FlowRun) -> bool:
         return False
 
 
-def _holds_no_lock_yet(run: FlowRun) -> bool:
-    """Return whether a run on this machine lives: it is about to find the job held."""
+def _process_of(run: FlowRun) -> tuple[str, int | None]:
+    """Return machine and number of a run's process; None where it has none yet."""
     host, _, pid = (run.infrastructure_pid or "").rpartition(":")
-    return host == socket.gethostname() and pid.isdecimal() and _lives(int(pid), run)
+    return host, int(pid) if pid.isdecimal() else None
 
 
 def _under_way(client: SyncPrefectClient) -> list[FlowRun]:

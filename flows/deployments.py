@@ -28,8 +28,11 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.objects import (
+    ConcurrencyLimitConfig,
+    ConcurrencyLimitStrategy,
+    StateType,
+)
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments.runner import EntrypointType
@@ -37,7 +40,7 @@ from prefect.exceptions import ObjectAlreadyExists
 from prefect.workers.process import ProcessWorker
 
 from pipeline.errors import UsageError
-from pipeline.jobs.request import UpscaleRequest
+from pipeline.jobs.budget import next_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
+
+    from pipeline.jobs.request import UpscaleRequest
 
 POOL = "upres"
 """The work pool, of the type process."""
@@ -239,14 +244,18 @@ def _listed(client: SyncPrefectClient, deployment: DeploymentResponse) -> Listed
     schedule = next((one for one in schedules if isinstance(one, CronSchedule)), None)
     minute, hour = (schedule.cron.split() if schedule else ["0", "0"])[:2]
     asked = deployment.parameters
+    at = f"{int(hour):02}:{int(minute):02}" if schedule else ""
+    zone = (schedule.timezone if schedule else None) or "UTC"
+    # The server makes its runs some seconds after it heard of a schedule.
+    soon = next_time(at, datetime.now(UTC), zone) if at else None
     return Listed(
         name=deployment.name,
-        at=f"{int(hour):02}:{int(minute):02}" if schedule else "",
-        timezone=(schedule.timezone if schedule else None) or "UTC",
+        at=at,
+        timezone=zone,
         until=str(asked.get("until", "")),
         src=str(asked.get("src", "")),
         job_dir=str(asked.get("job_dir", "")),
-        next_start=_next_start(client, deployment.id),
+        next_start=_next_start(client, deployment.id) or soon,
         last_state=_last_state(client, deployment.id),
     )
 

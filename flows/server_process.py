@@ -17,7 +17,8 @@ def main() -> None:
     port = sys.argv[1]
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     sys.argv = [
-        "prefect", "server", "start", "--host", "127.0.0.1", "--port", port, "--log-level", "WARNING"
+        "prefect", "server", "start", "--log-level", "WARNING",
+        "--host", "127.0.0.1", "--port", port,
     ]  # fmt: skip
     runpy.run_module("prefect", run_name="__main__")
 

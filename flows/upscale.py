@@ -44,7 +44,7 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
     """Do the main job, each stage a task of the flow `name`; return how that ends."""
     listener = listener_of(request.job_dir, "begins")
     with open_stages(request, listener, command=f"{name} flow", due=due()) as stages:
-        mark_dead_runs_of(request.job_dir, own=flow_run.id)
+        mark_dead_runs_of(request.job_dir)
         run = stages.address()
         ingestion = ingest_pictures(run)
         stages.check_export()

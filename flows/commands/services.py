@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
