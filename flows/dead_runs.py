@@ -103,16 +103,22 @@ def _mark(client: SyncPrefectClient, run: FlowRun) -> str:
 
 
 def _is_dead(run: FlowRun, *, alone: bool) -> bool:
-    host, pid = _process_of(run)
+    pid = _process_of(run)
     if pid is None:
         return alone
-    return host == socket.gethostname() and not _lives_here(run)
+    return _is_of_here(run, alone=alone) and not _lives_here(run)
+
+
+def _is_of_here(run: FlowRun, *, alone: bool) -> bool:
+    """Return whether a run's process is, or was, on this machine: workers say it, or nobody."""
+    host = (run.infrastructure_pid or "").rpartition(":")[0]
+    return alone if not host else host == socket.gethostname()
 
 
 def _lives_here(run: FlowRun) -> bool:
     """Return whether its process is on this machine, and not another one with its number."""
-    host, pid = _process_of(run)
-    if pid is None or host != socket.gethostname():
+    pid = _process_of(run)
+    if pid is None:
         return False
     try:
         process = psutil.Process(pid)
@@ -122,10 +128,10 @@ def _lives_here(run: FlowRun) -> bool:
         return False
 
 
-def _process_of(run: FlowRun) -> tuple[str, int | None]:
-    """Return machine and number of a run's process; None where it has none yet."""
-    host, _, pid = (run.infrastructure_pid or "").rpartition(":")
-    return host, int(pid) if pid.isdecimal() else None
+def _process_of(run: FlowRun) -> int | None:
+    """Return the number of a run's process; None where it has none yet."""
+    pid = (run.infrastructure_pid or "").rpartition(":")[2]
+    return int(pid) if pid.isdecimal() else None
 
 
 def _under_way(client: SyncPrefectClient) -> list[FlowRun]:

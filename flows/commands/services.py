@@ -55,7 +55,7 @@ def serve(job_config: Path | None, port: int) -> None:
             missed = cancel_missed_runs(client) if own else 0
             jobs = scheduled_jobs(client)
         if dead:
-            _say(f"{number_of(len(dead), 'run')} had lost their process, now marked crashed")
+            _say(f"{number_of(len(dead), 'run')} without a living process, marked as crashed")
         if missed:
             _say(f"{number_of(missed, 'run')} missed meanwhile; the last of each job begins now")
         for job in jobs:
@@ -120,11 +120,11 @@ def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
     job = ScheduledJob(request=request, at=at, timezone=zone)
     with client_of_server() as client:
         name = schedule_job(client, job)
-        job = next(one for one in scheduled_jobs(client) if one.name == name)
+        listed = next(one for one in scheduled_jobs(client) if one.name == name)
     if as_json:
-        options.print_json(job.to_json())
+        options.print_json(listed.to_json())
     else:
-        click.echo(_line(job))
+        click.echo(_line(listed))
         click.echo(f"pages: {server.page}")
 
 
