@@ -63,6 +63,7 @@ def upscale_archive(
     src: str,
     job_dir: Path,
     model: str = UpscaleRequest.model,
+    restore: float | None = UpscaleRequest.restore,
     tile_px: int = UpscaleRequest.tile_px,
     halo: str | int = UpscaleRequest.halo,
     device: str = UpscaleRequest.device,
