@@ -42,10 +42,18 @@ _LEAST_EVIDENCE = 4.0
 """Photographs that never were JPEGs stay below half of it."""
 _STEPS = np.arange(2, 41, dtype=np.float32)
 _FREQUENCIES = ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (2, 2))
-_LUMA = {
-    (0, 0): 16, (0, 1): 11, (1, 0): 12, (1, 1): 12, (0, 2): 10, (2, 0): 14, (1, 2): 14, (2, 1): 13,
-    (2, 2): 16,
-}  # fmt: skip
+_LUMA = np.array(
+    [
+        [16, 11, 10, 16, 24, 40, 51, 61],
+        [12, 12, 14, 19, 26, 58, 60, 55],
+        [14, 13, 16, 24, 40, 57, 69, 56],
+        [14, 17, 22, 29, 51, 87, 80, 62],
+        [18, 22, 37, 56, 68, 109, 103, 77],
+        [24, 35, 55, 64, 81, 104, 113, 92],
+        [49, 64, 78, 87, 103, 121, 120, 101],
+        [72, 92, 95, 98, 112, 100, 103, 99],
+    ]
+)
 """Steps of quality 50, by row and column of the table."""
 _SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
@@ -133,28 +141,29 @@ def _of_jpeg(data: bytes) -> Traces | None:
         return None
     if not tables:
         return None
-    luma = np.array(tables[min(tables)]).reshape(8, 8)
-    steps = [float(luma[place]) for place in _LUMA]
+    luma = np.array(tables[min(tables)], dtype=np.float64)
     return Traces(
         codec="JPEG",
-        quality=_quality_of(steps, list(_LUMA)),
+        quality=_quality_of(luma, np.arange(64)),
         subsampling=subsampling if len(tables) > 1 else "",
     )
 
 
-def _quality_of(steps: Sequence[float], places: Sequence[tuple[int, int]]) -> int:
-    """Return the quality by the IJG's count whose table has the steps nearest to these."""
-    distance = np.abs(np.log(_TABLES[:, [list(_LUMA).index(p) for p in places]] / steps))
+def _quality_of(steps: NDArray[Any], places: NDArray[Any]) -> int:
+    """Return the quality by the IJG's count whose table has at `places` the steps nearest to these.
+
+    Places count row by row.
+    """
+    distance = np.abs(np.log(_TABLES[:, places] / np.maximum(steps, 1))).sum(axis=1)
     # The last of those that are as near: their steps cannot become finer.
-    return 100 - int(distance.sum(axis=1)[::-1].argmin())
+    return 100 - int(distance[::-1].argmin())
 
 
 def _tables() -> NDArray[np.float64]:
     """Return the steps ``(qualities, places)`` of the IJG's encoder at qualities 1 to 100."""
     quality = np.arange(1, 101)[:, None]
     percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    steps = (np.array(list(_LUMA.values())) * percent + 50) // 100
-    return np.clip(steps, 1, 255).astype(np.float64)
+    return np.clip((_LUMA.ravel() * percent + 50) // 100, 1, 255).astype(np.float64)
 
 
 _TABLES = _tables()
@@ -237,8 +246,8 @@ def _quality(windows: Sequence[NDArray[np.float32]]) -> int | None:
         steps, evidence = _likeliest_steps(aligned, beside)
         clear = evidence > _LEAST_EVIDENCE
         if clear.sum() >= len(_FREQUENCIES) // 2:
-            places = [p for p, is_clear in zip(_FREQUENCIES, clear, strict=True) if is_clear]
-            return _quality_of(list(steps[clear]), places)
+            places = np.array([8 * r + c for r, c in _FREQUENCIES])
+            return _quality_of(steps[clear], places[clear])
     return None
 
 
