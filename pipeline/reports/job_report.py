@@ -19,6 +19,7 @@ import torch
 from pipeline.compute.status import JobStatus, read_status
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
+from pipeline.jobs.choice import Chosen, chosen_models
 from pipeline.jobs.item_images import lr_image, sr_image
 from pipeline.jobs.score import ItemScores, read_scores
 from pipeline.reports import portraits as preview
@@ -62,6 +63,8 @@ class ItemLine:
     state: str
     figures: Figures
     worst: TileState | None
+    chosen: Chosen | None = None
+    """The model of this item, where it was chosen for it and not named for all."""
 
     @property
     def rank(self) -> tuple[bool, float, bool, str]:
@@ -170,7 +173,8 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
     """Return all that the template is told."""
     status = read_status(job.folder, ledger)
     scores = {found.item: found for found in read_scores(ledger)}
-    lines = _item_lines(status, ledger.items(), scores)
+    chosen = chosen_models(ledger)
+    lines = _item_lines(status, ledger.items(), scores, chosen)
     shown = _most_telling([line for line in lines if line.row.state == INGESTED], MAX_PORTRAITS)
     portraits = _portraits(job, ledger, shown, scores)
     means = Means.of(line.figures for line in lines if line.row.state == INGESTED)
@@ -188,6 +192,7 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
         "scored": means.items + means.left_out,
         "lines": _most_telling(lines, MAX_LINES),
         "lines_total": len(lines),
+        "chosen": bool(chosen),
         "stacked": any(line.row.stack for line in lines),
         "unscored": sum(line.state == "done" and line.figures.psnr is None for line in lines),
         "portraits": portraits,
@@ -202,7 +207,10 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
 
 
 def _item_lines(
-    status: JobStatus, rows: Iterable[ItemRow], scores: Mapping[str, ItemScores]
+    status: JobStatus,
+    rows: Iterable[ItemRow],
+    scores: Mapping[str, ItemScores],
+    chosen: Mapping[str, Chosen],
 ) -> list[ItemLine]:
     counts = {count.item: count for count in status.counts}
     lines = []
@@ -211,7 +219,8 @@ def _item_lines(
         figures = Figures() if found is None else Figures.of(found.kinds)
         worst = None if found is None else _worst_tile(found)
         count = counts[row.item]
-        lines.append(ItemLine(row, count, status.item_state(count), figures, worst))
+        state = status.item_state(count)
+        lines.append(ItemLine(row, count, state, figures, worst, chosen.get(row.item)))
     return lines
 
 
@@ -314,7 +323,7 @@ def _unit(height: int, width: int) -> float:
 
 
 def _specs(job: Job, lines: Sequence[ItemLine]) -> list[Mapping[str, Any]]:
-    """Return the distinct provenances of the items shown: one, as a run upscales all alike."""
+    """Return the distinct provenances of the items shown: one, or one for each model."""
     specs: dict[str, Mapping[str, Any]] = {}
     try:
         sr = job.open_sr()
