@@ -123,6 +123,13 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
 @click.argument(
     "hr_dirs", metavar="HR_DIR|DATASET...", nargs=-1, required=True, type=click.Path(path_type=Path)
 )
+@click.option(
+    "--degradation",
+    default="bicubic",
+    show_default=True,
+    metavar="NAME|FILE",
+    help="What makes LR from HR: a preset such as jpeg-75 or archive, or a file with one's table.",
+)
 @options.device_options("fp32")
 @options.features_option
 @options.json_option
@@ -130,6 +137,7 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
 def evaluate(
     model: str,
     hr_dirs: tuple[Path, ...],
+    degradation: str,
     features: tuple[Path, ...],
     device: str,
     backend: str,
@@ -138,9 +146,10 @@ def evaluate(
 ) -> None:
     """Measure a model by the published protocol.
 
-    MODEL is a name or a file, HR_DIR a folder of HR pictures: LR is made by antialiased bicubic
-    reduction. Of a DATASET that `upres prepare` made, each LR version is scored, on the patches
-    held out for test (or validation).
+    MODEL is a name or a file, HR_DIR a folder of HR pictures. LR is made by antialiased bicubic
+    reduction, or by another --degradation, which gives every model the same LR. Of a DATASET that
+    `upres prepare` made, each LR version is scored, on the patches held out for test (or
+    validation).
 
     PSNR and SSIM are of the Y channel, a border of `scale` pixels left out. The default precision
     is fp32, so that figures do not depend on the machine.
@@ -155,6 +164,7 @@ def evaluate(
         precision=precision,
         backend=backend,
         features=FeatureFiles.named(features),
+        degradation=degradation,
     )
     if as_json:
         options.print_json(document)
@@ -162,7 +172,8 @@ def evaluate(
     name = document["model"]
     # A checkpoint bears the name of its recipe, as the shipped weights do.
     shown = visible(name if name.startswith(model) else f"{model} ({name})")
-    click.echo(f"{shown}, x{document['scale']}, {document['precision']}, {document['backend']}")
+    how = (document[key] for key in ("degradation", "precision", "backend"))
+    click.echo(f"{shown}, x{document['scale']}, {', '.join(how)}")
     for scores in document["sets"]:
         click.echo(_set_scores(scores))
 

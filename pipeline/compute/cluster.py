@@ -16,12 +16,13 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 # First, as it says in one line what is wrong with Dask's configuration.
-from pipeline.compute.local_cluster import begun, key_of, local_workers  # isort: skip
+from pipeline.compute.local_cluster import garbage_kept, key_of, local_workers  # isort: skip
 
 from distributed import Client as Client  # named so that other modules need no import of theirs
 from distributed import KilledWorker, WorkerPlugin, get_worker
 
 from pipeline.compute.machine import cores, memory_bytes
+from pipeline.compute.metrics import show_figures
 from pipeline.errors import ClusterError, UpresError, UsageError, WorkerError
 
 if TYPE_CHECKING:
@@ -253,7 +254,8 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
 @contextmanager
 def _remote(address: str) -> Iterator[Client]:
     try:
-        client = begun(lambda: Client(address, timeout="10s", security=key_of(address)))
+        with garbage_kept():
+            client = Client(address, timeout="10s", security=key_of(address))
     except (OSError, TimeoutError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address!r} ({error}); start one with "
@@ -271,6 +273,7 @@ def _remote(address: str) -> Iterator[Client]:
                 f"the scheduler at {address} has no workers; start `dask worker {address}`"
             )
         try:
+            show_figures(client)
             yield client
         except Exception as error:
             # Whatever a call to the client raised: without a scheduler this is the reason.

@@ -9,6 +9,7 @@ made for the command and stays in the memory of its processes; no HTTP server is
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import multiprocessing
 import os
@@ -18,9 +19,8 @@ import signal
 import socket
 import tempfile
 import threading
-from contextlib import contextmanager, suppress
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ClusterError
 
@@ -37,17 +37,13 @@ except Exception as error:
     ) from error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-Begun = TypeVar("Begun")
+    from collections.abc import Iterator, Mapping
 
 _LOOPBACK = "127.0.0.1"
 _FILES, _FILES_A_WORKER = 40, 8
 """How many files a command has open, and how many more for each worker: a few are reserve."""
 _FILES_WANTED = 4096
 _SEMAPHORES_A_WORKER = 8
-_STARTS = 3
-"""How often Dask's own thread may fail to begin within the ten seconds that Dask gives it."""
 
 _KEYS: dict[str, Security] = {}
 """How this process proves itself to the clusters that it started, by their addresses."""
@@ -58,20 +54,21 @@ def key_of(address: str) -> Security | None:
     return _KEYS.get(address)
 
 
-def begun(start: Callable[[], Begun]) -> Begun:
-    """Return what `start` returns, a client or a cluster; a machine that stalls gets more time.
+@contextmanager
+def garbage_kept() -> Iterator[None]:
+    """Collect no garbage within the block, in which Dask starts a thread for a client or a cluster.
 
-    Raises:
-        ClusterError: if the machine does not even begin a thread in half a minute.
+    The start holds a lock that the end of an older client takes too. A client that could not
+    connect ends when it is collected; if the new thread did that, both would wait for ten seconds
+    and the start would fail.
     """
-    for _ in range(_STARTS):
-        # All that Dask says of a thread that was not there in time is a bare assertion.
-        with suppress(AssertionError):
-            return start()
-    raise ClusterError(
-        "this machine is too busy to begin a thread within 10 s; stop something else that runs "
-        "here, then the same command continues"
-    )
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collected:
+            gc.enable()
 
 
 @contextmanager
@@ -96,7 +93,7 @@ def local_workers(
             cluster = _started(
                 count, security, nthreads=threads, memory_limit=memory_bytes, local_directory=folder
             )
-        with cluster, begun(lambda: Client(cluster, security=security)) as client:
+        with cluster, _client_of(cluster, security) as client:
             _KEYS[cluster.scheduler_address] = security
             try:
                 yield client
@@ -136,19 +133,21 @@ def _started(count: int, security: Security, **options: Any) -> SpecCluster:
             "silence_logs": logging.CRITICAL,
         },
     }
-    start = partial(
-        SpecCluster,
-        scheduler={"cls": _Scheduler, "options": {**server, "port": 0, "dashboard": False}},
-        workers=dict.fromkeys(range(count), worker),
-        security=security,
-        silence_logs=logging.CRITICAL,
-    )
     try:
-        return begun(start)
-    except ClusterError:
-        raise
+        with garbage_kept():
+            return SpecCluster(
+                scheduler={"cls": _Scheduler, "options": {**server, "port": 0, "dashboard": False}},
+                workers=dict.fromkeys(range(count), worker),
+                security=security,
+                silence_logs=logging.CRITICAL,
+            )
     except Exception as error:
         raise ClusterError(_why(error)) from error
+
+
+def _client_of(cluster: SpecCluster, security: Security) -> Client:
+    with garbage_kept():
+        return Client(cluster, security=security)
 
 
 def _why(error: BaseException) -> str:

@@ -46,24 +46,35 @@ class Failure:
 
 
 def record_outcomes(
-    worked: Iterable[tuple[Task, list[UnitRow]]], ledger: Ledger, *, run: str
+    worked: Iterable[tuple[Task, list[UnitRow]]],
+    ledger: Ledger,
+    *,
+    run: str,
+    recorded: Callable[[list[tuple[Task, list[UnitRow]]]], None] = lambda _: None,
 ) -> Iterator[tuple[Task, list[UnitRow]]]:
     """Yield each task with the outcomes of its units, and write these to the ledger in batches.
 
-    However the iteration ends, what was yielded is in the ledger.
+    However the iteration ends, what was yielded is in the ledger; `recorded` hears of each batch
+    once it is there.
     """
-    waiting: list[UnitRow] = []
+    waiting: list[tuple[Task, list[UnitRow]]] = []
     written = time.monotonic()
+
+    def record() -> None:
+        nonlocal waiting, written
+        ledger.put_units(row for _, rows in waiting for row in rows)
+        recorded(waiting)
+        waiting, written = [], time.monotonic()
+
     try:
         for task, outcomes in worked:
             rows = [replace(row, run=run) for row in outcomes]
-            waiting += rows
+            waiting.append((task, rows))
             if time.monotonic() - written > _BATCH_S:
-                ledger.put_units(waiting)
-                waiting, written = [], time.monotonic()
+                record()
             yield task, rows
     finally:
-        ledger.put_units(waiting)
+        record()
 
 
 def outcome_of(row: UnitRow, work: Callable[[], None]) -> UnitRow:

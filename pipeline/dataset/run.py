@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pipeline.compute.cluster import connect
 from pipeline.compute.listener import Listener
+from pipeline.compute.metrics import seconds_of
 from pipeline.dataset.licences import check_named, licence_of
 from pipeline.dataset.prepare import Ledgers, Preparation, dataset_spec
 from pipeline.dataset.status import CHUNKS, PICTURES, DatasetStatus, absent_pictures
@@ -98,7 +99,7 @@ def prepare_dataset(
         listener.remark(line)
     originals = _originals(request, recipe, licences, listener)
     with _opened(request, recipe, originals) as (dataset, ledgers):
-        with connect(request.cluster) as client:
+        with connect(request.cluster) as client, seconds_of(client, "prepare"):
             preparation = Preparation(
                 dataset,
                 recipe,

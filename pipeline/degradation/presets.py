@@ -136,6 +136,14 @@ _WILD: tuple[Table, ...] = (
 )
 
 
+def _stored(codec: str, quality: int, format_name: str) -> Preset:
+    """Return the reduction of the benchmarks, stored as a lossy file of one quality."""
+    return Preset(
+        summary=f"bicubic, then {format_name} of quality {quality}: for measuring",
+        steps=(_REDUCE, {"op": codec, "quality": quality}),
+    )
+
+
 PRESETS: dict[str, Preset] = {
     "bicubic": Preset(
         summary="antialiased bicubic reduction, as MATLAB's imresize: the benchmarks' LR",
@@ -196,5 +204,9 @@ PRESETS: dict[str, Preset] = {
         summary="scans and early digital pictures: slight blur, grain, JPEG 60 to 95, twice",
         steps=_ARCHIVE,
     ),
+    "jpeg-40": _stored("jpeg", 40, "JPEG"),
+    "jpeg-75": _stored("jpeg", 75, "JPEG"),
+    "jpeg-90": _stored("jpeg", 90, "JPEG"),
+    "webp-75": _stored("webp", 75, "WebP"),
 }
 """Name to chain; all work at every scale, and at scale 1 the reduction does nothing."""

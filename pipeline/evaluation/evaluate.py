@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePosixPath
 from statistics import fmean
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -26,10 +27,12 @@ from pipeline.compute.inference import (
 )
 from pipeline.compute.machine import cores
 from pipeline.constants import DEFAULT_TILE_PX
-from pipeline.degradation.apply import crop_to_multiple, degrade_bicubic
-from pipeline.errors import DatasetError, ModelError, PictureError, TileShapeError
+from pipeline.dataset.extract import seed_of
+from pipeline.degradation.apply import crop_to_multiple, degrade_patches
+from pipeline.errors import DatasetError, ModelError, PictureError, TileShapeError, UsageError
 from pipeline.pictures.files import read_picture
 from pipeline.pictures.metrics import SSIM_REACH_PX, score_picture, without_alpha
+from pipeline.recipes.files import read_degradation
 from pipeline.sources.listing import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, is_dataset
 
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.spec import ModelSpec
+    from pipeline.degradation.chain import Degradation
     from pipeline.sources.listing import SourceFile
     from pipeline.training.objective import FeatureFiles
 
@@ -48,6 +52,9 @@ if TYPE_CHECKING:
     Enlarge: TypeAlias = Callable[[Picture8], Picture8]
     Distance: TypeAlias = Callable[[Picture8, Picture8], float]
 
+
+BENCHMARKS = "bicubic"
+"""The degradation of the published benchmarks."""
 
 _HELD_OUT = ("test", "validation")
 _PATCHES_AT_ONCE = 256
@@ -83,14 +90,20 @@ class SetScores:
 
 
 def evaluate_set(
-    directory: Path, *, enlarge: Enlarge, scale: int, distance: Distance | None = None
+    directory: Path,
+    *,
+    enlarge: Enlarge,
+    scale: int,
+    distance: Distance | None = None,
+    degradation: Degradation | None = None,
 ) -> SetScores:
     """Score `enlarge` on every picture in a folder by the published protocol.
 
-    Each picture is cropped to a multiple of `scale`, reduced bicubically to uint8, enlarged, and
-    compared on the luma plane without a border of `scale` px: PSNR at peak 255, SSIM over 11x11
-    Gaussian windows. Grey pictures are scored as they are; alpha is dropped before all else, only
-    the colours are enlarged and scored. `enlarge` maps uint8 ``(c, h, w)``, c of 1 or 3, to uint8
+    Each picture is cropped to a multiple of `scale`, reduced bicubically to uint8 (or by another
+    `degradation`, whose numbers are drawn from the picture's name), enlarged, and compared on the
+    luma plane without a border of `scale` px: PSNR at peak 255, SSIM over 11x11 Gaussian windows.
+    Grey pictures are scored as they are; alpha is dropped before all else, only the colours are
+    enlarged and scored. `enlarge` maps uint8 ``(c, h, w)``, c of 1 or 3, to uint8
     ``(c, scale * h, scale * w)``; `distance` is LPIPS of two such pictures, nothing cut off. The
     set bears the folder's name. A picture that cannot be scored ends the evaluation, as a mean over
     the rest would be another benchmark's figure; what is not a picture is left out and counted.
@@ -102,9 +115,8 @@ def evaluate_set(
         ModelError: if `enlarge` returns another dtype.
     """
     files = list_source(str(directory))
-    scores = tuple(
-        _score_file(file, enlarge=enlarge, scale=scale, distance=distance) for file in files
-    )
+    reduction = degradation or read_degradation(BENCHMARKS, scale=scale)
+    scores = tuple(_score_file(file, enlarge, distance, reduction, scale=scale) for file in files)
     left_out = {why: n for why, n in files.left_out.to_json().items() if n}
     return replace(_means(directory.resolve().name, scores), left_out=left_out)
 
@@ -179,10 +191,17 @@ def _means(name: str, scores: tuple[ImageScores, ...]) -> SetScores:
 
 
 def _score_file(
-    file: SourceFile, *, enlarge: Enlarge, scale: int, distance: Distance | None
+    file: SourceFile,
+    enlarge: Enlarge,
+    distance: Distance | None,
+    degradation: Degradation,
+    *,
+    scale: int,
 ) -> ImageScores:
     hr = _read_reference(file, scale=scale)
-    lr = degrade_bicubic(hr, scale)
+    # By the name alone: every model gets the same LR, in whatever folder the picture is.
+    seed = seed_of("evaluate", PurePosixPath(file.item).name)
+    lr = degrade_patches(hr[np.newaxis], [seed], degradation, scale=scale)[0]
     return _scored(lr, hr, file.item, enlarge, distance, scale=scale, border_px=scale)
 
 
@@ -262,10 +281,12 @@ def evaluate_model(
     precision: str,
     backend: str = "auto",
     features: FeatureFiles | None = None,
+    degradation: str = BENCHMARKS,
 ) -> dict[str, Any]:
     """Return the document that ``upres evaluate`` prints: the scores of a model on each set.
 
-    A set is a folder of HR pictures, or a dataset, each LR version of which makes a set.
+    A set is a folder of HR pictures, or a dataset, each LR version of which makes a set. LR of a
+    folder is made by `degradation`, a preset's name or a file.
 
     Pictures are tiled with the model's own reach, which changes no pixel and bounds memory; a
     model that cannot be tiled gets whole pictures. LPIPS is measured where `features` hold
@@ -275,11 +296,15 @@ def evaluate_model(
         ModelError: if the features are of another network.
         UnknownModelError: if there is no such model.
         SourceError, PictureError: if a set is missing, or one of its pictures cannot be scored.
-        UsageError: if the device, precision or backend cannot be had.
+        UsageError: if the device, precision or backend cannot be had, or a degradation is asked
+            for of a dataset, which has its own.
+        RecipeError: if there is no such degradation.
     """
     model = load_model(name_or_file)
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
     spec, device = model.spec, resolve_device(device)
+    reduction = read_degradation(degradation, scale=spec.scale)
+    _check_no_dataset(directories, degradation)
     inference = Inference.of(
         model.network,
         scale=spec.scale,
@@ -293,11 +318,12 @@ def evaluate_model(
     sets = [
         scores
         for directory in directories
-        for scores in _score_sets(directory, spec, enlarge=enlarge, distance=distance)
+        for scores in _score_sets(directory, spec, reduction, enlarge=enlarge, distance=distance)
     ]
     return {
         "model": spec.name,
         "scale": spec.scale,
+        "degradation": reduction.name,
         "weights_sha256": model.sha256,
         "precision": inference.precision,
         "backend": inference.backend.name,
@@ -317,12 +343,33 @@ def _tiled(inference: Inference, reach: int | None) -> Enlarge:
     return enlarge
 
 
+def _check_no_dataset(directories: Sequence[Path], degradation: str) -> None:
+    datasets = [directory for directory in directories if is_dataset(directory)]
+    if datasets and degradation != BENCHMARKS:
+        raise UsageError(
+            f"--degradation {degradation} is for folders of pictures, and {datasets[0]} is a "
+            "dataset, which holds its own LR versions; leave the option out"
+        )
+
+
 def _score_sets(
-    directory: Path, spec: ModelSpec, *, enlarge: Enlarge, distance: Distance | None
+    directory: Path,
+    spec: ModelSpec,
+    degradation: Degradation,
+    *,
+    enlarge: Enlarge,
+    distance: Distance | None,
 ) -> list[SetScores]:
     """Return the scores of a folder, or of each LR version of a dataset."""
     if not is_dataset(directory):
-        return [evaluate_set(directory, enlarge=enlarge, scale=spec.scale, distance=distance)]
+        scores = evaluate_set(
+            directory,
+            enlarge=enlarge,
+            scale=spec.scale,
+            distance=distance,
+            degradation=degradation,
+        )
+        return [scores]
     dataset = Dataset.open(directory)
     _check_fits(dataset, spec)
     return evaluate_dataset(dataset, enlarge=enlarge, distance=distance)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.cluster import Stop, submit_windowed
+from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import DiskError, OccupiedError
 from pipeline.jobs.export_file import (
@@ -73,6 +74,7 @@ class ExportResult:
         return {**counts, "gone": len(self.gone), "gone_files": list(self.gone), "notes": notes}
 
 
+@timed("export")
 def run_export(
     plan: ExportPlan,
     *,

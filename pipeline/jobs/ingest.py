@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.cluster import Stop
 from pipeline.compute.driver import work_through
+from pipeline.compute.metrics import timed
 from pipeline.compute.picture_tasks import ingested_row, rejected_row, vanished_rows
 from pipeline.errors import ArchiveError
 from pipeline.jobs.ingest_task import (
@@ -49,6 +50,7 @@ class Ingestion:
     remarks: tuple[str, ...] = ()
 
 
+@timed("ingest")
 def run_ingest(
     source: str,
     *,

@@ -12,6 +12,7 @@ from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
 from pipeline.compute.cluster import Stop
 from pipeline.compute.inference import resolve_device
+from pipeline.compute.metrics import count_units
 from pipeline.compute.status import read_status
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import UsageError
@@ -115,13 +116,15 @@ class Run:
         """Return how far the job is now."""
         return read_status(self.job.folder, self.ledger)
 
-    def _recheck(self, failures: Sequence[Failure]) -> int:
-        """Mark damaged shards of items that could not be read as failed; return how many.
+    def _recheck(self, failures: Sequence[Failure], client: Client | None) -> None:
+        """Mark damaged shards of items that could not be read as failed units.
 
         So that a rerun computes them again.
         """
         damaged = {f.item for f in failures if f.error == "ArchiveError"}
-        return sum(mark_damaged(self.job, item, self.ledger) for item in sorted(damaged))
+        failed = sum(mark_damaged(self.job, item, self.ledger) for item in sorted(damaged))
+        if client is not None:
+            count_units(client, failed=failed)
 
     def ingest(
         self,
@@ -232,7 +235,7 @@ class Run:
             stop=self.stop,
             report=report,
         )
-        self._recheck(failures)
+        self._recheck(failures, client)
         return failures
 
     def check_export(self, request: ExportRequest) -> None:
@@ -255,7 +258,7 @@ class Run:
     ) -> ExportResult:
         """Write the finished pictures, as `run_export`; damaged shards become failed units."""
         result = run_export(plan, ledger=self.ledger, client=client, stop=self.stop, report=report)
-        self._recheck(result.failures)
+        self._recheck(result.failures, client)
         return result
 
     def last_upscaling(self) -> Upscaling:

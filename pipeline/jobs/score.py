@@ -13,6 +13,7 @@ from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
 from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.compute.inference import from_unit_range, to_unit_range
+from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
@@ -70,6 +71,7 @@ class ItemScores:
     tiles: Mapping[str, Mapping[int, Scores]]
 
 
+@timed("score")
 def run_score(
     job: Job,
     *,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.compute.cluster import on_every_worker
 from pipeline.compute.driver import work_through
 from pipeline.compute.inference import resolve_device
+from pipeline.compute.metrics import count_units, timed
 from pipeline.compute.outcomes import record_outcomes
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
@@ -47,6 +48,7 @@ class UpscaleProgress:
     megapixels: float
 
 
+@timed("upscale")
 def run_upscale(
     job: Job,
     plans: Plan | Sequence[UnitPlan],
@@ -77,12 +79,15 @@ def run_upscale(
         job,
         spec=spec,
         ledger=ledger,
+        client=client,
         limit_s=limit_s,
         together_px=batch_px(resolve_device(model.device)),
     )
     work = partial(upscale_units, key=key)
     worked = work_through(client, work, tasks, stop=stop)
-    return _record(worked, ledger, spec=spec, run=run, planned=planned, report=report)
+    return _record(
+        worked, ledger, spec=spec, client=client, run=run, planned=planned, report=report
+    )
 
 
 def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
@@ -143,6 +148,7 @@ def _tasks(
     *,
     spec: UpscaleSpec,
     ledger: Ledger,
+    client: Client,
     limit_s: float,
     together_px: int,
 ) -> Iterator[UnitTask]:
@@ -157,6 +163,7 @@ def _tasks(
         except (ArchiveError, OSError) as error:
             # One item that cannot be created must not stop the others.
             ledger.put_units(failed_units(plan, error))
+            count_units(client, failed=len(plan.numbers))
             continue
         yield from plan.tasks(job, spec, limit_s=limit_s, together_px=together_px)
 
@@ -166,15 +173,40 @@ def _record(
     ledger: Ledger,
     *,
     spec: UpscaleSpec,
+    client: Client,
     run: str,
     planned: int,
     report: Callable[[UpscaleProgress], None],
 ) -> int:
-    """Write outcomes to the ledger; return how many units were done."""
-    done = failed = pixels = 0
-    for task, rows in record_outcomes(worked, ledger, run=run):
-        done += sum(row.state == DONE for row in rows)
-        failed += sum(row.state == FAILED for row in rows)
-        pixels += sum(task.pixels(row.number) for row in rows if row.state == DONE)
-        report(UpscaleProgress(done, failed, planned, pixels * spec.scale**2 / 1e6))
-    return done
+    """Write outcomes to the ledger, and count them there; return how many units were done."""
+    total = _Sums()
+
+    def count(recorded: list[tuple[UnitTask, list[UnitRow]]]) -> None:
+        sums = _Sums.of(recorded, spec.scale)
+        count_units(client, done=sums.done, failed=sums.failed, pixels=sums.pixels)
+
+    for one in record_outcomes(worked, ledger, run=run, recorded=count):
+        total += _Sums.of([one], spec.scale)
+        report(UpscaleProgress(total.done, total.failed, planned, total.pixels / 1e6))
+    return total.done
+
+
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """How many units were done and failed, and how many SR pixels the done ones have."""
+
+    done: int = 0
+    failed: int = 0
+    pixels: int = 0
+
+    @classmethod
+    def of(cls, worked: Iterable[tuple[UnitTask, list[UnitRow]]], scale: int) -> _Sums:
+        """Return the sums over some tasks."""
+        outcomes = [(task, row) for task, rows in worked for row in rows]
+        pixels = [task.pixels(row.number) for task, row in outcomes if row.state == DONE]
+        failed = sum(row.state == FAILED for _, row in outcomes)
+        return cls(len(pixels), failed, sum(pixels) * scale**2)
+
+    def __add__(self, other: _Sums) -> _Sums:
+        """Return the sums over both."""
+        return _Sums(self.done + other.done, self.failed + other.failed, self.pixels + other.pixels)

@@ -1,4 +1,4 @@
-"""The recipes as files: those that come with upres, and those of the user.
+"""Recipes and degradations as files: those that come with upres, and those of the user.
 
 What their keys mean is in `pipeline.recipes.preparing` and `pipeline.recipes.training`.
 """
@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from pipeline.degradation.chain import Degradation
+from pipeline.degradation.presets import PRESETS
 from pipeline.errors import RecipeError
 from pipeline.tables import nearest
 
@@ -40,6 +42,27 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
             f"no recipe is called {name_or_file!r} and no such file exists; "
             f"{nearest(name_or_file, recipe_names())}"
         )
+    return _read_toml(path)
+
+
+def read_degradation(name_or_file: str, *, scale: int) -> Degradation:
+    """Return a degradation by the name of its preset, or from a file that holds its table.
+
+    Raises:
+        RecipeError: if there is none, or what the file says cannot be; see `Degradation`.
+    """
+    if name_or_file in PRESETS:
+        return Degradation.from_table({"name": name_or_file}, scale=scale)
+    path = Path(name_or_file)
+    if not path.is_file():
+        raise RecipeError(
+            f"no degradation is called {name_or_file!r} and no such file exists; "
+            f"{nearest(name_or_file, sorted(PRESETS))}"
+        )
+    return Degradation.from_table(_read_toml(path), scale=scale)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         # Editors of Windows begin a file with a byte-order mark, which TOML does not know.
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))

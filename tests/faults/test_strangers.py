@@ -142,6 +142,7 @@ def test_nothing_of_a_private_picture_can_be_read_from_an_archive_and_what_is_ma
     assert mode(out / "private.png") == 0o600
 
 
+@pytest.mark.slow
 def test_nothing_of_a_private_picture_can_be_read_from_a_dataset_and_its_files(
     open_folder: Path,
     photo: TakePhoto,

@@ -98,3 +98,33 @@ def test_what_does_not_fit_is_one_clear_line(
     said = upres("evaluate", "bicubic-x4", dataset)
     assert (said.code, said.err.count("\n")) == (1, 1)
     assert "holds out no patches" in said.err
+
+
+def test_damaged_pictures_score_worse_and_the_document_says_what_was_done(
+    pictures: Path, upres: Command
+) -> None:
+    clean, stored = (
+        upres("evaluate", "bicubic-x4", pictures, "--json", *words).document
+        for words in ((), ("--degradation", "jpeg-40"))
+    )
+    assert (clean["degradation"], stored["degradation"]) == ("bicubic", "jpeg-40")
+    assert stored["sets"][0]["psnr_y"] < clean["sets"][0]["psnr_y"]
+
+
+def test_a_degradation_that_does_not_exist_is_refused_with_the_nearest(
+    pictures: Path, upres: Command
+) -> None:
+    said = upres("evaluate", "bicubic-x4", pictures, "--degradation", "jpg-75")
+    assert said.code != 0
+    assert "no degradation is called 'jpg-75'" in said.err
+    assert "jpeg-75" in said.err
+
+
+def test_a_dataset_has_its_own_lr_so_another_degradation_is_refused(
+    pictures: Path, tmp_path: Path, upres: Command
+) -> None:
+    dataset = tmp_path / "dataset"
+    prepare(upres, pictures, dataset, "srgan-faces-64", "split={ test = ['[12].png'] }")
+    said = upres("evaluate", "bicubic-x4", dataset, "--degradation", "jpeg-75")
+    assert said.code == 2
+    assert "is a dataset, which holds its own LR versions; leave the option out" in said.err

@@ -134,3 +134,39 @@ def test_the_password_is_not_kept_where_others_may_read_it(
     description = tmp_path / "job" / "job.json"
     assert description.stat().st_mode & 0o077 == 0 or PASSWORD not in description.read_text()
     assert sys.platform != "win32"
+
+
+def _database(url: str, name: str, program: str, *words: str) -> None:
+    """Run a program of PostgreSQL's on the server of `url`, as docs/operations.md does."""
+    at, _, _ = url.replace("+psycopg", "").rpartition("/")
+    path = shutil.which(program) or str((_binaries() or Path()) / program)
+    subprocess.run([path, "--dbname", f"{at}/{name}", *words], check=True, capture_output=True)
+
+
+def test_a_dump_restored_into_another_database_continues_a_copy_of_the_job(
+    postgresql: str, tmp_path: Path, photo: TakePhoto, save: SavePicture,
+    upres: Command, cluster: tuple[str, str],
+) -> None:  # fmt: skip
+    dump = tmp_path / "ledger.sql"
+    save(tmp_path / "in" / "a.png", photo(40, 70))
+    options = ("--model", "bicubic-x2", "--tile", 32, "--json", *cluster)
+    first = upres("upscale", tmp_path / "in", tmp_path / "out", *options, "--ledger", postgresql)
+    assert first.document["computed_units"] == 6
+    _database(postgresql, "postgres", "pg_dump", "--file", str(dump))
+    shutil.copytree(tmp_path / "out", tmp_path / "restored")
+    create = "CREATE DATABASE restored"
+    _database(postgresql, "postgres", "psql", "--command", create)
+    _database(postgresql, "restored", "psql", "--file", str(dump))
+    description = tmp_path / "restored" / "job.json"
+    other = f"{postgresql.rpartition('/')[0]}/restored"
+    description.write_text(description.read_text().replace(postgresql, other))
+
+    again = upres("upscale", tmp_path / "in", tmp_path / "restored", *options)
+    assert (again.code, again.document["computed_units"]) == (0, 0)
+    save(tmp_path / "in" / "b.png", photo(32, 32))
+    assert upres("upscale", tmp_path / "in", tmp_path / "restored", *options).code == 0
+    units = [
+        upres("status", tmp_path / name, "--json").document["units"]["done"]
+        for name in ("out", "restored")
+    ]
+    assert units == [6, 7]

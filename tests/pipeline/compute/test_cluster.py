@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
 from collections import Counter
 from functools import partial
 from multiprocessing import active_children
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dask
+import distributed
 import pytest
 
 from pipeline.compute.cluster import (
@@ -230,6 +232,34 @@ def test_a_scheduler_that_wants_a_key_is_not_tried_without_one() -> None:
         connect(ClusterSettings(address="tls://127.0.0.1:1")),
     ):
         pass
+
+
+def test_what_an_earlier_attempt_left_does_not_hold_up_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The thread of a new client must not be the one that ends a client which never connected."""
+    address = ClusterSettings(address="tls://127.0.0.1:1")
+    gc.disable()
+    try:
+        with pytest.raises(UsageError), connect(address):
+            pass
+        run = distributed.utils.asyncio_run
+
+        def run_with_garbage(*arguments: Any, **named: Any) -> Any:
+            cycles: list[list[int]] = [
+                [] for _ in range(200_000)
+            ]  # As many as make Python collect by itself.
+            return run(*arguments, **named) if cycles else None
+
+        monkeypatch.setattr(distributed.utils, "asyncio_run", run_with_garbage)
+        gc.enable()
+        began = time.monotonic()
+        with pytest.raises(UsageError, match="TLS"), connect(address):
+            pass
+        # Dask gives up on its thread after 10 s.
+        assert time.monotonic() - began < 9
+    finally:
+        gc.enable()
 
 
 def test_a_setting_of_dask_that_cannot_be_is_named_where_it_counts(

@@ -19,8 +19,7 @@ from pipeline.compute.cluster import (
     submit_windowed,
     workers_of,
 )
-from pipeline.compute.local_cluster import begun, key_of
-from pipeline.errors import ClusterError
+from pipeline.compute.local_cluster import key_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -274,24 +273,3 @@ def test_the_environment_of_this_process_is_as_it_was_after_a_cluster() -> None:
         address = address_of(client)
     assert {name: os.environ.get(name) for name in names} == before
     assert key_of(address) is None
-
-
-class Stalling:
-    """A start that finds no thread, as Dask's does on a machine that stalls, a few times."""
-
-    def __init__(self, times: int) -> None:
-        self.left = times
-
-    def __call__(self) -> str:
-        self.left -= 1
-        assert self.left < 0
-        return "begun"
-
-
-def test_a_machine_that_stalls_for_a_while_gets_another_try() -> None:
-    assert begun(Stalling(times=2)) == "begun"
-
-
-def test_a_machine_that_stalls_for_good_is_named_as_the_cause() -> None:
-    with pytest.raises(ClusterError, match=r"too busy to begin a thread within 10 s; stop"):
-        begun(Stalling(times=3))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from models.interpolation import KernelInterpolation
 from pipeline.errors import ModelError, PictureError, SourceError, TileShapeError
 from pipeline.evaluation.evaluate import evaluate_set
+from pipeline.recipes.files import read_degradation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,3 +207,50 @@ def test_what_is_not_a_picture_is_left_out_of_a_set_and_counted(tmp_path: Path) 
     (tmp_path / "Thumbs.db").write_bytes(b"\1\2")
     found = evaluate_set(tmp_path, enlarge=nearest, scale=4)
     assert (found.images, found.left_out) == (1, {"litter": 1, "sidecars": 1})
+
+
+def lr_of(directory: Path, degradation: str) -> list[np.ndarray]:
+    """Return the LR that a model gets, picture by picture."""
+    seen: list[np.ndarray] = []
+
+    def enlarge(lr: np.ndarray) -> np.ndarray:
+        seen.append(lr)
+        return nearest(lr)
+
+    evaluate_set(
+        directory,
+        enlarge=enlarge,
+        scale=4,
+        degradation=read_degradation(degradation, scale=4),
+    )
+    return seen
+
+
+def test_lr_of_jpeg_75_is_what_pillow_reads_back_from_such_a_file(tmp_path: Path) -> None:
+    save(tmp_path / "astronaut.png", astronaut())
+    (clean,), (stored,) = (lr_of(tmp_path, name) for name in ("bicubic", "jpeg-75"))
+    file = io.BytesIO()
+    Image.fromarray(np.moveaxis(clean, 0, 2)).save(file, "JPEG", quality=75, subsampling=2)
+    assert np.array_equal(np.moveaxis(stored, 0, 2), np.asarray(Image.open(file)))
+    assert not np.array_equal(stored, clean)
+
+
+def test_a_drawn_degradation_gives_every_model_the_same_lr_and_every_picture_its_own(
+    tmp_path: Path,
+) -> None:
+    for folder, names in (("one", "ab"), ("other", "bc")):
+        for name in names:
+            save(tmp_path / folder / f"{name}.png", astronaut())
+    a, b = lr_of(tmp_path / "one", "archive")
+    b_again, c = lr_of(tmp_path / "other", "archive")
+    assert np.array_equal(b, b_again)
+    assert not np.array_equal(a, b)
+    assert not np.array_equal(b, c)
+
+
+def test_a_degradation_of_a_file_is_that_of_its_steps(tmp_path: Path) -> None:
+    save(tmp_path / "set" / "astronaut.png", astronaut())
+    table = tmp_path / "mine.toml"
+    table.write_text('name = "mine"\nsteps = [{ op = "resize" }, { op = "jpeg", quality = 40 }]\n')
+    (mine,), (preset,) = (lr_of(tmp_path / "set", str(name)) for name in (table, "jpeg-40"))
+    assert np.array_equal(mine, preset)

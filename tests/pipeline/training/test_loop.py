@@ -171,7 +171,7 @@ def interrupted(after: int) -> Callable[[int, int], None]:
     ("recipe", "killed_after"),
     [
         pytest.param(PLAIN, 3, id="plain-3"),
-        pytest.param(GAN, 3, id="gan-3"),
+        pytest.param(GAN, 3, id="gan-3", marks=pytest.mark.slow),
         *(
             pytest.param(recipe, after, id=f"{name}-{after}", marks=pytest.mark.slow)
             for name, recipe in (("plain", PLAIN), ("gan", GAN))
