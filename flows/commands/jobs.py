@@ -53,6 +53,9 @@ def ingest(as_json: bool, **asked: Any) -> None:
 @options.format_option
 @options.replacing_options
 @options.asked(UpscaleRequest, "ledger", "--ledger", metavar="URL")
+@options.asked(UpscaleRequest, "until", "--until", metavar="TIME")
+@options.asked(UpscaleRequest, "budget", "--budget", metavar="DURATION")
+@options.asked(UpscaleRequest, "timezone", "--timezone", metavar="ZONE")
 @options.json_option
 @options.reported
 def upscale(as_json: bool, **asked: Any) -> None:
