@@ -8,21 +8,27 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 # Folders or pages of wheels that pip looks into first.
 ARG PIP_FIND_LINKS=
 WORKDIR /build
-RUN python3 -m venv /opt/upres
-# What upres needs is in a layer of its own: it is installed again when pyproject.toml changes, not with each
-# change of the code. Left out is what torch has for who builds and tests it.
+# pip is not needed later, so the environment has none.
+RUN python3 -m venv --without-pip /opt/upres
+# What upres needs is in a layer of its own, which is made again when pyproject.toml changes, not with each change of
+# the code. Left out is what torch has for those who build and test it.
 COPY pyproject.toml README.md LICENSE upres_start.py ./
-RUN /opt/upres/bin/pip install --no-cache-dir --no-compile ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} '.[postgresql]' \
-    && rm -r /opt/upres/lib/python3*/site-packages/torch/test \
-             /opt/upres/lib/python3*/site-packages/torch/include \
-             /opt/upres/lib/python3*/site-packages/torch/bin
+RUN python3 -m pip --python /opt/upres/bin/python install --no-cache-dir --no-compile \
+        ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} '.[postgresql]' \
+    && torch="$(echo /opt/upres/lib/python3*/site-packages/torch)" \
+    && rm -r "${torch}/test" "${torch}/include" \
+    && find "${torch}/bin" -type f ! -name torch_shm_manager -delete
 COPY models ./models
 COPY pipeline ./pipeline
 COPY flows ./flows
-# The file system is read only when this runs, so what Python would write at the first start is made here.
-RUN /opt/upres/bin/pip install --no-cache-dir --no-compile --no-deps --force-reinstall . \
-    && find /opt/upres -name __pycache__ -prune -exec rm -r {} + \
-    && /opt/upres/bin/python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/upres/lib
+# The file system is read only when this runs, so Python compiles here what is imported at each start: it would take
+# several seconds each time. All modules would add 280 MB.
+RUN python3 -m pip --python /opt/upres/bin/python install --no-cache-dir --no-deps --force-reinstall . \
+    && HOME=/tmp PREFECT_HOME=/tmp/prefect /opt/upres/bin/python -c 'import \
+        flows.nightly, flows.prepare, flows.rerun, flows.score, flows.train, flows.upscale, openvino, \
+        distributed.cli.dask_scheduler, distributed.cli.dask_worker, distributed.http.health, \
+        prefect.cli.deploy, prefect.cli.server, prefect.cli.work_pool, prefect.cli.worker, prefect.engine, \
+        prefect.server.api.server, prefect.workers.process'
 
 FROM ${BASE}
 # OpenMP, which torch computes with, is not in the slim image.
