@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.states import Completed, Failed
 
 from flows.run_listening import run_logger
+from flows.supervised import end_with_supervisor
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
 
@@ -63,6 +64,7 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
 
     An error of ours is one line in the log and in the state; a bug keeps its traceback.
     """
+    end_with_supervisor()
     try:
         return work().state()
     except JobBusyError as error:

@@ -9,6 +9,7 @@ from prefect import flow
 from prefect.states import State
 
 from flows.commands.jobs import upscale as command
+from flows.dead_runs import mark_dead_runs_of
 from flows.endings import ended, ending_of_job
 from flows.parameters import filled_from
 from flows.scheduled import due
@@ -43,6 +44,7 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
     """Do the main job, each stage a task of the flow `name`; return how that ends."""
     listener = listener_of(request.job_dir, "begins")
     with open_stages(request, listener, command=f"{name} flow", due=due()) as stages:
+        mark_dead_runs_of(request.job_dir)
         run = stages.address()
         ingestion = ingest_pictures(run)
         stages.check_export()
