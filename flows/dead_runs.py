@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -153,3 +154,14 @@ def _runs(
     ):
         runs += page
     return runs
+
+
+def main() -> None:
+    """Mark the runs of this machine that are dead: before each start of a worker of Prefect's."""
+    with get_client(sync_client=True) as client:
+        for name in mark_dead_runs(client, alone=False):
+            sys.stderr.write(f"run {name} had lost its process, now marked crashed\n")
+
+
+if __name__ == "__main__":
+    main()
