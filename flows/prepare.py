@@ -12,7 +12,7 @@ from flows.endings import Ending, ended
 from flows.parameters import filled_from
 from flows.run_listening import FlowListener
 from flows.tasks import patient
-from pipeline.compute.cluster import ClusterSettings, Stop
+from pipeline.compute.cluster import Stop
 from pipeline.dataset import run
 from pipeline.dataset.request import PrepareRequest
 from pipeline.jobs.request import WorkersRequest
@@ -46,7 +46,7 @@ def prepare_dataset(
 
 
 def _prepare(cluster: str, workers: int | None, asked: dict[str, Any]) -> Ending:
-    settings = ClusterSettings(address=cluster, workers=workers)
+    settings = WorkersRequest(cluster=cluster, workers=workers).cluster_settings()
     request = PrepareRequest(cluster=settings, **asked)
     result = prepare_patches(request)
     return Ending(document=result.to_json(), trouble=_trouble(result))

@@ -65,7 +65,9 @@ class WorkersRequest:
         from pipeline.compute.inference import gpus_of
 
         gpus = 0 if device is None else gpus_of(device)
-        return ClusterSettings(address=self.cluster, workers=self.workers, gpus=gpus)
+        # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
+        address = self.cluster or WorkersRequest.cluster
+        return ClusterSettings(address=address, workers=self.workers, gpus=gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
