@@ -128,9 +128,9 @@ def show_looks(job_dir: Path, looks: Sequence[Look]) -> None:
             "item": visible(look.item),
             "tile": "" if look.tile is None else look.tile,
             "state": "failed" if look.reason else "done",
+            "reason": visible(look.reason),
             "gain over bicubic, dB": _figure(look.gain),
             "PSNR-Y, dB": _figure(look.psnr),
-            "reason": visible(look.reason),
         }
         for look in looks
     ]

@@ -18,6 +18,7 @@ from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
 from pipeline.jobs.score import read_scores
+from pipeline.storage.archive import is_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,8 +87,13 @@ class Stages:
         )
 
     def score(self) -> ScoreResult:
-        """Score every tile: against the reference, or else against the LR input."""
+        """Score every tile: against the reference, or else against the LR input.
+
+        Nothing where time was up before the first tile.
+        """
         request = self.request
+        if not is_archive(self.run.job.sr_dir):
+            return ScoreResult(scores=(), failures=())
         return score(
             request.reference,
             names=request.names,
