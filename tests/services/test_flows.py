@@ -139,7 +139,7 @@ def test_every_flow_runs_to_its_end_and_shows_what_it_came_to(
         assert told_by_server(api, again)[:2] == ("COMPLETED", "Completed")
     made = prepare_dataset(
         source=str(tmp_path / "hr"), dataset_dir=tmp_path / "dataset", recipe="span-x2",
-        settings=("patch_px=[64, 64]",), cluster=asked["cluster"], return_state=True,
+        settings=("patch_hr_px=64",), cluster=asked["cluster"], return_state=True,
     )  # fmt: skip
     assert told_by_server(api, made)[0] == "COMPLETED", made.message
     trained = train_model(
@@ -211,11 +211,13 @@ def test_a_flow_whose_process_ends_is_continued_by_the_next_to_the_same_bytes(
     how: signal.Signals, api: str, asked: dict[str, Any], tmp_path: Path, photo: TakePhoto,
     save: SavePicture, digest: Digest,
 ) -> None:  # fmt: skip
-    save(tmp_path / "in" / "large.png", photo(500, 500))
+    save(tmp_path / "in" / "large.png", photo(1000, 1000))
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)
     asked |= {"tile_px": 16}
-    words = json.dumps(asked | {"job_dir": str(asked["job_dir"])})
+    # The workers of this session let no other process in.
+    own = {"job_dir": str(asked["job_dir"]), "cluster": "local", "workers": 2}
+    words = json.dumps(asked | own)
     root = str(Path(__file__).parents[2])
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
