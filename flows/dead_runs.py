@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -162,3 +163,14 @@ def _runs(
     ):
         runs += page
     return runs
+
+
+def main() -> None:
+    """Mark the runs of this machine that are dead: before each start of a worker of Prefect's."""
+    with get_client(sync_client=True) as client:
+        for name in mark_dead_runs(client, alone=False):
+            sys.stderr.write(f"run {name} had lost its process, now marked crashed\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow, task
-from prefect.states import State
+from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.commands.datasets import prepare as command
 from flows.endings import Ending, ended
 from flows.parameters import filled_from
 from flows.run_listening import FlowListener
 from flows.tasks import patient
-from pipeline.compute.cluster import ClusterSettings, Stop
+from pipeline.compute.cluster import Stop
 from pipeline.dataset import run
 from pipeline.dataset.request import PrepareRequest
-from pipeline.dataset.run import PrepareResult
 from pipeline.jobs.request import WorkersRequest
 from pipeline.reports.dataset_report import write_dataset_report
 
+if TYPE_CHECKING:
+    from pipeline.dataset.run import PrepareResult
 
-@task(**patient)
+
+@patient
 def prepare_patches(request: PrepareRequest) -> PrepareResult:
     """Make the patches that are missing."""
-    listener = FlowListener(f"dataset {request.dataset_dir.name}")
+    listener = FlowListener(f"dataset {request.dataset_dir.name}", request.dataset_dir)
     result = run.prepare_dataset(
         request, stop=Stop(), write_report=write_dataset_report, listener=listener
     )
@@ -44,7 +46,7 @@ def prepare_dataset(
 
 
 def _prepare(cluster: str, workers: int | None, asked: dict[str, Any]) -> Ending:
-    settings = ClusterSettings(address=cluster, workers=workers)
+    settings = WorkersRequest(cluster=cluster, workers=workers).cluster_settings()
     request = PrepareRequest(cluster=settings, **asked)
     result = prepare_patches(request)
     return Ending(document=result.to_json(), trouble=_trouble(result))
