@@ -111,6 +111,50 @@ schedule.params[-1:-1] = [
 ]
 
 
+@click.command()
+@click.option("--on", "words", metavar="WORDS", help="failed, finished, or failed,finished.")
+@click.option(
+    "--to",
+    metavar="URL",
+    help="A webhook (https://...), or a mail server: "
+    "smtp://USER:PASSWORD@HOST:587/?from=ADDRESS&to=ADDRESS (smtps:// for TLS from the start).",
+)
+@click.option(
+    "--body",
+    type=click.Choice(["auto", "slack", "json"]),
+    default="auto",
+    show_default=True,
+    help="What a webhook gets; auto is that of Slack where the webhook is Slack's.",
+)
+@click.option("--list", "listed", is_flag=True, help="List what is set up.")
+@click.option("--remove", metavar="NAME", help="Send this one no more.")
+@options.reported
+def notify(words: str | None, to: str | None, body: str, listed: bool, remove: str | None) -> None:
+    """Let somebody hear when runs end: by a webhook, or by e-mail.
+
+    A run with failed tiles is one that failed. The address is kept by the Prefect server, and is
+    never shown or logged. Repeating the command with the same address changes what it is sent for.
+    """
+    from flows.server import use_server
+    from pipeline.errors import UsageError
+
+    adds = words is not None or to is not None
+    if adds + listed + (remove is not None) != 1 or (adds and not (words and to)):
+        raise UsageError("expected either --on WORDS --to URL, or --list, or --remove NAME")
+    use_server()
+    from flows.deployments import client_of_server
+    from flows.notifications import Notification, forget, known, set_up
+
+    with client_of_server() as client:
+        if words and to:
+            on = tuple(word.strip() for word in words.split(",") if word.strip())
+            set_up(client, Notification(on=on, to=to, body=body))
+        elif remove is not None and not forget(client, remove):
+            raise UsageError(f"no notification is called {remove!r}; --list shows all")
+        for name, about in sorted(known(client).items()):
+            click.echo(f"{name}: {about}")
+
+
 def _read(file: Path) -> list[ScheduledJob]:
     from flows.job_config import read_jobs
 
