@@ -84,7 +84,9 @@ def use_server() -> Server:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         return Server(configured())
-    url = _address()
+    deadline = time.monotonic() + START_S
+    while (url := _address()) is None and _is_served() and time.monotonic() < deadline:
+        time.sleep(0.5)  # It starts just now.
     if url is None:
         raise ServerError(
             "`upres serve` is not running, and nothing is scheduled or run without it; start it in "
@@ -174,6 +176,18 @@ def _address() -> str | None:
     except (OSError, ValueError, KeyError):
         return None
     return url if _answers(url) else None
+
+
+def _is_served() -> bool:
+    """Return whether an `upres serve` is there, even if its server does not answer yet."""
+    lock = home() / "serve.lock"
+    if not lock.exists():
+        return False
+    try:
+        with hold(lock, home(), "a look at who serves"):
+            return False
+    except JobBusyError:
+        return True
 
 
 def _answers(url: str) -> bool:

@@ -31,6 +31,7 @@ _PORT = 4200
     type=click.IntRange(1, 65535),
     default=_PORT,
     show_default=True,
+    envvar="UPRES_PORT",
     help="Where the pages of Prefect's server are, on 127.0.0.1 alone.",
 )
 @options.reported_with(again="`upres serve`")
