@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import chdir
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,8 +108,23 @@ def schedule(
         _add(UpscaleRequest(src=src, job_dir=job_dir, **asked), at, as_json=as_json)
 
 
+def _of_night(option: click.Option) -> click.Option:
+    """Return an option of `upres upscale`, which for a schedule may mean a little more."""
+    helps = {
+        "until": "When to stop every night, such as 06:30; the next night goes on. What is "
+        "finished is still scored and exported, for at most 15 minutes more.",
+        "timezone": "Time zone of --at and --until, such as Europe/Berlin.  [default: that of this "
+        "machine]",
+    }
+    option = copy(option)
+    option.help = helps.get(str(option.name), option.help)
+    return option
+
+
 schedule.params[-1:-1] = [
-    one for one in upscale.params if isinstance(one, click.Option) and one.name != "as_json"
+    _of_night(one)
+    for one in upscale.params
+    if isinstance(one, click.Option) and one.name != "as_json"
 ]
 
 
@@ -170,11 +186,13 @@ def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
     request = _in_zone(placed(request, Path.cwd()), zone)
     _check(request)
     server = use_server()
-    from flows.deployments import client_of_server, schedule_job, scheduled_jobs
+    from flows.deployments import client_of_server, has_worker, schedule_job, scheduled_jobs
 
     job = ScheduledJob(request=request, at=at, timezone=zone)
     with client_of_server() as client:
         name = schedule_job(client, job)
+        if not has_worker(client):
+            _say("upres: nothing runs it yet; start `upres serve`, or a worker of the pool upres")
         listed = next(one for one in scheduled_jobs(client) if one.name == name)
     if as_json:
         options.print_json(listed.to_json())

@@ -81,9 +81,8 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
         prefect("work-pool", "create", POOL, "--type", "process")
         prefect("deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
         found = httpx.post(f"{url}/deployments/filter", json={}, trust_env=False).json()
-        assert {
-            one["entrypoint"].replace(".", ":", 2).replace(":", ".", 1) for one in found
-        } == set(ENTRYPOINTS.values())
+        entrypoints = {one["entrypoint"] for one in found}
+        assert entrypoints == {one.replace(":", ".") for one in ENTRYPOINTS.values()}
         for one in found:
             assert one["work_pool_name"] == POOL
             assert one["global_concurrency_limit"]["limit"] == 1
