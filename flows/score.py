@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 
 from flows.commands.results import score as command
 from flows.endings import Ending, ended
+from flows.notifications import notified
 from flows.parameters import filled_from
 from flows.tasks import Scored, listener_of, patient, report_job
 from flows.terminal.printing import number_of
@@ -23,7 +24,7 @@ def score_all(request: ScoreRequest) -> Scored:
     return Scored(document=result.to_json(), stopped=result.stopped)
 
 
-@flow(name="score-archive")
+@flow(name="score-archive", **notified)
 @filled_from(ScoreRequest, command=command)
 def score_archive(**asked: Any) -> State[Any]:
     """Score every tile of a job: against `reference`, or against its own LR; write its report."""
