@@ -7,7 +7,7 @@ import click
 from flows.commands.datasets import prepare
 from flows.commands.demo import demo
 from flows.commands.jobs import ingest, rerun, status, upscale
-from flows.commands.models import models
+from flows.commands.models import models, try_picture
 from flows.commands.results import export, report, score
 from flows.commands.training import evaluate, train
 from flows.terminal import options
@@ -32,7 +32,8 @@ def main() -> None:
 
 
 for command in (
-    demo, ingest, upscale, status, rerun, score, report, export, evaluate, prepare, train, models
+    demo, ingest, upscale, status, rerun, score, report, export, evaluate, prepare, train, models,
+    try_picture,
 ):  # fmt: skip
     main.add_command(command)
 

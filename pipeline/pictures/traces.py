@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_SIDE_PX, _WINDOWS = 96, 4
+_SIDE_PX, _WINDOWS = 96, 2
 """Of the windows whose steps are looked for: the cost does not grow with the picture."""
 _LEAST_SIDE_PX = 32
 _FLATTEST, _FLAT, _ALIKE = 0.05, 0.3, 1.35
