@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -54,6 +54,9 @@ def ingest(as_json: bool, **asked: Any) -> None:
 @options.format_option
 @options.replacing_options
 @options.asked(UpscaleRequest, "ledger", "--ledger", metavar="URL")
+@options.asked(UpscaleRequest, "until", "--until", metavar="TIME")
+@options.asked(UpscaleRequest, "budget", "--budget", metavar="DURATION")
+@options.asked(UpscaleRequest, "timezone", "--timezone", metavar="ZONE")
 @options.json_option
 @options.reported
 def upscale(as_json: bool, **asked: Any) -> None:
@@ -93,7 +96,7 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     _end_with_job(job_dir, list_items=list_items, as_json=as_json)
 
 
-def _end_with_job(job_dir: Path, *, list_items: bool, as_json: bool) -> None:
+def _end_with_job(job_dir: Path, *, list_items: bool, as_json: bool) -> NoReturn:
     from flows.terminal import job_results
     from pipeline.compute.status import read_status
     from pipeline.jobs.choice import chosen_models

@@ -29,7 +29,10 @@ def end_with(result: JobResult, *, as_json: bool) -> None:
         print_counts(result.status, computed_units=result.computed_units)
         remarks = () if result.ingestion is None else result.ingestion.remarks
         print_what_is_wrong(result.status, more=result.later_failures, remarks=remarks)
-    sys.exit(exit_code(failed=not result.complete, stopped=result.stopped))
+        if result.out_of_time:
+            click.echo(f"time is up; left: {result.left}; repeat the command to go on", err=True)
+    failed = result.failed if result.out_of_time else not result.complete
+    sys.exit(exit_code(failed=failed, stopped=result.stopped))
 
 
 def exit_code(*, failed: bool, stopped: bool) -> int:

@@ -300,10 +300,10 @@ class Run:
 
 
 @contextmanager
-def part_of(job: Job, run_id: str) -> Iterator[Run]:
+def part_of(job: Job, run_id: str, *, stop: Stop | None = None) -> Iterator[Run]:
     """Join a run that holds `job` already: for a stage that is started apart from the others."""
     with closing(job.open_ledger()) as ledger:
-        yield Run(job, ledger, run_id)
+        yield Run(job, ledger, run_id, stop or Stop())
 
 
 @contextmanager
@@ -320,8 +320,9 @@ def run_on(job: Job, command: str, *, stop: Stop | None = None) -> Iterator[Run]
         try:
             yield run
             outcome = "stopped" if run.stop.requested else "finished"
-        except KeyboardInterrupt:
-            outcome = "stopped"
+        except BaseException as error:
+            # Ctrl-C, or whatever else ends a process on purpose, such as the signal of a scheduler.
+            outcome = "crashed" if isinstance(error, Exception) else "stopped"
             raise
         finally:
             ledger.finish_run(run.id, outcome)

@@ -15,7 +15,7 @@ from pipeline.compute.cluster import on_every_worker
 from pipeline.compute.driver import work_through
 from pipeline.compute.inference import resolve_device
 from pipeline.compute.metrics import count_units, timed
-from pipeline.compute.outcomes import record_outcomes
+from pipeline.compute.outcomes import Failure, record_outcomes
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
 from pipeline.jobs.choice import Way
@@ -48,6 +48,8 @@ class UpscaleProgress:
     units_failed: int
     units_planned: int
     megapixels: float
+    failures: tuple[Failure, ...] = ()
+    """Of the units that were heard of last."""
 
 
 @timed("upscale")
@@ -216,7 +218,8 @@ def _record(
 
     for one in record_outcomes(worked, ledger, run=run, recorded=count):
         total += _Sums.of([one], spec.scale)
-        report(UpscaleProgress(total.done, total.failed, planned, total.pixels / 1e6))
+        failures = tuple(Failure.of_unit(row) for row in one[1] if row.state == FAILED)
+        report(UpscaleProgress(total.done, total.failed, planned, total.pixels / 1e6, failures))
     return total.done
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -145,6 +145,16 @@ def write_report(job: Job) -> Path:
     return job.report_path
 
 
+def portraits_of(job: Job, *, most: int) -> list[Portrait]:
+    """Return the items most worth a look in pictures: all, or the `most` worst scored."""
+    with closing(job.open_ledger_to_read()) as ledger, _one_thread():
+        scores = {found.item: found for found in read_scores(ledger)}
+        status, chosen = read_status(job.folder, ledger), chosen_models(ledger)
+        lines = _item_lines(status, ledger.items(), scores, chosen)
+        shown = _most_telling([line for line in lines if line.row.state == INGESTED], most)
+        return _portraits(job, ledger, shown, scores)
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let torch compute in one thread.
@@ -216,11 +226,11 @@ def _item_lines(
 
 
 def _worst_tile(scores: ItemScores) -> TileState | None:
-    tiles = [tile for tile in _scored_tiles(scores).values() if tile.state == SCORED]
+    tiles = [tile for tile in scored_tiles(scores).values() if tile.state == SCORED]
     return min(tiles, key=lambda tile: tile.badness, default=None)
 
 
-def _scored_tiles(scores: ItemScores) -> dict[int, TileState]:
+def scored_tiles(scores: ItemScores) -> dict[int, TileState]:
     """Return the tiles of an item that were scored, or were too small to be."""
     numbers = sorted({tile for tiles in scores.tiles.values() for tile in tiles})
     measured = {
@@ -252,7 +262,7 @@ def _portraits(
     for line in lines:
         row = line.row
         done = ledger.tiles_of(row, DONE)
-        scored = _scored_tiles(scores[row.item]) if row.item in scores else {}
+        scored = scored_tiles(scores[row.item]) if row.item in scores else {}
         # In this order: a tile that is to be done again may have a score of its earlier pixels.
         known = {t: scored.get(t) or TileState(t, UNSCORED, Figures()) for t in done}
         why = reasons[row.stack].get(row.chunk, "")

@@ -45,7 +45,6 @@ class UnitRow:
     state: str
     error: str = ""
     message: str = ""
-    attempts: int = 1
     worker: str = ""
     seconds: float = 0.0
     run: str = ""

@@ -52,6 +52,9 @@ ITEMS = sa.Table(
     sa.Index("items_by_chunk", "job", "stack", "chunk"),
 )
 
+UNREAD = frozenset({"job", "attempts"})
+"""Columns that a row has no field for: its job is known, and older versions want the other."""
+
 UNITS = sa.Table(
     "units",
     METADATA,
