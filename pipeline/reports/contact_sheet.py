@@ -61,7 +61,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where things lie on a sheet, in pixels from its top left corner."""
+    """Where things are on a sheet, in pixels from its top left corner."""
 
     columns: int
     rows: int
@@ -102,8 +102,8 @@ def draw_sheet(
     All examples have one size and the same LR versions. A row shows HR, then each LR version
     enlarged to the size of HR by nearest neighbour. Small patches are drawn larger by a whole
     factor; of patches too large for the sheet the middle is shown, which the heading says.
-    `variances` ``(n,)`` are of luma in squared levels of 0..255; how many lie below
-    `least_variance` is told unless that is 0. Equal arguments give equal bytes.
+    `variances` ``(n,)`` are of luma in squared levels of 0..255; how many are below
+    `least_variance` is written unless that is 0. Equal arguments give equal bytes.
 
     Raises:
         ValueError: if the examples differ in their sizes or LR versions.
@@ -260,7 +260,7 @@ def _write_words(writer: _Writer, examples: Sequence[Example], layout: _Layout) 
 def _draw_histogram(
     writer: _Writer, variances: NDArray[np.float64], least_variance: float, layout: _Layout
 ) -> None:
-    """Draw how many patches have which variance, and what lies below the threshold."""
+    """Draw how many patches have which variance, and what is below the threshold."""
     top = layout.pictures_bottom + 12
     patches = f"{len(variances):,} patch{'' if len(variances) == 1 else 'es'}"
     writer.write(f"Variance of luma, {patches}", top=top, left=_MARGIN_PX, size=_LARGE_PX)
