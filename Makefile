@@ -4,17 +4,24 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
-MARKS ?= not gpu and not slow and not services and not browser
+MARKS ?= not gpu and not slow and not services and not browser and not compose
 JOBS ?= auto
 K ?=
 
-.PHONY: help demo test test-one test-newest check lint types imports format docs-tables clean
+.PHONY: help demo up down test test-one test-newest check lint types imports format docs-tables clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/installed ## install, and upscale eight photographs end to end (DEMO_DIR=demo)
 	$(BIN)/upres demo $(DEMO_DIR)
+
+up: ## start all services with Docker, and build their image if it is not there (needs .env)
+	@test -f .env || { echo "copy .env.example to .env, and set both passwords there"; exit 2; }
+	docker compose up --detach --wait
+
+down: ## end all services; pictures, jobs, runs and schedules stay
+	docker compose down
 
 # Several files at once: JOBS=0 runs one after the other. The tests of a file stay together, as they
 # share a cluster. `make test MARKS="not gpu" JOBS=0` is all of them.

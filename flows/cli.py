@@ -9,6 +9,7 @@ from flows.commands.demo import demo
 from flows.commands.jobs import ingest, rerun, status, upscale
 from flows.commands.models import models
 from flows.commands.results import export, report, score
+from flows.commands.services import schedule, serve
 from flows.commands.training import evaluate, train
 from flows.terminal import options
 
@@ -32,7 +33,8 @@ def main() -> None:
 
 
 for command in (
-    demo, ingest, upscale, status, rerun, score, report, export, evaluate, prepare, train, models
+    demo, ingest, upscale, status, rerun, score, report, export, evaluate, prepare, train, models,
+    schedule, serve,
 ):  # fmt: skip
     main.add_command(command)
 

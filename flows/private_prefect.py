@@ -13,16 +13,14 @@ if TYPE_CHECKING:
 
 _LOOPBACK = "127.0.0.1,localhost"
 
-_QUIET = {
+QUIET = {
     "DO_NOT_TRACK": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
     # A temporary server migrates its database first, which takes 10 to 20 s on a small machine.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
 }
-
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy")
 
@@ -37,20 +35,28 @@ def own_prefect(home: Path) -> Iterator[None]:
     reach: it answers those alone who know the password of this run. To be entered before Prefect
     is first imported; paths that are used inside must be absolute.
     """
+    settle(home, password=f"upres:{secrets.token_urlsafe(32)}")
+    os.environ["PREFECT_LOGGING_LEVEL"] = "WARNING"
+    # Prefect reads `.env`, `prefect.toml` and `pyproject.toml` wherever it is started.
+    with chdir(home):
+        yield
+
+
+def settle(home: Path, *, password: str) -> None:
+    """Let this process, and those that it starts, have a Prefect of its own in `home`.
+
+    `password` is what the server asks for, and what its clients say. It is passed on in the
+    environment, which only this account can read, and never in an argument.
+    """
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in list(os.environ):
         if name.upper().startswith("PREFECT_") or name.lower() in _PROXIES:
             del os.environ[name]
-    # Passed on in the environment, which only this account can read, and never in an argument.
-    password = f"upres:{secrets.token_urlsafe(32)}"
     os.environ.update(
-        _QUIET,
+        QUIET,
         PREFECT_HOME=str(home.resolve()),
         PREFECT_SERVER_API_AUTH_STRING=password,
         PREFECT_API_AUTH_STRING=password,
         NO_PROXY=_LOOPBACK,
         no_proxy=_LOOPBACK,
     )
-    # Prefect reads `.env`, `prefect.toml` and `pyproject.toml` wherever it is started.
-    with chdir(home):
-        yield

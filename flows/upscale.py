@@ -1,106 +1,73 @@
-"""The flow of the main job: ingest, upscale, score, export, report.
-
-Prefect carries the stages, Dask carries the tiles. Each task joins the run, calls its stage, and
-returns a small result, never pixels.
-"""
+"""The flow of the main job: ingest, upscale, score, export, report."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow, task
+from prefect import flow
+from prefect.client.schemas.objects import State
 
-from flows.terminal.job_listening import JobTerminal
+from flows.artifacts import show_links, show_night
+from flows.commands.jobs import upscale as command
+from flows.dead_runs import mark_dead_runs_of
+from flows.endings import ended, ending_of_job
+from flows.parameters import filled_from
+from flows.scheduled import due
+from flows.tasks import (
+    export_pictures,
+    ingest_pictures,
+    listener_of,
+    report_job,
+    score_tiles,
+    upscale_tiles,
+)
 from pipeline.compute.outcomes import Failure
-from pipeline.jobs.export import ExportResult
-from pipeline.jobs.ingest import Ingestion
-from pipeline.jobs.job import open_job
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.results import JobResult
-from pipeline.jobs.stages import RunAddress, open_stages
-from pipeline.reports.job_report import write_report
+from pipeline.jobs.stages import open_stages
+from pipeline.reports.night import Speed
 
-
-@task
-def ingest_pictures(run: RunAddress) -> Ingestion:
-    """Bring the source into the job's LR archive; return what was left out, and remarks."""
-    with run.join(JobTerminal()) as stages:
-        # Rows are as many as pictures.
-        return replace(stages.ingest(), rows=[])
-
-
-@task
-def upscale_tiles(run: RunAddress) -> int:
-    """Compute every unit that is not done; return how many were."""
-    with run.join(JobTerminal()) as stages:
-        return stages.upscale()
-
-
-@task
-def score_tiles(run: RunAddress) -> dict[str, Any]:
-    """Score every tile; return the figures and what could not be scored."""
-    with run.join(JobTerminal()) as stages:
-        return stages.score().to_json()
-
-
-@task
-def export_pictures(run: RunAddress) -> ExportResult | None:
-    """Write the finished pictures as files, where that is asked for; return how many."""
-    with run.join(JobTerminal()) as stages:
-        return stages.export()
-
-
-@task
-def report_job(job_dir: Path) -> str:
-    """Write the job's report; return its path."""
-    return str(write_report(open_job(job_dir)))
+if TYPE_CHECKING:
+    from flows.endings import Ending
 
 
 @flow(name="upscale-archive")
-def upscale_archive(
-    src: str,
-    job_dir: Path,
-    model: str = UpscaleRequest.model,
-    tile_px: int = UpscaleRequest.tile_px,
-    halo: str | int = UpscaleRequest.halo,
-    device: str = UpscaleRequest.device,
-    precision: str = UpscaleRequest.precision,
-    backend: str = UpscaleRequest.backend,
-    reference: str | None = UpscaleRequest.reference,
-    export_dir: Path | None = UpscaleRequest.export_dir,
-    file_format: str = UpscaleRequest.file_format,
-    cluster: str = UpscaleRequest.cluster,
-    workers: int | None = UpscaleRequest.workers,
-    names: str | None = UpscaleRequest.names,
-    overwrite: bool = UpscaleRequest.overwrite,
-    prune: bool = UpscaleRequest.prune,
-    limit_s: float = UpscaleRequest.limit_s,
-    ledger: str | None = UpscaleRequest.ledger,
-) -> dict[str, Any]:
+@filled_from(UpscaleRequest, command=command)
+def upscale_archive(**asked: Any) -> State[Any]:
     """Upscale everything at `src` into the job, score it, export it, and write the report.
 
-    The parameters are the fields of `UpscaleRequest`, which are the options of ``upres upscale``.
-
-    Returns what ``upres upscale --json`` prints, with ``scores`` and ``report`` beside it.
+    Ends with what ``upres upscale --json`` prints, with ``scores`` and ``report`` beside it.
     """
-    request = UpscaleRequest(**locals())  # All parameters, and nothing else yet.
-    with open_stages(request, JobTerminal(), command="upscale-archive flow") as stages:
+    return ended(lambda: carry_out(UpscaleRequest(**asked), name="upscale-archive"))
+
+
+def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
+    """Do the main job, each stage a task of the flow `name`; return how that ends."""
+    listener = listener_of(request.job_dir, "begins")
+    with open_stages(request, listener, command=f"{name} flow", due=due()) as stages:
+        mark_dead_runs_of(request.job_dir)
         run = stages.address()
+        show_links(request.job_dir, report=stages.run.job.report_path, dashboard=stages.dashboard())
         ingestion = ingest_pictures(run)
         stages.check_export()
-        computed = upscale_tiles(run)
-        scores = score_tiles(run)
+        speed = Speed() if stages.stop.requested else upscale_tiles(run)
+        scored = score_tiles(run)
         exported = export_pictures(run) if request.export else None
         result = JobResult(
             status=stages.run.status(),
-            computed_units=computed,
+            computed_units=speed.units,
             ingestion=ingestion,
-            unscored=tuple(Failure(**failure) for failure in scores["failures"]),
+            unscored=tuple(Failure(**failure) for failure in scored.document["failures"]),
             exported=exported,
+            time_is_up=stages.stop.out_of_time,
+            unfinished=scored.stopped or (exported is not None and exported.stopped),
         )
-    document = result.to_json() | {"scores": scores, "report": report_job(job_dir)}
+        show_night(
+            request.job_dir, result, speed=speed, scores=scored.document, left_s=stages.stop.left_s
+        )
+    report = report_job(request.job_dir)
+    document = result.to_json() | {"scores": scored.document, "report": report}
     if exported is not None:
         document["export"]["failures"] = [asdict(failure) for failure in exported.failures]
-    return document
+    return ending_of_job(result, document, job_dir=request.job_dir)

@@ -157,7 +157,14 @@ reference_option = asked(UpscaleRequest, "reference", "--reference", metavar="HR
 format_option = asked(UpscaleRequest, "file_format", "--format", type=click.Choice(CHOICES))
 
 cluster_options = asked_together(
-    asked(WorkersRequest, "cluster", "--cluster", metavar="local|ADDRESS"),
+    asked(
+        WorkersRequest,
+        "cluster",
+        "--cluster",
+        metavar="local|ADDRESS",
+        envvar="UPRES_CLUSTER",
+        show_envvar=True,
+    ),
     asked(WorkersRequest, "workers", "--workers", type=click.IntRange(min=1)),
 )
 

@@ -43,6 +43,7 @@ _MOST_WORKERS = 8
 _WORKER_BYTES = 768 * 2**20
 """What a worker fills with a network and a few tiles; less of it ends in dead workers."""
 _NO_WORKERS_S = 60.0
+_FIRST_WORKER_S = 30.0
 _GONE = (
     "the Dask scheduler is gone; start it and its workers again, then the same command continues"
 )
@@ -108,6 +109,12 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
 def address_of(client: Client) -> str:
     """Return the scheduler's address, for others to connect to."""
     return str(client.scheduler_info()["address"])
+
+
+def dashboard_of(client: Client) -> str:
+    """Return the address of the scheduler's dashboard; "" where it has none."""
+    port = client.scheduler_info().get("services", {}).get("dashboard")
+    return str(client.dashboard_link) if port else ""
 
 
 def workers_of(client: Client) -> int:
@@ -268,10 +275,7 @@ def _remote(address: str) -> Iterator[Client]:
             "`dask scheduler` shows, and check Dask's configuration files and variables DASK_*"
         ) from error
     with client:
-        if not client.scheduler_info(n_workers=-1)["workers"]:
-            raise UsageError(
-                f"the scheduler at {address} has no workers; start `dask worker {address}`"
-            )
+        _await_worker(client, address)
         try:
             show_figures(client)
             yield client
@@ -280,6 +284,21 @@ def _remote(address: str) -> Iterator[Client]:
             if client.status == "running" or isinstance(error, UpresError):
                 raise
             raise ClusterError(_GONE) from error
+
+
+def _await_worker(client: Client, address: str) -> None:
+    """Wait until the scheduler has a worker: one that was just started again has none yet.
+
+    Raises:
+        UsageError: if none comes.
+    """
+    try:
+        client.wait_for_workers(1, timeout=_FIRST_WORKER_S)
+    except (TimeoutError, ValueError) as error:
+        raise UsageError(
+            f"the scheduler at {address} has had no workers for {_FIRST_WORKER_S:.0f} s; start "
+            f"`dask worker {address}`"
+        ) from error
 
 
 _STATE: dict[str, Any] = {}

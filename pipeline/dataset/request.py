@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path  # noqa: TC003 - flows make their forms of the annotations.
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import ClusterSettings
@@ -20,7 +21,6 @@ from pipeline.storage.locks import resolved_store
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from pipeline.dataset.originals import Original
     from pipeline.sources.listing import Listing
@@ -33,8 +33,10 @@ class PrepareRequest:
     A request that contradicts itself cannot be built; what contradicts the disk, `check` refuses.
     """
 
-    source: str
-    dataset_dir: Path
+    source: str = field(
+        metadata={"help": "Pictures: a file, folder, glob, .zip, .tar, or an archive of upres."}
+    )
+    dataset_dir: Path = field(metadata={"help": "The dataset, which is created or continued."})
     recipe: str | None = None
     """Name or file; None goes on with the recipe of the dataset that is there."""
     settings: tuple[str, ...] = ()

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _DURATION = re.compile(r"(?:(\d+)h)? ?(?:(\d+)m(?:in)?)? ?(?:(\d+)s)?", re.IGNORECASE)
 _UNIT_S = (3600, 60, 1)
+_MOST_S = 366 * 86_400
+
+SCORE_GRACE_S = 300.0
+EXPORT_GRACE_S = 900.0
+"""Seconds by which stages may pass the end that only look at what is finished. Export has more of
+them than score, which comes first, so that a night's pictures are there in the morning."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,33 +43,58 @@ class Budget:
     def __post_init__(self) -> None:
         if self.until and _TIME.fullmatch(self.until) is None:
             raise UsageError(f"until is {self.until!r}, expected a time of the day such as 06:30")
-        if self.budget and not _seconds(self.budget):
-            raise UsageError(f"budget is {self.budget!r}, expected a duration such as 5h or 90m")
+        if self.budget and not 0 < _seconds(self.budget) <= _MOST_S:
+            raise UsageError(
+                f"budget is {self.budget!r}, expected a duration such as 5h or 90m, at most a year"
+            )
         zone_of(self.timezone)
 
-    def ends(self, begins: datetime) -> datetime | None:
-        """Return the instant (UTC) at which a run that begins then is to end; None for never."""
+    def ends(self, begins: datetime, *, due: datetime | None = None) -> datetime | None:
+        """Return the instant (UTC) at which a run that begins then is to end; None for never.
+
+        `due` is when it was to begin: one that was due at 2:00 and is late, because the machine was
+        off, is still to end at 6:30 of that day, even where that is over.
+        """
         begins = begins.astimezone(UTC)  # In a zone, adding hours would add what clocks show.
+        due = begins if due is None else min(begins, due.astimezone(UTC))
         ends = [
-            *([next_time(self.until, begins, self.timezone)] if self.until else []),
+            *([next_time(self.until, due, self.timezone)] if self.until else []),
             *([begins + timedelta(seconds=_seconds(self.budget))] if self.budget else []),
         ]
         return min(ends) if ends else None
 
 
 class TimedStop(Stop):
-    """A stop that requests itself once an instant is reached."""
+    """A stop that requests itself once an instant is reached, or when `asked` is requested."""
 
-    def __init__(self, ends: datetime | None, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        ends: datetime | None,
+        *,
+        asked: Stop | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__()
+        self.ends = ends
+        self.asked = asked or Stop()
+        """What asks for a stop before the time is up."""
         self._ends_s = None if ends is None else ends.timestamp()
         # The wall clock: a machine that slept through the night must not go on by day.
         self._now = now
 
+    def request(self) -> None:
+        """Ask for the stop."""
+        self.asked.request()
+
     @property
     def requested(self) -> bool:
         """Return whether a stop was asked for, or the time is up."""
-        return super().requested or self.out_of_time
+        return self.asked.requested or self.out_of_time
+
+    def later(self, grace_s: float) -> TimedStop:
+        """Return the same stop with so many seconds more; asking one is asking both."""
+        ends = None if self.ends is None else self.ends + timedelta(seconds=grace_s)
+        return TimedStop(ends, asked=self.asked, now=self._now)
 
     @property
     def out_of_time(self) -> bool:

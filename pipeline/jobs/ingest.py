@@ -48,6 +48,14 @@ class Ingestion:
     rows: list[ItemRow]
     left_out: LeftOut = field(default_factory=LeftOut)
     remarks: tuple[str, ...] = ()
+    new: int = 0
+    """How many items were not known before."""
+    changed: int = 0
+    """How many items have other content than before."""
+    vanished: int = 0
+    """How many items are gone from the source since the last time."""
+    unread: int = 0
+    """How many files a stop left for the next time."""
 
 
 @timed("ingest")
@@ -93,8 +101,18 @@ def run_ingest(
     into.store(alone, alone=True)
     # Only now: an interruption leaves an item at both places, never at none.
     leave_holes(archive, before_stacks, into.rows)
-    ledger.put_items(vanished_rows(known, listed, GONE))
-    return Ingestion([*clashed, *into.rows], files.left_out, tuple(files.remarks()))
+    gone = vanished_rows(known, listed, GONE)
+    ledger.put_items(gone)
+    before_now = [(known.get(row.item), row) for row in into.rows if row.state == INGESTED]
+    return Ingestion(
+        [*clashed, *into.rows],
+        files.left_out,
+        tuple(files.remarks()),
+        new=sum(old is None for old, _ in before_now),
+        changed=sum(old is not None and old.sha256 != row.sha256 for old, row in before_now),
+        vanished=sum(known[row.item].state == INGESTED for row in gone),
+        unread=len(todo) - len(into.rows),
+    )
 
 
 class _Ingest:

@@ -76,14 +76,15 @@ def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> Job
     """
     computed, scored, exported = 0, None, None
     with stages.open_stages(request, listener, command="upres upscale") as opened:
-        stop = opened.run.stop
+        stop = opened.stop
         ingestion = opened.ingest()
         opened.check_export()
         if not stop.requested:
             computed = opened.upscale()
-        if request.reference is not None and not stop.requested:
+        # Their own stops come later: a night that ran out of time hands over what is finished.
+        if request.reference is not None and not stop.asked.requested:
             scored = opened.score()
-        if not stop.requested:
+        if not stop.asked.requested:
             exported = opened.export()
         status = opened.run.status()
     return JobResult(
@@ -92,7 +93,9 @@ def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> Job
         ingestion=ingestion,
         unscored=() if scored is None else scored.failures,
         exported=exported,
-        stopped=stop.requested,
+        stopped=stop.asked.requested,
+        time_is_up=stop.out_of_time,
+        unfinished=any(one is not None and one.stopped for one in (scored, exported)),
     )
 
 

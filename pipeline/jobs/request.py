@@ -24,12 +24,19 @@ from pipeline.jobs.export_names import CHOICES, SAME
 
 if TYPE_CHECKING:
     from pipeline.compute.cluster import ClusterSettings
+    from pipeline.jobs.budget import Budget
     from pipeline.jobs.run import Upscaling
+    from pipeline.jobs.spec import UpscaleSpec
 
 
 def _asked(default: Any, help_text: str) -> Any:
     """Return a field of a request: its default, and what the command line says of it."""
     return field(default=default, metadata={"help": help_text})
+
+
+def _needed(help_text: str) -> Any:
+    """Return a field of a request that has no default, and what is said of it."""
+    return field(metadata={"help": help_text})
 
 
 def help_of(request: type[Any], name: str) -> str:
@@ -58,7 +65,9 @@ class WorkersRequest:
         from pipeline.compute.inference import gpus_of
 
         gpus = 0 if device is None else gpus_of(device)
-        return ClusterSettings(address=self.cluster, workers=self.workers, gpus=gpus)
+        # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
+        address = self.cluster or WorkersRequest.cluster
+        return ClusterSettings(address=address, workers=self.workers, gpus=gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +123,19 @@ class IngestRequest(WorkersRequest):
 class UpscaleRequest(WorkersRequest):
     """Everything asked of the main job: ingest, upscale, score, export."""
 
-    src: str
-    job_dir: Path
+    src: str = _needed("Pictures: a file, folder, glob, .zip, .tar, or an archive of upres.")
+    job_dir: Path = _needed(  # noqa: RUF009 - it is a field.
+        "Folder of the job, which is created or continued."
+    )
     model: str = _asked(
         DEFAULT_MODEL,
-        "Network or interpolation, by its name (`upres models` lists all) or its checkpoint file.",
+        "Network or interpolation, by its name (`upres models` lists all) or its checkpoint file; "
+        "auto chooses for each picture whether it is to be restored.",
+    )
+    restore: float | None = _asked(
+        None,
+        "Strength from 0 to 1 of a model that has a pair: the weights between that and its "
+        "NAME-archive; with auto, the strength for pictures that are restored.",
     )
     names: str | None = _asked(
         None, "Encoding of file names in a .zip or .tar that does not say it, such as cp932."
@@ -152,6 +169,28 @@ class UpscaleRequest(WorkersRequest):
     overwrite: bool = ExportRequest.overwrite
     prune: bool = ExportRequest.prune
     ledger: str | None = _asked(None, "Database of the ledger.  [default: SQLite in JOB]")
+    until: str = _asked(
+        "",
+        "Stop between tiles at this time of the day, such as 06:30; repeat the command to go on. "
+        "What is finished is still scored and exported, for at most 15 minutes more.",
+    )
+    budget: str = _asked(
+        "", "Stop likewise after so long, such as 5h or 90m; with --until, at what comes first."
+    )
+    timezone: str = _asked(
+        "", "Time zone of --until, such as Europe/Berlin.  [default: that of this machine]"
+    )
+
+    @property
+    def time_budget(self) -> Budget:
+        """Return how long the run may go on.
+
+        Raises:
+            UsageError: if that is not a time, a duration, or a time zone.
+        """
+        from pipeline.jobs.budget import Budget
+
+        return Budget(until=self.until, budget=self.budget, timezone=self.timezone)
 
     @property
     def export(self) -> ExportRequest | None:
@@ -177,6 +216,7 @@ class UpscaleRequest(WorkersRequest):
         from pipeline.sources.listing import check_source
 
         self._check_export()
+        self._check_time()
         self.cluster_settings(device=self.device)
         check_tile(self.tile_px)
         check_halo(self.halo)
@@ -200,6 +240,11 @@ class UpscaleRequest(WorkersRequest):
             option = "--overwrite" if self.overwrite else "--prune"
             raise UsageError(f"{option} goes with --export DIR; add that")
 
+    def _check_time(self) -> None:
+        budget = self.time_budget
+        if self.timezone and not budget.until:
+            raise UsageError(f"--timezone {self.timezone} goes with --until TIME; add that")
+
     def upscaling(self) -> Upscaling:
         """Return how the pictures are upscaled; the model is loaded for it.
 
@@ -207,22 +252,28 @@ class UpscaleRequest(WorkersRequest):
             ModelError: if the model is unknown or damaged, or needs a halo that is given.
             UsageError: if tile, halo, precision, backend or device cannot be.
         """
+        from pipeline.jobs.choice import choose, with_strength
         from pipeline.jobs.run import Upscaling
         from pipeline.jobs.spec import make_spec
-        from pipeline.jobs.worker import ModelAddress
 
         halo = self.halo if self.halo == "auto" else int(self.halo)
-        spec = make_spec(
-            self.model,
-            tile_px=self.tile_px,
-            halo=halo,
-            precision=self.precision,
-            device=self.device,
-            backend=self.backend,
-        )
+
+        def make(model: str) -> UpscaleSpec:
+            return make_spec(
+                model,
+                tile_px=self.tile_px,
+                halo=halo,
+                precision=self.precision,
+                device=self.device,
+                backend=self.backend,
+            )
+
+        name = with_strength(self.model, self.restore)
+        way, choice = choose(name, device=self.device, make=make)
         return Upscaling(
-            spec=spec,
-            model=ModelAddress(name_or_file=self.model, device=self.device),
+            spec=way.spec,
+            model=way.model,
+            choice=choice,
             limit_s=self.limit_s,
             halo=halo,
             backend=self.backend,
@@ -233,7 +284,7 @@ class UpscaleRequest(WorkersRequest):
 class RerunRequest(WorkersRequest):
     """Which units of a job to compute again: those that failed, narrowed by `item` and `error`."""
 
-    job_dir: Path
+    job_dir: Path = _needed("Folder of the job.")  # noqa: RUF009 - it is a field.
     item: str = _asked("*", "Only items whose id matches.")
     error: str = _asked("", "Only failures that contain TEXT.")
     stale: bool = _asked(False, "Also all units whose pixels are of another model or spec.")
@@ -258,9 +309,9 @@ class RerunRequest(WorkersRequest):
 class ScoreRequest(WorkersRequest):
     """A job to score: against originals (`reference`), or else against its own LR input."""
 
-    job_dir: Path
-    reference: str | None = None
-    names: str | None = None
+    job_dir: Path = _needed("Folder of the job.")  # noqa: RUF009 - it is a field.
+    reference: str | None = UpscaleRequest.reference
+    names: str | None = UpscaleRequest.names
 
 
 def check_tile(tile_px: int) -> None:

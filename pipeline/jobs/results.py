@@ -26,6 +26,41 @@ class JobResult:
     planned_units: int | None = None
     """How many units a rerun was to compute."""
     stopped: bool = False
+    """Whether somebody asked for a stop."""
+    time_is_up: bool = False
+    """Whether the run's time was up when it ended."""
+    unfinished: bool = False
+    """Whether scoring or exporting was stopped before its end."""
+
+    @property
+    def unread(self) -> int:
+        """Return how many files of the source are left for the next run."""
+        return 0 if self.ingestion is None else self.ingestion.unread
+
+    @property
+    def out_of_time(self) -> bool:
+        """Return whether something is left because the run's time was up."""
+        left = self.unread or self.status.items["pending"] or self.unfinished
+        return self.time_is_up and not self.stopped and bool(left)
+
+    @property
+    def left(self) -> str:
+        """Return in words what is left for the next run."""
+        units, items = self.status.units["pending"], self.status.items["pending"]
+        parts = [
+            *([f"{units:,} tiles"] if units else []),
+            # An item has no tiles before it was planned.
+            *([f"{items:,} items"] if items else []),
+            *([f"{self.unread:,} files of the source"] if self.unread else []),
+            *(["scores or exported files"] if self.unfinished else []),
+        ]
+        return ", ".join(parts) or "nothing"
+
+    @property
+    def failed(self) -> bool:
+        """Return whether anything went wrong; what is left for later did not."""
+        items = self.status.items
+        return bool(items["failed"] or items["rejected"] or self.later_failures)
 
     @property
     def later_failures(self) -> tuple[Failure, ...]:
@@ -42,6 +77,8 @@ class JobResult:
         """Return the document that `ingest`, `upscale` and `rerun` print."""
         document = self.status.to_json(computed_units=self.computed_units)
         document["failures"] += [asdict(failure) for failure in self.later_failures]
+        if self.time_is_up:
+            document |= {"out_of_time": self.out_of_time, "unread": self.unread}
         if self.exported is not None:
             document["export"] = self.exported.to_json()
         if self.ingestion is not None:

@@ -6,11 +6,14 @@ way. Not: the stages themselves (`run`), nor their order (`perform`, and the Pre
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import ClusterSettings, address_of, connect
+from pipeline.compute.cluster import ClusterSettings, address_of, connect, dashboard_of
+from pipeline.errors import ClusterError, UsageError
+from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
 from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
@@ -38,10 +41,18 @@ class Stages:
     run: Run
     client: Client
     listener: JobListener
+    stop: TimedStop
+    """Ends ingesting and upscaling; what only looks at finished things may pass its end a little.
+    """
 
     def address(self) -> RunAddress:
         """Return where others find this run."""
-        return RunAddress(self.request, self.upscaling, self.run.id, address_of(self.client))
+        address = address_of(self.client)
+        return RunAddress(self.request, self.upscaling, self.run.id, address, self.stop.ends)
+
+    def dashboard(self) -> str:
+        """Return where the workers can be watched in a browser; "" where they cannot."""
+        return dashboard_of(self.client)
 
     def ingest(self) -> Ingestion:
         """Bring the source into the job's LR archive."""
@@ -80,7 +91,7 @@ class Stages:
         return score(
             request.reference,
             names=request.names,
-            run=self.run,
+            run=replace(self.run, stop=self.stop.later(SCORE_GRACE_S)),
             client=self.client,
             listener=self.listener,
         )
@@ -90,31 +101,35 @@ class Stages:
         if self.request.export is None:
             return None
         plan = self.run.plan_export(self.request.export)
-        return export(plan, run=self.run, client=self.client, listener=self.listener)
+        run = replace(self.run, stop=self.stop.later(EXPORT_GRACE_S))
+        return export(plan, run=run, client=self.client, listener=self.listener)
 
 
 @contextmanager
 def open_stages(
-    request: UpscaleRequest, listener: JobListener, *, command: str
+    request: UpscaleRequest, listener: JobListener, *, command: str, due: datetime | None = None
 ) -> Iterator[Stages]:
     """Check a request, create or continue its job, hold it, and start its workers.
 
-    `command` is what the ledger and the lock call the run.
+    `command` is what the ledger and the lock call the run; `due` is when it was to begin, where
+    that is not now.
 
     Raises:
         UsageError, ModelError: if the request cannot be; nothing is made or computed then.
         JobBusyError: if another run holds the job.
     """
+    began = datetime.now(UTC)
     request.check()
+    ends = request.time_budget.ends(began, due=due)
     upscaling = request.upscaling()
     settings = request.cluster_settings(device=request.device)
     with (
-        listener.stopping() as stop,
+        listener.stopping() as asked,
         started_job(request.job_dir, source=request.src, ledger_url=request.ledger) as job,
-        run_on(job, command, stop=stop) as run,
+        run_on(job, command, stop=(stop := TimedStop(ends, asked=asked))) as run,
         connect(settings) as client,
     ):
-        yield Stages(request, upscaling, run, client, listener)
+        yield Stages(request, upscaling, run, client, listener, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,15 +140,26 @@ class RunAddress:
     upscaling: Upscaling
     run_id: str
     scheduler: str
+    ends: datetime | None = None
+    """When the time of the run is up; None for never."""
 
     @contextmanager
     def join(self, listener: JobListener) -> Iterator[Stages]:
-        """Join the run, which holds the job already, on its workers."""
-        with (
-            part_of(open_job(self.request.job_dir), self.run_id) as run,
-            connect(ClusterSettings(address=self.scheduler)) as client,
-        ):
-            yield Stages(self.request, self.upscaling, run, client, listener)
+        """Join the run, which holds the job already, on its workers.
+
+        Raises:
+            ClusterError: if its scheduler is gone.
+        """
+        stop = TimedStop(self.ends)
+        with ExitStack() as opened:
+            job = open_job(self.request.job_dir)
+            run = opened.enter_context(part_of(job, self.run_id, stop=stop))
+            try:
+                client = opened.enter_context(connect(ClusterSettings(address=self.scheduler)))
+            except UsageError as error:
+                # The address was right when the run began.
+                raise ClusterError(str(error)) from error
+            yield Stages(self.request, self.upscaling, run, client, listener, stop)
 
 
 def compute(

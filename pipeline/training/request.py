@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,9 @@ class TrainRequest:
     A request that contradicts itself cannot be built; what contradicts the disk, `check` refuses.
     """
 
-    source: str
-    """Path of a dataset, or of pictures that are prepared into one first."""
+    source: str = field(
+        metadata={"help": "Path of a dataset, or of pictures that are prepared into one first."}
+    )
     out_dir: Path
     recipe: str | None = None
     """Name or file; None goes on with the recipe of the training in `out_dir`."""

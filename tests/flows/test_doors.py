@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
+from prefect.states import State
+from prefect.utilities.callables import parameter_schema
 
+import pipeline.dataset.run
+import pipeline.jobs.perform
+import pipeline.training.run
+from flows import nightly, prepare, rerun, score, tasks, train
 from flows import upscale as flow_of_upscaling
+from flows.cli import main
 from flows.commands.jobs import upscale as command
+from flows.endings import IncompleteError
 from pipeline.errors import UsageError
 from pipeline.jobs.job import open_job
 from pipeline.jobs.request import UpscaleRequest
@@ -21,10 +29,18 @@ if TYPE_CHECKING:
 
     from tests.conftest import Command, Digest, SavePicture, TakePhoto
 
-flow = flow_of_upscaling.upscale_archive.fn
+FLOWS = {
+    "upscale": flow_of_upscaling.upscale_archive,
+    "nightly": nightly.nightly,
+    "rerun": rerun.rerun_failed,
+    "score": score.score_archive,
+    "prepare": prepare.prepare_dataset,
+    "train": train.train_model,
+}
 NAMES = [field.name for field in fields(UpscaleRequest)]
 OTHER_THAN_DEFAULT = {
     "model": "bicubic-x2",
+    "restore": 0.5,
     "names": "cp932",
     "tile_px": 64,
     "halo": 12,
@@ -40,12 +56,74 @@ OTHER_THAN_DEFAULT = {
     "overwrite": True,
     "prune": True,
     "ledger": "sqlite:///ledger.db",
+    "until": "06:30",
+    "budget": "5h",
+    "timezone": "Europe/Berlin",
 }
 
 
+OF_OTHERS = {
+    "rerun": {
+        "item": "a*",
+        "error": "memory",
+        "stale": True,
+        "model": "bicubic-x2",
+        "backend": "torch",
+        "cluster": "tcp://scheduler:8786",
+        "workers": 2,
+    },
+    "score": {
+        "reference": "originals",
+        "names": "cp932",
+        "cluster": "tcp://scheduler:8786",
+        "workers": 2,
+    },
+    "prepare": {
+        "recipe": "span-x2",
+        "settings": ("scale=2", "patch_px=[64, 64]"),
+        "lr_sources": ("lr=small",),
+        "licence": "CC0",
+        "names": "cp932",
+        "read_back": True,
+        "prune": True,
+        "unchecked": True,
+        "limit_s": 60.0,
+        "cluster": "tcp://scheduler:8786",
+        "workers": 2,
+    },
+    "train": {
+        "recipe": "span-x2",
+        "settings": ("steps=2", "scale=2"),
+        "features": (Path("features"),),
+        "device": "cpu",
+        "readers": 0,
+        "memory": "disk",
+        "resume": True,
+    },
+}
+PLACES = {
+    "rerun": {"job_dir": Path("job")},
+    "score": {"job_dir": Path("job")},
+    "prepare": {"source": "photos", "dataset_dir": Path("dataset")},
+    "train": {"source": "photos", "out_dir": Path("out")},
+}
+RENAMED = {"check": "read_back", "src": "source"}
+
+
 class RequestSeen(Exception):  # noqa: N818 - it is none
-    def __init__(self, request: UpscaleRequest) -> None:
+    def __init__(self, request: Any) -> None:
         self.request = request
+
+
+def flow(name: str = "upscale", **asked: Any) -> Any:
+    """Return what a flow came to, or raise why it came to nothing."""
+    state = FLOWS[name].fn(**asked)
+    assert isinstance(state, State)
+    if isinstance(state.data, IncompleteError):
+        return state.data.document
+    if isinstance(state.data, Exception):
+        raise state.data
+    return state.data
 
 
 @pytest.fixture
@@ -65,18 +143,22 @@ def request_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object
     return ask
 
 
-def words_of(asked: dict[str, Any]) -> list[str]:
+def words_of(asked: dict[str, Any], command: click.Command = command) -> list[str]:
     """Return the words of the command line that ask for the same."""
     words = []
     for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.name in asked:
-            value = [] if parameter.is_flag else [str(asked[parameter.name])]
-            words += [parameter.opts[0], *value]
+        name = RENAMED.get(str(parameter.name), parameter.name)
+        if not isinstance(parameter, click.Option) or name not in asked:
+            continue
+        values = asked[name] if parameter.multiple else [asked[name]]
+        for value in values:
+            words += [parameter.opts[0], *([] if parameter.is_flag else [str(value)])]
     return words
 
 
 def test_both_doors_have_every_option_of_the_request_and_no_other() -> None:
-    assert set(inspect.signature(flow).parameters) == set(NAMES)
+    for name in ("upscale", "nightly"):
+        assert set(inspect.signature(FLOWS[name].fn).parameters) == set(NAMES)
     assert {parameter.name for parameter in command.params} - {"as_json"} == set(NAMES)
     assert {"src", "job_dir", *OTHER_THAN_DEFAULT} == set(NAMES)
 
@@ -93,10 +175,108 @@ def test_every_option_means_the_same_through_both_doors(
 ) -> None:
     expected = UpscaleRequest(src="photos", job_dir=Path("job"), **asked)
     typed = request_of(lambda: upres("upscale", "photos", "job", *words_of(asked)))
-    flowed = request_of(lambda: flow(src="photos", job_dir=Path("job"), **asked))
-    assert typed == flowed == expected
+    flowed, nightly = (
+        request_of(lambda name=name: flow(name, src="photos", job_dir=Path("job"), **asked))
+        for name in ("upscale", "nightly")
+    )
+    assert typed == flowed == nightly == expected
     for name, value in asked.items():
         assert getattr(UpscaleRequest, name) != value, "or the test shows nothing"
+
+
+@pytest.fixture
+def other_request_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Callable[[], object]], Any]:
+    """Return the request that reaches the work of a command or flow, which ends there."""
+
+    def see(request: Any, *_rest: Any, **_options: Any) -> None:
+        raise RequestSeen(request)
+
+    for module, name in (
+        (pipeline.jobs.perform, "rerun_job"),
+        (rerun, "rerun_job"),
+        (pipeline.jobs.perform, "score_job"),
+        (score, "score_job"),
+        (pipeline.dataset.run, "prepare_dataset"),
+        (pipeline.training.run, "run_training"),
+    ):
+        monkeypatch.setattr(module, name, see)
+    for module, name in (
+        (rerun, "rerun_tiles"),
+        (score, "score_all"),
+        (prepare, "prepare_patches"),
+        (train, "train_network"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name).fn)
+
+    def ask(door: Callable[[], object]) -> Any:
+        with pytest.raises(RequestSeen) as seen:
+            door()
+        return seen.value.request
+
+    return ask
+
+
+def asked_of(name: str) -> list[Any]:
+    """Return each option by itself, and all of them, as what a command can be asked."""
+    every = OF_OTHERS[name]
+    together = {key: value for key, value in every.items() if key != "workers"}
+    alone = [{key: value} for key, value in every.items() if key != "unchecked"]
+    return [{}, *alone, together]
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [(name, asked) for name in OF_OTHERS for asked in asked_of(name)]
+)
+def test_every_option_of_the_other_commands_means_the_same_in_their_flows(
+    name: str,
+    asked: dict[str, Any],
+    other_request_of: Callable[[Callable[[], object]], Any],
+    upres: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "features").mkdir()
+    monkeypatch.chdir(tmp_path)
+    places, command = PLACES[name], main.commands[name]
+    words = [places.get("source"), *(p for key, p in places.items() if key != "source")]
+    if name == "train":
+        words = ["photos", "--out", "out"]
+    words = [word for word in words if word is not None]
+    typed = other_request_of(lambda: upres(name, *words, *words_of(asked, command)))
+    flowed = other_request_of(lambda: flow(name, **places, **asked))
+    assert typed == flowed
+    assert type(typed) is type(flowed)
+    assert (flowed != other_request_of(lambda: flow(name, **places))) == bool(asked)
+
+
+@pytest.mark.parametrize("name", OF_OTHERS)
+def test_the_other_commands_and_their_flows_have_the_same_options(name: str) -> None:
+    parameters = set(inspect.signature(FLOWS[name].fn).parameters)
+    assert parameters == {*PLACES[name], *OF_OTHERS[name]}
+    of_command = {RENAMED.get(str(p.name), p.name) for p in main.commands[name].params}
+    # What a command prints is no matter of its flow, and a preview is for a person at a terminal.
+    assert of_command - {"as_json", "preview"} == parameters
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_the_form_of_a_flow_says_what_every_field_means(name: str) -> None:
+    schema = parameter_schema(FLOWS[name].fn)
+    for parameter, field in schema.properties.items():
+        assert field["description"][0].isalpha(), parameter
+        assert field["description"].endswith((".", "]")), parameter
+        assert "--" not in field["description"], "a form has no options"
+        assert "type" in field or "anyOf" in field
+    assert len(schema.required) in (1, 2)
+
+
+def test_a_form_says_what_the_command_says() -> None:
+    told = parameter_schema(FLOWS["nightly"].fn).properties
+    assert told["tile_px"]["description"] == "LR pixels of a tile's side."
+    assert told["overwrite"]["description"].startswith("Replace files that are in the way")
+    assert told["timezone"]["description"].startswith("Time zone of until, such as Europe/Berlin.")
+    assert list(told)[:3] == ["src", "job_dir", "model"]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +306,14 @@ def test_every_option_means_the_same_through_both_doors(
         ({"workers": 2, "cluster": "tcp://scheduler:8786"}, "local cluster"),
         ({"ledger": "nonsense"}, "the ledger's URL"),
         ({"ledger": "sqlite://"}, "in memory"),
+        ({"until": "25:00"}, "06:30"),
+        ({"until": "6"}, "06:30"),
+        ({"budget": "soon"}, "5h or 90m"),
+        ({"budget": "0s"}, "5h or 90m"),
+        ({"budget": "99999999999h"}, "a year"),
+        ({"until": "06:30", "timezone": "Europe/Nowhere"}, "Europe/Berlin"),
+        ({"until": "06:30", "timezone": "../../etc/passwd"}, "Europe/Berlin"),
+        ({"timezone": "Europe/Berlin"}, "--until"),
     ],
 )
 def test_what_cannot_be_is_refused_at_both_doors_before_anything_is_made(
@@ -166,9 +354,10 @@ def test_both_doors_do_the_same_job(
         save(tmp_path / "originals" / f"{n}.png", photo(80, 80, at=n))
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     # The tasks as plain functions: a Prefect server takes long to start, and changes nothing here.
-    for name in ("ingest_pictures", "upscale_tiles", "score_tiles", "export_pictures"):
-        monkeypatch.setattr(flow_of_upscaling, name, getattr(flow_of_upscaling, name).fn)
-    monkeypatch.setattr(flow_of_upscaling, "report_job", flow_of_upscaling.report_job.fn)
+    for name in (
+        "ingest_pictures", "upscale_tiles", "score_tiles", "export_pictures", "report_job"
+    ):  # fmt: skip
+        monkeypatch.setattr(flow_of_upscaling, name, getattr(tasks, name).fn)
 
     def asked(door: str) -> dict[str, Any]:
         return {

@@ -89,6 +89,16 @@ class ExportRow:
     """Whether it was there already, with the very bytes: perhaps another job's, so it stays."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRow:
+    """Whether an item of this content is for a network that restores, and why."""
+
+    item: str
+    sha256: str
+    worn: bool
+    because: str
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A sentence on something in an item's file that a stage, ingest or export, did not keep."""

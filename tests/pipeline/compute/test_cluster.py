@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 import time
 from collections import Counter
 from functools import partial
@@ -269,5 +270,38 @@ def test_a_setting_of_dask_that_cannot_be_is_named_where_it_counts(
     with (
         pytest.raises(UsageError, match="min-version='abc'"),
         connect(ClusterSettings(address="tcp://127.0.0.1:1")),
+    ):
+        pass
+
+
+@pytest.fixture
+def without_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[distributed.LocalCluster]:
+    """A scheduler as it is when it was just started again."""
+    monkeypatch.setattr("pipeline.compute.cluster._FIRST_WORKER_S", 5.0)
+    with distributed.LocalCluster(
+        n_workers=0, processes=False, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        yield cluster
+
+
+def test_a_scheduler_whose_workers_are_still_coming_is_waited_for(
+    without_workers: distributed.LocalCluster,
+) -> None:
+    coming = threading.Timer(0.5, without_workers.scale, [1])
+    coming.start()
+    with connect(ClusterSettings(address=without_workers.scheduler_address)) as found:
+        assert workers_of(found) == 1
+        assert [o.result for o in submit_windowed(found, square, [3])] == [9]
+    coming.join()
+
+
+def test_a_scheduler_without_workers_is_a_usage_error_after_a_while(
+    without_workers: distributed.LocalCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.compute.cluster._FIRST_WORKER_S", 0.5)
+    address = without_workers.scheduler_address
+    with (
+        pytest.raises(UsageError, match=r"has had no workers for .* s; start `dask worker"),
+        connect(ClusterSettings(address=address)),
     ):
         pass

@@ -113,3 +113,23 @@ def test_a_stop_that_somebody_requested_is_not_one_for_lack_of_time() -> None:
     assert (stop.requested, stop.left_s) == (False, None)
     stop.request()
     assert (stop.requested, stop.out_of_time) == (True, False)
+
+
+def test_a_run_that_is_late_still_ends_at_the_time_it_was_to_end() -> None:
+    budget = Budget(until="06:30", timezone=BERLIN)
+    due, begins = berlin("2026-11-28T02:00"), berlin("2026-11-28T07:10")
+    assert budget.ends(begins, due=due) == datetime.fromisoformat("2026-11-28T05:30Z")
+    assert budget.ends(begins) == datetime.fromisoformat("2026-11-29T05:30Z")
+    for_long = Budget(budget="5h")
+    assert for_long.ends(begins, due=due) == for_long.ends(begins)
+
+
+def test_a_later_stop_ends_later_and_is_asked_for_with_the_first() -> None:
+    ends = datetime(2026, 11, 28, 6, 30, tzinfo=UTC)
+    stop = TimedStop(ends, now=lambda: ends.timestamp() + 10)
+    later = stop.later(60)
+    assert (stop.requested, later.requested) == (True, False)
+    stop.request()
+    assert later.requested
+    assert not later.out_of_time
+    assert not TimedStop(None).later(60).requested

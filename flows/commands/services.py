@@ -1,0 +1,187 @@
+"""Every night on the command line: serve, schedule."""
+
+from __future__ import annotations
+
+from contextlib import chdir
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flows.commands.jobs import upscale
+from flows.terminal import options
+from pipeline.jobs.request import UpscaleRequest
+
+if TYPE_CHECKING:
+    from flows.deployments import Listed
+    from flows.scheduling import ScheduledJob
+
+_PORT = 4200
+
+
+@click.command()
+@click.option(
+    "--job-config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="A TOML file of jobs to schedule: a table for each.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=_PORT,
+    show_default=True,
+    help="Where the pages of Prefect's server are, on 127.0.0.1 alone.",
+)
+@options.reported_with(again="`upres serve`")
+def serve(job_config: Path | None, port: int) -> None:
+    """Carry out what is scheduled, for as long as this command runs.
+
+    A Prefect server is started for it, whose database stays in UPRES_HOME (~/.local/share/upres);
+    if PREFECT_API_URL is set, that server is used. All flows can be started from its pages.
+    """
+    from flows.server import home, password_file, serving_server
+    from flows.terminal.printing import number_of
+
+    jobs_asked = None if job_config is None else _read(job_config)
+    click.echo("starting: the server takes up to a minute, and longer the first time", err=True)
+    with serving_server(port) as server, chdir(home() if server.process else "."):
+        from flows.dead_runs import cancel_missed_runs, mark_dead_runs
+        from flows.deployments import client_of_server, jobs_of_file, register_flows, scheduled_jobs
+        from flows.serving import work_until_told
+
+        own = server.process is not None
+        with client_of_server() as client:
+            register_flows(client)
+            if jobs_asked is not None:
+                jobs_of_file(client, jobs_asked)
+            dead = mark_dead_runs(client, alone=own)
+            missed = cancel_missed_runs(client) if own else 0
+            jobs = scheduled_jobs(client)
+        if dead:
+            _say(f"{number_of(len(dead), 'run')} without a living process, marked as crashed")
+        if missed:
+            _say(f"{number_of(missed, 'run')} missed meanwhile; the last of each job begins now")
+        for job in jobs:
+            _say(_line(job))
+        _say(f"serving {number_of(len(jobs), 'scheduled job')}; pages: {server.page}")
+        if own:
+            _say(f"user and password of the pages: upres:PASSWORD, which is in {password_file()}")
+        work_until_told(server)
+    _say("ended; nothing runs until `upres serve` is started again")
+
+
+@click.command()
+@click.argument("src", metavar="[SRC", required=False)
+@click.argument("job_dir", metavar="JOB]", required=False, type=click.Path(path_type=Path))
+@click.option("--at", metavar="TIME", help="When to begin every night, such as 02:00.")
+@click.option("--list", "listed", is_flag=True, help="List the scheduled jobs.")
+@click.option("--remove", metavar="NAME", help="Schedule a job no more; its folder stays.")
+@options.json_option
+@options.reported
+def schedule(
+    src: str | None,
+    job_dir: Path | None,
+    at: str | None,
+    listed: bool,
+    remove: str | None,
+    as_json: bool,
+    **asked: Any,
+) -> None:
+    """Upscale SRC into JOB every night, while `upres serve` runs.
+
+    Scheduling the same JOB again changes it. The other options are those of `upres upscale`.
+    """
+    from pipeline.errors import UsageError
+
+    adds = src is not None or job_dir is not None or at is not None
+    if adds + listed + (remove is not None) != 1:
+        raise UsageError("expected either SRC JOB --at TIME, or --list, or --remove NAME")
+    if not adds:
+        _list_or_remove(remove, as_json=as_json)
+    elif src is None or job_dir is None or at is None:
+        missing = "SRC" if src is None else "JOB" if job_dir is None else "--at TIME"
+        raise UsageError(f"{missing} is missing: upres schedule SRC JOB --at TIME")
+    else:
+        _add(UpscaleRequest(src=src, job_dir=job_dir, **asked), at, as_json=as_json)
+
+
+schedule.params[-1:-1] = [
+    one for one in upscale.params if isinstance(one, click.Option) and one.name != "as_json"
+]
+
+
+def _read(file: Path) -> list[ScheduledJob]:
+    from flows.job_config import read_jobs
+
+    return read_jobs(file, warn=lambda line: _say(f"upres: {line}"))
+
+
+def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
+    from flows.scheduling import ScheduledJob, check_at, placed, zone_name
+    from flows.server import use_server
+
+    at, zone = check_at(at), zone_name(request.timezone)
+    request = _in_zone(placed(request, Path.cwd()), zone)
+    _check(request)
+    server = use_server()
+    from flows.deployments import client_of_server, schedule_job, scheduled_jobs
+
+    job = ScheduledJob(request=request, at=at, timezone=zone)
+    with client_of_server() as client:
+        name = schedule_job(client, job)
+        listed = next(one for one in scheduled_jobs(client) if one.name == name)
+    if as_json:
+        options.print_json(listed.to_json())
+    else:
+        click.echo(_line(listed))
+        click.echo(f"pages: {server.page}")
+
+
+def _check(request: UpscaleRequest) -> None:
+    """Refuse what cannot be; places may be those of the machine of a server that is configured."""
+    from flows.server import configured
+    from pipeline.errors import NoSourceError
+
+    try:
+        request.check()
+    except NoSourceError as error:
+        if not configured():
+            raise
+        _say(f"upres: {error}; it has to be there on the machine whose worker runs the job")
+
+
+def _in_zone(request: UpscaleRequest, zone: str) -> UpscaleRequest:
+    from dataclasses import replace
+
+    return replace(request, timezone=zone if request.until else "")
+
+
+def _list_or_remove(name: str | None, *, as_json: bool) -> None:
+    from flows.server import use_server
+
+    use_server()
+    from flows.deployments import client_of_server, remove_job, scheduled_jobs
+
+    with client_of_server() as client:
+        if name is not None:
+            remove_job(client, name)
+        jobs = scheduled_jobs(client)
+    if as_json:
+        options.print_json({"jobs": [job.to_json() for job in jobs]})
+        return
+    for job in jobs:
+        click.echo(_line(job))
+    if not jobs:
+        click.echo("no job is scheduled")
+
+
+def _line(job: Listed) -> str:
+    until = f" until {job.until}" if job.until else ""
+    last = f"; last run: {job.last_state}" if job.last_state else ""
+    start = f"; next: {job.next_start:%Y-%m-%d %H:%M} UTC" if job.next_start else ""
+    return f"{job.name}: {job.at}{until} {job.timezone}, {job.src} into {job.job_dir}{start}{last}"
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)

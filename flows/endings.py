@@ -1,0 +1,118 @@
+"""How a flow ends: in a state whose colour, name and message say what became of it.
+
+A state of the type Completed has a green badge whatever its name is, so what needs a person's look
+is of the type Failed. Time that is up needs none: the next night goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from prefect.states import Completed, Failed
+
+from flows.run_log import run_logger
+from flows.supervised import end_with_supervisor
+from flows.terminal.printing import visible
+from pipeline.errors import JobBusyError, UpresError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from prefect.client.schemas.objects import State
+
+    from pipeline.jobs.results import JobResult
+
+WITH_FAILURES, OUT_OF_TIME, SKIPPED = "CompletedWithFailures", "OutOfTime", "Skipped"
+"""Names of states: something failed; time was up; another run held what this one works on."""
+
+
+class IncompleteError(UpresError):
+    """A flow came to its end, but something on its way failed; `document` says what."""
+
+    def __init__(self, message: str, document: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.document = document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What a flow came to: its document, and what is to be said of it in a line each."""
+
+    document: dict[str, Any]
+    trouble: str = ""
+    """What failed, and what to do; "" where nothing did."""
+    out_of_time: str = ""
+    """What is left; "" where nothing is."""
+
+    def state(self) -> State[Any]:
+        """Return the state that a flow ends in."""
+        if self.trouble:
+            message = "; ".join(filter(None, (self.trouble, self.out_of_time)))
+            error = IncompleteError(visible(message), self.document)
+            return Failed(name=WITH_FAILURES, message=visible(message), data=error)
+        if self.out_of_time:
+            message = visible(self.out_of_time)
+            return Completed(name=OUT_OF_TIME, message=message, data=self.document)
+        return Completed(data=self.document)
+
+
+def ended(work: Callable[[], Ending]) -> State[Any]:
+    """Do the work of a flow, and return the state that it ends in.
+
+    An error of ours is one line in the log and in the state; a bug keeps its traceback.
+    """
+    end_with_supervisor()
+    try:
+        return work().state()
+    except JobBusyError as error:
+        message = visible(f"not begun: {error}; the next run goes on")
+        run_logger().log(logging.ERROR, "%s", message)
+        return Failed(name=SKIPPED, message=message, data=error)
+    except UpresError as error:
+        message = visible(" ".join(str(error).split()))
+        run_logger().log(logging.ERROR, "%s", message)
+        return Failed(message=message, data=error)
+
+
+def document_of(state: State[Any]) -> dict[str, Any]:
+    """Return the document of a flow that came to its end, with failures or without.
+
+    Raises:
+        UpresError: what ended the flow before.
+    """
+    try:
+        document: dict[str, Any] = state.result()
+    except IncompleteError as error:
+        return error.document
+    return document
+
+
+def ending_of_job(result: JobResult, document: dict[str, Any], *, job_dir: Path) -> Ending:
+    """Return how a flow ends whose run left `result` behind."""
+    left = f"time was up, left: {result.left}; the next run goes on" if result.out_of_time else ""
+    return Ending(document=document, trouble=_trouble(result, job_dir), out_of_time=left)
+
+
+def _trouble(result: JobResult, job_dir: Path) -> str:
+    items, units = result.status.items, result.status.units
+    advice = f"start rerun-failed with job_dir={job_dir}"
+    parts = []
+    if units["failed"]:
+        parts.append(f"{units['failed']:,} of {sum(units.values()):,} tiles failed")
+    elif items["failed"]:
+        parts.append(f"{items['failed']:,} of {sum(items.values()):,} items failed")
+    if items["rejected"]:
+        files = sum(items.values()) - items["vanished"]
+        parts.append(f"{items['rejected']:,} of {files:,} files were rejected")
+    if result.later_failures:
+        parts.append(f"{len(result.later_failures):,} items could not be scored or exported")
+    if not parts and not result.complete and not result.out_of_time:
+        parts.append(f"{result.left} are still to be done")
+    if not parts:
+        return ""
+    if not (units["failed"] or items["failed"]):
+        advice = "the report says why"
+    return f"{', '.join(parts)}; {advice}"

@@ -1,0 +1,74 @@
+"""The flow that prepares a dataset."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.commands.datasets import prepare as command
+from flows.endings import Ending, ended
+from flows.parameters import filled_from
+from flows.run_listening import FlowListener
+from flows.tasks import patient
+from pipeline.compute.cluster import Stop
+from pipeline.dataset import run
+from pipeline.dataset.request import PrepareRequest
+from pipeline.jobs.request import WorkersRequest
+from pipeline.reports.dataset_report import write_dataset_report
+
+if TYPE_CHECKING:
+    from pipeline.dataset.run import PrepareResult
+
+
+@patient
+def prepare_patches(request: PrepareRequest) -> PrepareResult:
+    """Make the patches that are missing."""
+    listener = FlowListener(f"dataset {request.dataset_dir.name}", request.dataset_dir)
+    result = run.prepare_dataset(
+        request, stop=Stop(), write_report=write_dataset_report, listener=listener
+    )
+    listener.failed(tuple(result.status.failures))
+    return result
+
+
+@flow(name="prepare-dataset")
+@filled_from(PrepareRequest, WorkersRequest, command=command, renamed={"read_back": "check"})
+def prepare_dataset(
+    *,
+    cluster: str = WorkersRequest.cluster,
+    workers: int | None = WorkersRequest.workers,
+    **asked: Any,
+) -> State[Any]:
+    """Prepare a dataset of training patches, or go on with it, and write its report."""
+    return ended(lambda: _prepare(cluster, workers, asked))
+
+
+def _prepare(cluster: str, workers: int | None, asked: dict[str, Any]) -> Ending:
+    settings = WorkersRequest(cluster=cluster, workers=workers).cluster_settings()
+    request = PrepareRequest(cluster=settings, **asked)
+    result = prepare_patches(request)
+    return Ending(document=result.to_json(), trouble=_trouble(result))
+
+
+def _trouble(result: PrepareResult) -> str:
+    status = result.status
+    if not result.has_patches:
+        return "no patch was made; prepare other pictures, or loosen what leaves patches out"
+    if status.complete:
+        return ""
+    pictures, chunks = status.pictures.items, status.chunks.units
+    parts = [
+        *(
+            [f"{pictures['rejected']:,} of {sum(pictures.values()):,} pictures were rejected"]
+            if pictures["rejected"]
+            else []
+        ),
+        *(
+            [f"{chunks['failed']:,} of {sum(chunks.values()):,} chunks failed"]
+            if chunks["failed"]
+            else []
+        ),
+    ]
+    return f"{', '.join(parts) or 'chunks are missing'}; the same flow goes on"

@@ -1,0 +1,101 @@
+"""What a flow hears of its run, as lines in the log that Prefect keeps of it."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from flows.artifacts import moving
+from flows.run_log import run_logger
+from flows.terminal.printing import visible
+from pipeline.jobs.listener import JobListener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from pipeline.compute.outcomes import Failure
+    from pipeline.jobs.upscale import UpscaleProgress
+
+MOST_LINES = 200
+"""Failures that are logged, each by a line, in one stage: the report lists them all."""
+
+
+@dataclass
+class FlowListener(JobListener):
+    """Logs when stages begin and end, and what fails; each line names what `about` says."""
+
+    about: str
+    folder: Path
+    """What is worked on; its name is in the keys of artifacts."""
+    megapixels: float = 0.0
+    """SR that was written while this listened."""
+
+    def log(self, line: str, *, level: int = logging.INFO) -> None:
+        """Log a line."""
+        run_logger().log(level, "%s", visible(f"{self.about}: {line}"))
+
+    @contextmanager
+    def counting(self, stage: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+        """Log where a stage begins and how far it came."""
+        self.log(f"{stage} begins")
+        counted = (0, 0)
+
+        def hear(done: int, total: int) -> None:
+            nonlocal counted
+            counted = (done, total)
+            show(done, total)
+
+        try:
+            with moving(self.folder, stage) as show:
+                yield hear
+        finally:
+            self.log(f"{stage} ends: {counted[0]:,} of {counted[1]:,} {unit}")
+
+    @contextmanager
+    def upscaling(self) -> Iterator[Callable[[UpscaleProgress], None]]:
+        """Log where upscaling begins, how far it came, and each tile that fails."""
+        self.log("upscale begins")
+        last: UpscaleProgress | None = None
+
+        def hear(progress: UpscaleProgress) -> None:
+            nonlocal last
+            last = progress
+            self.megapixels = progress.megapixels
+            show(progress.units_done + progress.units_failed, progress.units_planned)
+            self.failed(progress.failures, before=progress.units_failed - len(progress.failures))
+
+        try:
+            with moving(self.folder, "upscale") as show:
+                yield hear
+        finally:
+            if last is not None:
+                self.log(
+                    f"upscale ends: {last.units_done:,} of {last.units_planned:,} tiles done, "
+                    f"{last.units_failed:,} failed"
+                )
+
+    def failed(self, failures: tuple[Failure, ...], *, before: int = 0) -> None:
+        """Log failures, `before` of which so many were logged already."""
+        for n, failure in enumerate(failures, before):
+            if n == MOST_LINES:
+                self.log("more failures follow; the report lists them", level=logging.WARNING)
+            if n >= MOST_LINES:
+                return
+            tile = "" if failure.tile is None else f" tile {failure.tile}"
+            line = f"item {failure.item}{tile} failed: {failure.error}: {failure.message}"
+            self.log(line, level=logging.ERROR)
+
+    def remark(self, line: str) -> None:
+        """Log a line."""
+        self.log(line)
+
+    def replaces(self, items: int) -> None:
+        """Log that pixels will be replaced."""
+        self.log(f"{items:,} pictures are computed again: model, spec or content changed")
+
+    def reruns(self, units: int, items: int) -> None:
+        """Log what a rerun will compute."""
+        self.log(f"{units:,} tiles of {items:,} items to compute again")

@@ -1,0 +1,114 @@
+"""From what a person types to a job that runs every night: times, zones, and places.
+
+A run has another working folder than the person who schedules it, so places are made absolute.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from pipeline.errors import UsageError
+from pipeline.jobs.budget import zone_of
+
+if TYPE_CHECKING:
+    from pipeline.jobs.request import UpscaleRequest
+
+_TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+_ZONES = "zoneinfo/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledJob:
+    """A job that runs every night."""
+
+    request: UpscaleRequest
+    at: str
+    """When it begins, such as 02:00, by the clocks of `timezone`."""
+    timezone: str
+    name: str = ""
+    """What to call it; "" is for the name of its folder."""
+
+    @property
+    def cron(self) -> str:
+        """Return when it begins in cron's words."""
+        hour, minute = self.at.split(":")
+        return f"{int(minute)} {int(hour)} * * *"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return what the flow is to be asked for: what is not a default."""
+        asked = {one.name: getattr(self.request, one.name) for one in fields(self.request)}
+        defaults = {one.name: one.default for one in fields(self.request)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asked.items()
+            if value != defaults[name]
+        }
+
+
+def check_at(at: str) -> str:
+    """Return a time of the day as 02:00.
+
+    Raises:
+        UsageError: if it is not one.
+    """
+    match = _TIME.fullmatch(at)
+    if match is None:
+        raise UsageError(f"--at is {at!r}, expected a time of the day such as 02:00")
+    return f"{int(match[1]):02}:{match[2]}"
+
+
+def zone_name(timezone: str) -> str:
+    """Return the name of a time zone; for "" that of this machine.
+
+    Raises:
+        UsageError: if there is none of that name, or this machine does not say its own.
+    """
+    if timezone:
+        zone_of(timezone)
+        return timezone
+    own = os.environ.get("TZ", "").removeprefix(":") or _zone_of_machine()
+    try:
+        ZoneInfo(own)
+    except (OSError, ValueError) as error:  # ZoneInfoNotFoundError is a KeyError.
+        raise UsageError(_unknown(own)) from error
+    except KeyError as error:
+        raise UsageError(_unknown(own)) from error
+    return own
+
+
+def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
+    """Return a request whose places are absolute; relative ones are below `folder`."""
+    model = folder / request.model
+    ledger = request.ledger
+    if ledger and re.match("sqlite:///[^/]", ledger):
+        ledger = f"sqlite:///{_absolute(folder, ledger.removeprefix('sqlite:///'))}"
+    return replace(
+        request,
+        src=_absolute(folder, request.src),
+        job_dir=Path(_absolute(folder, request.job_dir)),
+        reference=request.reference and _absolute(folder, request.reference),
+        export_dir=request.export_dir and Path(_absolute(folder, request.export_dir)),
+        model=_absolute(folder, request.model) if model.is_file() else request.model,
+        ledger=ledger,
+    )
+
+
+def _absolute(folder: Path, place: str | Path) -> str:
+    if "://" in str(place):
+        return str(place)
+    return os.path.abspath(folder / Path(place).expanduser())  # noqa: PTH100 - links stay.
+
+
+def _zone_of_machine() -> str:
+    link = os.path.realpath("/etc/localtime")
+    return link.split(_ZONES, 1)[1] if _ZONES in link else "UTC"
+
+
+def _unknown(own: str) -> str:
+    return f"the time zone of this machine is {own!r}, which has no name; add --timezone ZONE"

@@ -1,0 +1,37 @@
+"""The flow that scores a job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+
+from flows.commands.results import score as command
+from flows.endings import Ending, ended
+from flows.parameters import filled_from
+from flows.tasks import Scored, listener_of, patient, report_job
+from pipeline.jobs.perform import score_job
+from pipeline.jobs.request import ScoreRequest
+
+
+@patient
+def score_all(request: ScoreRequest) -> Scored:
+    """Score every tile of a job."""
+    result = score_job(request, listener_of(request.job_dir, "score"))
+    return Scored(document=result.to_json(), stopped=result.stopped)
+
+
+@flow(name="score-archive")
+@filled_from(ScoreRequest, command=command)
+def score_archive(**asked: Any) -> State[Any]:
+    """Score every tile of a job: against `reference`, or against its own LR; write its report."""
+    return ended(lambda: _score(ScoreRequest(**asked)))
+
+
+def _score(request: ScoreRequest) -> Ending:
+    document = score_all(request).document
+    document["report"] = report_job(request.job_dir)
+    unscored = len(document["failures"])
+    trouble = f"{unscored:,} items could not be scored; the report says why" if unscored else ""
+    return Ending(document=document, trouble=trouble)

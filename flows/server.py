@@ -1,0 +1,221 @@
+"""The Prefect server of one's own: where it keeps its things, how it starts, how it is found.
+
+What belongs here: which server a command speaks to, and the process of the one that `upres serve`
+starts. Not: what runs on it. A server that PREFECT_API_URL names is used as it is; nothing is
+started then, and none of its settings is changed. Prefect is not imported here: its settings are
+read when it first is, so they are settled before.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.private_prefect import QUIET, settle
+from pipeline.errors import JobBusyError, UpresError
+from pipeline.storage.locks import hold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PORT = 4200
+"""Where Prefect's pages are on most machines."""
+
+START_S = 180.0
+"""Seconds until a server must answer: it makes its database at first, on a slow disk too."""
+
+_STOP_S = 15.0
+
+
+class ServerError(UpresError):
+    """There is no Prefect server to speak to, or none could be started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers; `process` is that of one's own, None of one that others started."""
+
+    url: str
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def page(self) -> str:
+        """Return the address of its pages."""
+        return self.url.removesuffix("/api")
+
+
+def home() -> Path:
+    """Return the folder that the server of one's own keeps its things in: UPRES_HOME, if set."""
+    if named := os.environ.get("UPRES_HOME"):
+        return Path(named).expanduser().absolute()
+    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(data).expanduser().absolute() / "upres"
+
+
+def configured() -> str:
+    """Return the address of the server that PREFECT_API_URL names, "" for none."""
+    return os.environ.get("PREFECT_API_URL", "")
+
+
+def password_file() -> Path:
+    """Return the file of the password, which its owner alone can read."""
+    return home() / "password"
+
+
+def use_server() -> Server:
+    """Let Prefect, once it is imported, speak to the server that is configured or that runs.
+
+    Raises:
+        ServerError: if there is none; the message says what starts it.
+    """
+    if configured():
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        return Server(configured())
+    url = _address()
+    if url is None:
+        raise ServerError(
+            "`upres serve` is not running, and nothing is scheduled or run without it; start it in "
+            "another terminal, or as a service (docs/schedule.md), and repeat this command"
+        )
+    _settle(url)
+    return Server(url)
+
+
+@contextmanager
+def serving_server(port: int) -> Iterator[Server]:
+    """Yield the server that is configured; else start one's own, which ends with the block.
+
+    Its database stays in `home()`. It listens on 127.0.0.1 alone, and answers whoever knows its
+    password. Should this process be killed, it ends by itself.
+
+    Raises:
+        ServerError: if it does not start, or another `upres serve` runs it already.
+    """
+    # The processes that are started from here are to import this copy of upres, and no other.
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    if configured():
+        yield use_server()
+        return
+    home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with hold(home() / "serve.lock", home(), "upres serve"):
+            _settle(url := f"http://127.0.0.1:{port}/api")
+            yield from _started(url, port)
+    except JobBusyError as error:
+        raise ServerError(f"{error}; one `upres serve` is enough for all jobs") from error
+
+
+def _started(url: str, port: int) -> Iterator[Server]:
+    _check_free(port)
+    log = home() / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server_process", str(port)],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+            # Ctrl-C in a terminal goes to all its processes: this one is to end last.
+            start_new_session=True,
+        )
+    try:
+        _await(process, url, log)
+        _address_file().write_text(json.dumps({"url": url}))
+        yield Server(url, process)
+    finally:
+        _address_file().unlink(missing_ok=True)
+        _end(process)
+
+
+def _settle(url: str) -> None:
+    settle(home() / "prefect", password=f"upres:{_password()}")
+    os.environ.update(
+        PREFECT_API_URL=url,
+        # A night outlives a restart of the server; in memory its slot would be lost with it.
+        PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
+        PREFECT_SERVER_UI_STATIC_DIRECTORY=str(home() / "prefect" / "ui"),
+    )
+
+
+def _password() -> str:
+    """Return the password of one's own server; it is made once, and is nobody's default."""
+    file = password_file()
+    if not file.exists():
+        home().mkdir(mode=0o700, parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # Another command made it meanwhile.
+            handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as output:
+                output.write(f"{secrets.token_urlsafe(32)}\n")
+    if password := file.read_text().strip():
+        return password
+    raise ServerError(f"{file} is empty; remove it, and start `upres serve` again")
+
+
+def _address_file() -> Path:
+    return home() / "server.json"
+
+
+def _address() -> str | None:
+    """Return the address of one's own server, None where it does not answer."""
+    try:
+        url = str(json.loads(_address_file().read_text())["url"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return url if _answers(url) else None
+
+
+def _answers(url: str) -> bool:
+    request = urllib.request.Request(f"{url}/ready")
+    token = base64.b64encode(f"upres:{_password()}".encode()).decode()
+    request.add_header("Authorization", f"Basic {token}")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServerError(
+                f"port {port} of 127.0.0.1 cannot be used ({error.strerror}); name another one by "
+                "--port, or the server that is there by PREFECT_API_URL"
+            ) from error
+
+
+def _await(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while not _answers(url):
+        if process.poll() is not None:
+            raise ServerError(f"Prefect's server ended with code {process.returncode}; see {log}")
+        if time.monotonic() > deadline:
+            raise ServerError(f"Prefect's server did not answer in {START_S:.0f} s; see {log}")
+        time.sleep(0.25)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server: it does so itself once nobody can write to its stdin."""
+    if process.stdin is not None:
+        process.stdin.close()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

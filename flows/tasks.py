@@ -1,0 +1,130 @@
+"""The tasks of the flows: the stages of a run on a job, each one joined to its run.
+
+Prefect carries the stages, Dask carries the tiles. A task returns a small value, never pixels. It
+is repeated where that can help: once a scheduler or a database is back. What failed of a stage is
+in the ledger, and `rerun-failed` is for that.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from prefect import task
+
+from flows.artifacts import MOST_ROWS, show_looks, show_pictures
+from flows.run_listening import FlowListener
+from pipeline.compute.outcomes import Failure
+from pipeline.compute.status import read_status
+from pipeline.errors import ClusterError, LedgerError, UsageError
+from pipeline.jobs.job import open_job
+from pipeline.reports.job_report import write_report
+from pipeline.reports.night import Speed, pictures_of, worth_a_look
+from pipeline.storage.ledger import REJECTED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from prefect.tasks import Task
+
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.stages import RunAddress, Stages
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RETRY_DELAYS_S = [30, 120, 300]
+"""Until a scheduler or a database is there again, which its supervisor starts."""
+
+
+def comes_back(_task: Any, _run: Any, state: Any) -> bool:
+    """Return whether what a task ended with may be gone when it is tried again."""
+    error = (
+        state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
+    )
+    return isinstance(error, (ClusterError, LedgerError)) and not isinstance(error, UsageError)
+
+
+def patient(work: Callable[P, R]) -> Task[P, R]:
+    """Make a task of `work` that is tried again where that can help."""
+    return task(
+        retries=len(RETRY_DELAYS_S),
+        retry_delay_seconds=RETRY_DELAYS_S,  # type: ignore[arg-type]
+        retry_condition_fn=comes_back,
+    )(work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """What scoring came to: what `upres score` prints, and whether a stop came before its end."""
+
+    document: dict[str, Any]
+    stopped: bool
+
+
+def listener_of(job_dir: Path, run_id: str) -> FlowListener:
+    """Return what logs a run on a job."""
+    return FlowListener(f"job {job_dir.name} run {run_id}", job_dir)
+
+
+@contextmanager
+def joined(run: RunAddress) -> Iterator[tuple[Stages, FlowListener]]:
+    """Join a run; what it comes to is logged."""
+    listener = listener_of(run.request.job_dir, run.run_id)
+    with run.join(listener) as stages:
+        yield stages, listener
+
+
+@patient
+def ingest_pictures(run: RunAddress) -> Ingestion:
+    """Bring the source into the job's LR archive; return what was left out, and remarks."""
+    with joined(run) as (stages, listener):
+        ingestion = stages.ingest()
+        rejected = (row for row in ingestion.rows if row.state == REJECTED)
+        listener.failed(tuple(Failure(r.item, None, r.error, r.message) for r in rejected))
+        # Rows are as many as pictures.
+        return replace(ingestion, rows=[])
+
+
+@patient
+def upscale_tiles(run: RunAddress) -> Speed:
+    """Compute every unit that is not done; return how many were."""
+    began = time.monotonic()
+    with joined(run) as (stages, listener):
+        units = stages.upscale()
+        return Speed(units=units, megapixels=listener.megapixels, seconds=time.monotonic() - began)
+
+
+@patient
+def score_tiles(run: RunAddress) -> Scored:
+    """Score every tile; return the figures and what could not be scored."""
+    with joined(run) as (stages, listener):
+        result = stages.score()
+        listener.failed(tuple(f for f in result.failures if f.error != "NotDone"))
+        return Scored(document=result.to_json(), stopped=result.stopped)
+
+
+@patient
+def export_pictures(run: RunAddress) -> ExportResult | None:
+    """Write the finished pictures as files, where that is asked for; return how many."""
+    with joined(run) as (stages, listener):
+        exported = stages.export()
+        if exported is not None:
+            listener.failed(tuple(f for f in exported.failures if f.error != "NotDone"))
+        return exported
+
+
+@patient
+def report_job(job_dir: Path) -> str:
+    """Write the job's report, and show what is worth a look; return the report's path."""
+    job = open_job(job_dir)
+    written = str(write_report(job))
+    with closing(job.open_ledger_to_read()) as ledger:
+        failures = read_status(job.folder, ledger).failures
+    show_looks(job_dir, worth_a_look(job, failures, most=MOST_ROWS))
+    show_pictures(job_dir, pictures_of(job))
+    return written

@@ -1,0 +1,276 @@
+"""All services of docker-compose.yml, built and started: nights that lose a part of them.
+
+In order: a night in which a Dask worker, the scheduler, and at last the Prefect worker with its
+flow are killed; the night after it; a failed tile that is computed again; a scheduled night that
+nothing disturbs, whose bytes the other ones must have; and everything taken down and up again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.request
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.compose.conftest import Docker
+    from tests.conftest import SavePicture
+
+pytestmark = pytest.mark.compose
+
+PICTURES, SIDE_PX, TILE_PX = 60, 256, 32
+UNITS = (PICTURES - 1) * (SIDE_PX // TILE_PX) ** 2
+ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+ASKED = {"src": "/data/pictures", "model": "bicubic-x2", "tile_px": TILE_PX}
+REJECTED = "1 of 60 files were rejected; the report says why"
+PATIENCE_S = 420.0
+
+PLANT = """
+import sqlite3
+ledger = sqlite3.connect("/data/first/ledger.sqlite")
+with ledger:
+    planted = ledger.execute(
+        "UPDATE units SET state = 'failed', error = 'Planted', message = 'for a test'"
+        " WHERE item = '07.png' AND tile = 5"
+    )
+    assert planted.rowcount == 1
+"""
+"""Makes a tile that is done a failed one."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The services, and how to speak to them."""
+
+    docker: Docker
+    environment: Path
+    password: str
+    prefect_port: int
+    dask_port: int
+
+    def compose(self, *words: object) -> str:
+        """Run a command of Compose on the services."""
+        return self.docker.compose("-p", "upres-test", "--env-file", self.environment, *words)
+
+    def container(self, service: str) -> str:
+        """Return the id of a service's first container."""
+        return self.compose("ps", "--quiet", service).split()[0]
+
+    def kill(self, service: str) -> None:
+        """Kill a container as a crash does; an engine starts those again that it killed itself."""
+        state = "{{.State.Pid}}"
+        os.kill(int(self.docker("inspect", "-f", state, self.container(service))), signal.SIGKILL)
+
+    def inside(self, *words: object) -> str:
+        """Run a command in the Prefect worker's container; return what it prints."""
+        return self.compose("exec", "-T", "prefect-worker", *words)
+
+    def tried(self, *words: object) -> str:
+        """Do the same, but return "" where the container is not running."""
+        try:
+            return self.inside(*words)
+        except AssertionError:
+            return ""
+
+    def api(self, path: str, body: Any = None) -> Any:
+        """Return what Prefect's server answers."""
+        url = f"http://127.0.0.1:{self.prefect_port}/api{path}"
+        token = base64.b64encode(f"upres:{self.password}".encode()).decode()
+        headers = {"Authorization": f"Basic {token}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url, data=data, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def start(self, flow: str, **parameters: Any) -> str:
+        """Start a flow by its deployment; return the id of its run."""
+        deployment = self.api(f"/deployments/name/{flow}/upres")["id"]
+        asked = {"parameters": parameters}
+        return str(self.api(f"/deployments/{deployment}/create_flow_run", asked)["id"])
+
+    def state(self, run: str) -> dict[str, Any]:
+        """Return the state of a run."""
+        found: dict[str, Any] = self.api(f"/flow_runs/{run}")["state"]
+        return found
+
+    def ended(self, run: str) -> tuple[str, str]:
+        """Wait for the end of a run; return the name of its state, and the message."""
+        state = wait(lambda: (s := self.state(run))["type"] in ENDED and s, "the end of a run")
+        return state["name"], state["message"] or ""
+
+    def units_done(self) -> int:
+        """Return how many units were done since the scheduler started, 0 while it is gone."""
+        try:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.dask_port}/metrics", timeout=5
+            ) as page:
+                found = re.search(rb'upres_units_total\{result="done"\} (\S+)', page.read())
+        except OSError:
+            return 0
+        return int(float(found[1])) if found else 0
+
+    def archive(self, job: str) -> dict[str, str]:
+        """Return the hash of every file of a job's SR archive."""
+        words = ["cp", f"{self.container('prefect-worker')}:/data/{job}/sr.zarr", "-"]
+        with (
+            subprocess.Popen(
+                [self.docker.program, *words],
+                env=self.docker.environment,
+                stdout=subprocess.PIPE,
+            ) as copying,
+            tarfile.open(fileobj=copying.stdout, mode="r|") as tar,
+        ):
+            return {
+                member.name: hashlib.sha256(content.read()).hexdigest()
+                for member in tar
+                if (content := tar.extractfile(member)) is not None
+            }
+
+
+def wait(found: Callable[[], Any], what: str) -> Any:
+    """Return what `found` does, as soon as that is something."""
+    until = time.monotonic() + PATIENCE_S
+    while time.monotonic() < until:
+        if it := found():
+            return it
+        time.sleep(0.3)
+    raise TimeoutError(f"waited for {PATIENCE_S:.0f} s for {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def stack(
+    docker: Docker, images: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Start all services; what they said goes to the terminal if a test fails."""
+    file = tmp_path_factory.mktemp("stack") / "env"
+    made = Stack(docker, file, secrets.token_hex(24), free_port(), free_port())
+    variables = {
+        **images,
+        "POSTGRES_PASSWORD": secrets.token_hex(24),
+        "PREFECT_PASSWORD": made.password,
+        "PREFECT_PORT": made.prefect_port,
+        "DASK_PORT": made.dask_port,
+    }
+    file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    try:
+        made.compose("up", "--detach", "--wait", "--no-build")
+        yield made
+    finally:
+        print(made.compose("logs", "--no-color", "--tail", "60"))  # noqa: T201
+        made.compose("down", "--volumes", "--timeout", "5")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory, save: SavePicture) -> Path:
+    """Sixty pictures, one of which ends too soon."""
+    folder = tmp_path_factory.mktemp("source") / "pictures"
+    noise = np.random.default_rng(0)
+    for n in range(PICTURES - 1):
+        save(folder / f"{n:02}.png", noise.integers(0, 256, (3, SIDE_PX, SIDE_PX), dtype=np.uint8))
+    whole = (folder / "00.png").read_bytes()
+    (folder / "broken.png").write_bytes(whole[: len(whole) // 2])
+    return folder
+
+
+def test_the_image_is_below_1_6_gb_and_runs_without_root(
+    docker: Docker, images: dict[str, str]
+) -> None:
+    image = images["UPRES_IMAGE"]
+    assert int(docker("inspect", "-f", "{{.Size}}", image)) < 1.6e9
+    assert docker("run", "--rm", "--read-only", image, "id", "-u").strip() == "1000"
+
+
+def test_nights_that_lose_a_part_end_with_the_bytes_of_one_that_lost_none(
+    stack: Stack, pictures: Path
+) -> None:
+    stack.compose("cp", pictures, "prefect-worker:/data/pictures")
+    killed = _night_of_deaths(stack)
+    assert stack.ended(stack.start("nightly", job_dir="/data/first", **ASKED)) == (
+        "CompletedWithFailures",
+        REJECTED,
+    )
+    assert stack.state(killed)["type"] == "CRASHED"
+    assert _units(stack, "first") == {"done": UNITS, "failed": 0, "pending": 0}
+
+    scheduled = _schedule(stack)
+    stack.inside("python", "-c", PLANT)
+    rerun = stack.ended(stack.start("rerun-failed", job_dir="/data/first"))
+    assert rerun == ("CompletedWithFailures", REJECTED)
+    assert _units(stack, "first") == {"done": UNITS, "failed": 0, "pending": 0}
+
+    assert stack.ended(scheduled()) == ("CompletedWithFailures", REJECTED)
+    before = stack.archive("first")
+    assert before == stack.archive("undisturbed")
+    assert len(before) > UNITS
+
+    stack.compose("down")
+    stack.compose("up", "--detach", "--wait", "--no-build")
+    assert stack.archive("first") == before
+    assert stack.state(killed)["type"] == "CRASHED"
+    assert "undisturbed" in stack.inside("upres", "schedule", "--list")
+
+
+def _night_of_deaths(stack: Stack) -> str:
+    """Start a night, and kill what carries it, one after the other; return its run."""
+    run = stack.start("nightly", job_dir="/data/first", **ASKED)
+    wait(stack.units_done, "the first tiles")
+    stack.kill("dask-worker")
+    so_far = stack.units_done()
+    wait(lambda: stack.units_done() > so_far, "tiles of the other worker")
+    stack.kill("dask-scheduler")
+    wait(lambda: not stack.units_done(), "the end of the scheduler")
+    wait(stack.units_done, "tiles after the scheduler is back")
+    assert stack.state(run)["type"] == "RUNNING"
+    stack.kill("prefect-worker")
+    done = _units(stack, "first")["done"]
+    assert 0 < done < UNITS, "the night was over before everything was killed"
+    return run
+
+
+def _units(stack: Stack, job: str) -> dict[str, int]:
+    # It says by its exit code that a file was rejected.
+    status = f"upres status /data/{job} --json || true"
+    said = wait(lambda: stack.tried("sh", "-c", status), "the Prefect worker's container")
+    units: dict[str, int] = json.loads(said)["units"]
+    return units
+
+
+def _schedule(stack: Stack) -> Callable[[], str]:
+    """Schedule a night for the next minute but one; return what waits for its run to be made."""
+    at = datetime.now(UTC) + timedelta(minutes=1, seconds=30)
+    asked = ["--model", ASKED["model"], "--tile", TILE_PX, "--timezone", "UTC"]
+    words = [ASKED["src"], "/data/undisturbed", "--at", f"{at:%H:%M}", *asked, "--json"]
+    name = json.loads(stack.inside("upres", "schedule", *words))["name"]
+    deployment = stack.api(f"/deployments/name/nightly/{name}")["id"]
+    assert stack.api(f"/deployments/{deployment}")["parameters"]["cluster"].startswith("tls://")
+
+    def run() -> str:
+        runs = {"deployments": {"id": {"any_": [deployment]}}, "sort": "EXPECTED_START_TIME_ASC"}
+        made = wait(lambda: stack.api("/flow_runs/filter", runs), "the run of the schedule")
+        assert made[0]["auto_scheduled"]
+        return str(made[0]["id"])
+
+    return run
