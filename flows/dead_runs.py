@@ -11,8 +11,9 @@ import os
 import socket
 import sys
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from prefect.client.orchestration import get_client
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.objects import FlowRun, State
 
 _UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _PAGE = 200
@@ -81,7 +82,7 @@ def cancel_missed_runs(client: SyncPrefectClient) -> int:
 
     The last one still begins: what three nights missed, one run does.
     """
-    before = FlowRunFilterExpectedStartTime(before_=datetime.now(UTC) - _LATE)
+    before = FlowRunFilterExpectedStartTime.model_validate({"before_": datetime.now(UTC) - _LATE})
     late = [
         run
         for run in _runs(client, [StateType.SCHEDULED], expected_start_time=before)
@@ -90,7 +91,9 @@ def cancel_missed_runs(client: SyncPrefectClient) -> int:
     newest = {run.deployment_id: run.id for run in late}
     missed = [run for run in late if newest[run.deployment_id] != run.id]
     for run in missed:
-        state = Cancelled(message="missed: `upres serve` did not run; a later run does its work")
+        state: State[Any] = Cancelled(
+            message="missed: `upres serve` did not run; a later run does its work"
+        )
         client.set_flow_run_state(run.id, state, force=True)
     return len(missed)
 
@@ -98,35 +101,41 @@ def cancel_missed_runs(client: SyncPrefectClient) -> int:
 def _mark(client: SyncPrefectClient, run: FlowRun) -> str:
     message = "its process is gone, killed or with its machine; the next run goes on from there"
     cancelling = run.state_type == StateType.CANCELLING
-    state = Cancelled(message=message) if cancelling else Crashed(message=message)
+    state: State[Any] = Cancelled(message=message) if cancelling else Crashed(message=message)
     client.set_flow_run_state(run.id, state, force=True)
     return run.name
 
 
 def _is_dead(run: FlowRun, *, alone: bool) -> bool:
-    host, pid = _process_of(run)
+    pid = _process_of(run)
     if pid is None:
         return alone
-    return host == socket.gethostname() and not _lives_here(run)
+    return _is_of_here(run, alone=alone) and not _lives_here(run)
+
+
+def _is_of_here(run: FlowRun, *, alone: bool) -> bool:
+    """Return whether a run's process is, or was, on this machine: workers say it, or nobody."""
+    host = (run.infrastructure_pid or "").rpartition(":")[0]
+    return alone if not host else host == socket.gethostname()
 
 
 def _lives_here(run: FlowRun) -> bool:
     """Return whether its process is on this machine, and not another one with its number."""
-    host, pid = _process_of(run)
-    if pid is None or host != socket.gethostname():
+    pid = _process_of(run)
+    if pid is None:
         return False
-    try:
+    began = run.start_time.timestamp() if run.start_time else time.time()
+    with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
-        began = run.start_time.timestamp() if run.start_time else time.time()
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= began + 5.0
-    except psutil.NoSuchProcess:
-        return False
+        dead = process.status() == psutil.STATUS_ZOMBIE
+        return not dead and bool(process.create_time() <= began + 5.0)
+    return False
 
 
-def _process_of(run: FlowRun) -> tuple[str, int | None]:
-    """Return machine and number of a run's process; None where it has none yet."""
-    host, _, pid = (run.infrastructure_pid or "").rpartition(":")
-    return host, int(pid) if pid.isdecimal() else None
+def _process_of(run: FlowRun) -> int | None:
+    """Return the number of a run's process; None where it has none yet."""
+    pid = (run.infrastructure_pid or "").rpartition(":")[2]
+    return int(pid) if pid.isdecimal() else None
 
 
 def _under_way(client: SyncPrefectClient) -> list[FlowRun]:

@@ -11,11 +11,10 @@ from __future__ import annotations
 import os
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect.client.orchestration import get_client
@@ -35,8 +34,9 @@ from prefect.client.schemas.objects import (
 )
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.deployments.runner import EntrypointType
+from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.types.entrypoint import EntrypointType
 from prefect.workers.process import ProcessWorker
 
 from pipeline.errors import UsageError
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-    from pipeline.jobs.request import UpscaleRequest
+    from flows.scheduling import ScheduledJob
 
 POOL = "upres"
 """The work pool, of the type process."""
@@ -75,33 +75,6 @@ FILE_TAG = "upres-job-config"
 """Tags of all deployments, of scheduled jobs, and of those that a file of jobs names."""
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledJob:
-    """A job that runs every night."""
-
-    request: UpscaleRequest
-    at: str
-    """When it begins, such as 02:00, by the clocks of `timezone`."""
-    timezone: str
-
-    @property
-    def cron(self) -> str:
-        """Return when it begins in cron's words."""
-        hour, minute = self.at.split(":")
-        return f"{int(minute)} {int(hour)} * * *"
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Return what the flow is to be asked for: what is not a default."""
-        asked = {one.name: getattr(self.request, one.name) for one in fields(self.request)}
-        defaults = {one.name: one.default for one in fields(self.request)}
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asked.items()
-            if value != defaults[name]
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +133,7 @@ def make_pool(client: SyncPrefectClient) -> None:
 def schedule_job(client: SyncPrefectClient, job: ScheduledJob, *, tags: Iterable[str] = ()) -> str:
     """Let a job run every night, from now on as `job` says; return the name of its deployment."""
     make_pool(client)
-    name = _name_of(job.request.job_dir, _deployments(client))
+    name = _name_of(job, _deployments(client))
     schedule = CronSchedule(cron=job.cron, timezone=job.timezone)
     _apply(
         _flow(NIGHTLY),
@@ -207,8 +180,9 @@ def _flow(entrypoint: str) -> Flow[..., Any]:
     return flow
 
 
-def _apply(flow: Flow[..., Any], *, name: str, tags: list[str], **more: Any) -> UUID:
-    deployment = flow.to_deployment(
+def _apply(flow: Flow[..., Any], *, name: str, tags: list[str], **more: Any) -> None:
+    deployment = RunnerDeployment.from_flow(
+        flow,
         name,
         tags=tags,
         work_pool_name=POOL,
@@ -216,8 +190,7 @@ def _apply(flow: Flow[..., Any], *, name: str, tags: list[str], **more: Any) -> 
         entrypoint_type=EntrypointType.MODULE_PATH,
         **more,
     )
-    identifier: UUID = deployment.apply()
-    return identifier
+    deployment.apply()
 
 
 def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
@@ -228,14 +201,14 @@ def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
     return found
 
 
-def _name_of(job_dir: Path, others: list[DeploymentResponse]) -> str:
-    """Return the name of a job: that which it has, or that of its folder, if that is free."""
+def _name_of(job: ScheduledJob, others: list[DeploymentResponse]) -> str:
+    """Return the name of a job: that which it has, or else the one it asks for, if that is free."""
     names = {deployment.name for deployment in others} | {BY_HAND}
-    place = os.path.realpath(job_dir)
+    place = os.path.realpath(job.request.job_dir)
     for deployment in others:
         if os.path.realpath(str(deployment.parameters.get("job_dir"))) == place:
             return deployment.name
-    name = re.sub(r"[/%&<>\s]+", "-", job_dir.name) or "job"
+    name = re.sub(r"[/%&<>\s]+", "-", job.name or job.request.job_dir.name) or "job"
     return name if name not in names else f"{name}-{sha256(place.encode()).hexdigest()[:6]}"
 
 
@@ -266,11 +239,12 @@ def _next_start(client: SyncPrefectClient, deployment: UUID) -> datetime | None:
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
         limit=1,
     )
-    return runs[0].expected_start_time.astimezone(UTC) if runs else None
+    start = runs[0].expected_start_time if runs else None
+    return start and start.astimezone(UTC)
 
 
 def _last_state(client: SyncPrefectClient, deployment: UUID) -> str:
-    other = [one for one in StateType if one is not StateType.SCHEDULED]
+    other: list[StateType] = [one for one in StateType if one is not StateType.SCHEDULED]
     runs = client.read_flow_runs(
         flow_run_filter=_runs_of(deployment, other),
         sort=FlowRunSort.EXPECTED_START_TIME_DESC,

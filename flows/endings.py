@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.states import Completed, Failed
 
-from flows.run_listening import run_logger
+from flows.run_log import run_logger
 from flows.supervised import end_with_supervisor
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from prefect.states import State
+    from prefect.client.schemas.objects import State
 
     from pipeline.jobs.results import JobResult
 
@@ -75,6 +75,19 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
         message = visible(" ".join(str(error).split()))
         run_logger().log(logging.ERROR, "%s", message)
         return Failed(message=message, data=error)
+
+
+def document_of(state: State[Any]) -> dict[str, Any]:
+    """Return the document of a flow that came to its end, with failures or without.
+
+    Raises:
+        UpresError: what ended the flow before.
+    """
+    try:
+        document: dict[str, Any] = state.result()
+    except IncompleteError as error:
+        return error.document
+    return document
 
 
 def ending_of_job(result: JobResult, document: dict[str, Any], *, job_dir: Path) -> Ending:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow, task
-from prefect.states import State
+from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.commands.datasets import prepare as command
 from flows.endings import Ending, ended
@@ -15,15 +15,17 @@ from flows.tasks import patient
 from pipeline.compute.cluster import Stop
 from pipeline.dataset import run
 from pipeline.dataset.request import PrepareRequest
-from pipeline.dataset.run import PrepareResult
 from pipeline.jobs.request import WorkersRequest
 from pipeline.reports.dataset_report import write_dataset_report
 
+if TYPE_CHECKING:
+    from pipeline.dataset.run import PrepareResult
 
-@task(**patient)
+
+@patient
 def prepare_patches(request: PrepareRequest) -> PrepareResult:
     """Make the patches that are missing."""
-    listener = FlowListener(f"dataset {request.dataset_dir.name}")
+    listener = FlowListener(f"dataset {request.dataset_dir.name}", request.dataset_dir)
     result = run.prepare_dataset(
         request, stop=Stop(), write_report=write_dataset_report, listener=listener
     )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from prefect import flow, task
-from prefect.states import State
+from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.commands.jobs import rerun as command
 from flows.endings import Ending, ended, ending_of_job
@@ -13,10 +13,12 @@ from flows.parameters import filled_from
 from flows.tasks import listener_of, patient, report_job
 from pipeline.jobs.perform import rerun_job
 from pipeline.jobs.request import RerunRequest
-from pipeline.jobs.results import JobResult
+
+if TYPE_CHECKING:
+    from pipeline.jobs.results import JobResult
 
 
-@task(**patient)
+@patient
 def rerun_tiles(request: RerunRequest) -> JobResult:
     """Compute the units that failed, and are asked for, again."""
     return rerun_job(request, listener_of(request.job_dir, "rerun"))

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefect import get_run_logger
-from prefect.exceptions import MissingContextError
-
+from flows.artifacts import moving
+from flows.run_log import run_logger
 from flows.terminal.printing import visible
 from pipeline.jobs.listener import JobListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pipeline.compute.outcomes import Failure
     from pipeline.jobs.upscale import UpscaleProgress
@@ -23,19 +23,13 @@ MOST_LINES = 200
 """Failures that are logged, each by a line, in one stage: the report lists them all."""
 
 
-def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    """Return the logger of the flow or task that runs; one like others where none does."""
-    try:
-        return get_run_logger()
-    except MissingContextError:
-        return logging.getLogger("upres.flows")
-
-
 @dataclass
 class FlowListener(JobListener):
     """Logs when stages begin and end, and what fails; each line names what `about` says."""
 
     about: str
+    folder: Path
+    """What is worked on; its name is in the keys of artifacts."""
     megapixels: float = 0.0
     """SR that was written while this listened."""
 
@@ -52,9 +46,11 @@ class FlowListener(JobListener):
         def hear(done: int, total: int) -> None:
             nonlocal counted
             counted = (done, total)
+            show(done, total)
 
         try:
-            yield hear
+            with moving(self.folder, stage) as show:
+                yield hear
         finally:
             self.log(f"{stage} ends: {counted[0]:,} of {counted[1]:,} {unit}")
 
@@ -68,10 +64,12 @@ class FlowListener(JobListener):
             nonlocal last
             last = progress
             self.megapixels = progress.megapixels
+            show(progress.units_done + progress.units_failed, progress.units_planned)
             self.failed(progress.failures, before=progress.units_failed - len(progress.failures))
 
         try:
-            yield hear
+            with moving(self.folder, "upscale") as show:
+                yield hear
         finally:
             if last is not None:
                 self.log(

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from pipeline.errors import UsageError
@@ -20,6 +20,35 @@ if TYPE_CHECKING:
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _ZONES = "zoneinfo/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduledJob:
+    """A job that runs every night."""
+
+    request: UpscaleRequest
+    at: str
+    """When it begins, such as 02:00, by the clocks of `timezone`."""
+    timezone: str
+    name: str = ""
+    """What to call it; "" is for the name of its folder."""
+
+    @property
+    def cron(self) -> str:
+        """Return when it begins in cron's words."""
+        hour, minute = self.at.split(":")
+        return f"{int(minute)} {int(hour)} * * *"
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Return what the flow is to be asked for: what is not a default."""
+        asked = {one.name: getattr(self.request, one.name) for one in fields(self.request)}
+        defaults = {one.name: one.default for one in fields(self.request)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in asked.items()
+            if value != defaults[name]
+        }
 
 
 def check_at(at: str) -> str:

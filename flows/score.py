@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow, task
-from prefect.states import State
+from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows.commands.results import score as command
 from flows.endings import Ending, ended
@@ -15,7 +15,7 @@ from pipeline.jobs.perform import score_job
 from pipeline.jobs.request import ScoreRequest
 
 
-@task(**patient)
+@patient
 def score_all(request: ScoreRequest) -> Scored:
     """Score every tile of a job."""
     result = score_job(request, listener_of(request.job_dir, "score"))

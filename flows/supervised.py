@@ -10,13 +10,14 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 
 SUPERVISOR = "UPRES_SUPERVISOR_PID"
 """Names the process of `upres serve` to the runs that it starts."""
 
-_LOOK_S, _END_S = 2.0, 60.0
+_LOOK_S, _END_S = 2.0, 15.0
 
 
 def end_with_supervisor() -> None:
@@ -38,5 +39,9 @@ def _watch(supervisor: psutil.Process | None) -> None:
             break
         time.sleep(_LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)
+    # It closes its workers, and then tries to tell a server that is gone.
     time.sleep(_END_S)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     os._exit(1)

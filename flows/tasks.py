@@ -8,27 +8,34 @@ in the ledger, and `rerun-failed` is for that.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from prefect import task
 
+from flows.artifacts import MOST_ROWS, show_looks, show_pictures
 from flows.run_listening import FlowListener
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.status import read_status
 from pipeline.errors import ClusterError, LedgerError, UsageError
-from pipeline.jobs.export import ExportResult
-from pipeline.jobs.ingest import Ingestion
 from pipeline.jobs.job import open_job
-from pipeline.jobs.stages import RunAddress
 from pipeline.reports.job_report import write_report
+from pipeline.reports.night import Speed, pictures_of, worth_a_look
 from pipeline.storage.ledger import REJECTED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from pipeline.jobs.stages import Stages
+    from prefect.tasks import Task
+
+    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.stages import RunAddress, Stages
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 RETRY_DELAYS_S = [30, 120, 300]
 """Until a scheduler or a database is there again, which its supervisor starts."""
@@ -42,20 +49,13 @@ def comes_back(_task: Any, _run: Any, state: Any) -> bool:
     return isinstance(error, (ClusterError, LedgerError)) and not isinstance(error, UsageError)
 
 
-patient = {
-    "retries": len(RETRY_DELAYS_S),
-    "retry_delay_seconds": RETRY_DELAYS_S,
-    "retry_condition_fn": comes_back,
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Computed:
-    """What upscaling came to."""
-
-    units: int
-    megapixels: float
-    seconds: float
+def patient(work: Callable[P, R]) -> Task[P, R]:
+    """Make a task of `work` that is tried again where that can help."""
+    return task(
+        retries=len(RETRY_DELAYS_S),
+        retry_delay_seconds=RETRY_DELAYS_S,  # type: ignore[arg-type]
+        retry_condition_fn=comes_back,
+    )(work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Scored:
 
 def listener_of(job_dir: Path, run_id: str) -> FlowListener:
     """Return what logs a run on a job."""
-    return FlowListener(f"job {job_dir.name} run {run_id}")
+    return FlowListener(f"job {job_dir.name} run {run_id}", job_dir)
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def joined(run: RunAddress) -> Iterator[tuple[Stages, FlowListener]]:
         yield stages, listener
 
 
-@task(**patient)
+@patient
 def ingest_pictures(run: RunAddress) -> Ingestion:
     """Bring the source into the job's LR archive; return what was left out, and remarks."""
     with joined(run) as (stages, listener):
@@ -90,18 +90,16 @@ def ingest_pictures(run: RunAddress) -> Ingestion:
         return replace(ingestion, rows=[])
 
 
-@task(**patient)
-def upscale_tiles(run: RunAddress) -> Computed:
+@patient
+def upscale_tiles(run: RunAddress) -> Speed:
     """Compute every unit that is not done; return how many were."""
     began = time.monotonic()
     with joined(run) as (stages, listener):
         units = stages.upscale()
-        return Computed(
-            units=units, megapixels=listener.megapixels, seconds=time.monotonic() - began
-        )
+        return Speed(units=units, megapixels=listener.megapixels, seconds=time.monotonic() - began)
 
 
-@task(**patient)
+@patient
 def score_tiles(run: RunAddress) -> Scored:
     """Score every tile; return the figures and what could not be scored."""
     with joined(run) as (stages, listener):
@@ -110,7 +108,7 @@ def score_tiles(run: RunAddress) -> Scored:
         return Scored(document=result.to_json(), stopped=result.stopped)
 
 
-@task(**patient)
+@patient
 def export_pictures(run: RunAddress) -> ExportResult | None:
     """Write the finished pictures as files, where that is asked for; return how many."""
     with joined(run) as (stages, listener):
@@ -120,7 +118,13 @@ def export_pictures(run: RunAddress) -> ExportResult | None:
         return exported
 
 
-@task(**patient)
+@patient
 def report_job(job_dir: Path) -> str:
-    """Write the job's report; return its path."""
-    return str(write_report(open_job(job_dir)))
+    """Write the job's report, and show what is worth a look; return the report's path."""
+    job = open_job(job_dir)
+    written = str(write_report(job))
+    with closing(job.open_ledger_to_read()) as ledger:
+        failures = read_status(job.folder, ledger).failures
+    show_looks(job_dir, worth_a_look(job, failures, most=MOST_ROWS))
+    show_pictures(job_dir, pictures_of(job))
+    return written

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow, task
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from flows.commands.training import train as command
 from flows.endings import Ending, ended
@@ -42,7 +42,7 @@ def train_network(request: TrainRequest) -> TrainResult:
         request,
         stop=Stop(),
         write_report=write_dataset_report,
-        listener=TrainFlowListener(f"training {request.out_dir.name}"),
+        listener=TrainFlowListener(f"training {request.out_dir.name}", request.out_dir),
     )
 
 

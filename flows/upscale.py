@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
+from flows.artifacts import show_links, show_night
 from flows.commands.jobs import upscale as command
 from flows.dead_runs import mark_dead_runs_of
 from flows.endings import ended, ending_of_job
@@ -25,6 +26,7 @@ from pipeline.compute.outcomes import Failure
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.results import JobResult
 from pipeline.jobs.stages import open_stages
+from pipeline.reports.night import Speed
 
 if TYPE_CHECKING:
     from flows.endings import Ending
@@ -46,19 +48,23 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
     with open_stages(request, listener, command=f"{name} flow", due=due()) as stages:
         mark_dead_runs_of(request.job_dir)
         run = stages.address()
+        show_links(request.job_dir, report=stages.run.job.report_path, dashboard=stages.dashboard())
         ingestion = ingest_pictures(run)
         stages.check_export()
-        computed = None if stages.stop.requested else upscale_tiles(run)
+        speed = Speed() if stages.stop.requested else upscale_tiles(run)
         scored = score_tiles(run)
         exported = export_pictures(run) if request.export else None
         result = JobResult(
             status=stages.run.status(),
-            computed_units=0 if computed is None else computed.units,
+            computed_units=speed.units,
             ingestion=ingestion,
             unscored=tuple(Failure(**failure) for failure in scored.document["failures"]),
             exported=exported,
             time_is_up=stages.stop.out_of_time,
             unfinished=scored.stopped or (exported is not None and exported.stopped),
+        )
+        show_night(
+            request.job_dir, result, speed=speed, scores=scored.document, left_s=stages.stop.left_s
         )
     report = report_job(request.job_dir)
     document = result.to_json() | {"scores": scored.document, "report": report}

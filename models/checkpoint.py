@@ -9,7 +9,7 @@ import difflib
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from models import registry
 from models.spec import ModelSpec
+from models.strength import Strength, between
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -99,7 +100,8 @@ def _metadata(content: bytes) -> dict[str, str]:
 def load(name_or_file: str) -> Model:
     """Return the model of a name of `registry.names()`, ``NAME-x2``, or of a checkpoint file.
 
-    A bare baseline name means its first scale in `registry.BASELINE_SCALES`.
+    A bare baseline name means its first scale in `registry.BASELINE_SCALES`; a name such as
+    ``span-x4-archive@0.5`` a strength of two shipped networks.
 
     Raises:
         UnknownModelError: if there is no such model; the message names the nearest one.
@@ -108,6 +110,9 @@ def load(name_or_file: str) -> Model:
     shipped = registry.shipped()
     if name_or_file in shipped:
         return load_file(shipped[name_or_file])
+    strength = Strength.of_name(name_or_file)
+    if strength is not None and {strength.plain, strength.restoring} <= shipped.keys():
+        return load_strength(strength)
     baseline = re.fullmatch(r"(.+?)(?:-x([1-9]))?", name_or_file)
     if baseline and baseline[1] in registry.BASELINES:
         spec = registry.baseline_spec(baseline[1], int(baseline[2] or registry.BASELINE_SCALES[0]))
@@ -116,6 +121,43 @@ def load(name_or_file: str) -> Model:
     if Path(name_or_file).is_file():
         return load_file(Path(name_or_file))
     raise UnknownModelError(unknown(name_or_file, registry.names()))
+
+
+def load_strength(strength: Strength) -> Model:
+    """Return the network of a strength of two shipped ones; at its ends it is one of them.
+
+    Its sha256 is of those of the two and the strength: the same on every machine.
+
+    Raises:
+        ValueError: if a file is damaged, or the two have no network between them.
+    """
+    if strength.name in (strength.plain, strength.restoring):
+        return load(strength.name)
+    plain, restoring = load(strength.plain), load(strength.restoring)
+    spec = replace(
+        restoring.spec,
+        name=strength.name,
+        scores={},
+        summary=f"{strength.value:g} of the way from {strength.plain} to {strength.restoring}",
+    )
+    network = registry.build(spec)
+    try:
+        weights = between(
+            plain.network.state_dict(),
+            restoring.network.state_dict(),
+            strength.value,
+            features=(_features(plain), _features(restoring)),
+        )
+    except ValueError as error:
+        raise ValueError(f"{strength.name}: {error}") from error
+    network.load_state_dict(weights)
+    origin = f"{plain.sha256} {restoring.sha256} {strength.value:g}"
+    return Model(spec, network.eval(), hashlib.sha256(origin.encode()).hexdigest())
+
+
+def _features(model: Model) -> int:
+    """Return how many channels lead from layer to layer; 1 where a network does not say."""
+    return int(getattr(model.network, "features", 1))
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -36,7 +36,8 @@ def ingest(as_json: bool, **asked: Any) -> None:
 @click.command()
 @click.argument("src", metavar="SRC")
 @click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
-@options.asked(UpscaleRequest, "model", "--model", metavar="NAME|FILE")
+@options.asked(UpscaleRequest, "model", "--model", metavar="NAME|FILE|auto")
+@options.asked(UpscaleRequest, "restore", "--restore", type=float, metavar="0..1")
 @options.names_option
 @options.tile_options
 @options.device_options()
@@ -95,19 +96,22 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     _end_with_job(job_dir, list_items=list_items, as_json=as_json)
 
 
-def _end_with_job(job_dir: Path, *, list_items: bool, as_json: bool) -> None:
+def _end_with_job(job_dir: Path, *, list_items: bool, as_json: bool) -> NoReturn:
     from flows.terminal import job_results
     from pipeline.compute.status import read_status
+    from pipeline.jobs.choice import chosen_models
     from pipeline.jobs.job import open_job
 
     job = open_job(job_dir)
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
+        chosen = chosen_models(ledger) if list_items else {}
     if as_json:
-        options.print_json(job_results.status_document(found, runs, list_items=list_items))
+        document = job_results.status_document(found, runs, chosen, list_items=list_items)
+        options.print_json(document)
     else:
         if list_items:
-            job_results.print_items(found)
+            job_results.print_items(found, chosen)
         job_results.print_counts(found)
         job_results.print_what_is_wrong(found)
     failed = bool(found.items["failed"] or found.items["rejected"])

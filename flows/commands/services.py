@@ -14,6 +14,7 @@ from pipeline.jobs.request import UpscaleRequest
 
 if TYPE_CHECKING:
     from flows.deployments import Listed
+    from flows.scheduling import ScheduledJob
 
 _PORT = 4200
 
@@ -42,20 +43,23 @@ def serve(job_config: Path | None, port: int) -> None:
     from flows.server import home, password_file, serving_server
     from flows.terminal.printing import number_of
 
+    jobs_asked = None if job_config is None else _read(job_config)
     click.echo("starting: the server takes up to a minute, and longer the first time", err=True)
     with serving_server(port) as server, chdir(home() if server.process else "."):
         from flows.dead_runs import cancel_missed_runs, mark_dead_runs
-        from flows.deployments import client_of_server, register_flows, scheduled_jobs
+        from flows.deployments import client_of_server, jobs_of_file, register_flows, scheduled_jobs
         from flows.serving import work_until_told
 
         own = server.process is not None
         with client_of_server() as client:
             register_flows(client)
+            if jobs_asked is not None:
+                jobs_of_file(client, jobs_asked)
             dead = mark_dead_runs(client, alone=own)
             missed = cancel_missed_runs(client) if own else 0
             jobs = scheduled_jobs(client)
         if dead:
-            _say(f"{number_of(len(dead), 'run')} had lost their process, now marked crashed")
+            _say(f"{number_of(len(dead), 'run')} without a living process, marked as crashed")
         if missed:
             _say(f"{number_of(missed, 'run')} missed meanwhile; the last of each job begins now")
         for job in jobs:
@@ -107,25 +111,44 @@ schedule.params[-1:-1] = [
 ]
 
 
+def _read(file: Path) -> list[ScheduledJob]:
+    from flows.job_config import read_jobs
+
+    return read_jobs(file, warn=lambda line: _say(f"upres: {line}"))
+
+
 def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
-    from flows.scheduling import check_at, placed, zone_name
+    from flows.scheduling import ScheduledJob, check_at, placed, zone_name
     from flows.server import use_server
 
     at, zone = check_at(at), zone_name(request.timezone)
     request = _in_zone(placed(request, Path.cwd()), zone)
-    request.check()
+    _check(request)
     server = use_server()
-    from flows.deployments import ScheduledJob, client_of_server, schedule_job, scheduled_jobs
+    from flows.deployments import client_of_server, schedule_job, scheduled_jobs
 
     job = ScheduledJob(request=request, at=at, timezone=zone)
     with client_of_server() as client:
         name = schedule_job(client, job)
-        job = next(one for one in scheduled_jobs(client) if one.name == name)
+        listed = next(one for one in scheduled_jobs(client) if one.name == name)
     if as_json:
-        options.print_json(job.to_json())
+        options.print_json(listed.to_json())
     else:
-        click.echo(_line(job))
+        click.echo(_line(listed))
         click.echo(f"pages: {server.page}")
+
+
+def _check(request: UpscaleRequest) -> None:
+    """Refuse what cannot be; places may be those of the machine of a server that is configured."""
+    from flows.server import configured
+    from pipeline.errors import NoSourceError
+
+    try:
+        request.check()
+    except NoSourceError as error:
+        if not configured():
+            raise
+        _say(f"upres: {error}; it has to be there on the machine whose worker runs the job")
 
 
 def _in_zone(request: UpscaleRequest, zone: str) -> UpscaleRequest:

@@ -67,9 +67,10 @@ def run_demo(
     place = folder.resolve()
     before_flow()
     with own_prefect(place / "prefect"):
+        from flows.endings import document_of
         from flows.upscale import upscale_archive
 
-        document = upscale_archive(
+        state = upscale_archive(
             src=str(place / "small"),
             job_dir=place / "job",
             model=MODEL,
@@ -79,7 +80,9 @@ def run_demo(
             file_format="png",
             cluster=cluster.cluster,
             workers=cluster.workers,
+            return_state=True,
         )
+        document = document_of(state)
     document["seconds"] = round(time.monotonic() - began, 1)
     return DemoResult(folder, document)
 

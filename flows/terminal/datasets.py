@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flows.terminal.failures import failure_lines
+from flows.terminal.failures import print_failures
 from flows.terminal.printing import visible
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def preview_text(result: PreviewResult) -> str:
 
 def show_failures(status: DatasetStatus, remarks: Iterable[str] = ()) -> None:
     """Show on stderr what failed, then remarks."""
-    _show(f"  {line}" for line in failure_lines(status.failures))
+    print_failures(status.failures)
     _show(remarks)
 
 

@@ -12,10 +12,11 @@ from flows.terminal.failures import SHOWN, print_failures
 from flows.terminal.printing import number_of, visible
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pipeline.compute.outcomes import Failure
     from pipeline.compute.status import JobStatus
+    from pipeline.jobs.choice import Chosen
     from pipeline.jobs.results import JobResult
     from pipeline.storage.ledger import Note
 
@@ -42,7 +43,11 @@ def exit_code(*, failed: bool, stopped: bool) -> int:
 
 
 def status_document(
-    status: JobStatus, runs: Sequence[dict[str, Any]], *, list_items: bool
+    status: JobStatus,
+    runs: Sequence[dict[str, Any]],
+    chosen: Mapping[str, Chosen],
+    *,
+    list_items: bool,
 ) -> dict[str, Any]:
     """Return what ``upres status --json`` prints."""
     document = status.to_json() | {"runs": list(runs)}
@@ -54,14 +59,22 @@ def status_document(
                 "done": count.done,
                 "failed": count.failed,
                 "pending": count.pending,
+                **_model(chosen.get(count.item)),
             }
             for count in status.counts
         ]
     return document
 
 
-def print_items(status: JobStatus) -> None:
-    """Print a line for each item, with its notes below it."""
+def _model(chosen: Chosen | None) -> dict[str, str]:
+    """Return the model that was chosen for an item, and why; nothing where one was named."""
+    if chosen is None:
+        return {}
+    return {"model": chosen.spec.model, "because": chosen.because}
+
+
+def print_items(status: JobStatus, chosen: Mapping[str, Chosen]) -> None:
+    """Print a line for each item, with the model chosen for it and its notes below."""
     notes: dict[str, list[str]] = {}
     for note in status.notes:
         notes.setdefault(note.item, []).append(f"{'':24}{note.stage}: {note.note}")
@@ -69,6 +82,9 @@ def print_items(status: JobStatus) -> None:
         click.echo(
             f"{status.item_state(count):9} {count.done:>6}/{count.units:<6} {visible(count.item)}"
         )
+        one = chosen.get(count.item)
+        if one is not None:
+            click.echo(visible(f"{'':24}{one.spec.model}: {one.because}"))
         for line in notes.get(count.item, ()):
             click.echo(visible(line))
 

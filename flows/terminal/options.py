@@ -21,6 +21,7 @@ from pipeline.jobs.request import (
     ExportRequest,
     UpscaleRequest,
     WorkersRequest,
+    check_halo,
     help_of,
 )
 
@@ -84,12 +85,13 @@ class HaloType(click.ParamType[str | int]):
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> str | int:
         """Return "auto" or the number."""
-        if value == "auto" or isinstance(value, int):
-            return str(value) if value == "auto" else int(value)
-        if str(value).isdecimal():
-            return int(value)
-        self.fail(f"halo is {value!r}, expected auto or a number of pixels", param, ctx)
-        return None
+        from pipeline.errors import UsageError
+
+        try:
+            check_halo(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+        return "auto" if value == "auto" else int(value)
 
 
 class SecondsType(click.FloatRange):

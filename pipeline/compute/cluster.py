@@ -111,6 +111,12 @@ def address_of(client: Client) -> str:
     return str(client.scheduler_info()["address"])
 
 
+def dashboard_of(client: Client) -> str:
+    """Return the address of the scheduler's dashboard; "" where it has none."""
+    port = client.scheduler_info().get("services", {}).get("dashboard")
+    return str(client.dashboard_link) if port else ""
+
+
 def workers_of(client: Client) -> int:
     """Return how many worker processes there are now, at least 1."""
     return max(1, len(client.scheduler_info(n_workers=-1)["workers"]))

@@ -148,7 +148,7 @@ def decode(
         picture = read_picture(contents[""], name=item)
         pixels, metadata = picture.pixels, picture.metadata
     done: dict[str, None] = {}
-    hr = _developed(pixels, metadata, done, colour=colour, channels=channels, name=item)
+    hr = develop(pixels, metadata, done, colour=colour, channels=channels, name=item)
     lr = {}
     for name in pairs:
         if name in original.doubts:
@@ -161,7 +161,7 @@ def decode(
             )
         file = original.lr[name]
         found = read_picture(contents[name], name=file.item)
-        lr[name] = _developed(
+        lr[name] = develop(
             found.pixels, found.metadata, done, colour=colour, channels=channels, name=file.item
         )
         _check_size(lr[name], hr, scale=scale, name=file.item)
@@ -179,7 +179,7 @@ def check_pairs(pictures: Pictures, original: Original, *, scale: int) -> None:
         check_alike(pictures.hr, pixels, scale=scale, name=original.lr[name].item)
 
 
-def _developed(
+def develop(
     pixels: NDArray[Any],
     metadata: Metadata | None,
     done: dict[str, None],
@@ -188,21 +188,18 @@ def _developed(
     channels: int,
     name: str,
 ) -> Pixels:
-    """Return 8 bits of one file; what became of its colours is put to what was `done`."""
+    """Return ``(c, h, w)`` of one file as uint8 with 1 or 3 channels, without alpha.
+
+    What became of its colours is added to what was `done`.
+
+    Raises:
+        PictureError: if the picture is float32, or is transparent anywhere.
+    """
     found = _eight_bits(pixels, name=name)
     if colour == SRGB and metadata is not None and metadata.icc:
         found, words = to_srgb(found, metadata.icc)
         done |= {words: None} if words else {}
     return _in_channels(found, channels)
-
-
-def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> Pixels:
-    """Return ``(c, h, w)`` of any depth as uint8 with 1 or 3 channels, without alpha.
-
-    Raises:
-        PictureError: if the picture is float32, or is anywhere transparent.
-    """
-    return _in_channels(_eight_bits(pixels, name=name), channels)
 
 
 def _eight_bits(pixels: NDArray[Any], *, name: str) -> Pixels:

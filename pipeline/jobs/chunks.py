@@ -21,6 +21,7 @@ from pipeline.storage.stack_kind import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from pipeline.jobs.choice import Chooser, Chosen
     from pipeline.jobs.job import Job
     from pipeline.jobs.rerun import Rerun
     from pipeline.jobs.spec import UpscaleSpec
@@ -49,6 +50,8 @@ class ChunkPlan:
     """Whether SR pixels of another content or spec will be replaced."""
     declared: bool
     """Whether the ledger has `rows` as they are."""
+    chosen: Chosen
+    """What all its images are upscaled by."""
     kept: tuple[int, ...] = ()
     """Places of the SR chunk to keep, where it only holds images too many; nothing to compute."""
 
@@ -61,6 +64,11 @@ class ChunkPlan:
     def name(self) -> str:
         """Return the id of the stack."""
         return self.stack
+
+    @property
+    def spec(self) -> UpscaleSpec:
+        """Return what its pixels are computed by."""
+        return self.chosen.spec
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -118,7 +126,10 @@ class ChunkPlan:
         if not self.computes:
             return
         kind = Kind.of(self.stack)
-        facts = {**computed_by(spec, self.fingerprint), "spec": stack_spec(spec, self.stack)}
+        facts = {
+            **computed_by(spec, self.fingerprint, because=self.chosen.because),
+            "spec": stack_spec(spec, self.stack),
+        }
         yield ChunkTask(
             stack=self.stack,
             chunk=self.chunk,
@@ -157,7 +168,7 @@ class ChunkPlanner:
     """Compares the chunks of a job's stacks with what ledger and SR archive hold."""
 
     job: Job
-    spec: UpscaleSpec
+    chooser: Chooser
     ledger: Ledger
     sr: Archive
 
@@ -199,9 +210,11 @@ class ChunkPlanner:
         ]
         content = _content(lr, rows)
         kind = Kind.of(stack)
-        rules = self.spec.rules_of(channels=kind.channels, height=kind.height, width=kind.width)
-        fingerprint = self.spec.item_fingerprint(content, rules=rules)
-        of_other_size = sr_stack is not None and sr_stack.kind != enlarged(kind, self.spec.scale)
+        chosen = self.chooser.of_chunk(rows)
+        spec = chosen.spec
+        rules = spec.rules_of(channels=kind.channels, height=kind.height, width=kind.width)
+        fingerprint = spec.item_fingerprint(content, rules=rules)
+        of_other_size = sr_stack is not None and sr_stack.kind != enlarged(kind, spec.scale)
         planned = [replace(row, fingerprint=fingerprint, units=1) for row in rows]
         return ChunkPlan(
             stack=stack,
@@ -213,6 +226,7 @@ class ChunkPlanner:
             wipes=of_other_size,
             replaces=present not in (None, fingerprint),
             declared=planned == rows,
+            chosen=chosen,
         )
 
     def _kept(self, sr_stack: Stack, plan: ChunkPlan) -> tuple[int, ...]:
@@ -223,7 +237,7 @@ class ChunkPlanner:
             return ()
         computed = {place: (m["item"], m["sha256"]) for place, m in sr.members.items()}
         planned = {place: (m["item"], m["sha256"]) for place, m in lr.members.items()}
-        same_spec = sr.facts.get("spec") == stack_spec(self.spec, plan.stack)
+        same_spec = sr.facts.get("spec") == stack_spec(plan.spec, plan.stack)
         return tuple(sorted(planned)) if same_spec and planned.items() <= computed.items() else ()
 
 

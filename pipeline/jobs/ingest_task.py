@@ -15,8 +15,10 @@ import numpy as np
 from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row, small_groups
 from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
 from pipeline.jobs.lr_items import notes_of, with_facts, with_place
+from pipeline.jobs.wear import TRACES_KEY, verdict
 from pipeline.pictures.files import decode_picture
-from pipeline.pictures.metadata import Metadata, to_json
+from pipeline.pictures.metadata import to_json
+from pipeline.pictures.traces import Traces, traces
 from pipeline.sources.listing import SourceFile
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
 from pipeline.storage.image import Layout
@@ -75,6 +77,8 @@ class Ingested:
     waits: bool = False
     notes: tuple[str, ...] | None = ()
     """What was not kept of it; None where nothing new was learnt."""
+    worn: bool = False
+    """Whether a picture that waits is for another network than one that is not worn."""
 
     @property
     def kind(self) -> Kind:
@@ -131,7 +135,7 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
             done.append(Ingested(file, rejected_row(row, error)))
             continue
         pixels.append(picture.pixels)
-        members[place] = {"item": file.item, **_provenance(row, file, picture.metadata)}
+        members[place] = {"item": file.item, **_provenance(row, file, picture, data)}
         row = replace(row, stack=task.stack, chunk=task.chunk, place=place)
         done.append(Ingested(file, row, notes=picture.metadata.notes))
     if members:
@@ -151,8 +155,9 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
         picture, row = _picture(data, file, row)
         waits = Ingested(file, row).kind.is_small and not task.alone
         if not waits:
-            _store(archive, file, picture, row)
-        return Ingested(file, row, waits, picture.metadata.notes)
+            _store(archive, file, picture, row, data)
+        worn = waits and verdict(_traces(data, picture))[0]
+        return Ingested(file, row, waits, picture.metadata.notes, worn)
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
         return Ingested(file, rejected_row(with_place(row, task.stacked.get(file.item)), error))
@@ -207,24 +212,29 @@ def _check_kind(found: Ingested, kind: Kind) -> None:
         )
 
 
-def _store(archive: Archive, file: SourceFile, picture: Picture, row: ItemRow) -> None:
+def _store(archive: Archive, file: SourceFile, picture: Picture, row: ItemRow, data: bytes) -> None:
     archive.create(
         file.item,
         shape=(row.channels, row.height, row.width),
         dtype=row.dtype,
         layout=Layout.of(height=row.height, width=row.width, shard_px=SOURCE_SHARD_PX),
-        provenance=_provenance(row, file, picture.metadata),
+        provenance=_provenance(row, file, picture, data),
         pixels=picture.pixels,
     )
 
 
-def _provenance(row: ItemRow, file: SourceFile, metadata: Metadata) -> dict[str, Any]:
+def _traces(data: bytes, picture: Picture) -> Traces:
+    return traces(data, picture.metadata.format, picture.pixels)
+
+
+def _provenance(row: ItemRow, file: SourceFile, picture: Picture, data: bytes) -> dict[str, Any]:
     return {
         "source": file.address,
         "sha256": row.sha256,
         "size_bytes": row.size_bytes,
         "mtime_ns": file.mtime_ns if file.modified_ns is None else file.modified_ns,
-        **to_json(metadata),
+        **to_json(picture.metadata),
+        TRACES_KEY: _traces(data, picture).to_json(),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.jobs.choice import Chooser
 from pipeline.jobs.chunks import ChunkPlanner
 from pipeline.jobs.tiles import TilePlanner
 from pipeline.storage.archive import Archive
@@ -15,6 +16,7 @@ from pipeline.storage.archive import Archive
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from pipeline.jobs.choice import Choice
     from pipeline.jobs.job import Job
     from pipeline.jobs.spec import UpscaleSpec
     from pipeline.jobs.units import Planner, UnitPlan
@@ -71,7 +73,8 @@ class _Narrowed:
         return (plan for plan in kept if plan is not None)
 
 
-def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> Plan:
-    """Return what upscaling the whole job by `spec` would compute now."""
+def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger, choice: Choice | None = None) -> Plan:
+    """Return what upscaling the whole job by `spec`, or by `choice`, would compute now."""
+    chooser = Chooser(spec, choice, ledger)
     sr = Archive.open_or_create(job.sr_dir)
-    return Plan([TilePlanner(spec, ledger, sr), ChunkPlanner(job, spec, ledger, sr)])
+    return Plan([TilePlanner(chooser, ledger, sr), ChunkPlanner(job, chooser, ledger, sr)])

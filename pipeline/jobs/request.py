@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.compute.cluster import ClusterSettings
     from pipeline.jobs.budget import Budget
     from pipeline.jobs.run import Upscaling
+    from pipeline.jobs.spec import UpscaleSpec
 
 
 def _asked(default: Any, help_text: str) -> Any:
@@ -128,7 +129,13 @@ class UpscaleRequest(WorkersRequest):
     )
     model: str = _asked(
         DEFAULT_MODEL,
-        "Network or interpolation, by its name (`upres models` lists all) or its checkpoint file.",
+        "Network or interpolation, by its name (`upres models` lists all) or its checkpoint file; "
+        "auto chooses for each picture whether it is to be restored.",
+    )
+    restore: float | None = _asked(
+        None,
+        "Strength from 0 to 1 of a model that has a pair: the weights between that and its "
+        "NAME-archive; with auto, the strength for pictures that are restored.",
     )
     names: str | None = _asked(
         None, "Encoding of file names in a .zip or .tar that does not say it, such as cp932."
@@ -245,22 +252,28 @@ class UpscaleRequest(WorkersRequest):
             ModelError: if the model is unknown or damaged, or needs a halo that is given.
             UsageError: if tile, halo, precision, backend or device cannot be.
         """
+        from pipeline.jobs.choice import choose, with_strength
         from pipeline.jobs.run import Upscaling
         from pipeline.jobs.spec import make_spec
-        from pipeline.jobs.worker import ModelAddress
 
         halo = self.halo if self.halo == "auto" else int(self.halo)
-        spec = make_spec(
-            self.model,
-            tile_px=self.tile_px,
-            halo=halo,
-            precision=self.precision,
-            device=self.device,
-            backend=self.backend,
-        )
+
+        def make(model: str) -> UpscaleSpec:
+            return make_spec(
+                model,
+                tile_px=self.tile_px,
+                halo=halo,
+                precision=self.precision,
+                device=self.device,
+                backend=self.backend,
+            )
+
+        name = with_strength(self.model, self.restore)
+        way, choice = choose(name, device=self.device, make=make)
         return Upscaling(
-            spec=spec,
-            model=ModelAddress(name_or_file=self.model, device=self.device),
+            spec=way.spec,
+            model=way.model,
+            choice=choice,
             limit_s=self.limit_s,
             halo=halo,
             backend=self.backend,

@@ -17,6 +17,7 @@ from pipeline.compute.status import read_status
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import UsageError
 from pipeline.jobs.adopt import adopt_archive
+from pipeline.jobs.choice import Choice, choose, look_at_new
 from pipeline.jobs.export import run_export
 from pipeline.jobs.export_plan import check_targets, plan_export
 from pipeline.jobs.ingest import Ingestion, run_ingest
@@ -66,6 +67,8 @@ class Upscaling:
     """As it was asked for: another model has another reach."""
     backend: str = "auto"
     """As it was asked for: not every model has every backend."""
+    choice: Choice | None = None
+    """That each item may be upscaled by another model than that of `spec`."""
 
     def asked_for(self, backend: str) -> Upscaling:
         """Return the same, with the backend that was asked for named otherwise.
@@ -90,17 +93,25 @@ class Upscaling:
             UnknownModelError: if there is no such model.
             UsageError: if `backend` cannot compute the model here.
         """
-        model = replace(self.model, name_or_file=name_or_file or self.model.name_or_file)
-        spec = make_spec(
-            model.name_or_file,
-            tile_px=self.spec.tile_px,
-            halo=self.halo,
-            precision=self.spec.precision,
-            device=model.device,
+        before = self.model.name_or_file if self.choice is None else self.choice.asked
+        name, device = name_or_file or before, self.model.device
+
+        def make(model: str) -> UpscaleSpec:
             # A backend that was asked for is for networks.
-            backend=backend or ("auto" if is_interpolation(model.name_or_file) else self.backend),
+            wanted = backend or ("auto" if is_interpolation(model) else self.backend)
+            return make_spec(
+                model,
+                tile_px=self.spec.tile_px,
+                halo=self.halo,
+                precision=self.spec.precision,
+                device=device,
+                backend=wanted,
+            )
+
+        way, choice = choose(name, device=device, make=make)
+        return replace(
+            self, spec=way.spec, model=way.model, choice=choice, backend=backend or self.backend
         )
-        return replace(self, spec=spec, model=model, backend=backend or self.backend)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,9 +173,12 @@ class Run:
         A ledger that knows no unit, beside an SR archive, was lost: it is rebuilt from the
         archive first.
         """
+        spec, choice = upscaling.spec, upscaling.choice
+        if choice is not None:
+            look_at_new(self.job, self.ledger)
         if is_archive(self.job.sr_dir) and not self.ledger.knows_units():
-            adopt_shards(self.job, spec=upscaling.spec, ledger=self.ledger)
-        plan = plan_job(self.job, spec=upscaling.spec, ledger=self.ledger)
+            adopt_shards(self.job, spec=spec, ledger=self.ledger, choice=choice)
+        plan = plan_job(self.job, spec=spec, ledger=self.ledger, choice=choice)
         close_to(self.job.sr_dir, self.job.readers)
         return plan
 
@@ -195,8 +209,10 @@ class Run:
         report: Callable[[UpscaleProgress], None] = lambda _: None,
     ) -> int:
         """Compute every unit of `plans`; return how many were."""
+        choice = upscaling.choice
         self.ledger.keep_upscaling(
             {
+                **({} if choice is None else {"choice": choice.to_json()}),
                 "spec": asdict(upscaling.spec),
                 "model": asdict(upscaling.model),
                 "limit_s": upscaling.limit_s,
@@ -209,6 +225,7 @@ class Run:
             plans,
             spec=upscaling.spec,
             model=upscaling.model,
+            choice=upscaling.choice,
             ledger=self.ledger,
             client=client,
             run=self.id,
@@ -278,6 +295,7 @@ class Run:
             limit_s=values["limit_s"],
             halo=values["halo"],
             backend=values["backend"],
+            choice=Choice.from_json(values["choice"]) if "choice" in values else None,
         )
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.spec import UpscaleSpec
 
 _INHERITED = ("source", "sha256", "size_bytes", "mtime_ns", *METADATA_KEYS)
+CHOSEN_KEY = "model_chosen_because"
 _INTERPOLATED = (
     "Pixels of this image were interpolated from a smaller picture; no detail was added to it."
 )
@@ -29,9 +30,10 @@ def inherited(lr: Mapping[str, Any]) -> dict[str, Any]:
     return {name: lr[name] for name in _INHERITED if name in lr}
 
 
-def computed_by(spec: UpscaleSpec, fingerprint: str) -> dict[str, Any]:
-    """Return how SR pixels were made, in plain words too."""
-    return {
+def computed_by(spec: UpscaleSpec, fingerprint: str, *, because: str = "") -> dict[str, Any]:
+    """Return how SR pixels were made, in plain words too; `because` is why by this model."""
+    chosen = {CHOSEN_KEY: because} if because else {}
+    return chosen | {
         "fingerprint": fingerprint,
         "spec": asdict(spec),
         "upres_version": version("upres"),

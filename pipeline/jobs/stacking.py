@@ -68,21 +68,22 @@ def share_out(
 
     New chunks only: those that are there are not touched.
     """
-    kinds: dict[Kind, list[SourceFile]] = defaultdict(list)
+    kinds: dict[Kind, list[Ingested]] = defaultdict(list)
     for one in waiting:
-        kinds[one.kind].append(one.file)
+        kinds[one.kind].append(one)
     alone: list[SourceFile] = []
     chunks: list[PackTask] = []
     for kind, files in sorted(kinds.items(), key=lambda pair: pair[0]):
         is_there = archive.has_stack(kind.stack)
         if len(files) < LEAST_MEMBERS and not is_there:
-            alone += files
+            alone += (one.file for one in files)
             continue
-        chunks += _chunks(kind, sorted(files, key=lambda file: file.item), archive)
+        chunks += _chunks(kind, sorted(files, key=lambda one: one.file.item), archive)
     return sorted(alone, key=lambda file: file.item), chunks
 
 
-def _chunks(kind: Kind, files: Sequence[SourceFile], archive: Archive) -> Iterator[PackTask]:
+def _chunks(kind: Kind, files: Sequence[Ingested], archive: Archive) -> Iterator[PackTask]:
+    """Yield the new chunks of a stack; none mixes worn pictures with others: it has one model."""
     if archive.has_stack(kind.stack):
         stack = archive.stack(kind.stack)
         first = max(stack.numbers(), default=-1) + 1
@@ -90,7 +91,13 @@ def _chunks(kind: Kind, files: Sequence[SourceFile], archive: Archive) -> Iterat
         size = kind.chunk_members
         stack = archive.create_stack(kind.stack, kind, chunk_members=size, chunks=0)
         first = 0
-    groups = cuts(len(files), stack.chunk_members)
+    alike = [[one.file for one in files if one.worn is worn] for worn in (False, True)]
+    groups = [
+        part[group.index]
+        for part in alike
+        if part
+        for group in cuts(len(part), stack.chunk_members)
+    ]
     stack.grow(first + len(groups))
     for chunk, group in enumerate(groups, first):
-        yield PackTask(kind.stack, chunk, tuple(files[group.index]), archive.path)
+        yield PackTask(kind.stack, chunk, tuple(group), archive.path)

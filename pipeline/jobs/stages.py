@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import ClusterSettings, address_of, connect
+from pipeline.compute.cluster import ClusterSettings, address_of, connect, dashboard_of
 from pipeline.errors import ClusterError, UsageError
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
 from pipeline.jobs.job import open_job, started_job
@@ -49,6 +49,10 @@ class Stages:
         """Return where others find this run."""
         address = address_of(self.client)
         return RunAddress(self.request, self.upscaling, self.run.id, address, self.stop.ends)
+
+    def dashboard(self) -> str:
+        """Return where the workers can be watched in a browser; "" where they cannot."""
+        return dashboard_of(self.client)
 
     def ingest(self) -> Ingestion:
         """Bring the source into the job's LR archive."""

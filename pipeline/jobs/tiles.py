@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pipeline.geometry import TileGrid
+    from pipeline.jobs.choice import Chooser, Chosen
     from pipeline.jobs.job import Job
     from pipeline.jobs.rerun import Rerun
     from pipeline.jobs.spec import UpscaleSpec
@@ -39,6 +40,8 @@ class TilePlan:
     """Whether the SR array must be created first: nothing of this fingerprint is in it."""
     declared: bool
     """Whether the ledger has `row` as it is."""
+    chosen: Chosen
+    """What it is upscaled by."""
 
     @property
     def key(self) -> str:
@@ -54,6 +57,11 @@ class TilePlan:
     def fingerprint(self) -> str:
         """Return the item's fingerprint."""
         return self.row.fingerprint
+
+    @property
+    def spec(self) -> UpscaleSpec:
+        """Return what decides the pixels of any item of these."""
+        return self.chosen.spec
 
     @property
     def rows(self) -> tuple[ItemRow, ...]:
@@ -95,7 +103,7 @@ class TilePlan:
             layout=Layout.of(height=height, width=width, shard_px=spec.tile_px * scale),
             provenance={
                 **inherited(source.provenance(row.item) or {}),
-                **computed_by(spec, row.fingerprint),
+                **computed_by(spec, row.fingerprint, because=self.chosen.because),
             },
         )
 
@@ -137,9 +145,8 @@ class TilePlan:
 
 
 def plan_tiles(
-    rows: Iterable[ItemRow],
+    rows: Iterable[tuple[ItemRow, Chosen]],
     *,
-    spec: UpscaleSpec,
     done: Callable[[ItemRow], set[int]],
     holds: Callable[[ItemRow], bool],
 ) -> Iterator[TilePlan]:
@@ -148,7 +155,8 @@ def plan_tiles(
     ``done(row)`` returns the tiles that are done, ``holds(row)`` whether the SR archive holds the
     item under that fingerprint; where it does not, all its tiles are to be computed.
     """
-    for row in rows:
+    for row, chosen in rows:
+        spec = chosen.spec
         if row.state != INGESTED or row.stack:
             continue
         grid = spec.grid(row.height, row.width)
@@ -158,14 +166,14 @@ def plan_tiles(
         fresh = not holds(planned)
         finished = set() if fresh else done(planned)
         numbers = tuple(number for number in grid if number not in finished)
-        yield TilePlan(planned, grid, numbers, fresh, declared=planned == row)
+        yield TilePlan(planned, grid, numbers, fresh, planned == row, chosen)
 
 
 @dataclass(frozen=True, slots=True)
 class TilePlanner:
     """Compares the tiles of a job's images with what ledger and SR archive hold."""
 
-    spec: UpscaleSpec
+    chooser: Chooser
     ledger: Ledger
     sr: Archive
 
@@ -178,13 +186,14 @@ class TilePlanner:
         return self._planned(self.ledger.items_named(keys))
 
     def _planned(self, rows: Iterable[ItemRow]) -> Iterator[TilePlan]:
-        return plan_tiles(rows, spec=self.spec, done=self._done, holds=self._holds)
+        chosen = self.chooser.of_each(rows)
+        return plan_tiles(chosen, done=self._done, holds=self._holds)
 
     def _holds(self, row: ItemRow) -> bool:
         return (self.sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint
 
     def _done(self, row: ItemRow) -> set[int]:
         # What the ledger knows done and a person has deleted since is to be done again.
-        columns = self.spec.grid(row.height, row.width).shape[1]
+        columns = self.chooser.spec.grid(row.height, row.width).shape[1]
         present = {r * columns + c for r, c in self.sr.image(row.item).shards_present()}
         return present & self.ledger.tiles_of(row, DONE)

@@ -68,6 +68,10 @@ class UnitPlan(Units, Protocol):
         """Return what the planner of this kind finds it by again."""
 
     @property
+    def spec(self) -> UpscaleSpec:
+        """Return what its units are computed by."""
+
+    @property
     def rows(self) -> tuple[ItemRow, ...]:
         """Return its items, as the ledger is to record them."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import on_every_worker
@@ -18,6 +18,7 @@ from pipeline.compute.metrics import count_units, timed
 from pipeline.compute.outcomes import Failure, record_outcomes
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
+from pipeline.jobs.choice import Way
 from pipeline.jobs.chunks import drop_orphans
 from pipeline.jobs.item_images import sr_image
 from pipeline.jobs.plan import Plan, plan_job
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.compute.cluster import Client, Stop
+    from pipeline.jobs.choice import Choice
     from pipeline.jobs.job import Job
     from pipeline.jobs.units import UnitPlan, UnitTask
     from pipeline.storage.ledger import Ledger, UnitRow
@@ -57,6 +59,7 @@ def run_upscale(
     *,
     spec: UpscaleSpec,
     model: ModelAddress,
+    choice: Choice | None = None,
     ledger: Ledger,
     client: Client,
     run: str,
@@ -74,25 +77,51 @@ def run_upscale(
     report(UpscaleProgress(0, 0, planned, 0.0))
     if not planned:
         return 0
-    key = spec.fingerprint()
-    on_every_worker(client, key, partial(open_workbench, model, spec))
-    tasks = _tasks(
-        plans,
-        job,
-        spec=spec,
-        ledger=ledger,
-        client=client,
-        limit_s=limit_s,
-        together_px=batch_px(resolve_device(model.device)),
+    ways = [Way(spec, model), *([choice.restoring] if choice and choice.restoring else [])]
+    # One network after the other, so that no worker swaps between two.
+    worked = chain.from_iterable(
+        _worked(plans, job, way=way, ledger=ledger, client=client, limit_s=limit_s, stop=stop)
+        for way in ways
     )
-    work = partial(upscale_units, key=key)
-    worked = work_through(client, work, tasks, stop=stop)
     return _record(
         worked, ledger, spec=spec, client=client, run=run, planned=planned, report=report
     )
 
 
-def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
+def _worked(
+    plans: Plan | Sequence[UnitPlan],
+    job: Job,
+    *,
+    way: Way,
+    ledger: Ledger,
+    client: Client,
+    limit_s: float,
+    stop: Stop | None,
+) -> Iterator[tuple[UnitTask, list[UnitRow]]]:
+    """Yield the tasks that one network computes, with the outcomes of their units."""
+    if stop is not None and stop.requested:
+        return
+    own = (plan for plan in plans if plan.spec == way.spec)
+    first = next(own, None)
+    if first is None:
+        return
+    key = way.spec.fingerprint()
+    on_every_worker(client, key, partial(open_workbench, way.model, way.spec))
+    tasks = _tasks(
+        chain([first], own),
+        job,
+        spec=way.spec,
+        ledger=ledger,
+        client=client,
+        limit_s=limit_s,
+        together_px=batch_px(resolve_device(way.model.device)),
+    )
+    yield from work_through(client, partial(upscale_units, key=key), tasks, stop=stop)
+
+
+def adopt_shards(
+    job: Job, *, spec: UpscaleSpec, ledger: Ledger, choice: Choice | None = None
+) -> int:
     """Record as done every shard that the SR archive holds under `spec`; return how many.
 
     For a job whose ledger was lost: a shard is written in one piece, and each is read back here,
@@ -100,7 +129,7 @@ def adopt_shards(job: Job, *, spec: UpscaleSpec, ledger: Ledger) -> int:
     """
     sr = Archive.open_or_create(job.sr_dir)
     adopted = 0
-    for plan in plan_job(job, spec=spec, ledger=ledger):
+    for plan in plan_job(job, spec=spec, ledger=ledger, choice=choice):
         if not plan.fresh:
             units = plan.whole_units(sr)
             ledger.put_items(plan.rows)

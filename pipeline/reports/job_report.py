@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import torch
 from pipeline.compute.status import JobStatus, read_status
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
+from pipeline.jobs.choice import Chosen, chosen_models
 from pipeline.jobs.item_images import lr_image, sr_image
 from pipeline.jobs.score import ItemScores, read_scores
 from pipeline.reports import portraits as preview
@@ -62,6 +63,8 @@ class ItemLine:
     state: str
     figures: Figures
     worst: TileState | None
+    chosen: Chosen | None = None
+    """The model of this item, where it was chosen for it and not named for all."""
 
     @property
     def rank(self) -> tuple[bool, float, bool, str]:
@@ -142,6 +145,15 @@ def write_report(job: Job) -> Path:
     return job.report_path
 
 
+def portraits_of(job: Job, *, most: int) -> list[Portrait]:
+    """Return the items most worth a look in pictures: all, or the `most` worst scored."""
+    with closing(job.open_ledger_to_read()) as ledger, _one_thread():
+        scores = {found.item: found for found in read_scores(ledger)}
+        lines = _item_lines(read_status(job.folder, ledger), ledger.items(), scores)
+        shown = _most_telling([line for line in lines if line.row.state == INGESTED], most)
+        return _portraits(job, ledger, shown, scores)
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     """Let torch compute in one thread.
@@ -161,7 +173,8 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
     """Return all that the template is told."""
     status = read_status(job.folder, ledger)
     scores = {found.item: found for found in read_scores(ledger)}
-    lines = _item_lines(status, ledger.items(), scores)
+    chosen = chosen_models(ledger)
+    lines = _item_lines(status, ledger.items(), scores, chosen)
     shown = _most_telling([line for line in lines if line.row.state == INGESTED], MAX_PORTRAITS)
     portraits = _portraits(job, ledger, shown, scores)
     means = Means.of(line.figures for line in lines if line.row.state == INGESTED)
@@ -179,6 +192,7 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
         "scored": means.items + means.left_out,
         "lines": _most_telling(lines, MAX_LINES),
         "lines_total": len(lines),
+        "chosen": bool(chosen),
         "stacked": any(line.row.stack for line in lines),
         "unscored": sum(line.state == "done" and line.figures.psnr is None for line in lines),
         "portraits": portraits,
@@ -193,7 +207,10 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
 
 
 def _item_lines(
-    status: JobStatus, rows: Iterable[ItemRow], scores: Mapping[str, ItemScores]
+    status: JobStatus,
+    rows: Iterable[ItemRow],
+    scores: Mapping[str, ItemScores],
+    chosen: Mapping[str, Chosen],
 ) -> list[ItemLine]:
     counts = {count.item: count for count in status.counts}
     lines = []
@@ -202,16 +219,17 @@ def _item_lines(
         figures = Figures() if found is None else Figures.of(found.kinds)
         worst = None if found is None else _worst_tile(found)
         count = counts[row.item]
-        lines.append(ItemLine(row, count, status.item_state(count), figures, worst))
+        state = status.item_state(count)
+        lines.append(ItemLine(row, count, state, figures, worst, chosen.get(row.item)))
     return lines
 
 
 def _worst_tile(scores: ItemScores) -> TileState | None:
-    tiles = [tile for tile in _scored_tiles(scores).values() if tile.state == SCORED]
+    tiles = [tile for tile in scored_tiles(scores).values() if tile.state == SCORED]
     return min(tiles, key=lambda tile: tile.badness, default=None)
 
 
-def _scored_tiles(scores: ItemScores) -> dict[int, TileState]:
+def scored_tiles(scores: ItemScores) -> dict[int, TileState]:
     """Return the tiles of an item that were scored, or were too small to be."""
     numbers = sorted({tile for tiles in scores.tiles.values() for tile in tiles})
     measured = {
@@ -243,7 +261,7 @@ def _portraits(
     for line in lines:
         row = line.row
         done = ledger.tiles_of(row, DONE)
-        scored = _scored_tiles(scores[row.item]) if row.item in scores else {}
+        scored = scored_tiles(scores[row.item]) if row.item in scores else {}
         # In this order: a tile that is to be done again may have a score of its earlier pixels.
         known = {t: scored.get(t) or TileState(t, UNSCORED, Figures()) for t in done}
         why = reasons[row.stack].get(row.chunk, "")
@@ -305,7 +323,7 @@ def _unit(height: int, width: int) -> float:
 
 
 def _specs(job: Job, lines: Sequence[ItemLine]) -> list[Mapping[str, Any]]:
-    """Return the distinct provenances of the items shown: one, as a run upscales all alike."""
+    """Return the distinct provenances of the items shown: one, or one for each model."""
     specs: dict[str, Mapping[str, Any]] = {}
     try:
         sr = job.open_sr()

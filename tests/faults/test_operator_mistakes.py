@@ -160,8 +160,12 @@ def test_a_folder_that_cannot_be_looked_into_keeps_what_was_made_of_its_pictures
 def test_the_flow_refuses_the_source_too(pictures: Path, tmp_path: Path) -> None:
     from flows.upscale import upscale_archive
 
-    with pytest.raises(UsageError, match="is in the source"):
-        upscale_archive.fn(str(pictures), tmp_path / "job", export_dir=pictures / "up")
+    state = upscale_archive.fn(
+        src=str(pictures), job_dir=tmp_path / "job", export_dir=pictures / "up"
+    )
+    assert state.is_failed()
+    assert "is in the source" in state.message
+    assert isinstance(state.data, UsageError)
     assert not (tmp_path / "job").exists()
 
 

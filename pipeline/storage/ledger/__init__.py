@@ -5,7 +5,7 @@ batches, and only after the pixels are durable. SQLite in the job's folder, or a
 SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 
 `rows` are its values, `tables` its schema; each part (`items`, `units`, `scores`, `exports`,
-`notes`, `runs`) reads and writes the rows of one subject, and `ledger` puts them together.
+`notes`, `traces`, `runs`) reads and writes the rows of one subject, and `ledger` joins them.
 """
 
 from pipeline.storage.ledger.ledger import FILE_NAME, Ledger
@@ -22,6 +22,7 @@ from pipeline.storage.ledger.rows import (
     ItemRow,
     Note,
     ScoreRow,
+    TraceRow,
     UnitRow,
 )
 
@@ -40,5 +41,6 @@ __all__ = [
     "Ledger",
     "Note",
     "ScoreRow",
+    "TraceRow",
     "UnitRow",
 ]

@@ -59,9 +59,7 @@ def check_own_file(path: Path) -> None:
         return
     with (
         suppress(sqlite3.Error),
-        closing(
-            sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)
-        ) as connection,
+        closing(sqlite3.connect(_address_to_read(path), uri=True)) as connection,
     ):
         found = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
         tables = {name for (name,) in found}
@@ -76,10 +74,8 @@ def reading_engine(url: sa.URL) -> sa.Engine:
     """Return an engine that writes nothing, not even what SQLite keeps beside its file."""
     if url.get_backend_name() != "sqlite":
         return sa.create_engine(url, execution_options={"postgresql_readonly": True})
-    if not url.database or url.database.startswith(("file:", ":memory:")):
-        engine = sa.create_engine(url)
-    else:
-        engine = sa.create_engine(url, creator=_reader_of(Path(url.database).absolute()))
+    path = file_of(url)
+    engine = sa.create_engine(url, creator=_reader_of(path)) if path else sa.create_engine(url)
     sa.event.listen(engine, "connect", _forbid_writing)
     return engine
 
@@ -99,7 +95,7 @@ def _reader_of(path: Path) -> Callable[[], sqlite3.Connection]:
     """
     if not path.exists():
         raise LedgerError(f"there is no ledger at {path}; make one with `upres upscale SRC JOB`")
-    address = f"file:{quote(os.fsencode(path))}?mode=ro"
+    address = _address_to_read(path)
     if not _readable(address) and not os.access(path.parent, os.W_OK):
         # In write-ahead mode SQLite makes files beside the ledger even to read it, unless it is
         # promised that nobody writes. Then it overlooks what was not yet copied into the ledger.
@@ -111,6 +107,11 @@ def _reader_of(path: Path) -> Callable[[], sqlite3.Connection]:
             )
         address += "&immutable=1"
     return lambda: sqlite3.connect(address, uri=True, check_same_thread=False)
+
+
+def _address_to_read(path: Path) -> str:
+    """Return how SQLite calls the file at `path` where it is only to be read."""
+    return f"file:{quote(os.fsencode(path))}?mode=ro"
 
 
 def _readable(address: str) -> bool:
@@ -145,18 +146,30 @@ def parse_url(url: str) -> sa.URL:
         ) from error
 
 
+def file_of(url: sa.URL) -> Path | None:
+    """Return the file that a ledger is kept in; None for a server, and for what has no plain path.
+
+    SQLite has names of its own for databases in memory (``:memory:``) and for files with options
+    (``file:``).
+    """
+    name = url.database
+    if url.get_backend_name() != "sqlite" or not name or name.startswith((":memory:", "file:")):
+        return None
+    return Path(name).absolute()
+
+
 def check_place(url: sa.URL) -> None:
     """Make sure that a ledger can be there; of a missing folder SQLite does not say that it is.
 
     Raises:
         NoLedgerError: if the database is of an unknown kind, or there is no folder for its file.
     """
-    kind, name = url.get_backend_name(), url.database
+    kind, path = url.get_backend_name(), file_of(url)
     if kind not in INSERT:
         raise NoLedgerError(f"ledger is in {kind}, expected sqlite or postgresql")
-    if kind != "sqlite" or not name or name.startswith((":", "file:")):
+    if path is None:
         return
-    folder = Path(name).absolute().parent
+    folder = path.parent
     if not folder.is_dir():
         raise NoLedgerError(
             f"ledger {without_secrets(url)} cannot be made, as {folder} is not a folder; "

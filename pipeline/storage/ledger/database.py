@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import LedgerError
 from pipeline.storage.ledger.messages import explain, without_secrets
+from pipeline.storage.ledger.tables import UNREAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,8 +40,8 @@ class JobRows:
             return sa.inspect(connection).has_table(table.name)
 
     def _mine(self, table: sa.Table) -> sa.Select[Any]:
-        """Return a query of this job's rows of a table: all columns but the job, by their keys."""
-        columns = (column.label(column.key) for column in table.c if column.key != "job")
+        """Return a query of this job's rows of a table: their fields, by the columns' keys."""
+        columns = (column.label(column.key) for column in table.c if column.key not in UNREAD)
         return sa.select(*columns).where(table.c.job == self._job)
 
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:

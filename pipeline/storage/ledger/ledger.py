@@ -25,12 +25,13 @@ from pipeline.storage.ledger.notes import NoteLedger
 from pipeline.storage.ledger.runs import RunLedger
 from pipeline.storage.ledger.scores import ScoreLedger
 from pipeline.storage.ledger.tables import JOBS, VERSION, create_tables
+from pipeline.storage.ledger.traces import TraceLedger
 from pipeline.storage.ledger.units import UnitLedger
 
 FILE_NAME = "ledger.sqlite"
 
 
-class Ledger(ItemLedger, UnitLedger, ScoreLedger, ExportLedger, NoteLedger, RunLedger):
+class Ledger(ItemLedger, UnitLedger, ScoreLedger, ExportLedger, NoteLedger, TraceLedger, RunLedger):
     """The rows of one job in one database."""
 
     @classmethod

@@ -45,7 +45,6 @@ class UnitRow:
     state: str
     error: str = ""
     message: str = ""
-    attempts: int = 1
     worker: str = ""
     seconds: float = 0.0
     run: str = ""
@@ -88,6 +87,16 @@ class ExportRow:
     """Content of the file that is being put there; "" once it is known to be there."""
     adopted: bool = False
     """Whether it was there already, with the very bytes: perhaps another job's, so it stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceRow:
+    """Whether an item of this content is for a network that restores, and why."""
+
+    item: str
+    sha256: str
+    worn: bool
+    because: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,9 @@ ITEMS = sa.Table(
     sa.Index("items_by_chunk", "job", "stack", "chunk"),
 )
 
+UNREAD = frozenset({"job", "attempts"})
+"""Columns that a row has no field for: its job is known, and older versions want the other."""
+
 UNITS = sa.Table(
     "units",
     METADATA,
@@ -101,6 +104,18 @@ NOTES = sa.Table(
     sa.Column("stage", sa.String, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
     sa.Column("note", sa.String, nullable=False),
+)
+
+# What was seen of the traces in pictures, for those items that a model was to be chosen for.
+TRACES = sa.Table(
+    "traces",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("item", sa.String, primary_key=True),
+    # The content that was looked at.
+    sa.Column("sha256", sa.String, nullable=False),
+    sa.Column("worn", sa.Boolean, nullable=False),
+    sa.Column("because", sa.String, nullable=False),
 )
 
 RUNS = sa.Table(

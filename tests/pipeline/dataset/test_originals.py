@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.dataset.extract import cut, luma8, patches
-from pipeline.dataset.originals import as_uint8, decode, list_originals
+from pipeline.dataset.originals import decode, develop, list_originals
 from pipeline.errors import ArchiveError, PictureError, SourceError, UsageError
 from pipeline.jobs.ingest import run_ingest
-from pipeline.recipes.preparing import PrepareRecipe
+from pipeline.recipes.preparing import SRGB, PrepareRecipe
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import Ledger
 from tests.examples import examples
@@ -405,6 +405,10 @@ def test_an_original_of_neither_is_refused(tmp_path: Path) -> None:
 
 
 # --- pixels ------------------------------------------------------------------------------------
+
+
+def as_uint8(pixels: NDArray[Any], *, channels: int, name: str) -> NDArray[np.uint8]:
+    return develop(pixels, None, {}, colour=SRGB, channels=channels, name=name)
 
 
 @examples(30)

@@ -9,16 +9,31 @@ import pytest
 
 from pipeline.errors import ArchiveError
 from pipeline.geometry import TileGrid
+from pipeline.jobs.choice import Chosen
 from pipeline.jobs.chunks import ChunkPlan
 from pipeline.jobs.plan import Plan
 from pipeline.jobs.rerun import Rerun
+from pipeline.jobs.spec import UpscaleSpec
 from pipeline.jobs.tiles import TilePlan
 from pipeline.jobs.units import UnitKeys, UnitPlan, failed_units
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, ItemRow, Ledger, UnitRow
 
 A = ItemRow(item="a.png", state=INGESTED, fingerprint="now", units=4)
 STACK = "stacks/3x22x18-uint8/"
-TILES = TilePlan(A, TileGrid(64, 64, 32, 0), (0, 1, 2, 3), fresh=False, declared=True)
+CHOSEN = Chosen(
+    UpscaleSpec(
+        model="bicubic-x2",
+        weights_sha256="0" * 64,
+        scale=2,
+        tile_px=32,
+        halo_px=0,
+        precision="fp32",
+        backend="torch",
+    )
+)
+TILES = TilePlan(
+    A, TileGrid(64, 64, 32, 0), (0, 1, 2, 3), fresh=False, declared=True, chosen=CHOSEN
+)
 CHUNK = ChunkPlan(
     stack=STACK,
     chunk=2,
@@ -29,6 +44,7 @@ CHUNK = ChunkPlan(
     wipes=False,
     replaces=False,
     declared=True,
+    chosen=CHOSEN,
 )
 
 

@@ -16,6 +16,7 @@ from pipeline.compute.backends import resolve_backend
 from pipeline.compute.inference import Inference, load_model, resolve_precision
 from pipeline.errors import ArchiveError, JobBusyError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
+from pipeline.jobs.choice import Chosen
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import run_on
 from pipeline.jobs.spec import UpscaleSpec, make_spec
@@ -455,21 +456,22 @@ def row(**values: Any) -> ItemRow:
 
 @given(st.sets(st.integers(0, 8)))
 def test_the_plan_is_exactly_what_is_not_done(done: set[int]) -> None:
-    (plan,) = plan_tiles([row()], spec=SPEC, done=lambda _: done, holds=lambda _: True)
+    (plan,) = plan_tiles([(row(), Chosen(SPEC))], done=lambda _: done, holds=lambda _: True)
     assert set(plan.numbers) == set(range(9)) - done
     assert plan.row.units == 9
     assert not plan.fresh
 
 
 def test_what_the_archive_does_not_hold_is_planned_whole_whatever_the_ledger_says() -> None:
-    (plan,) = plan_tiles([row()], spec=SPEC, done=lambda _: {0, 1, 2}, holds=lambda _: False)
+    (plan,) = plan_tiles([(row(), Chosen(SPEC))], done=lambda _: {0, 1, 2}, holds=lambda _: False)
     assert plan.numbers == tuple(range(9))
     assert plan.fresh
 
 
 @pytest.mark.parametrize("state", ["rejected", "vanished"])
 def test_only_ingested_items_are_planned(state: str) -> None:
-    plans = plan_tiles([row(state=state)], spec=SPEC, done=lambda _: set(), holds=lambda _: True)
+    rows = [(row(state=state), Chosen(SPEC))]
+    plans = plan_tiles(rows, done=lambda _: set(), holds=lambda _: True)
     assert list(plans) == []
 
 

@@ -1,0 +1,237 @@
+"""What a person sees of a run in the UI of Prefect, beside its log: progress, summary, pictures.
+
+None of it is needed: what Prefect does not take, a night goes on without, and a warning says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+import zlib
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.context import FlowRunContext
+
+from flows.run_log import run_logger
+from flows.terminal.printing import visible
+from pipeline.reports.night import nights_left
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+    from uuid import UUID
+
+    from pipeline.jobs.results import JobResult
+    from pipeline.reports.night import BeforeAfter, Look, Speed
+
+PROGRESS_EVERY_S = 5.0
+_PATIENCE_S = 10.0
+"""How long the last figure of a stage may take to arrive before the run goes on without."""
+MOST_ROWS = 25
+
+
+def key_of(job_dir: Path, what: str) -> str:
+    """Return the key of an artifact of a job: lower case letters, digits and dashes."""
+    name = re.sub(r"[^a-z0-9]+", "-", job_dir.name.lower()).strip("-") or "job"
+    place = zlib.crc32(str(job_dir.absolute()).encode(errors="surrogateescape"))
+    return f"{name[:40]}-{place:08x}-{what}"
+
+
+@contextmanager
+def moving(job_dir: Path, stage: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far a stage is, newly every few seconds; yields what hears ``(done, total)``.
+
+    A thread of its own speaks to Prefect, whose server may be slow or gone: the stage never waits.
+    """
+    if FlowRunContext.get() is None:
+        yield lambda _done, _total: None
+        return
+    progress = _Progress(key_of(job_dir, f"{stage.lower()}-progress"), f"{stage} of {job_dir.name}")
+    context = copy_context()
+    thread = threading.Thread(target=lambda: context.run(progress.show), daemon=True)
+    thread.start()
+    try:
+        yield progress.hear
+    finally:
+        progress.ended.set()
+        thread.join(_PATIENCE_S)
+
+
+class _Progress:
+    """A figure that moves, and the thread that shows it."""
+
+    def __init__(self, key: str, about: str) -> None:
+        self.ended = threading.Event()
+        self._key, self._about = key, about
+        self._counted = (0, 0)
+        self._id: UUID | None = None
+
+    def hear(self, done: int, total: int) -> None:
+        """Keep how far the stage is now."""
+        self._counted = (done, total)
+
+    def show(self) -> None:
+        """Show it until the stage ends, and once more then."""
+        shown = None
+        while True:
+            last = self.ended.is_set()
+            if self._counted != shown:
+                shown = self._counted
+                _offered(partial(self._send, *shown))
+            if last:
+                return
+            self.ended.wait(PROGRESS_EVERY_S)
+
+    def _send(self, done: int, total: int) -> None:
+        percent = 100.0 * min(done, total) / total if total else 0.0
+        about = f"{self._about}: {done:,} of {total:,}"
+        if self._id is None:
+            made = create_progress_artifact(percent, key=self._key, description=about)
+            self._id = cast("UUID", made)
+        else:
+            update_progress_artifact(self._id, percent, description=about)
+
+
+def show_links(job_dir: Path, *, report: Path, dashboard: str) -> None:
+    """Show where the report is and will be, and where Dask shows its workers."""
+    lines = [
+        f"Report of the job, written as the run ends: {_plain(str(report))}",
+        f"Dask dashboard: [{dashboard}]({dashboard})"
+        if dashboard
+        else "Dask dashboard: none, as the workers are the run's own on this machine.",
+    ]
+    _show(job_dir, "links", "\n\n".join(lines), "Report and dashboard")
+
+
+def show_night(
+    job_dir: Path, result: JobResult, *, speed: Speed, scores: dict[str, Any], left_s: float | None
+) -> None:
+    """Show what a run came to."""
+    _show(job_dir, "summary", summary(job_dir, result, speed, scores, left_s), "Summary of the run")
+
+
+def show_looks(job_dir: Path, looks: Sequence[Look]) -> None:
+    """Show the failed and the worst tiles in a table."""
+    rows = [
+        {
+            "item": visible(look.item),
+            "tile": "" if look.tile is None else look.tile,
+            "state": "failed" if look.reason else "done",
+            "gain over bicubic, dB": _figure(look.gain),
+            "PSNR-Y, dB": _figure(look.psnr),
+            "reason": visible(look.reason),
+        }
+        for look in looks
+    ]
+    if rows and FlowRunContext.get() is not None:
+        key = key_of(job_dir, "tiles")
+        _offered(lambda: create_table_artifact(rows, key=key, description="Failed and worst tiles"))
+
+
+def show_pictures(job_dir: Path, pictures: Sequence[BeforeAfter]) -> None:
+    """Show windows before and after, side by side."""
+    parts = [
+        f"**{_plain(one.item)}**\n\n| bicubic | upscaled |\n|---|---|\n"
+        f"| ![bicubic]({one.before}) | ![upscaled]({one.after}) |"
+        for one in pictures
+    ]
+    if parts:
+        _show(job_dir, "pictures", "\n\n".join(parts), "Before and after")
+
+
+def summary(
+    job_dir: Path,
+    result: JobResult,
+    speed: Speed,
+    scores: dict[str, Any],
+    left_s: float | None,
+) -> str:
+    """Return what a run came to, in Markdown."""
+    items, units = result.status.items, result.status.units
+    states = ("done", "failed", "pending")
+    per_s = speed.megapixels_per_s
+    rows = [
+        ("Tiles", ", ".join(f"{units[s]:,} {s}" for s in states)),
+        ("Items", ", ".join(f"{items[s]:,} {s}" for s in (*states, "rejected", "vanished"))),
+        *_source(result),
+        ("Computed in this run", f"{result.computed_units:,} tiles, {speed.megapixels:,.1f} MP"),
+        ("Speed", "nothing computed" if per_s is None else f"{per_s:,.2f} megapixels per second"),
+        ("Gain over bicubic", _gain(scores)),
+        ("Time left in the budget", "no budget" if left_s is None else _duration(left_s)),
+        ("Left for later", _left(result, speed)),
+    ]
+    lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
+    return f"# {_plain(job_dir.name)}\n\n| | |\n|---|---|\n{lines}\n"
+
+
+def _source(result: JobResult) -> list[tuple[str, str]]:
+    found = result.ingestion
+    if found is None:
+        return []
+    return [
+        ("Source", f"{found.new:,} new, {found.changed:,} changed, {found.vanished:,} vanished")
+    ]
+
+
+def _left(result: JobResult, speed: Speed) -> str:
+    if not result.out_of_time:
+        return result.left
+    nights = nights_left(result, speed)
+    if nights is None:
+        return f"{result.left}; how many nights that takes is not known yet"
+    # Files that were not read, or planned, have no tiles to count yet.
+    least = "at least " if result.unread else "about "
+    return f"{result.left}; {least}{nights:,} more night{'' if nights == 1 else 's'} like this one"
+
+
+def _gain(scores: dict[str, Any]) -> str:
+    psnr, bicubic = scores.get("psnr_y"), scores.get("bicubic_psnr_y")
+    if psnr is None or bicubic is None:
+        return "not measured (no reference)"
+    return f"{psnr - bicubic:+.2f} dB PSNR-Y ({psnr:.2f} dB)"
+
+
+def _duration(seconds: float) -> str:
+    if seconds <= 0:
+        return "none"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _plain(text: str) -> str:
+    """Return a name so that Markdown neither formats it nor takes it for a table or HTML."""
+    return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", visible(text))
+
+
+def _show(job_dir: Path, what: str, markdown: str, about: str) -> None:
+    if FlowRunContext.get() is not None:
+        key = key_of(job_dir, what)
+        _offered(lambda: create_markdown_artifact(markdown, key=key, description=about))
+
+
+def _offered(send: Callable[[], Any]) -> None:
+    """Send something to Prefect; a server that does not take it costs a warning."""
+    began = time.monotonic()
+    try:
+        send()
+    except Exception as error:
+        said = " ".join(str(error).split())
+        seconds = time.monotonic() - began
+        line = f"Prefect took no artifact after {seconds:.0f} s: {type(error).__name__}: {said}"
+        run_logger().log(logging.WARNING, "%s", visible(line))
