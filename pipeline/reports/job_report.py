@@ -149,7 +149,8 @@ def portraits_of(job: Job, *, most: int) -> list[Portrait]:
     """Return the items most worth a look in pictures: all, or the `most` worst scored."""
     with closing(job.open_ledger_to_read()) as ledger, _one_thread():
         scores = {found.item: found for found in read_scores(ledger)}
-        lines = _item_lines(read_status(job.folder, ledger), ledger.items(), scores)
+        status, chosen = read_status(job.folder, ledger), chosen_models(ledger)
+        lines = _item_lines(status, ledger.items(), scores, chosen)
         shown = _most_telling([line for line in lines if line.row.state == INGESTED], most)
         return _portraits(job, ledger, shown, scores)
 
