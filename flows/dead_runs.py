@@ -168,9 +168,9 @@ def _runs(
 
 
 def main() -> None:
-    """Mark the runs of this machine that are dead: before each start of a worker of Prefect's."""
+    """Mark the runs that are dead, before the only worker of the pool is started."""
     with get_client(sync_client=True) as client:
-        for name in mark_dead_runs(client, alone=False):
+        for name in mark_dead_runs(client, alone=True):
             sys.stderr.write(f"run {name} had lost its process, now marked crashed\n")
 
 
