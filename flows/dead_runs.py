@@ -31,6 +31,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Crashed
 
 from flows.deployments import POOL
+from flows.notifications import tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +104,7 @@ def _mark(client: SyncPrefectClient, run: FlowRun) -> str:
     cancelling = run.state_type == StateType.CANCELLING
     state: State[Any] = Cancelled(message=message) if cancelling else Crashed(message=message)
     client.set_flow_run_state(run.id, state, force=True)
+    tell(client.read_flow(run.flow_id), run, state)
     return run.name
 
 

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 
 from flows.commands.datasets import prepare as command
 from flows.endings import Ending, ended
+from flows.notifications import notified
 from flows.parameters import filled_from
 from flows.run_listening import FlowListener
 from flows.tasks import patient
@@ -33,7 +34,7 @@ def prepare_patches(request: PrepareRequest) -> PrepareResult:
     return result
 
 
-@flow(name="prepare-dataset")
+@flow(name="prepare-dataset", **notified)
 @filled_from(PrepareRequest, WorkersRequest, command=command, renamed={"read_back": "check"})
 def prepare_dataset(
     *,

@@ -1,7 +1,8 @@
-"""Models on the command line: which there are, and what is known of one."""
+"""Models on the command line: which there are, what is known of one, and how they look."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,3 +33,38 @@ def models(name: str | None, as_json: bool) -> None:
         options.print_json(document)
     else:
         click.echo(text)
+
+
+@click.command("try")
+@click.argument("picture", type=click.Path(path_type=Path))
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the page to this file.  [default: PICTURE.try.html in the current folder]",
+)
+@click.option("--scale", type=click.IntRange(2, 4), default=4, show_default=True)
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="Show this model too; may be repeated.",
+)
+@options.json_option
+@options.reported
+def try_picture(
+    picture: Path, out: Path | None, scale: int, models: tuple[str, ...], as_json: bool
+) -> None:
+    """Show a few crops of one picture by every model, beside each other.
+
+    One HTML page that loads nothing: look at it before upscaling a whole archive.
+    """
+    from flows.terminal.printing import visible
+    from pipeline.reports.trial import TryRequest, try_models
+
+    trial = try_models(TryRequest(picture=picture, out=out, scale=scale, models=models))
+    if as_json:
+        options.print_json(trial.to_json())
+    else:
+        click.echo(visible(str(trial.page)))
+        click.echo(visible(f"--model auto would take {trial.auto}: {trial.because}"), err=True)

@@ -7,7 +7,7 @@ so a file that is replaced meanwhile is seen either before or after, never mixed
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableE
 from pipeline.jobs.lr_items import notes_of, with_facts, with_place
 from pipeline.jobs.wear import TRACES_KEY, verdict
 from pipeline.pictures.files import decode_picture
-from pipeline.pictures.metadata import to_json
+from pipeline.pictures.metadata import Metadata, to_json
 from pipeline.pictures.traces import Traces, traces
 from pipeline.sources.listing import SourceFile
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
@@ -58,6 +58,8 @@ class PackTask:
     chunk: int
     files: tuple[SourceFile, ...]
     archive_dir: Path
+    seen: Mapping[str, Traces] = field(default_factory=dict)
+    """Traces by content: those of files that did not change since they were looked at."""
 
     def one_by_one(self) -> Iterator[PackTask]:
         """Yield the task itself: a chunk is written whole."""
@@ -77,8 +79,13 @@ class Ingested:
     waits: bool = False
     notes: tuple[str, ...] | None = ()
     """What was not kept of it; None where nothing new was learnt."""
-    worn: bool = False
-    """Whether a picture that waits is for another network than one that is not worn."""
+    traces: Traces | None = None
+    """Of a picture that waits."""
+
+    @property
+    def worn(self) -> bool:
+        """Return whether a picture that waits is for a network that restores."""
+        return self.traces is not None and verdict(self.traces)[0]
 
     @property
     def kind(self) -> Kind:
@@ -110,7 +117,7 @@ def plan_ingest(
 def ingest_files(task: IngestTask) -> list[Ingested]:
     """Bring the files of a task into the archive; safe to run twice.
 
-    A file whose content the archive holds already is only read. One that is no picture gives a
+    A file whose content the archive holds already is only read. One that is not a picture gives a
     row in state rejected, with the reason, and leaves the archive as it was.
     """
     archive = Archive.open(task.archive_dir)
@@ -120,7 +127,7 @@ def ingest_files(task: IngestTask) -> list[Ingested]:
 def pack_chunk(task: PackTask) -> list[Ingested]:
     """Write the pictures of a task into one chunk; safe to run twice.
 
-    A file that is no picture of the stack's size any more is rejected and leaves a hole.
+    A file that is no longer a picture of the stack's size is rejected and leaves a hole.
     """
     archive = Archive.open(task.archive_dir)
     stack = archive.stack(task.stack)
@@ -135,7 +142,8 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
             done.append(Ingested(file, rejected_row(row, error)))
             continue
         pixels.append(picture.pixels)
-        members[place] = {"item": file.item, **_provenance(row, file, picture, data)}
+        seen = task.seen.get(row.sha256) or _traces(data, picture)
+        members[place] = {"item": file.item, **_provenance(row, file, picture.metadata, seen)}
         row = replace(row, stack=task.stack, chunk=task.chunk, place=place)
         done.append(Ingested(file, row, notes=picture.metadata.notes))
     if members:
@@ -154,10 +162,10 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
             return Ingested(file, unchanged, notes=_notes_on(unchanged, archive, task))
         picture, row = _picture(data, file, row)
         waits = Ingested(file, row).kind.is_small and not task.alone
+        seen = _traces(data, picture)
         if not waits:
-            _store(archive, file, picture, row, data)
-        worn = waits and verdict(_traces(data, picture))[0]
-        return Ingested(file, row, waits, picture.metadata.notes, worn)
+            _store(archive, file, picture, row, seen)
+        return Ingested(file, row, waits, picture.metadata.notes, seen if waits else None)
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
         return Ingested(file, rejected_row(with_place(row, task.stacked.get(file.item)), error))
@@ -212,13 +220,15 @@ def _check_kind(found: Ingested, kind: Kind) -> None:
         )
 
 
-def _store(archive: Archive, file: SourceFile, picture: Picture, row: ItemRow, data: bytes) -> None:
+def _store(
+    archive: Archive, file: SourceFile, picture: Picture, row: ItemRow, seen: Traces
+) -> None:
     archive.create(
         file.item,
         shape=(row.channels, row.height, row.width),
         dtype=row.dtype,
         layout=Layout.of(height=row.height, width=row.width, shard_px=SOURCE_SHARD_PX),
-        provenance=_provenance(row, file, picture, data),
+        provenance=_provenance(row, file, picture.metadata, seen),
         pixels=picture.pixels,
     )
 
@@ -227,14 +237,14 @@ def _traces(data: bytes, picture: Picture) -> Traces:
     return traces(data, picture.metadata.format, picture.pixels)
 
 
-def _provenance(row: ItemRow, file: SourceFile, picture: Picture, data: bytes) -> dict[str, Any]:
+def _provenance(row: ItemRow, file: SourceFile, metadata: Metadata, seen: Traces) -> dict[str, Any]:
     return {
         "source": file.address,
         "sha256": row.sha256,
         "size_bytes": row.size_bytes,
         "mtime_ns": file.mtime_ns if file.modified_ns is None else file.modified_ns,
-        **to_json(picture.metadata),
-        TRACES_KEY: _traces(data, picture).to_json(),
+        **to_json(metadata),
+        TRACES_KEY: seen.to_json(),
     }
 
 

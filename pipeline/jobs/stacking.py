@@ -91,7 +91,7 @@ def _chunks(kind: Kind, files: Sequence[Ingested], archive: Archive) -> Iterator
         size = kind.chunk_members
         stack = archive.create_stack(kind.stack, kind, chunk_members=size, chunks=0)
         first = 0
-    alike = [[one.file for one in files if one.worn is worn] for worn in (False, True)]
+    alike = [[one for one in files if one.worn is worn] for worn in (False, True)]
     groups = [
         part[group.index]
         for part in alike
@@ -100,4 +100,6 @@ def _chunks(kind: Kind, files: Sequence[Ingested], archive: Archive) -> Iterator
     ]
     stack.grow(first + len(groups))
     for chunk, group in enumerate(groups, first):
-        yield PackTask(kind.stack, chunk, tuple(group), archive.path)
+        seen = {one.row.sha256: one.traces for one in group if one.traces is not None}
+        inside = tuple(one.file for one in group)
+        yield PackTask(kind.stack, chunk, inside, archive.path, seen)

@@ -11,15 +11,14 @@ history", 2003 (steps); Nikoukhah et al., "ZERO", 2021 (the grid shows in its ze
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from PIL import Image, JpegImagePlugin
 
+from pipeline.pictures.codecs.jpeg_tables import jpeg_compression
 from pipeline.pictures.picture import WHITE
 from pipeline.pictures.webp_quality import webp_quality
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_SIDE_PX, _WINDOWS = 96, 4
+_SIDE_PX, _WINDOWS = 96, 2
 """Of the windows whose steps are looked for: the cost does not grow with the picture."""
 _LEAST_SIDE_PX = 32
 _FLATTEST, _FLAT, _ALIKE = 0.05, 0.3, 1.35
@@ -55,7 +54,6 @@ _LUMA = np.array(
     ]
 )
 """Steps of quality 50, by row and column of the table."""
-_SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,22 +129,11 @@ def of_pixels(pixels: NDArray[Any]) -> Traces:
 
 
 def _of_jpeg(data: bytes) -> Traces | None:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            if not isinstance(image, JpegImagePlugin.JpegImageFile):
-                return None
-            tables = image.quantization
-            subsampling = _SUBSAMPLING.get(JpegImagePlugin.get_sampling(image), "")
-    except (OSError, ValueError, SyntaxError):
+    found = jpeg_compression(data)
+    if found is None:
         return None
-    if not tables:
-        return None
-    luma = np.array(tables[min(tables)], dtype=np.float64)
-    return Traces(
-        codec="JPEG",
-        quality=_quality_of(luma, np.arange(64)),
-        subsampling=subsampling if len(tables) > 1 else "",
-    )
+    quality = _quality_of(np.array(found.luma, dtype=np.float64), np.arange(64))
+    return Traces(codec="JPEG", quality=quality, subsampling=found.subsampling)
 
 
 def _quality_of(steps: NDArray[Any], places: NDArray[Any]) -> int:
@@ -163,7 +150,8 @@ def _tables() -> NDArray[np.float64]:
     """Return the steps ``(qualities, places)`` of the IJG's encoder at qualities 1 to 100."""
     quality = np.arange(1, 101)[:, None]
     percent = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    return np.clip((_LUMA.ravel() * percent + 50) // 100, 1, 255).astype(np.float64)
+    steps: NDArray[np.float64] = np.clip((_LUMA.ravel() * percent + 50) // 100, 1, 255)
+    return steps.astype(np.float64)
 
 
 _TABLES = _tables()

@@ -45,6 +45,11 @@ def is_dataset_report(content: bytes) -> bool:
     return b"Content-Security-Policy" in content and " – upres dataset</title>".encode() in content
 
 
+def is_trial(content: bytes) -> bool:
+    """Return whether a file begins as the pages of candidates do."""
+    return b"Content-Security-Policy" in content and " – upres try</title>".encode() in content
+
+
 def check_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
     """Make sure that what is at `path`, if anything, is a file that upres wrote.
 

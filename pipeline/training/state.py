@@ -185,3 +185,10 @@ def stored_step(path: Path) -> int:
     """Return the step of the state in a file."""
     with safe_open(path, framework="pt") as file:
         return int(_numbers(file.get_tensor("numbers"))["step"])
+
+
+def stored_seconds(path: Path) -> tuple[float, float]:
+    """Return how long the steps to the state in a file took, and how long of that they waited."""
+    with safe_open(path, framework="pt") as file:
+        numbers = _numbers(file.get_tensor("numbers"))
+    return numbers["seconds"], numbers["waited_s"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 UPRES = Path(sys.executable).with_name("upres")
 COMMANDS = (
     "demo", "evaluate", "export", "ingest", "models", "report", "rerun", "score", "status",
-    "train", "upscale",
+    "train", "try", "upscale",
 )  # fmt: skip
 BICUBIC = ("--model", "bicubic-x2", "--tile", "32", "--precision", "fp32", "--device", "cpu")
 

@@ -40,6 +40,7 @@ FLOWS = {
 NAMES = [field.name for field in fields(UpscaleRequest)]
 OTHER_THAN_DEFAULT = {
     "model": "bicubic-x2",
+    "restore": 0.5,
     "names": "cp932",
     "tile_px": 64,
     "halo": 12,

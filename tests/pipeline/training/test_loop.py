@@ -111,6 +111,6 @@ def test_it_leaves_models_a_recipe_figures_curves_and_pictures(
 @pytest.mark.parametrize("optimiser", ["adam", "muon"])
 def test_training_learns(optimiser: str, dataset: Dataset, tmp_path: Path) -> None:
     heard: list[TrainProgress] = []
-    longer = replace(PLAIN, optimiser=optimiser, steps=60, validate_every=20, checkpoint_every=60)
+    longer = replace(PLAIN, optimiser=optimiser, steps=30, validate_every=15, checkpoint_every=30)
     run(dataset, longer, tmp_path, heard=heard)
     assert heard[-1].loss < heard[0].loss

@@ -1,0 +1,236 @@
+"""A trial: some crops of one picture by every model that could upscale it, on one page.
+
+So that the choice can be made by eye, before a night is spent on it. What is shown of a picture and
+how it is cropped is told here; how the page looks, in its template.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from models.reach import reach_px
+from models.registry import shipped
+from models.strength import RESTORING, Strength
+from pipeline.compute.inference import (
+    Inference,
+    load_model,
+    resolve_device,
+    resolve_precision,
+    to_unit_range,
+)
+from pipeline.errors import SourceError, UsageError
+from pipeline.geometry import Rect, Span, cuts
+from pipeline.jobs.wear import verdict
+from pipeline.pictures.files import read_picture
+from pipeline.pictures.traces import traces
+from pipeline.reports.html import render
+from pipeline.reports.portraits import data_uri, opaque
+from pipeline.storage.atomic import write_atomic
+from pipeline.storage.own_files import check_own, is_trial
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from models.checkpoint import Model
+
+CROPS = 3
+CROP_SR_PX = 320
+"""Side of a crop, in pixels of the enlarged picture."""
+STRENGTHS = (0.25, 0.5, 0.75)
+SCALES = (4, 2)
+
+_FAMILY = "span"
+_FARTHEST_PX = 64
+"""Margin around a crop for networks that look at the whole picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TryRequest:
+    """A picture to try models on, and which."""
+
+    picture: Path
+    out: Path | None = None
+    scale: int = SCALES[0]
+    models: tuple[str, ...] = ()
+    """Beside those of upres."""
+    device: str = "auto"
+
+    @property
+    def page(self) -> Path:
+        """Return where the page is written: in the current folder, unless named."""
+        return self.out or Path(f"{self.picture.stem}.try.html")
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A page that was written."""
+
+    page: Path
+    models: tuple[str, ...]
+    auto: str
+    """Which model ``--model auto`` would take."""
+    because: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document that `upres try` prints."""
+        return {
+            "page": str(self.page),
+            "models": list(self.models),
+            "auto": self.auto,
+            "because": self.because,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch compute in one thread: the crops are small, and threads wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One crop by one model, as a picture inside the page."""
+
+    model: str
+    uri: str
+
+
+def try_models(request: TryRequest) -> Trial:
+    """Write the page, whole or not at all.
+
+    Raises:
+        UsageError: if there are no models of the scale, or one that is named has another.
+        SourceError, PictureError: if the picture cannot be read.
+        OccupiedError: if a file is there that upres did not write.
+    """
+    began = time.perf_counter()
+    check_own(request.page, is_trial)
+    data = _read(request.picture)
+    picture = read_picture(data, name=request.picture.name)
+    worn, because = verdict(traces(data, picture.metadata.format, picture.pixels))
+    auto = _auto(request.scale, worn=worn)
+    windows = crops(picture.pixels, side=CROP_SR_PX // request.scale)
+    with _one_thread():
+        models = _models(request)
+        looks = _looks(picture.pixels, windows, models, device=resolve_device(request.device))
+    names = tuple(model.spec.name for model in models)
+    facts = {
+        "name": request.picture.name,
+        "shape": picture.pixels.shape,
+        "scale": request.scale,
+        "auto": auto,
+        "because": because,
+        "models": names,
+        "rows": list(zip(windows, looks, strict=True)),
+    }
+    write_atomic(request.page, render("trial.html", facts))
+    return Trial(request.page, names, auto, because, time.perf_counter() - began)
+
+
+def crops(pixels: NDArray[Any], *, side: int) -> list[Rect]:
+    """Return the windows of `side` px with the most detail in ``(c, h, w)``, the best first."""
+    grey = opaque(to_unit_range(pixels).numpy()).mean(axis=0)
+    detail = np.zeros_like(grey)
+    detail[:-1] += np.abs(np.diff(grey, axis=0))
+    detail[:, :-1] += np.abs(np.diff(grey, axis=1))
+    height, width = grey.shape
+    # Levels off, so that one hard edge does not outweigh fine texture.
+    detail = np.sqrt(np.nan_to_num(detail, nan=0.0, posinf=0.0))
+    windows = [Rect(r, c) for r in _beside(height, side) for c in _beside(width, side)]
+    return sorted(windows, key=lambda w: -float(detail[w.index[1:]].mean()))[:CROPS]
+
+
+def _beside(length: int, side: int) -> list[Span]:
+    """Return ranges of `side` px side by side that lie within `length`, or all of it."""
+    return [span for span in cuts(length, side) if len(span) == side] or [Span(0, length)]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SourceError(
+            f"{path} cannot be read ({error.strerror}); name one picture file"
+        ) from error
+
+
+def _models(request: TryRequest) -> list[Model]:
+    """Return the candidates: bicubic, the networks of upres, and those that are named."""
+    names = dict.fromkeys([f"bicubic-x{request.scale}", *_own(request.scale), *request.models])
+    found = [load_model(name) for name in names]
+    for model in found:
+        if model.spec.scale != request.scale:
+            raise UsageError(
+                f"{model.spec.name} enlarges by {model.spec.scale}, expected {request.scale}; add "
+                f"--scale {model.spec.scale}"
+            )
+    return found
+
+
+def _own(scale: int) -> Iterator[str]:
+    """Yield the names of the networks of one family, strengths between two that are a pair."""
+    plain = f"{_FAMILY}-x{scale}"
+    names = [name for name in shipped() if name == plain or name.startswith(f"{plain}-")]
+    if plain in names:
+        yield plain
+    if {plain, plain + RESTORING} <= set(names):
+        yield from (Strength(plain + RESTORING, value).name for value in STRENGTHS)
+        yield plain + RESTORING
+    yield from (name for name in names if name not in (plain, plain + RESTORING))
+
+
+def _auto(scale: int, *, worn: bool) -> str:
+    plain = f"{_FAMILY}-x{scale}"
+    return plain + RESTORING if worn and plain + RESTORING in shipped() else plain
+
+
+def _looks(
+    pixels: NDArray[Any], windows: Sequence[Rect], models: Sequence[Model], *, device: str
+) -> list[list[Look]]:
+    """Return for each window what each model makes of it, read with as much as it looks at."""
+    columns = []
+    reaches: dict[str, int | None] = {}
+    for model in models:
+        inference = Inference.of(
+            model.network,
+            scale=model.spec.scale,
+            channels=model.spec.channels,
+            precision=resolve_precision("auto", device=device),
+            device=device,
+        )
+        # Measured once for networks that differ in their weights alone.
+        network = repr(replace(model.spec, name="", summary="", training_data="", scores={}))
+        if network not in reaches:
+            reaches[network] = reach_px(model.network, channels=model.spec.channels)
+        reach = reaches[network]
+        margin = _FARTHEST_PX if reach is None else reach
+        columns.append([_look(pixels, window, inference, margin) for window in windows])
+    names = [model.spec.name for model in models]
+    return [
+        [Look(name, uri) for name, uri in zip(names, row, strict=True)]
+        for row in zip(*columns, strict=True)
+    ]
+
+
+def _look(pixels: NDArray[Any], window: Rect, inference: Inference, margin: int) -> str:
+    height, width = pixels.shape[1:]
+    wider = window.grown(margin, limit=(height, width))
+    enlarged = inference.enlarge(np.ascontiguousarray(pixels[wider.index]))
+    inside = window.scaled(inference.scale).within(wider.scaled(inference.scale))
+    return data_uri(to_unit_range(enlarged[inside]).numpy())
