@@ -228,11 +228,16 @@ def test_nights_that_lose_a_part_end_with_the_bytes_of_one_that_lost_none(
     assert before == stack.archive("undisturbed")
     assert len(before) > units["done"]
 
+    nightly = stack.api("/deployments/name/nightly/upres")["id"]
+    by_hand = [{"schedule": {"cron": "30 3 * * *", "timezone": "UTC"}, "active": True}]
+    stack.api(f"/deployments/{nightly}/schedules", by_hand)
     stack.compose("down")
     stack.compose("up", "--detach", "--wait", "--no-build")
     assert stack.archive("first") == before
     assert stack.state(killed)["type"] == "CRASHED"
     assert "undisturbed" in stack.inside("upres", "schedule", "--list")
+    kept = stack.api("/deployments/name/nightly/upres")["schedules"]
+    assert [one["schedule"]["cron"] for one in kept] == ["30 3 * * *"]
 
 
 def _night_of_deaths(stack: Stack) -> str:
