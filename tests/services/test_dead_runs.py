@@ -14,9 +14,14 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.dead_runs import mark_dead_runs
-from flows.deployments import client_of_server, register_flows, schedule_job, scheduled_jobs
-from flows.scheduling import ScheduledJob
+from flows.services.dead_runs import mark_dead_runs
+from flows.services.deployments import (
+    client_of_server,
+    register_flows,
+    schedule_job,
+    scheduled_jobs,
+)
+from flows.services.scheduling import ScheduledJob
 from pipeline.jobs.request import UpscaleRequest
 
 if TYPE_CHECKING:
