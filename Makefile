@@ -8,7 +8,7 @@ MARKS ?= not gpu and not slow and not services and not browser and not compose
 JOBS ?= auto
 K ?=
 
-.PHONY: help demo up down test test-one test-newest check lint types imports format docs-tables clean
+.PHONY: help demo up down install install-newest test test-one test-newest check lint types imports format docs-tables clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -34,14 +34,23 @@ test-one: $(VENV)/installed ## run the tests whose names contain a text: K=seam
 
 # In an environment beside that of $(PYTHON).
 test-newest: ## run the same tests on the newest Python of this machine
-	@newest="$$(.ci/newest-python $(PYTHON))"; \
-	if [ -z "$$newest" ]; then \
-	    echo "skipped: no Python newer than $$($(PYTHON) --version) is installed"; \
-	else \
-	    version="$$("$$newest" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
-	    echo "tests on Python $$version ($$newest)"; \
-	    $(MAKE) test PYTHON="$$newest" VENV=".venv-$$version"; \
-	fi
+	@$(call with-newest,test)
+
+install-newest: # What `test-newest` needs, which takes minutes of waiting for the network.
+	@$(call with-newest,install)
+
+install: $(VENV)/installed
+
+define with-newest
+newest="$$(.ci/newest-python $(PYTHON))"; \
+if [ -z "$$newest" ]; then \
+    echo "skipped: no Python newer than $$($(PYTHON) --version) is installed"; \
+else \
+    version="$$("$$newest" -c 'import sys; print("%d.%d" % sys.version_info[:2])')"; \
+    echo "$(1) on Python $$version ($$newest)"; \
+    $(MAKE) $(1) PYTHON="$$newest" VENV=".venv-$$version"; \
+fi
+endef
 
 check: lint types imports test ## run what must pass before a change lands, but for the long tests
 

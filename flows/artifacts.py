@@ -83,12 +83,14 @@ class _Progress:
 
     def show(self) -> None:
         """Show it until the stage ends, and once more then."""
-        shown = None
+        shown, level = None, logging.WARNING
         while True:
             last = self.ended.is_set()
             if self._counted != shown:
                 shown = self._counted
-                _offered(partial(self._send, *shown))
+                taken = _offered(partial(self._send, *shown), level=level)
+                # One warning a stage: a server that is gone all night says no more.
+                level = level if taken else logging.DEBUG
             if last:
                 return
             self.ended.wait(PROGRESS_EVERY_S)
@@ -128,9 +130,9 @@ def show_looks(job_dir: Path, looks: Sequence[Look]) -> None:
             "item": visible(look.item),
             "tile": "" if look.tile is None else look.tile,
             "state": "failed" if look.reason else "done",
+            "reason": visible(look.reason),
             "gain over bicubic, dB": _figure(look.gain),
             "PSNR-Y, dB": _figure(look.psnr),
-            "reason": visible(look.reason),
         }
         for look in looks
     ]
@@ -225,8 +227,8 @@ def _show(job_dir: Path, what: str, markdown: str, about: str) -> None:
         _offered(lambda: create_markdown_artifact(markdown, key=key, description=about))
 
 
-def _offered(send: Callable[[], Any]) -> None:
-    """Send something to Prefect; a server that does not take it costs a warning."""
+def _offered(send: Callable[[], Any], *, level: int = logging.WARNING) -> bool:
+    """Send something to Prefect, and return whether it was taken; if not, the log says why."""
     began = time.monotonic()
     try:
         send()
@@ -234,4 +236,6 @@ def _offered(send: Callable[[], Any]) -> None:
         said = " ".join(str(error).split())
         seconds = time.monotonic() - began
         line = f"Prefect took no artifact after {seconds:.0f} s: {type(error).__name__}: {said}"
-        run_logger().log(logging.WARNING, "%s", visible(line))
+        run_logger().log(level, "%s", visible(line))
+        return False
+    return True

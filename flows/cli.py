@@ -9,7 +9,7 @@ from flows.commands.demo import demo
 from flows.commands.jobs import ingest, rerun, status, upscale
 from flows.commands.models import models, try_picture
 from flows.commands.results import export, report, score
-from flows.commands.services import schedule, serve
+from flows.commands.services import notify, schedule, serve
 from flows.commands.training import evaluate, train
 from flows.terminal import options
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 for command in (
     demo, ingest, upscale, status, rerun, score, report, export, evaluate, prepare, train, models,
-    try_picture, schedule, serve,
+    try_picture, schedule, serve, notify,
 ):  # fmt: skip
     main.add_command(command)
 

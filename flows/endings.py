@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.states import Completed, Failed
 
 from flows.run_log import run_logger
-from flows.supervised import end_with_supervisor
+from flows.services.supervised import end_with_supervisor
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
 
@@ -101,14 +101,16 @@ def _trouble(result: JobResult, job_dir: Path) -> str:
     advice = f"start rerun-failed with job_dir={job_dir}"
     parts = []
     if units["failed"]:
-        parts.append(f"{units['failed']:,} of {sum(units.values()):,} tiles failed")
+        parts.append(f"{units['failed']:,} of {_counted(sum(units.values()), 'tile')} failed")
     elif items["failed"]:
-        parts.append(f"{items['failed']:,} of {sum(items.values()):,} items failed")
+        parts.append(f"{items['failed']:,} of {_counted(sum(items.values()), 'item')} failed")
     if items["rejected"]:
         files = sum(items.values()) - items["vanished"]
-        parts.append(f"{items['rejected']:,} of {files:,} files were rejected")
+        verb = "was" if items["rejected"] == 1 else "were"
+        parts.append(f"{items['rejected']:,} of {_counted(files, 'file')} {verb} rejected")
     if result.later_failures:
-        parts.append(f"{len(result.later_failures):,} items could not be scored or exported")
+        count = _counted(len(result.later_failures), "item")
+        parts.append(f"{count} could not be scored or exported")
     if not parts and not result.complete and not result.out_of_time:
         parts.append(f"{result.left} are still to be done")
     if not parts:
@@ -116,3 +118,7 @@ def _trouble(result: JobResult, job_dir: Path) -> str:
     if not (units["failed"] or items["failed"]):
         advice = "the report says why"
     return f"{', '.join(parts)}; {advice}"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

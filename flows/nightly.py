@@ -10,11 +10,12 @@ from prefect.client.schemas.objects import State
 from flows.commands.jobs import upscale as command
 from flows.endings import ended
 from flows.parameters import filled_from
+from flows.services.notifications import notified
 from flows.upscale import carry_out
 from pipeline.jobs.request import UpscaleRequest
 
 
-@flow(name="nightly")
+@flow(name="nightly", **notified)
 @filled_from(UpscaleRequest, command=command)
 def nightly(**asked: Any) -> State[Any]:
     """Ingest what is new at `src`, upscale, score and export it, and write the report.

@@ -10,7 +10,9 @@ from prefect.client.schemas.objects import State
 from flows.commands.results import score as command
 from flows.endings import Ending, ended
 from flows.parameters import filled_from
+from flows.services.notifications import notified
 from flows.tasks import Scored, listener_of, patient, report_job
+from flows.terminal.printing import number_of
 from pipeline.jobs.perform import score_job
 from pipeline.jobs.request import ScoreRequest
 
@@ -22,7 +24,7 @@ def score_all(request: ScoreRequest) -> Scored:
     return Scored(document=result.to_json(), stopped=result.stopped)
 
 
-@flow(name="score-archive")
+@flow(name="score-archive", **notified)
 @filled_from(ScoreRequest, command=command)
 def score_archive(**asked: Any) -> State[Any]:
     """Score every tile of a job: against `reference`, or against its own LR; write its report."""
@@ -32,6 +34,6 @@ def score_archive(**asked: Any) -> State[Any]:
 def _score(request: ScoreRequest) -> Ending:
     document = score_all(request).document
     document["report"] = report_job(request.job_dir)
-    unscored = len(document["failures"])
-    trouble = f"{unscored:,} items could not be scored; the report says why" if unscored else ""
+    unscored = number_of(len(document["failures"]), "item")
+    trouble = f"{unscored} could not be scored; the report says why" if document["failures"] else ""
     return Ending(document=document, trouble=trouble)

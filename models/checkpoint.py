@@ -56,7 +56,7 @@ def load_file(path: Path) -> Model:
     """Load a checkpoint that upres wrote; the network is in eval mode, on the CPU, in fp32.
 
     Raises:
-        ValueError: if the file is missing, is no checkpoint of upres, or is damaged.
+        ValueError: if the file is missing, is not a checkpoint of upres, or is damaged.
     """
     try:
         # Read once: a file that a training replaces meanwhile must not mix with its successor.

@@ -122,7 +122,7 @@ def reduce(x: Tensor, *, scale: int, method: str) -> Tensor:
     """Reduce ``(..., h, w)`` to ``(..., h / scale, w / scale)``, antialiased as in MATLAB.
 
     Raises:
-        ValueError: if a side is no multiple of `scale`.
+        ValueError: if a side is not a multiple of `scale`.
     """
     rows, cols = x.shape[-2:]
     if rows % scale or cols % scale:

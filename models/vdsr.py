@@ -31,7 +31,7 @@ class Vdsr(nn.Module):
         self.body = nn.ModuleList(body)
         self.last = conv3x3(features, 1)
         self.apply(he_normal)
-        # What lies between two ReLUs passes on what it is given, so that twenty layers without
+        # What is between two ReLUs passes on what it is given, so that twenty layers without
         # skips learn in a fraction of the steps, and a network trained with fewer layers can go on
         # with more (Chen et al., "Net2Net", arXiv 1511.05641).
         for layer in body:

@@ -31,7 +31,7 @@ class NoSourceError(SourceError, UsageError):
 
 
 class PictureError(UpresError, ValueError):
-    """One file is no picture, is broken, or is of a kind that upres does not read."""
+    """One file is not a picture, is broken, or is of a kind that upres does not read."""
 
 
 class UnsupportedError(PictureError):
@@ -55,7 +55,7 @@ class UnreadableError(ArchiveError):
 
 
 class DatasetError(UpresError, ValueError):
-    """A folder is no dataset, or one that was prepared otherwise, or it is damaged."""
+    """A folder is not a dataset, or is one that was prepared otherwise, or is damaged."""
 
 
 class LedgerError(UpresError, RuntimeError):
@@ -75,7 +75,7 @@ class ModelError(UpresError, ValueError):
 
 
 class UnknownModelError(ModelError, UsageError):
-    """No model has that name, and no checkpoint lies there."""
+    """No model has that name, and no checkpoint is there."""
 
 
 class TileShapeError(UpresError, ValueError):

@@ -33,7 +33,7 @@ class Span:
         return Span(self.start * scale, self.stop * scale)
 
     def within(self, outer: Span) -> slice:
-        """Return where this range lies inside `outer`: ``x[outer][s.within(outer)] == x[s]``."""
+        """Return where this range is inside `outer`: ``x[outer][s.within(outer)] == x[s]``."""
         if self.start < outer.start or self.stop > outer.stop:
             raise ValueError(f"{self} is not inside {outer}")
         return slice(self.start - outer.start, self.stop - outer.start)
@@ -87,7 +87,7 @@ class Rect:
 
     @property
     def pixels(self) -> int:
-        """Return how many pixels lie inside."""
+        """Return how many pixels are inside."""
         return len(self.rows) * len(self.cols)
 
     def scaled(self, scale: int) -> Rect:

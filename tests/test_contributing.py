@@ -10,6 +10,8 @@ import sys
 import textwrap
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 EXAMPLE = re.compile(r"^ *```python\n( *# (\S+)\n.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
@@ -55,6 +57,7 @@ assert json.loads(said.output) == {"runs": 0}
 """
 
 
+@pytest.mark.slow
 def test_the_examples_written_where_they_say_are_found_and_do_what_they_say(tmp_path: Path) -> None:
     for package in ("models", "pipeline", "flows"):
         unused = shutil.ignore_patterns("weights", "photos", "__pycache__")

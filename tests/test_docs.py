@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,12 +36,17 @@ def test_every_command_of_the_document_does_what_it_says(
 ) -> None:
     for n, name in enumerate(("first.png", "trips/second.jpg", "trips/far/third.webp")):
         save(tmp_path / "photos" / name, photo(120, 132, at=n * 60))
-    script = "\n".join(["set -euo pipefail", *commands(document)])
+    # What a document leaves running ends with it.
+    ends = "trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT"
+    script = "\n".join(["set -euo pipefail", ends, *commands(document)])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(probe.getsockname()[1])}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     told = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
-        env={**os.environ, "PATH": path},
+        env={**os.environ, **served, "PATH": path},
         capture_output=True,
         text=True,
         check=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import chdir
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from flows.terminal import options
 from pipeline.jobs.request import UpscaleRequest
 
 if TYPE_CHECKING:
-    from flows.deployments import Listed
-    from flows.scheduling import ScheduledJob
+    from flows.services.deployments import Listed
+    from flows.services.scheduling import ScheduledJob
 
 _PORT = 4200
 
@@ -31,6 +32,7 @@ _PORT = 4200
     type=click.IntRange(1, 65535),
     default=_PORT,
     show_default=True,
+    envvar="UPRES_PORT",
     help="Where the pages of Prefect's server are, on 127.0.0.1 alone.",
 )
 @options.reported_with(again="`upres serve`")
@@ -40,15 +42,20 @@ def serve(job_config: Path | None, port: int) -> None:
     A Prefect server is started for it, whose database stays in UPRES_HOME (~/.local/share/upres);
     if PREFECT_API_URL is set, that server is used. All flows can be started from its pages.
     """
-    from flows.server import home, password_file, serving_server
+    from flows.services.server import home, password_file, serving_server
     from flows.terminal.printing import number_of
 
     jobs_asked = None if job_config is None else _read(job_config)
     click.echo("starting: the server takes up to a minute, and longer the first time", err=True)
     with serving_server(port) as server, chdir(home() if server.process else "."):
-        from flows.dead_runs import cancel_missed_runs, mark_dead_runs
-        from flows.deployments import client_of_server, jobs_of_file, register_flows, scheduled_jobs
-        from flows.serving import work_until_told
+        from flows.services.dead_runs import cancel_missed_runs, mark_dead_runs
+        from flows.services.deployments import (
+            client_of_server,
+            jobs_of_file,
+            register_flows,
+            scheduled_jobs,
+        )
+        from flows.services.serving import work_until_told
 
         own = server.process is not None
         with client_of_server() as client:
@@ -106,30 +113,96 @@ def schedule(
         _add(UpscaleRequest(src=src, job_dir=job_dir, **asked), at, as_json=as_json)
 
 
+def _of_night(option: click.Option) -> click.Option:
+    """Return an option of `upres upscale`, which for a schedule may mean a little more."""
+    helps = {
+        "until": "When to stop every night, such as 06:30; the next night goes on. What is "
+        "finished is still scored and exported, for at most 15 minutes more.",
+        "timezone": "Time zone of --at and --until, such as Europe/Berlin.  [default: that of this "
+        "machine]",
+    }
+    option = copy(option)
+    option.help = helps.get(str(option.name), option.help)
+    return option
+
+
 schedule.params[-1:-1] = [
-    one for one in upscale.params if isinstance(one, click.Option) and one.name != "as_json"
+    _of_night(one)
+    for one in upscale.params
+    if isinstance(one, click.Option) and one.name != "as_json"
 ]
 
 
+@click.command()
+@click.option("--on", "words", metavar="WORDS", help="failed, finished, or failed,finished.")
+@click.option(
+    "--to",
+    metavar="URL",
+    help="A webhook (https://...), or a mail server: "
+    "smtp://USER:PASSWORD@HOST:587/?from=ADDRESS&to=ADDRESS (smtps:// for TLS from the start).",
+)
+@click.option(
+    "--body",
+    type=click.Choice(["auto", "slack", "json"]),
+    default="auto",
+    show_default=True,
+    help="What a webhook gets; auto is that of Slack where the webhook is Slack's.",
+)
+@click.option("--list", "listed", is_flag=True, help="List what is set up.")
+@click.option("--remove", metavar="NAME", help="Send this one no more.")
+@options.reported
+def notify(words: str | None, to: str | None, body: str, listed: bool, remove: str | None) -> None:
+    """Let somebody hear when runs end: by a webhook, or by e-mail.
+
+    A run with failed tiles is one that failed. The address is kept by the Prefect server, and is
+    never shown or logged. Repeating the command with the same address changes what it is sent for.
+    """
+    from flows.services.server import use_server
+    from pipeline.errors import UsageError
+
+    adds = words is not None or to is not None
+    if adds + listed + (remove is not None) != 1 or (adds and not (words and to)):
+        raise UsageError("expected either --on WORDS --to URL, or --list, or --remove NAME")
+    use_server()
+    from flows.services.deployments import client_of_server
+    from flows.services.notifications import Notification, forget, known, set_up
+
+    with client_of_server() as client:
+        if words and to:
+            on = tuple(word.strip() for word in words.split(",") if word.strip())
+            set_up(client, Notification(on=on, to=to, body=body))
+        elif remove is not None and not forget(client, remove):
+            raise UsageError(f"no notification is called {remove!r}; --list shows all")
+        for name, about in sorted(known(client).items()):
+            click.echo(f"{name}: {about}")
+
+
 def _read(file: Path) -> list[ScheduledJob]:
-    from flows.job_config import read_jobs
+    from flows.services.job_config import read_jobs
 
     return read_jobs(file, warn=lambda line: _say(f"upres: {line}"))
 
 
 def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
-    from flows.scheduling import ScheduledJob, check_at, placed, zone_name
-    from flows.server import use_server
+    from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
+    from flows.services.server import use_server
 
     at, zone = check_at(at), zone_name(request.timezone)
     request = _in_zone(placed(request, Path.cwd()), zone)
     _check(request)
     server = use_server()
-    from flows.deployments import client_of_server, schedule_job, scheduled_jobs
+    from flows.services.deployments import (
+        client_of_server,
+        has_worker,
+        schedule_job,
+        scheduled_jobs,
+    )
 
     job = ScheduledJob(request=request, at=at, timezone=zone)
     with client_of_server() as client:
         name = schedule_job(client, job)
+        if not has_worker(client):
+            _say("upres: nothing runs it yet; start `upres serve`, or a worker of the pool upres")
         listed = next(one for one in scheduled_jobs(client) if one.name == name)
     if as_json:
         options.print_json(listed.to_json())
@@ -140,7 +213,7 @@ def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
 
 def _check(request: UpscaleRequest) -> None:
     """Refuse what cannot be; places may be those of the machine of a server that is configured."""
-    from flows.server import configured
+    from flows.services.server import configured
     from pipeline.errors import NoSourceError
 
     try:
@@ -158,10 +231,10 @@ def _in_zone(request: UpscaleRequest, zone: str) -> UpscaleRequest:
 
 
 def _list_or_remove(name: str | None, *, as_json: bool) -> None:
-    from flows.server import use_server
+    from flows.services.server import use_server
 
     use_server()
-    from flows.deployments import client_of_server, remove_job, scheduled_jobs
+    from flows.services.deployments import client_of_server, remove_job, scheduled_jobs
 
     with client_of_server() as client:
         if name is not None:

@@ -213,7 +213,7 @@ class FeaturesType(click.Path):
 
 
 def features_option(function: F) -> F:
-    """Add where the features of ImageNet networks lie."""
+    """Add where the features of ImageNet networks are."""
     return click.option(
         "--features",
         multiple=True,
@@ -250,7 +250,7 @@ def reported(command: F, *, again: str = "the same command") -> F:
         except BrokenPipeError:
             raise
         except OSError as error:
-            # A full disk or a folder that may not be written is no bug: one line is enough.
+            # A full disk or a folder that may not be written is not a bug: one line is enough.
             click.echo(f"upres: {visible(str(error))}; fix that and run {again} again", err=True)
             sys.exit(FAILED)
         except KeyboardInterrupt:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _OBEYED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what is no sign: controls, format (as text that runs from right to
+"""Unicode's categories of what is not a sign: controls, format (as text that runs from right to
 left), halves of surrogates, separators of lines and paragraphs."""
 
 _JOINERS = "\u200c\u200d"

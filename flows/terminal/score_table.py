@@ -19,7 +19,7 @@ _CONSISTENCY = (
 def score_table(document: dict[str, Any], *, compared: bool = True) -> str:
     """Return the scores of a job as lines: an item each, then the means.
 
-    `compared` tells whether there were originals; without, the figures are of consistency.
+    `compared` says whether there were originals; without, the figures are of consistency.
     """
     names = (
         ("psnr_y", "bicubic_psnr_y", "ssim_y", "bicubic_ssim_y")

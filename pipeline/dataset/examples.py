@@ -115,7 +115,7 @@ class PatchDataset(TorchDataset[Pair]):
 
     @property
     def chunks(self) -> Numbers:
-        """Return the chunk of the dataset that each patch lies in ``(n,)``."""
+        """Return the chunk of the dataset that each patch is in ``(n,)``."""
         return self.rows // self.dataset.spec.chunk_patches
 
     def empty(self, *sizes: int) -> Batch:
@@ -203,7 +203,7 @@ class ResidentPatches:
         return Batch(lr, hr, torch.from_numpy(draws.seeds).to(self.device))
 
     def _kept(self, names: Sequence[str], shape: tuple[int, ...]) -> Tensor:
-        """Read arrays ``(k, n, c, y, x)`` of the split; only a chunk lies in memory twice."""
+        """Read arrays ``(k, n, c, y, x)`` of the split; only a chunk is in memory twice."""
         dataset, rows = self._patches.dataset, self._patches.rows
         shape = (max(1, len(names)), len(rows), *shape)
         kept = torch.empty(shape, dtype=torch.uint8, device=self.device)

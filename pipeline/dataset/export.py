@@ -67,7 +67,7 @@ class ChunkTask:
 
 @dataclass(frozen=True, slots=True)
 class ChunkFiles:
-    """What became of a chunk: the rows whose files all lie there, and why others do not."""
+    """What became of a chunk: the rows whose files are all there, and why others do not."""
 
     rows: NDArray[np.int64]
     failures: tuple[Failure, ...]
@@ -79,7 +79,7 @@ def check_apart(dataset_dir: Path, *, out_dir: Path) -> None:
     """Refuse to mix a dataset with the files that are made of it.
 
     Raises:
-        UsageError: if one of the two folders is the other, or lies in it.
+        UsageError: if one of the two folders is the other, or is in it.
     """
     if is_inside(out_dir, dataset_dir) or is_inside(dataset_dir, out_dir):
         raise UsageError(
@@ -139,14 +139,14 @@ def run_dataset_export(
     """Write every patch below `out_dir`; return how many, and what was not written.
 
     ``statistics.json`` comes first and says of which dataset the files are; ``manifest.csv`` comes
-    last and lists the patches whose files all lie there, so it is missing where the export was
+    last and lists the patches whose files are all there, so it is missing where the export was
     stopped. Files of rows that it does not list are removed. Equal datasets give equal bytes; a
     file that is there and equal stays as it is, and one that differs is a failure without
-    `overwrite`. `report` is told of rows.
+    `overwrite`. `report` receives numbers of rows.
 
     Raises:
         DatasetError: if there is no dataset, or its manifests are damaged.
-        UsageError: if the folder holds other things, or lies in the dataset or around it.
+        UsageError: if the folder holds other things, or is in the dataset or around it.
     """
     check_apart(dataset_dir, out_dir=out_dir)
     dataset = Dataset.open(dataset_dir)

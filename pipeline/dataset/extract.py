@@ -1,7 +1,7 @@
 """Where patches are cut from a picture, and which of them are worth keeping.
 
 Everything here depends on one picture, its item, and the recipe: never on other pictures, so that
-any worker at any time finds the same places. Duplicates among pictures are told by the hashes that
+any worker at any time finds the same places. Duplicates among pictures are found by the hashes that
 are found here (`pipeline.dataset.prepare`).
 """
 
@@ -47,7 +47,7 @@ class Cut:
         return len(self.corners)
 
     def kept(self, which: NDArray[np.bool_]) -> Cut:
-        """Return the same with only those patches; the others are not told of in `left_out`."""
+        """Return the same with only those patches; the others are not counted in `left_out`."""
         hashes = self.hashes[which] if len(self.hashes) else self.hashes
         return Cut(self.corners[which], hashes, Counter(self.left_out))
 
@@ -80,7 +80,7 @@ def cut(pixels: Pixels, recipe: PrepareRecipe, *, item: str, align: int = 1) -> 
 
 
 def patches(pixels: Pixels, corners: NDArray[np.int64], px: tuple[int, int]) -> Pixels:
-    """Return the patches ``(k, c, rows, cols)`` of `px` that lie at `corners` of ``(c, h, w)``."""
+    """Return the patches ``(k, c, rows, cols)`` of `px` at `corners` of ``(c, h, w)``."""
     found = np.empty((len(corners), len(pixels), *px), dtype=np.uint8)
     for patch, (top, left) in zip(found, corners.tolist(), strict=True):
         patch[:] = pixels[:, top : top + px[0], left : left + px[1]]
@@ -245,7 +245,7 @@ def _range(length: int, patch: int, corner: str, align: int) -> NDArray[np.int64
     if corner == "inner-half":
         first, last = min(length // 4, last), min(3 * length // 4, last)
     found = np.arange(-(-first // align) * align, last + 1, align)
-    # In a picture hardly larger than a patch no multiple may lie in the inner half.
+    # In a picture hardly larger than a patch no multiple may be in the inner half.
     return found if len(found) else np.array([last // align * align])
 
 

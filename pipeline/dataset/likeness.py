@@ -34,7 +34,7 @@ _LEAST_PX = 5
 """Pictures with a shorter side hold too little to compare."""
 
 _APART_PX = 0.85
-"""Resizers that sample at other places shift by up to half an LR pixel, which is no fault."""
+"""Resizers that sample at other places shift by up to half an LR pixel, which is not a fault."""
 _CLEAR = 40.0
 """Logarithm of how much likelier another place must be; good pairs stay below where it matters."""
 _ALIKE = 0.2
@@ -202,7 +202,7 @@ def _distances(found: Plane, peak: tuple[int, int]) -> Iterator[float]:
 
 
 def _is_clear(better: float, worse: float, pixels: int) -> bool:
-    """Return whether one correlation of so many pixels is no accident against another one."""
+    """Return whether one correlation of so many pixels differs from another by more than chance."""
     unexplained = [1 - max(r, 0.0) ** 2 + 1e-6 for r in (worse, better)]
     evidence = pixels * float(np.log(unexplained[0] / unexplained[1]))
     hidden = better < _HIDDEN and worse > better / 2

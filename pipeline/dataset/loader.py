@@ -32,7 +32,7 @@ _Group = list[list[int]]
 """The indices of several batches, which are read at once."""
 
 MEMORIES = ("auto", "disk", "ram", "gpu")
-"""Where the patches lie while they are read: `auto` is the fastest of the others that they fit."""
+"""Where the patches are kept for reading: `auto` is the fastest of the others that holds them."""
 
 _FETCH_BYTES, _FETCH_PATCHES = 2**23, 1024
 """What one read carries at most, if it is more than a batch: a read of several batches takes less
@@ -143,7 +143,7 @@ def load_batches(
 
     `memory` is one of `MEMORIES`; `workers` are processes that read from disk, and 0 is this one.
     They are spawned: a script that asks for them needs its ``if __name__ == "__main__"``. With
-    "gpu" batches lie on `device`; else they are on the CPU, and pinned where `device` is CUDA,
+    "gpu" batches are on `device`; else they are on the CPU, and pinned where `device` is CUDA,
     so that ``batch.hr.to(device, non_blocking=True)`` is right in every case.
 
     Raises:

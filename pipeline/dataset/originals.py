@@ -1,4 +1,4 @@
-"""Originals: the pictures that patches are cut from, wherever they lie.
+"""Originals: the pictures that patches are cut from, wherever they are.
 
 A picture file, an item of an archive, or a pair: an HR file and its LR versions, matched by name.
 Here belongs listing and reading them as 8-bit pixels. What is cut from them does not.
@@ -137,7 +137,7 @@ def decode(
     uint16 is rounded to 8 bits, RGB becomes grey by BT.601 luma and grey RGB, as `channels` asks.
 
     Raises:
-        PictureError: if a file is no picture, is transparent or float32, or the LR is of another
+        PictureError: if a file is not a picture, is transparent or float32, or the LR is of another
             size than the HR's divided by the scale.
         SourceError: if an LR version is missing.
     """

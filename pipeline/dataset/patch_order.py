@@ -37,7 +37,7 @@ class BatchSpec:
     seed: int
     split: str = "train"
     lr: tuple[str, ...] | None = None
-    """Degradations whose LR versions are read, each example's drawn anew in each epoch; None are
+    """Degradations whose LR versions are read, each example's drawn again in each epoch; None are
     all of them, and () is none: then `Batch.lr` is ``(b, c, 0, 0)``."""
     augment: bool = True
     """Whether patches are turned: a square's eight symmetries, or a rectangle's four."""
@@ -68,7 +68,7 @@ class ShardSampler(Sampler[list[int]]):
     def __init__(
         self, chunks: Numbers, spec: BatchSpec, *, rank: int = 0, world_size: int = 1
     ) -> None:
-        """Take the chunk that each patch lies in.
+        """Take the chunk that each patch is in.
 
         Raises:
             UsageError: if an epoch would hold no batch, or there is no such rank.

@@ -39,7 +39,7 @@ def _choice(*options: tuple[float, list[Table]], chance: float = 1.0) -> Table:
 # Synthetic Data", 2021, arXiv 2107.10833, section 3 and the options of its x4 training. Ours
 # differs in three things: every patch draws alone, where theirs shares resizes and codec order
 # within a batch; cubic kernels have a = -0.5; borders are mirrored with their edge. Sharpening
-# the HR pictures is no part of it.
+# the HR pictures is not part of it.
 
 
 def _halves(kind: str, top: float, sigma: Table) -> list[Table]:

@@ -117,7 +117,7 @@ def plan_ingest(
 def ingest_files(task: IngestTask) -> list[Ingested]:
     """Bring the files of a task into the archive; safe to run twice.
 
-    A file whose content the archive holds already is only read. One that is no picture gives a
+    A file whose content the archive holds already is only read. One that is not a picture gives a
     row in state rejected, with the reason, and leaves the archive as it was.
     """
     archive = Archive.open(task.archive_dir)
@@ -127,7 +127,7 @@ def ingest_files(task: IngestTask) -> list[Ingested]:
 def pack_chunk(task: PackTask) -> list[Ingested]:
     """Write the pictures of a task into one chunk; safe to run twice.
 
-    A file that is no picture of the stack's size any more is rejected and leaves a hole.
+    A file that is no longer a picture of the stack's size is rejected and leaves a hole.
     """
     archive = Archive.open(task.archive_dir)
     stack = archive.stack(task.stack)

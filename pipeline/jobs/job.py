@@ -151,7 +151,7 @@ def _check_description(values: dict[str, object]) -> None:
 def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Job:
     """Return the job in `folder`, made where there is none.
 
-    A Zarr archive as `source` is read where it lies; anything else is ingested into the job.
+    A Zarr archive as `source` is read where it is; anything else is ingested into the job.
 
     Raises:
         UsageError: if the job exists with another source archive or ledger, or the folder holds

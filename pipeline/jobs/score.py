@@ -168,7 +168,7 @@ def score_item(task: ScoreTask) -> list[ScoreRow]:
     """Score all tiles of one item on the worker that runs it.
 
     Raises:
-        PictureError: if the original is no picture, or is no picture of this item's size.
+        PictureError: if the original is not a picture, or not one of this item's size.
     """
     lr = lr_image(Archive.open(task.source_dir), task.row)
     sr = sr_image(Archive.open(task.sr_dir), task.row)
@@ -272,7 +272,7 @@ def _bicubic(lr: StoredImage, window: Rect, scale: int) -> NDArray[Any]:
 def _read_original(file: SourceFile, sr: StoredImage) -> NDArray[Any]:
     """Return the original's pixels, cut to the size of the SR picture.
 
-    An original whose sides are no multiples of the scale was cut at the bottom and the right
+    An original whose sides are not multiples of the scale was cut at the bottom and the right
     before it was reduced, by less than the scale.
     """
     pixels = read_picture(file.read(), name=file.item).pixels

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 from pipeline.compute.cluster import ClusterSettings, address_of, connect, dashboard_of
 from pipeline.errors import ClusterError, UsageError
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
+from pipeline.jobs.export import ExportResult
 from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
 from pipeline.jobs.score import read_scores
+from pipeline.storage.archive import is_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.compute.cluster import Client
-    from pipeline.jobs.export import ExportResult
     from pipeline.jobs.export_plan import ExportPlan
     from pipeline.jobs.ingest import Ingestion
     from pipeline.jobs.listener import JobListener
@@ -86,8 +87,13 @@ class Stages:
         )
 
     def score(self) -> ScoreResult:
-        """Score every tile: against the reference, or else against the LR input."""
+        """Score every tile: against the reference, or else against the LR input.
+
+        Nothing where time was up before the first tile.
+        """
         request = self.request
+        if not is_archive(self.run.job.sr_dir):
+            return ScoreResult(scores=(), failures=())
         return score(
             request.reference,
             names=request.names,
@@ -100,6 +106,8 @@ class Stages:
         """Write the finished pictures as files, where that is asked for."""
         if self.request.export is None:
             return None
+        if not is_archive(self.run.job.sr_dir):
+            return ExportResult()  # Time was up before the first tile.
         plan = self.run.plan_export(self.request.export)
         run = replace(self.run, stop=self.stop.later(EXPORT_GRACE_S))
         return export(plan, run=run, client=self.client, listener=self.listener)

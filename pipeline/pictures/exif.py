@@ -53,7 +53,7 @@ _UNTRUE = {
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How numbers lie in a TIFF structure: byte order "<" or ">", classic or BigTIFF."""
+    """How numbers are stored in a TIFF structure: byte order "<" or ">", classic or BigTIFF."""
 
     order: Literal["<", ">"]
     big: bool
@@ -134,7 +134,7 @@ def _directory_below(data: bytes, at: int, layout: Layout, depth: int) -> tuple[
 
 
 def _pack_directory(tags: tuple[Tag, ...], at: int, layout: Layout) -> bytes:
-    """Return the bytes of a directory that will lie at offset `at` (even), values behind it."""
+    """Return the bytes of a directory that will be at offset `at` (even), values behind it."""
     slot = 8 if layout.big else 4
     head = layout.pack("H", "Q", len(tags))
     behind_at = at + len(head) + len(tags) * (12 + 2 * (slot - 4)) + slot
@@ -156,7 +156,7 @@ def _pack_directory(tags: tuple[Tag, ...], at: int, layout: Layout) -> bytes:
 
 
 def of_tiff(data: bytes, at: int, layout: Layout) -> tuple[bytes | None, tuple[str, ...]]:
-    """Return as EXIF what a TIFF's directory at byte `at` tells about the picture, and notes.
+    """Return as EXIF what a TIFF's directory at byte `at` says about the picture, and notes.
 
     The notes name what is neither kept nor a description of the file's layout.
     """
@@ -228,7 +228,7 @@ def _describes_layout(tag: Tag) -> bool:
 
 
 def _tells(tag: Tag) -> bool:
-    """Return whether an entry tells something about the picture instead of the file's layout."""
+    """Return whether an entry says something about the picture instead of the file's layout."""
     return tag.code not in _LAYOUT and tag.code not in _UNTRUE and not _describes_layout(tag)
 
 

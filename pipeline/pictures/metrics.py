@@ -170,7 +170,7 @@ def score_region(height: int, width: int, *, border_px: int) -> Rect | None:
 def score_window(core: Rect, *, region: Rect) -> Rect | None:
     """Return what must be read to score `core`: its scored pixels and the reach of SSIM.
 
-    The window stays inside `region`. None where the core lies outside of it.
+    The window stays inside `region`. None where the core is outside of it.
     """
     scored = core.meet(region)
     if scored is None:
@@ -185,7 +185,7 @@ def score_tile(
     """Score one tile; the sum over tiles that cover a picture once is `score_picture` of it.
 
     `sr` and `hr`, each ``(c, h, w)``, hold `window`, which is `score_window` or more. The error is
-    that of the pixels in `core` and `region`, the similarity that of the SSIM windows that lie
+    that of the pixels in `core` and `region`, the similarity that of the SSIM windows that are
     inside `region` and have their centre in `core`. Counts add up exactly, totals but for the
     order of float64 addition. Alpha is left out, so one of the two may lack it.
 
@@ -307,5 +307,5 @@ def _shrunk(rect: Rect, px: int) -> Rect | None:
 
 
 def _index(rect: Rect, window: Rect) -> tuple[slice, slice]:
-    """Return where `rect` lies in a plane that holds `window`."""
+    """Return where `rect` is in a plane that holds `window`."""
     return (rect.rows.within(window.rows), rect.cols.within(window.cols))

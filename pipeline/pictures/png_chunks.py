@@ -28,7 +28,7 @@ _SIZES = {
     "tIME": (7,), "bKGD": (2, 6), "sBIT": (1, 2, 3, 4),
 }  # fmt: skip
 """Chunks that are kept, and how many bytes they have."""
-# What holds the picture, is kept by other means, or only tells how the file was packed.
+# What holds the picture, is kept by other means, or only says how the file was packed.
 _SILENT = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "iCCP", "eXIf", "iDOT", "acTL", "fcTL")
 _MOST_BYTES, _CHECKED_BYTES = 64 << 20, 1 << 20
 _XMP = b"XML:com.adobe.xmp\0"

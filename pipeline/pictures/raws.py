@@ -1,4 +1,4 @@
-"""Camera raws: told from ordinary TIFFs by their content, and refused by the name of their kind.
+"""Camera raws: told apart from ordinary TIFFs by content, and refused by the name of their kind.
 
 Most raws are TIFFs whose first directory is a small preview, or sensor data that no reader of
 pictures can show. An ordinary TIFF (scans, maps, pyramids, previews behind the picture) is never
@@ -88,7 +88,7 @@ _CODES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """What tells a raw: the tags of one TIFF directory."""
+    """What identifies a raw: the tags of one TIFF directory."""
 
     subfile: int
     compression: int

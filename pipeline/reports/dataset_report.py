@@ -1,6 +1,6 @@
 """The dataset's report: one page that shows what patches a dataset holds, and from what.
 
-Here belongs what is told of a dataset; how patches are drawn is told in `contact_sheet`, and how
+Here belongs what a report says of a dataset; how patches are drawn is in `contact_sheet`, and how
 the page looks in its template. Pixels are read of the few patches shown, and of no others. The page
 names neither times nor paths: datasets of equal bytes have reports of equal bytes.
 """
@@ -72,7 +72,7 @@ def write_dataset_report(
 
     `absent` are pictures of the source that could not be used, or are gone, with the reason.
 
-    Datasets of equal bytes have equal reports, wherever they lie. A dataset in any state has one:
+    Datasets of equal bytes have equal reports, wherever they are. A dataset in any state has one:
     empty, half made, or with one split alone.
 
     Raises:
@@ -127,7 +127,7 @@ def luma_variances(sums: NDArray[np.int64], *, pixels: int) -> NDArray[np.float6
 
 
 def _facts(dataset: Dataset, absent: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Return all that the template is told."""
+    """Return all the values of the template."""
     spec, splits = dataset.spec, dataset.splits()
     contents = _contents(dataset, splits)
     split = _shown_split(splits)

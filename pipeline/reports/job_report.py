@@ -1,6 +1,6 @@
 """The report: one page that shows what a job did, how well, and what failed.
 
-Here belongs what is told of a job and in which order; how a picture is made small is told in
+Here belongs what a report says of a job and in which order; how a picture is made small is in
 `preview`, what a cell of a map says in `tilemap`, and how all of it looks in the template. The
 page is one file that loads nothing: it can be mailed, or opened years later.
 """
@@ -56,7 +56,7 @@ _FILTERS: dict[str, Callable[..., str]] = {
 
 @dataclass(frozen=True, slots=True)
 class ItemLine:
-    """One item as the table tells it."""
+    """One item as the table shows it."""
 
     row: ItemRow
     count: ItemCount
@@ -124,7 +124,7 @@ class Portrait:
 
 
 def write_report(job: Job) -> Path:
-    """Write the report of `job`, whole or not at all, and return where it lies.
+    """Write the report of `job`, whole or not at all, and return where it is.
 
     A job in any state has one: empty, half done, not scored, or with damaged archives. At most 24
     items are shown in pictures; of a larger job these are the worst scored.
@@ -171,7 +171,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
-    """Return all that the template is told."""
+    """Return all the values of the template."""
     status = read_status(job.folder, ledger)
     scores = {found.item: found for found in read_scores(ledger)}
     chosen = chosen_models(ledger)

@@ -150,7 +150,7 @@ def _tiles_under(window: Rect, grid: TileGrid) -> set[int]:
 
 
 def _texture_of(small: Plane, size: tuple[int, int]) -> Callable[[Rect], float]:
-    """Return a function that tells how much neighbours differ, on average, inside a window."""
+    """Return a function that measures how much neighbours differ, on average, inside a window."""
     step = -(-max(size) // _OVERVIEW_PX)
     grey = opaque(small).mean(axis=0)
     down = np.abs(np.diff(grey, axis=0, append=grey[-1:]))

@@ -1,4 +1,4 @@
-"""Tile maps: every tile of an item as a cell whose colour tells its score.
+"""Tile maps: every tile of an item as a cell whose colour shows its score.
 
 Here belongs which figure a cell shows, its colour and its words. Drawing it is the template's.
 """
@@ -145,7 +145,7 @@ class Cell:
 
     @property
     def words(self) -> str:
-        """Return what the cell tells when it is pointed at."""
+        """Return what the cell shows when it is pointed at."""
         more = f" (the worst of {self.tiles} tiles)" if self.tiles > 1 else ""
         return self.worst.words + more
 

@@ -90,7 +90,7 @@ def _identity(folder: str) -> _Identity | None:
 class Walk:
     """One walk below a folder, in the order of the names.
 
-    A link to a folder is followed as if that lay at its place, also out of the root, but after all
+    A link to a folder is followed as if that were at its place, also out of the root, but after all
     real folders, and no folder is listed twice: which one it is, device and inode say, not its
     path. So loops end, a real folder goes before a link to it, and of two mounts of one folder the
     first by name is listed. What is passed by is counted in `left_out`, and so is the folder

@@ -1,9 +1,9 @@
 r"""What is at a source: a picture file, a folder, a glob, a zip or a tar archive.
 
 What belongs here: listing files with stable ids, and reading their bytes. Not: what the bytes mean
-(`images`), nor which names are no pictures (`kinds`). Everything that could be a picture is listed,
-so that nothing is lost in silence: a text called ``a.jpg`` is rejected later, with its reason. What
-is left out is counted in the `Listing`.
+(`images`), nor which names are not pictures (`kinds`). Everything that could be a picture is
+listed, so that nothing is lost in silence: a text called ``a.jpg`` is rejected later, with its
+reason. What is left out is counted in the `Listing`.
 
 Ids are relative paths with "/", always valid UTF-8. Bytes of a name that are not UTF-8 become
 ``\xNN``, and a digest of the whole name keeps two such ids apart. No id ever leaves its folder:
@@ -148,7 +148,7 @@ def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listi
 
     Links are followed: to files wherever they lead, to folders once, as `Walk` says. Left out, and
     counted, are litter, sidecars and what else `kinds` names, and the Zarr stores and jobs of
-    upres: a job may lie beside its pictures. `src` itself is never litter.
+    upres: a job may be beside its pictures. `src` itself is never litter.
 
     `names` is the encoding of names in an archive that do not say theirs. `skip` is a folder that
     is left out wherever a link or a glob leads to it: the one that pictures are exported to.

@@ -24,7 +24,7 @@ def composed(name: str) -> str:
 
 
 def selects(pattern: str, names: Callable[[], Iterable[str]]) -> Callable[[str], bool]:
-    """Return what tells whether a name matches the glob `pattern`, in whatever form.
+    """Return a function that says whether a name matches the glob `pattern`, in whatever form.
 
     Of two of `names` that differ in form alone, only those that match as they are written are
     selected, if any does.
@@ -47,7 +47,7 @@ def selects(pattern: str, names: Callable[[], Iterable[str]]) -> Callable[[str],
 def by_form(found: Mapping[str, Value], wanted: Iterable[str]) -> dict[str, Value]:
     """Return, for each name of `wanted`, what `found` has under it in whatever form.
 
-    What has the very name of one is no other's; what could be that of several is nobody's.
+    What has the exact name of one belongs to that one; what fits several belongs to none.
     """
     names = list(wanted)
     exact = {name: found[name] for name in names if name in found}

@@ -95,7 +95,7 @@ def check_not_own_source(place: Path, *, src: str, what: str) -> None:
 def reads(src: str, folder: Path) -> bool:
     """Return whether files in `folder` would be among those that are read at `src`.
 
-    A picture or an archive as `src` is one file, whatever lies beside it.
+    A picture or an archive as `src` is one file, whatever is beside it.
     """
     source = Path(src)
     if source.is_dir():

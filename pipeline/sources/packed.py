@@ -1,4 +1,4 @@
-"""Files inside a zip or a tar: what they are called, where they lie, and their bytes.
+"""Files inside a zip or a tar: what they are called, where they are, and their bytes.
 
 What belongs here: the two containers. Not: which of their files are pictures (`kinds`), nor the ids
 that these get (`sources`).
@@ -41,7 +41,7 @@ BROKEN = (zlib.error, lzma.LZMAError, struct.error)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """Where one file lies inside an archive, found once at listing: reading seeks there directly.
+    """Where one file is inside an archive, found once at listing: reading seeks there directly.
 
     `offset` counts in the tar stream (decompressed), or is the zip's local header.
     """
@@ -71,7 +71,7 @@ class Packed:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A zip or tar archive that lies at `path`."""
+    """The zip or tar archive at `path`."""
 
     kind: str
     path: Path
@@ -200,7 +200,7 @@ def _list_tar(path: Path, names: ZipNames) -> Iterator[Packed]:
 
 @contextmanager
 def _open_tar(path: str) -> Iterator[tuple[BinaryIO, str]]:
-    """Yield (the tar stream, decompressed, and its kind of `Member`), told by its first bytes."""
+    """Yield (the tar stream, decompressed, and its kind of `Member`), known by its first bytes."""
     with Path(path).open("rb") as file:
         head = file.read(6)
         file.seek(0)

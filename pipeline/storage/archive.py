@@ -105,7 +105,7 @@ class Archive:
                 yield item
 
     def damaged(self) -> Iterator[tuple[str, str]]:
-        """Yield (item, reason) of whatever looks like an item and is no complete one, sorted.
+        """Yield (item, reason) of whatever looks like an item and is not a complete one, sorted.
 
         That is a folder with a full-size array or a ``zarr.json`` that `image` refuses. A group
         that only holds items is none, not even where its own metadata is gone.
@@ -293,7 +293,7 @@ class Archive:
         """Remove an item and its pixels, if it is there, however damaged it is.
 
         Raises:
-            ArchiveError: if it is no item but a folder of items.
+            ArchiveError: if it is not an item but a folder of items.
         """
         path = item_path(item)
         folder = self.path / path

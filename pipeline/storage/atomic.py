@@ -36,7 +36,7 @@ def replace_atomically(path: Path, *, readers: int = EVERYONE) -> Iterator[Binar
         partial.replace(path)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        # The name of the partial file tells a user nothing.
+        # The name of the partial file means nothing to a user.
         if isinstance(error, OSError) and error.filename in (None, partial, str(partial)):
             error.filename = str(path)
         raise

@@ -30,7 +30,7 @@ def scanned(folder: Path | str) -> list[os.DirEntry[str]]:
 
 
 def numbered(folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, path) of what lies in `folder` and is named by a number."""
+    """Yield (number, path) of what is in `folder` and is named by a number."""
     for entry in scanned(folder):
         if is_number(entry.name):
             yield int(entry.name), entry.path

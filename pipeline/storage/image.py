@@ -108,7 +108,7 @@ class StoredImage:
     def has_shard(self, rect: Rect) -> bool:
         """Return whether the file of every shard of `rect` is there and not empty.
 
-        Nothing is read: a shard that is there may still be damaged, which `is_whole` tells.
+        Nothing is read: a shard that is there may still be damaged, which `is_whole` finds.
         """
         return all(holds_bytes(self._file(key)) for key in self._shard_keys(rect))
 

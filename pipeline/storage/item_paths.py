@@ -65,7 +65,7 @@ def _percent(part: str) -> str:
 
 
 def outer_items(item: str) -> Iterator[str]:
-    """Yield the ids in which `item` would lie, outermost first."""
+    """Yield the ids in which `item` would be, outermost first."""
     for slash in re.finditer("/", item):
         if slash.start():
             yield item[: slash.start()]
@@ -83,8 +83,8 @@ def name_of(path: str) -> str:
 def clashing(items: Iterable[str]) -> dict[str, str]:
     """Return each item that would be inside another one of `items`, and that other one.
 
-    The outermost wins: it is no key, and every other item inside it names it. The result does not
-    depend on the order of `items`.
+    The outermost wins: it is not a key, and every other item inside it names it. The result
+    does not depend on the order of `items`.
     """
     known = set(items)
     outer_of = {item: next((o for o in outer_items(item) if o in known), None) for item in known}

@@ -72,7 +72,7 @@ def hold_to_read(lock: Path, what: Path, command: str) -> Iterator[None]:
     """Hold `what` while it is read, as `hold`; where no lock can be written, none is needed.
 
     On a read-only disk nobody writes; a lock of somebody else's, which may only be read, still
-    tells whether `what` is being written.
+    says whether `what` is being written.
 
     Raises:
         JobBusyError: if another process holds it.

@@ -34,7 +34,7 @@ class Kind:
         """Return the kind of LR images that the stack of this id is for.
 
         Raises:
-            ArchiveError: if it is no id of a stack.
+            ArchiveError: if it is not the id of a stack.
         """
         found = _ID.fullmatch(stack)
         if found is None:
@@ -69,7 +69,7 @@ def stack_folder(stack: str) -> str:
     """Return the name of the folder of a stack.
 
     Raises:
-        ArchiveError: if it is no id of a stack.
+        ArchiveError: if it is not the id of a stack.
     """
     Kind.of(stack)
     return stack.split("/")[1]

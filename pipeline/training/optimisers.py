@@ -99,7 +99,7 @@ def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _optimisers(network: nn.Module, recipe: TrainRecipe) -> list[torch.optim.Optimizer]:
     """Return Adam, or Muon for the kernels inside the network and Adam for the rest.
 
-    The first convolution maps colours, not features, and biases are no matrices: both are
+    The first convolution maps colours, not features, and biases are not matrices: both are
     outside of what Muon is for.
     """
     if recipe.optimiser == "adam":

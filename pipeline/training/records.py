@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
+from pipeline.pictures.codecs.previews import encode_preview
 from pipeline.storage.atomic import write_atomic
 from pipeline.training.validation import psnr
 
@@ -144,7 +145,6 @@ def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:
     """Return a PNG with a panel for each side of the training, over the steps."""
     panels = {title: lines for title, names in _PANELS.items() if (lines := _lines(rows, names))}
     figure = Figure(figsize=(9, 2.4 * max(1, len(panels))), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     for place, (title, lines) in enumerate(panels.items(), 1):
         axes = figure.add_subplot(
             len(panels), 1, place, sharex=figure.axes[0] if place > 1 else None
@@ -200,7 +200,6 @@ def draw_samples(lr: Pixels, bicubic: Pixels, sr: Pixels, hr: Pixels) -> bytes:
     if lr.shape == hr.shape:
         del columns["bicubic"]
     figure = Figure(figsize=(2 * len(columns), 2.2 * len(hr)), dpi=100, layout="constrained")
-    FigureCanvasAgg(figure)
     for row in range(len(hr)):
         for column, (name, pixels) in enumerate(columns.items(), 1):
             axes = figure.add_subplot(len(hr), len(columns), row * len(columns) + column)
@@ -221,9 +220,11 @@ def _shown_pixels(pixels: Pixels) -> Pixels:
 
 
 def _png(figure: Figure) -> bytes:
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": None})
-    return content.getvalue()
+    # Not by `savefig`, which draws twice where there is a layout.
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., :3]
+    return encode_preview(np.moveaxis(drawn, 2, 0), format="png")
 
 
 def _is_readable(row: Mapping[str | None, str | None]) -> bool:

@@ -44,5 +44,5 @@ def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> b
     """
     picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
     holding(format, picture.pixels)
-    options = {"quality": 90, "subsampling": 0} if format == "jpeg" else {"optimize": True}
+    options = {"quality": 90, "subsampling": 0} if format == "jpeg" else {}
     return save(channels_last(pixels), format.upper(), picture.metadata, options)

@@ -46,7 +46,7 @@ def to_srgb(pixels: NDArray[np.uint8], icc: bytes) -> tuple[NDArray[np.uint8], s
 
 
 def _probe(mode: str) -> Image.Image:
-    """Return a picture of colours that lie all over a cube, or of all greys."""
+    """Return a picture of colours from all over a cube, or of all greys."""
     steps = np.linspace(0, 255, 16 if mode == "L" else 9).round().astype(np.uint8)
     if mode == "L":
         return Image.fromarray(steps[np.newaxis])

@@ -53,7 +53,7 @@ def check_own_file(path: Path) -> None:
     """Make sure that a file that is to be a ledger is not a database of another program.
 
     Raises:
-        LedgerError: if it is. A file that is no database is known as such when it is opened.
+        LedgerError: if it is. A file that is not a database is noticed when it is opened.
     """
     if not path.exists():
         return

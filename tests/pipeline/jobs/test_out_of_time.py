@@ -143,6 +143,19 @@ def test_files_that_were_not_read_are_left_for_the_next_run(
     assert (second.unread, second.complete) == (0, True)
 
 
+def test_time_that_is_up_before_the_first_tile_leaves_nothing_to_score_or_export(
+    run: Callable[..., JobResult], tmp_path: Path
+) -> None:
+    result = run(
+        Night(by_s=HOUR_S, during="ingest"),
+        export_dir=tmp_path / "out", reference=str(tmp_path / "hr"),
+    )  # fmt: skip
+    assert result.out_of_time
+    assert not result.failed
+    assert result.exported is not None
+    assert result.exported.written == 0
+
+
 def test_a_run_that_ends_late_but_whole_was_not_out_of_time(run: Callable[..., JobResult]) -> None:
     result = run(Night(by_s=2 * HOUR_S, during="report"))
     assert not result.out_of_time

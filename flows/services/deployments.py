@@ -31,6 +31,7 @@ from prefect.client.schemas.objects import (
     ConcurrencyLimitConfig,
     ConcurrencyLimitStrategy,
     StateType,
+    WorkerStatus,
 )
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import FlowRunSort
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-    from flows.scheduling import ScheduledJob
+    from flows.services.scheduling import ScheduledJob
 
 POOL = "upres"
 """The work pool, of the type process."""
@@ -115,9 +116,12 @@ def client_of_server() -> Iterator[SyncPrefectClient]:
 def register_flows(client: SyncPrefectClient) -> None:
     """Make the work pool and a deployment of each flow, or bring them up to date."""
     make_pool(client)
+    cluster = os.environ.get("UPRES_CLUSTER", "")
     for entrypoint in ENTRYPOINTS.values():
         flow = _flow(entrypoint)
-        _apply(flow, name=BY_HAND, tags=[TAG])
+        computes_there = cluster and "cluster" in flow.parameters.properties
+        asked = {"cluster": cluster} if computes_there else {}
+        _apply(flow, name=BY_HAND, tags=[TAG], parameters=asked)
 
 
 def make_pool(client: SyncPrefectClient) -> None:
@@ -128,6 +132,13 @@ def make_pool(client: SyncPrefectClient) -> None:
         client.create_work_pool(pool)
     except ObjectAlreadyExists:
         return
+
+
+def has_worker(client: SyncPrefectClient) -> bool:
+    """Return whether somebody carries out what is scheduled."""
+    return any(
+        worker.status == WorkerStatus.ONLINE for worker in client.read_workers_for_work_pool(POOL)
+    )
 
 
 def schedule_job(client: SyncPrefectClient, job: ScheduledJob, *, tags: Iterable[str] = ()) -> str:

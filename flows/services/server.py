@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.private_prefect import QUIET, settle
+from flows.services.private_prefect import QUIET, settle
 from pipeline.errors import JobBusyError, UpresError
 from pipeline.storage.locks import hold
 
@@ -83,8 +83,11 @@ def use_server() -> Server:
     if configured():
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
+        _check_configured()
         return Server(configured())
-    url = _address()
+    deadline = time.monotonic() + START_S
+    while (url := _address()) is None and _is_served() and time.monotonic() < deadline:
+        time.sleep(0.5)  # It starts just now.
     if url is None:
         raise ServerError(
             "`upres serve` is not running, and nothing is scheduled or run without it; start it in "
@@ -105,7 +108,7 @@ def serving_server(port: int) -> Iterator[Server]:
         ServerError: if it does not start, or another `upres serve` runs it already.
     """
     # The processes that are started from here are to import this copy of upres, and no other.
-    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     if configured():
         yield use_server()
         return
@@ -123,7 +126,7 @@ def _started(url: str, port: int) -> Iterator[Server]:
     log = home() / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server_process", str(port)],
+            [sys.executable, "-m", "flows.services.server_process", str(port)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -173,19 +176,68 @@ def _address() -> str | None:
         url = str(json.loads(_address_file().read_text())["url"])
     except (OSError, ValueError, KeyError):
         return None
-    return url if _answers(url) else None
+    # The password goes to nobody who took the port of an `upres serve` that was killed.
+    return url if _is_served() and _answers(url) else None
+
+
+def _is_served() -> bool:
+    """Return whether an `upres serve` is there, even if its server does not answer yet."""
+    lock = home() / "serve.lock"
+    if not lock.exists():
+        return False
+    try:
+        with hold(lock, home(), "a look at who serves"):
+            return False
+    except JobBusyError:
+        return True
 
 
 def _answers(url: str) -> bool:
-    request = urllib.request.Request(f"{url}/ready")
-    token = base64.b64encode(f"upres:{_password()}".encode()).decode()
-    request.add_header("Authorization", f"Basic {token}")
+    """Return whether a server is there that knows the password."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    request = _question(url, f"upres:{_password()}")
     try:
         with opener.open(request, timeout=5) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
+
+
+def _check_configured() -> None:
+    """Make sure that the configured server answers.
+
+    Raises:
+        ServerError: if it does not.
+    """
+    url = configured().rstrip("/")
+    request = _question(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
+    if key := os.environ.get("PREFECT_API_KEY"):
+        request.add_header("Authorization", f"Bearer {key}")
+    try:
+        with urllib.request.urlopen(request, timeout=15):
+            return
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ServerError(
+                f"the server at PREFECT_API_URL, {url}, asks for a password; set "
+                "PREFECT_API_AUTH_STRING to USER:PASSWORD"
+            ) from error
+        if error.code == 404 and key:  # Prefect's cloud has no such page.
+            return
+        raise ServerError(f"PREFECT_API_URL is {url}, which answers {error}") from error
+    except (OSError, ValueError) as error:
+        raise ServerError(
+            f"PREFECT_API_URL is {url}, and no server answers there ({error}); start it, or unset "
+            "the variable for `upres serve` to start its own"
+        ) from error
+
+
+def _question(url: str, password: str) -> urllib.request.Request:
+    request = urllib.request.Request(f"{url}/admin/version")
+    if password:
+        token = base64.b64encode(password.encode()).decode()
+        request.add_header("Authorization", f"Basic {token}")
+    return request
 
 
 def _check_free(port: int) -> None:

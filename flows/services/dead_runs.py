@@ -30,7 +30,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Crashed
 
-from flows.deployments import POOL
+from flows.services.deployments import POOL
+from flows.services.notifications import tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,6 +104,7 @@ def _mark(client: SyncPrefectClient, run: FlowRun) -> str:
     cancelling = run.state_type == StateType.CANCELLING
     state: State[Any] = Cancelled(message=message) if cancelling else Crashed(message=message)
     client.set_flow_run_state(run.id, state, force=True)
+    tell(client.read_flow(run.flow_id), run, state)
     return run.name
 
 
@@ -166,9 +168,9 @@ def _runs(
 
 
 def main() -> None:
-    """Mark the runs of this machine that are dead: before each start of a worker of Prefect's."""
+    """Mark the runs that are dead, before the only worker of the pool is started."""
     with get_client(sync_client=True) as client:
-        for name in mark_dead_runs(client, alone=False):
+        for name in mark_dead_runs(client, alone=True):
             sys.stderr.write(f"run {name} had lost its process, now marked crashed\n")
 
 

@@ -1,0 +1,261 @@
+"""Who hears when runs end: by a webhook, or by e-mail.
+
+A webhook is called by the server, as an automation of Prefect's, so that runs which crashed are
+heard of too. Its own blocks for e-mail need a mail service; so a mail is sent by the process of the
+run, or by the one that finds it dead, and the server only keeps where to. Addresses can hold
+passwords: they are kept in blocks of secrets, and shown by their host alone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import smtplib
+import ssl
+from dataclasses import dataclass
+from email.message import EmailMessage
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from uuid import UUID
+
+from prefect.blocks.system import Secret
+from prefect.blocks.webhook import Webhook
+from prefect.client.orchestration import get_client
+from prefect.events.actions import CallWebhook
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+from flows.services.deployments import TAG
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from prefect import Flow
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import Flow as StoredFlow
+    from prefect.client.schemas.objects import FlowRun, State
+
+STATES = {
+    "failed": ("Failed", "CompletedWithFailures", "Crashed", "TimedOut", "Skipped"),
+    "finished": ("Completed", "OutOfTime"),
+}
+"""Names of the states that runs end in, by the word that asks for them."""
+
+BODIES = ("auto", "slack", "json")
+
+_PREFIX = "upres-notify-"
+_TIMEOUT_S = 30.0
+_SLACK_HOSTS = ("hooks.slack.com",)
+_TEXT = (
+    "(deployment.name ~ ': ' ~ flow.name ~ ' ended ' ~ flow_run.state.name"
+    " ~ ((': ' ~ flow_run.state.message) if flow_run.state.message else ''))"
+)
+_SLACK = f'{{"text": {{{{ {_TEXT}|tojson }}}}}}'
+_JSON = f"""{{
+  "text": {{{{ {_TEXT}|tojson }}}},
+  "flow": {{{{ flow.name|tojson }}}},
+  "deployment": {{{{ deployment.name|tojson }}}},
+  "run": {{{{ flow_run.name|tojson }}}},
+  "state": {{{{ flow_run.state.name|tojson }}}},
+  "message": {{{{ (flow_run.state.message or '')|tojson }}}},
+  "job": {{{{ (flow_run.parameters.job_dir or '')|string|tojson }}}},
+  "page": {{{{ flow_run|ui_url|tojson }}}}
+}}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """What is sent where, when a run ends."""
+
+    on: tuple[str, ...]
+    to: str
+    body: str = "auto"
+
+    def __post_init__(self) -> None:
+        unknown = [word for word in self.on if word not in STATES]
+        if unknown or not self.on:
+            raise UsageError(
+                f"--on is {','.join(self.on)!r}, expected failed, finished, or failed,finished"
+            )
+        url = _parts(self.to)
+        if url.scheme in ("smtp", "smtps"):
+            _addresses(url)
+
+    @property
+    def by_mail(self) -> bool:
+        """Return whether it is an e-mail."""
+        return _parts(self.to).scheme in ("smtp", "smtps")
+
+    @property
+    def name(self) -> str:
+        """Return a name that says nothing of what is secret, and is another for each address."""
+        return f"{_PREFIX}{sha256(self.to.encode()).hexdigest()[:8]}"
+
+    @property
+    def shown(self) -> str:
+        """Return where it goes, without what is secret in that."""
+        url = _parts(self.to)
+        return f"{url.scheme}://{url.hostname}"
+
+    @property
+    def slack(self) -> bool:
+        """Return whether the body is to be one that Slack understands."""
+        return self.body == "slack" or (
+            self.body == "auto" and _parts(self.to).hostname in _SLACK_HOSTS
+        )
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Return the names of the states that it is sent for."""
+        return tuple(name for word in self.on for name in STATES[word])
+
+
+def set_up(client: SyncPrefectClient, notification: Notification) -> None:
+    """Let a notification be sent from now on; one to the same address is replaced."""
+    forget(client, notification.name)
+    about = {"on": notification.on, "to": notification.to}
+    if notification.by_mail:
+        Secret(value=json.dumps(about)).save(notification.name, overwrite=True)  # type: ignore[arg-type]
+        return
+    webhook = Webhook.model_validate(
+        {"url": notification.to, "headers": {"Content-Type": "application/json"}}
+    )
+    identifier = UUID(str(webhook.save(notification.name, overwrite=True)))
+    client.create_automation(
+        AutomationCore(
+            name=notification.name,
+            description=f"{', '.join(notification.on)}: {notification.shown}",
+            trigger=EventTrigger(
+                expect={f"prefect.flow-run.{state}" for state in notification.states},
+                match={"prefect.resource.id": "prefect.flow-run.*"},
+                match_related={
+                    "prefect.resource.role": "tag",
+                    "prefect.resource.id": f"prefect.tag.{TAG}",
+                },
+                for_each={"prefect.resource.id"},
+                posture=Posture.Reactive,
+                threshold=1,
+            ),
+            actions=[
+                CallWebhook(
+                    block_document_id=identifier, payload=_SLACK if notification.slack else _JSON
+                )
+            ],
+        )
+    )
+
+
+def known(client: SyncPrefectClient) -> dict[str, str]:
+    """Return what is set up: what each is for, by its name."""
+    mails = {name: f"{', '.join(mail.on)}: {mail.shown}" for name, mail in _mails(client).items()}
+    automations = [one for one in client.read_automations() if one.name.startswith(_PREFIX)]
+    return mails | {one.name: one.description for one in automations}
+
+
+def forget(client: SyncPrefectClient, name: str) -> bool:
+    """Set up no longer what has this name; return whether there was something."""
+    found = False
+    for automation in client.read_automations_by_name(name):
+        client.delete_automation(automation.id)
+        found = True
+    for block in (Secret, Webhook):
+        try:
+            block.delete(name)
+            found = True
+        except ValueError:
+            continue
+    return found
+
+
+def tell(flow: Flow[..., Any] | StoredFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """Send the mails that are asked for when a run ends so; a hook of all flows.
+
+    A mail that cannot be sent is logged, and changes nothing of the run.
+    """
+    with get_client(sync_client=True) as client:
+        mails = [mail for mail in _mails(client).values() if state.name in mail.states]
+    for mail in mails:
+        try:
+            _send(mail, flow.name, flow_run, state)
+        except (OSError, smtplib.SMTPException) as error:
+            logging.getLogger("prefect.flow_runs").exception(
+                "no mail could be sent by %s: %s", mail.shown, type(error).__name__
+            )
+
+
+notified: dict[str, Any] = {
+    "on_completion": [tell],
+    "on_failure": [tell],
+    "on_crashed": [tell],
+}
+"""Attributes of a flow whose ends are told of."""
+
+
+def _mails(client: SyncPrefectClient) -> dict[str, Notification]:
+    kept = client.read_block_documents(include_secrets=True, limit=200)
+    texts: Iterable[tuple[str, Any]] = (
+        (str(one.name), one.data.get("value"))
+        for one in kept
+        if str(one.name).startswith(_PREFIX) and "value" in one.data
+    )
+    about = {name: json.loads(text) if isinstance(text, str) else text for name, text in texts}
+    return {name: Notification(on=tuple(one["on"]), to=one["to"]) for name, one in about.items()}
+
+
+def _parts(to: str) -> SplitResult:
+    try:
+        url = urlsplit(to)
+        _ = url.port
+    except ValueError:
+        url = urlsplit("")
+    if url.scheme not in ("http", "https", "smtp", "smtps") or not url.hostname:
+        # Not shown as it is: what was mistyped may hold a password.
+        raise UsageError(
+            "--to is not an address of a webhook (https://...) or of a mail server "
+            "(smtp://USER:PASSWORD@HOST:587/?from=ADDRESS&to=ADDRESS)"
+        )
+    return url
+
+
+def _addresses(url: SplitResult) -> tuple[str, list[str]]:
+    """Return who sends a mail, and to whom."""
+    asked = parse_qs(url.query)
+    sender, receivers = asked.get("from", [""])[0], asked.get("to", [])
+    if not receivers or not all("@" in one for one in (sender, *receivers)):
+        raise UsageError("--to needs from=ADDRESS and to=ADDRESS: smtp://HOST/?from=A@B&to=C@D")
+    return sender, receivers
+
+
+def _send(mail: Notification, flow: str, run: FlowRun, state: State[Any]) -> None:
+    url = _parts(mail.to)
+    sender, receivers = _addresses(url)
+    job = run.parameters.get("job_dir") or ""
+    message = EmailMessage()
+    message["From"], message["To"] = sender, ", ".join(receivers)
+    message["Subject"] = f"upres: {flow} ended {state.name}"
+    lines = [f"{flow} ended {state.name}.", state.message or "", f"Job: {job}", f"Run: {run.name}"]
+    message.set_content("\n".join(line for line in lines if line))
+    with _connection(url) as server:
+        if url.username:
+            server.login(unquote(url.username), unquote(url.password or ""))
+        server.send_message(message)
+
+
+def _connection(url: SplitResult) -> smtplib.SMTP:
+    """Connect to a mail server: smtps by TLS from the start; smtp by TLS if it offers that.
+
+    Raises:
+        OSError, SMTPException: if there is none, or a password would be sent without TLS.
+    """
+    host, context = str(url.hostname), ssl.create_default_context()
+    if url.scheme == "smtps":
+        return smtplib.SMTP_SSL(host, url.port or 465, timeout=_TIMEOUT_S, context=context)
+    server = smtplib.SMTP(host, url.port or 587, timeout=_TIMEOUT_S)
+    server.ehlo()
+    if server.has_extn("starttls"):
+        server.starttls(context=context)
+    elif url.username and host not in ("localhost", "127.0.0.1", "::1"):
+        server.close()
+        raise smtplib.SMTPNotSupportedError("the server offers no TLS, and a password needs it")
+    return server

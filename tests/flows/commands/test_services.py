@@ -1,0 +1,119 @@
+"""The commands of every night say what is missing, before a server is asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flows.services.notifications import Notification
+from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Command
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UPRES_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "SRC JOB --at TIME"),
+        (["photos", "job"], "--at TIME is missing"),
+        (["photos", "--at", "02:00"], "JOB is missing"),
+        (["--at", "02:00"], "SRC is missing"),
+        (["--list", "--remove", "job"], "or --remove NAME"),
+        (["photos", "job", "--at", "02:00", "--list"], "or --list"),
+        (["photos", "job", "--at", "24:00"], "24:00"),
+        (["photos", "job", "--at", "02:00", "--until", "noon"], "noon"),
+        (["photos", "job", "--at", "02:00", "--timezone", "Mars/North"], "Mars/North"),
+        (["nowhere", "job", "--at", "02:00"], "nowhere"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused_in_one_line(
+    words: list[str], says: str, upres: Command, tmp_path: Path
+) -> None:
+    said = upres("schedule", *words)
+    assert said.code == 2, said
+    assert says in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["schedule", "photos", "job", "--at", "02:00", "--timezone", "UTC"],
+        ["schedule", "--list"],
+        ["schedule", "--remove", "job"],
+        ["notify", "--list"],
+        ["notify", "--on", "failed", "--to", "https://example.org/T0KEN"],
+    ],
+)
+def test_without_a_server_the_command_says_what_has_to_run(
+    words: list[str], upres: Command
+) -> None:
+    said = upres(*words)
+    assert said.code == 1
+    assert "`upres serve` is not running" in said.err
+    assert len(said.err.splitlines()) == 1
+    assert "T0KEN" not in said.err
+
+
+def test_a_configured_server_that_is_not_there_is_named(
+    upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    said = upres("schedule", "--list")
+    assert said.code == 1
+    assert "PREFECT_API_URL is http://127.0.0.1:9/api, and no server answers" in said.err
+
+
+@pytest.mark.parametrize(
+    ("on", "to", "says"),
+    [
+        (("broken",), "https://example.org/T0KEN", "--on is 'broken'"),
+        ((), "https://example.org/T0KEN", "--on is ''"),
+        (("failed",), "example.org/T0KEN", "--to is not an address"),
+        (("failed",), "ftp://me:T0KEN@example.org", "--to is not an address"),
+        (("failed",), "https://", "--to is not an address"),
+        (("failed",), "https://host:port/T0KEN", "--to is not an address"),
+        (("failed",), "smtp://me:T0KEN@example.org", "from=ADDRESS and to=ADDRESS"),
+        (("failed",), "smtp://me:T0KEN@example.org/?from=a@b.org&to=nobody", "to=ADDRESS"),
+    ],
+)
+def test_a_notification_that_cannot_be_is_refused_without_its_secrets(
+    on: tuple[str, ...], to: str, says: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        Notification(on=on, to=to)
+    assert says in str(refused.value)
+    assert "T0KEN" not in str(refused.value)
+
+
+def test_slack_is_known_by_its_host_or_by_the_option() -> None:
+    assert Notification(on=("failed",), to="https://hooks.slack.com/services/T/B/x").slack
+    assert Notification(on=("failed",), to="https://chat.org/x", body="slack").slack
+    assert not Notification(on=("failed",), to="https://chat.org/hooks.slack.com").slack
+    assert not Notification(on=("failed",), to="https://hooks.slack.com/x", body="json").slack
+
+
+def test_commands_import_no_prefect_before_they_need_it(tmp_path: Path) -> None:
+    script = (
+        "import sys; from click.testing import CliRunner; from flows.cli import main\n"
+        "for words in (['--help'], ['serve', '--help'], ['schedule', '--list'], ['models']):\n"
+        "    CliRunner().invoke(main, words)\n"
+        "assert 'prefect' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ))

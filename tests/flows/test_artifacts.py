@@ -1,0 +1,77 @@
+"""What is shown in the UI of Prefect never stops a run, whatever becomes of Prefect."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import artifacts
+from flows.artifacts import key_of, moving, show_looks
+from pipeline.reports.night import Look
+
+if TYPE_CHECKING:
+    import pytest
+
+
+class Context:
+    """Stands where a flow run would be."""
+
+    @staticmethod
+    def get() -> Context:
+        return Context()
+
+
+def gone(*_words: Any, **_options: Any) -> None:
+    raise ConnectionError("all attempts failed\nagain")
+
+
+def test_a_server_that_is_gone_costs_a_warning_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(artifacts, "FlowRunContext", Context)
+    for name in ("create_progress_artifact", "create_table_artifact"):
+        monkeypatch.setattr(artifacts, name, gone)
+    with caplog.at_level(logging.WARNING):
+        with moving(Path("job"), "upscale") as show:
+            show(1, 2)
+        show_looks(Path("job"), [Look("a.png", 3, "MemoryError: none")])
+    lines = [record.getMessage() for record in caplog.records if "artifact" in record.getMessage()]
+    assert len(lines) == 2
+    assert all(line.endswith("ConnectionError: all attempts failed again") for line in lines)
+
+
+def test_progress_is_shown_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[float] = []
+    monkeypatch.setattr(artifacts, "FlowRunContext", Context)
+    monkeypatch.setattr(artifacts, "PROGRESS_EVERY_S", 0.1)
+    monkeypatch.setattr(
+        artifacts, "create_progress_artifact", lambda percent, **_: shown.append(percent) or "id"
+    )
+    monkeypatch.setattr(
+        artifacts, "update_progress_artifact", lambda _, percent, **__: shown.append(percent)
+    )
+    with moving(Path("job"), "upscale") as show:
+        for n in range(1, 501):
+            show(n, 500)
+            time.sleep(0.001)
+    assert shown[-1] == 100
+    assert shown == sorted(shown)
+    assert 2 <= len(shown) < 100
+
+
+def test_a_server_that_hangs_does_not_hold_up_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "FlowRunContext", Context)
+    monkeypatch.setattr(artifacts, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(artifacts, "create_progress_artifact", lambda *_, **__: time.sleep(5))
+    began = time.monotonic()
+    with moving(Path("job"), "upscale") as show:
+        show(1, 2)
+    assert time.monotonic() - began < 3
+
+
+def test_the_keys_of_two_jobs_differ_and_are_ones_that_prefect_takes() -> None:
+    keys = {key_of(Path(name), "summary") for name in ("a/Job", "b/Job", "a/job", "a/Ünü 日本")}
+    assert len(keys) == 4
+    assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for key in keys)

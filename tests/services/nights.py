@@ -1,0 +1,128 @@
+"""A user who serves: a folder of theirs, what they type there, and what the server knows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import psutil
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+UPRES = [sys.executable, "-c", "from flows.cli import main; main()"]
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 240.0
+
+
+class Night:
+    """A folder of a user who serves, with what they type there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, folder / "home"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        self.environ = {
+            **others,
+            "UPRES_HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+            "TZ": "UTC",
+        }
+
+    @contextmanager
+    def served(self, *words: object, port: int | None = None) -> Iterator[Serving]:
+        serving = Serving(
+            self, [*UPRES, "serve", "--port", str(port or self.port), *map(str, words)]
+        )
+        try:
+            yield serving
+        finally:
+            serving.end()
+
+    def typed(self, *words: object, **environ: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*UPRES, *map(str, words)],
+            cwd=self.folder,
+            env={**self.environ, **environ},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+
+    def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        password = (self.home / "password").read_text().strip()
+        answer = httpx.post(
+            f"http://127.0.0.1:{self.port}/api/{path}",
+            json=body or {},
+            auth=("upres", password),
+            trust_env=False,
+            timeout=60,
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    def runs(self) -> list[dict[str, Any]]:
+        return list(self.api("flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"}))
+
+    def started(self) -> list[dict[str, Any]]:
+        return [run for run in self.runs() if run["state_type"] != "SCHEDULED"]
+
+
+class Serving:
+    """An `upres serve` that runs, and what it said."""
+
+    def __init__(self, night: Night, command: list[str]) -> None:
+        self.log = night.folder / f"serve-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=night.folder, env=night.environ, stdout=output, stderr=output
+            )
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def ready(self) -> Serving:
+        until(lambda: "pages: http" in self.said or self.process.poll() is not None, self.log)
+        assert self.process.poll() is None, self.said
+        return self
+
+    def end(self, number: int = signal.SIGINT) -> int:
+        """End it; nothing that it started may be left."""
+        family = self.family()
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        code = self.process.wait(90)
+        _, alive = psutil.wait_procs(family, timeout=60)
+        assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+        return code
+
+    def family(self) -> list[psutil.Process]:
+        try:
+            return list(psutil.Process(self.process.pid).children(recursive=True))
+        except psutil.NoSuchProcess:
+            return []
+
+
+def until(condition: Callable[[], object], what: object = "") -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s; {what}"
+        time.sleep(0.5)
+
+
+def soon() -> str:
+    """Return a time of the day that is one to two minutes ahead."""
+    return f"{datetime.now(UTC) + timedelta(seconds=80):%H:%M}"

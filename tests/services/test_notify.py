@@ -1,0 +1,142 @@
+"""Notifications for real: a webhook and a mail server of the test's own hear how runs end."""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+from contextlib import contextmanager
+from email import message_from_string
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.services.nights import Night, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import SavePicture, TakePhoto
+
+pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+
+class Webhook(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.heard.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_words: Any) -> None:
+        pass
+
+
+class MailServer(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        self.wfile.write(b"220 here\r\n")
+        while line := self.rfile.readline():
+            word = line[:4].upper()
+            if word == b"EHLO":
+                self.wfile.write(b"250-here\r\n250 AUTH PLAIN\r\n")
+            elif word == b"AUTH":
+                self.server.logins.append(line)  # type: ignore[attr-defined]
+                self.wfile.write(b"235 in\r\n")
+            elif word == b"DATA":
+                self.wfile.write(b"354 go\r\n")
+                lines = []
+                while (one := self.rfile.readline()) not in (b".\r\n", b""):
+                    lines.append(one.decode())
+                self.server.heard.append("".join(lines))  # type: ignore[attr-defined]
+                self.wfile.write(b"250 ok\r\n")
+            elif word == b"QUIT":
+                self.wfile.write(b"221 bye\r\n")
+                return
+            else:
+                self.wfile.write(b"250 ok\r\n")
+
+
+@contextmanager
+def heard_by(server: Any) -> Iterator[Any]:
+    server.heard, server.logins = [], []
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
+    tmp_path: Path, photo: TakePhoto, save: SavePicture
+) -> None:
+    night = Night(tmp_path)
+    save(tmp_path / "photos" / "a.png", photo(40, 40))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    save(tmp_path / "broken" / "a.png", photo(40, 40))
+    with (
+        heard_by(HTTPServer(("127.0.0.1", 0), Webhook)) as web,
+        heard_by(socketserver.ThreadingTCPServer(("127.0.0.1", 0), MailServer)) as mail,
+        night.served() as serving,
+    ):
+        serving.ready()
+        hook = f"http://127.0.0.1:{web.server_port}"
+        smtp = f"smtp://me:s3cret@127.0.0.1:{mail.server_address[1]}/?from=a@b.org&to=c@d.org"
+        for on, to, *more in (
+            ("failed", f"{hook}/T0KEN-failed"),
+            ("failed,finished", f"{hook}/T0KEN-slack", "--body", "slack"),
+            ("failed", smtp),
+        ):
+            said = night.typed("notify", "--on", on, "--to", to, *more)
+            assert said.returncode == 0, said.stderr
+        listed = night.typed("notify", "--list").stdout
+        assert len(listed.splitlines()) == 3
+        assert "failed: smtp://127.0.0.1" in listed
+        assert "failed, finished: http://127.0.0.1" in listed
+        assert "s3cret" not in listed
+        assert "T0KEN" not in listed
+        ids = {one["name"]: one["id"] for one in night.api("deployments/filter")}
+        assert list(ids) == ["upres"]
+        (nightly,) = [
+            one["id"]
+            for one in night.api("deployments/filter")
+            if one["entrypoint"] == "flows.nightly.nightly"
+        ]
+        for source in ("photos", "broken"):
+            asked = {
+                "src": str(tmp_path / source),
+                "job_dir": str(tmp_path / f"job of {source}"),
+                "model": "bicubic-x2",
+                "workers": 1,
+            }
+            night.api(
+                f"deployments/{nightly}/create_flow_run",
+                {"parameters": asked, "state": {"type": "SCHEDULED"}},
+            )
+        until(lambda: len(web.heard) == 3 and mail.heard, serving.log)
+        slack = [body["text"] for path, body in web.heard if path == "/T0KEN-slack"]
+        assert sorted(text.split(":")[1] for text in slack) == [
+            " nightly ended Completed", " nightly ended CompletedWithFailures"
+        ]  # fmt: skip
+        (plain,) = [body for path, body in web.heard if path == "/T0KEN-failed"]
+        assert plain["state"] == "CompletedWithFailures"
+        assert plain["message"].startswith("1 of 2 files were rejected")
+        assert plain["job"] == str(tmp_path / "job of broken")
+        assert plain["page"].startswith(f"http://127.0.0.1:{night.port}/runs/flow-run/")
+        (text,) = mail.heard
+        message = message_from_string(text)
+        assert (message["From"], message["To"]) == ("a@b.org", "c@d.org")
+        assert message["Subject"] == "upres: nightly ended CompletedWithFailures"
+        assert "1 of 2 files were rejected" in text
+        assert len(mail.logins) == 1
+        for secret in ("s3cret", "T0KEN"):
+            assert secret not in serving.said
+            assert secret not in (night.home / "server.log").read_text()
+        name = listed.splitlines()[0].split(":")[0]
+        assert len(night.typed("notify", "--remove", name).stdout.splitlines()) == 2
+        assert night.typed("notify", "--remove", name).returncode == 2
