@@ -14,17 +14,19 @@ TRACES_KEY = "traces"
 """Under which the provenance of an LR item says what was seen of its file."""
 
 _LEAST_QUALITY = {"JPEG": 94, "WebP": 86}
-_MOST_NOISE = 4.5
+_LEAST_NOISE, _MOST_NOISE = 4.5, 40.0
+"""Levels of 255 that are noise: what varies by less is grain, by more a pattern, as a halftone."""
 
 
 def verdict(seen: Traces) -> tuple[bool, str]:
     """Return whether a picture with these traces is for a network that restores, and why."""
+    noisy = _LEAST_NOISE < seen.noise < _MOST_NOISE
     if seen.codec:
         least = _LEAST_QUALITY.get(seen.codec)
         worn = least is None or seen.quality is None or seen.quality < least
-        if worn or seen.noise <= _MOST_NOISE:
+        if worn or not noisy:
             return worn, _in_words(seen)
-    if seen.noise > _MOST_NOISE:
+    if noisy:
         return True, f"noise of {seen.noise:.1f} levels"
     return False, "no traces of lossy compression"
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_SIDE_PX, _WINDOWS = 96, 2
+_SIDE_PX, _WINDOWS = 96, 3
 """Of the windows whose steps are looked for: the cost does not grow with the picture."""
 _LEAST_SIDE_PX = 32
 _FLATTEST, _FLAT, _ALIKE = 0.05, 0.3, 1.35
@@ -289,19 +289,20 @@ def _likeliest_steps(
     Both in standard deviations of chance; `beside` are the blocks of the grid farthest away, whose
     values gather around nothing.
     """
-    gathered = _gathered(aligned)
-    best = gathered.argmax(axis=0)
-    at = np.arange(len(_FREQUENCIES))
-    return _STEPS[best], gathered[best, at] - np.maximum(0, _gathered(beside)[best, at])
+    gathered = _gathered(aligned, _STEPS[:, None])
+    steps = _STEPS[gathered.argmax(axis=0)]
+    return steps, gathered.max(axis=0) - np.maximum(0, _gathered(beside, steps[None])[0])
 
 
-def _gathered(values: NDArray[np.float32]) -> NDArray[Any]:
+def _gathered(values: NDArray[np.float32], steps: NDArray[np.float32]) -> NDArray[Any]:
     """Return ``(steps, frequencies)``: how much values gather around the multiples of a step.
+
+    `steps` are ``(steps, 1)``, or ``(steps, frequencies)`` where each frequency has its own.
 
     A value nearer to zero than to the first multiple says nothing. A step of which all multiples
     are those of a larger one gathers less than that, as noise is more of it.
     """
-    ratios = values[None] / _STEPS[:, None, None]
+    ratios = values[None] / steps[:, None]
     counts = np.abs(ratios) > 0.6
     sums = (np.cos(2 * np.pi * ratios) * counts).sum(axis=1)
     counted = counts.sum(axis=1)

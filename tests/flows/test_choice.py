@@ -42,7 +42,7 @@ def put(folder: Path, name: str, *, features: int, scale: int = 4) -> None:
 def here() -> Iterator[str]:
     """Address of workers in this process, which find the weights where it does."""
     with LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0"
     ) as found:
         yield found.scheduler_address
 
