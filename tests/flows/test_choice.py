@@ -51,9 +51,9 @@ def here() -> Iterator[str]:
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
     folder.mkdir()
-    put(folder, PLAIN, features=4)
-    put(folder, RESTORING, features=6)
-    put(folder, "span-x2", features=4, scale=2)
+    put(folder, PLAIN, features=12)
+    put(folder, RESTORING, features=16)
+    put(folder, "span-x2", features=12, scale=2)
     monkeypatch.setattr(registry, "WEIGHTS_DIR", folder)
     return folder
 

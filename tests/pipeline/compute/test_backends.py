@@ -150,6 +150,22 @@ def test_a_window_has_the_same_bits_in_every_batch(
         np.testing.assert_array_equal(run.enlarge_batch(windows[-few:]), all_at_once[-few:])
 
 
+@pytest.mark.parametrize("features", [48, 64])
+def test_many_small_pictures_have_the_bits_of_each_one_alone(features: int) -> None:
+    torch.manual_seed(features)
+    network = Span(scale=4, features=features)
+    inference = Inference.of(network, scale=4, channels=3, precision="fp32")
+    x = torch.rand(17, 3, 24, 32)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        together = inference.backend.run(x, "fp32")
+        alone = [inference.backend.run(one, "fp32") for one in x.split(1)]
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(together, torch.cat(alone))
+
+
 @pytest.mark.slow
 @backends
 @precisions
