@@ -21,6 +21,7 @@ from contextlib import closing
 from pathlib import Path
 import numpy as np, torch
 from click.testing import CliRunner
+from flows import count_runs
 from flows.commands.tiny import runs
 from models import registry
 from models.spec import ModelSpec
@@ -31,6 +32,7 @@ from pipeline.jobs.job import create_job
 from pipeline.pictures.codecs.ppm import read_ppm, write_ppm
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
+from prefect.utilities.callables import parameter_schema
 
 spec = ModelSpec(name="tiny", architecture="tiny", scale=3, channels=3)
 assert registry.build(spec)(torch.zeros(2, 3, 5, 7)).shape == (2, 3, 15, 21)
@@ -54,6 +56,21 @@ said = CliRunner().invoke(runs, ["job"])
 assert (said.exit_code, said.output) == (0, "0 runs\\n"), said.output
 said = CliRunner().invoke(runs, ["job", "--json"])
 assert json.loads(said.output) == {"runs": 0}
+
+# A task called like a function needs no server.
+count_runs.count_all = count_runs.count_all.fn
+form = parameter_schema(count_runs.count_runs)
+assert form.required == ["job_dir"]
+assert form.properties["least"]["default"] == 0
+assert form.properties["least"]["description"] == "The fewest runs that are as expected."
+ended = count_runs.count_runs.fn(job_dir=Path("job"))
+assert (ended.name, ended.data) == ("Completed", {"runs": 0})
+ended = count_runs.count_runs.fn(job_dir=Path("job"), least=1)
+assert (ended.name, ended.message) == ("CompletedWithFailures", "0 runs, expected 1")
+assert ended.data.document == {"runs": 0}
+ended = count_runs.count_runs.fn(job_dir=Path("nowhere"))
+assert ended.name == "Failed"
+assert "nowhere does not exist, expected a job" in ended.message
 """
 
 
@@ -65,7 +82,7 @@ def test_the_examples_written_where_they_say_are_found_and_do_what_they_say(tmp_
     examples = EXAMPLE.findall((ROOT / "CONTRIBUTING.md").read_text())
     for text, path in examples:
         (tmp_path / path).write_text(textwrap.dedent(text))
-    assert len(examples) == 4
+    assert len(examples) == 6
     done = subprocess.run(
         [sys.executable, "-c", USE],
         cwd=tmp_path,

@@ -26,13 +26,15 @@ from pipeline.pictures.files import read_picture
 from pipeline.pictures.metadata import Metadata, from_json
 from pipeline.pictures.picture import WHITE
 from pipeline.recipes.preparing import SRGB, STORED
-from pipeline.sources.listing import Listing, SourceFile, list_source
+from pipeline.sources.listing import Listing, list_source
 from pipeline.storage.archive import Archive, is_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
+
+    from pipeline.sources.source_file import SourceFile
 
     Pixels = NDArray[np.uint8]
 

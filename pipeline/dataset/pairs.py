@@ -21,7 +21,7 @@ from pipeline.pictures.formats import EXTENSIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from pipeline.sources.listing import SourceFile
+    from pipeline.sources.source_file import SourceFile
 
 _HR = re.compile(r"(.+)[_-](?:hr|gt)(?:[_-]?x?\d)?|(.+?)[_-]?x1")
 _MOST_NAMED = 4

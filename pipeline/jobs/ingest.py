@@ -26,7 +26,7 @@ from pipeline.jobs.ingest_task import (
 from pipeline.jobs.lr_items import GONE, with_known_upscaling
 from pipeline.jobs.stacking import leave_holes, share_out, sound_members, tidy
 from pipeline.sources.left_out import LeftOut
-from pipeline.sources.listing import SourceFile, check_same_source, list_source
+from pipeline.sources.listing import check_same_source, list_source
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.archive import Archive
 from pipeline.storage.item_paths import clashing
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
+    from pipeline.sources.source_file import SourceFile
 
 _BATCH = 64
 

@@ -19,7 +19,7 @@ from pipeline.jobs.wear import TRACES_KEY, verdict
 from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metadata import Metadata, to_json
 from pipeline.pictures.traces import Traces, traces
-from pipeline.sources.listing import SourceFile
+from pipeline.sources.source_file import SourceFile
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
 from pipeline.storage.image import Layout
 from pipeline.storage.stack_kind import Kind

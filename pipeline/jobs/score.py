@@ -28,7 +28,7 @@ from pipeline.pictures.metrics import (
     score_window,
 )
 from pipeline.pictures.picture import WHITE
-from pipeline.sources.listing import SourceFile, list_source
+from pipeline.sources.listing import list_source
 from pipeline.sources.name_forms import by_form
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreRow
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.jobs.job import Job
+    from pipeline.sources.source_file import SourceFile
     from pipeline.storage.image import StoredImage
 
 REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"

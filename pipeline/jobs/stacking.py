@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pipeline.jobs.ingest_task import Ingested
-    from pipeline.sources.listing import SourceFile
+    from pipeline.sources.source_file import SourceFile
     from pipeline.storage.archive import Archive
     from pipeline.storage.ledger import ItemRow
     from pipeline.storage.stack_index import Member

@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pipeline.pictures.exif import Layout, entries
+from pipeline.pictures.tiff_tree import Layout, entries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

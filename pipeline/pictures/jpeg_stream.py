@@ -10,32 +10,23 @@ can see. Source: ITU-T T.81.
 from __future__ import annotations
 
 import re
-import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import PictureError
 from pipeline.pictures.jpeg_probes import first_short, with_noise
+from pipeline.pictures.jpeg_scans import EOI, Tables, scans_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-_EOI, _SOS, _DHT, _DRI, _DNL = 0xD9, 0xDA, 0xC4, 0xDD, 0xDC
-_FRAMES = {
-    0xC0: "baseline",
-    0xC1: "sequential",
-    0xC2: "progressive",
-    0xC3: "lossless",
-    0xC9: "arithmetic",
-    0xCA: "progressive arithmetic",
-}
-_OTHER_FRAMES = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)
+    from pipeline.pictures.jpeg_scans import Frame, Scan
+
 _HUFFMAN, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1, 0xC2), (0xC2, 0xCA), (0xC3,)
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")
 _NOT_ZERO = re.compile(rb"[^\x00]")
 _ZEROS = 256
 """So many zero bytes are more than two blocks whose every coefficient has the same odd value."""
@@ -45,85 +36,10 @@ _SPARE = 32
 """A whole picture needs all of its data, but for less than this."""
 _UNEVEN, _FEW = 8, 32
 """Blocks whose pixels differ by more have details; the bits of so many are never all zero."""
-_PIECE = 1 << 18
 # Two, as what one decodes to may look the same, such as darker than black.
 _PROBES = (bytes(range(1, 255)) * 2, bytes(range(254, 0, -1)) * 2)
 _END = b"\xff\xd9"
 _MISSING = "restore the file from its origin"
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What the frame header declares; `sampling` is component -> (horizontal, vertical)."""
-
-    kind: int
-    bits: int
-    height: int
-    width: int
-    sampling: dict[int, tuple[int, int]]
-
-    def units(self, components: tuple[int, ...]) -> int:
-        """Return how many MCUs a scan of these components has."""
-        most_h = max(h for h, _ in self.sampling.values())
-        most_v = max(v for _, v in self.sampling.values())
-        if len(components) == 1:
-            h, v = self.sampling[components[0]]
-            columns, rows = -(-self.width * h // most_h), -(-self.height * v // most_v)
-            return -(-columns // 8) * -(-rows // 8)
-        return -(-self.width // (8 * most_h)) * -(-self.height // (8 * most_v))
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """One scan: its compressed data is the bytes from `start` to `end`, with `restarts` in it."""
-
-    components: tuple[int, ...]
-    first: int
-    last: int
-    high: int
-    low: int
-    interval: int
-    zero_symbols: tuple[tuple[int, int], ...]
-    """By component, what zero bits stand for in its DC and AC table."""
-    start: int
-    end: int
-    restarts: tuple[int, ...]
-    ends: tuple[int, ...]
-    """Where the data of each restart interval ends, in front of its marker; the last is `end`."""
-    marker: int | None
-    """What ended it; None where the file did."""
-
-
-@dataclass(slots=True)
-class _Tables:
-    """What segments have set so far."""
-
-    frame: Frame | None = None
-    interval: int = 0
-    symbols: dict[int, int] = field(default_factory=dict)
-    """Table class and number, as in DHT, to the symbol that zero bits stand for."""
-
-
-def read_frame(data: bytes) -> Frame:
-    """Return the frame header of a JPEG.
-
-    Raises:
-        PictureError: If there is none, or of a kind or depth that no decoder here knows.
-    """
-    tables = _Tables()
-    for _ in _segments(data, 2, tables):
-        if tables.frame is not None:
-            break
-    frame = tables.frame
-    if frame is None:
-        raise PictureError("holds no frame header before its data, wanted one; it is damaged")
-    if frame.kind not in _FRAMES:
-        raise PictureError(
-            f"is a JPEG of process {frame.kind - 0xC0}, wanted baseline or progressive; convert it"
-        )
-    if frame.bits != 8:
-        raise PictureError(f"samples are {frame.bits}-bit, wanted 8; convert it to 8 bits")
-    return frame
 
 
 def check_whole(
@@ -137,8 +53,8 @@ def check_whole(
     Raises:
         PictureError: With what is missing.
     """
-    tables = _Tables()
-    scans = list(_scans(data, tables))
+    tables = Tables()
+    scans = list(scans_of(data, tables))
     if not scans or tables.frame is None:
         raise PictureError(f"holds no compressed data, wanted some; {_MISSING}")
     stream = _Stream(data, tables.frame, pixels, decode)
@@ -147,121 +63,6 @@ def check_whole(
         stream.check_zeros(scan)
     stream.check_end(scans)
     stream.check_ends(scans)
-
-
-def _segments(data: bytes, at: int, tables: _Tables) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, body, end) of segments up to SOS or EOI; stop early where they break off."""
-    # Searched for, as decoders skip what stands between segments.
-    while match := _MARKER.search(data, at):
-        marker, body = match[1][0], match.end()
-        if marker == _EOI:
-            yield marker, body, body
-            return
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:
-            at = body
-            continue
-        if body + 2 > len(data):
-            return
-        end = body + int.from_bytes(data[body : body + 2], "big")
-        if end < body + 2 or end > len(data):
-            return
-        _take(data[body + 2 : end], marker, tables)
-        yield marker, body + 2, end
-        if marker == _SOS:
-            return
-        at = end
-
-
-def _take(body: bytes, marker: int, tables: _Tables) -> None:
-    """Note what a segment sets."""
-    if marker == _DRI and len(body) >= 2:
-        tables.interval = int.from_bytes(body[:2], "big")
-    elif marker == _DHT:
-        at = 0
-        while at + 17 <= len(body):
-            size = sum(body[at + 1 : at + 17])
-            if at + 17 < len(body) and size:
-                tables.symbols[body[at]] = body[at + 17]
-            at += 17 + size
-    elif (marker in _FRAMES or marker in _OTHER_FRAMES) and tables.frame is None and len(body) >= 6:
-        bits, height, width, count = struct.unpack_from(">BHHB", body)
-        components = (body[6 + 3 * n : 9 + 3 * n] for n in range(count))
-        sampling = {c[0]: (max(1, c[1] >> 4), max(1, c[1] & 15)) for c in components if len(c) == 3}
-        tables.frame = Frame(marker, bits, height, width, sampling or {0: (1, 1)})
-
-
-def _scans(data: bytes, tables: _Tables) -> Iterator[_Scan]:
-    """Yield the scans of the first picture in the file, as far as its structure holds."""
-    at = 2
-    while True:
-        starts = [(body, end) for m, body, end in _segments(data, at, tables) if m == _SOS]
-        if not starts or tables.frame is None:
-            return
-        scan = _scan(data, *starts[0], tables)
-        if scan is None:
-            return
-        yield scan
-        if scan.marker is None or scan.marker == _EOI:
-            return
-        at = scan.end
-
-
-def _scan(data: bytes, body: int, start: int, tables: _Tables) -> _Scan | None:
-    count = data[body]
-    if body + 1 + 2 * count + 3 > start or tables.frame is None:
-        return None
-    pairs = [data[body + 1 + 2 * n : body + 3 + 2 * n] for n in range(count)]
-    first, last, bits = data[body + 1 + 2 * count : body + 4 + 2 * count]
-    if not pairs or any(pair[0] not in tables.frame.sampling for pair in pairs):
-        return None
-    restarts: list[int] = []
-    ends: list[int] = []
-    end, marker = len(data), None
-    for at, code in _markers(data, start):
-        end = _unfilled(data, start, at)
-        if not 0xD0 <= code <= 0xD7:
-            marker = code
-            break
-        ends.append(end)
-        restarts.append(code - 0xD0)
-    if marker is None:
-        end = len(data)
-    symbols = tables.symbols
-    return _Scan(
-        components=tuple(pair[0] for pair in pairs),
-        first=first,
-        last=last,
-        high=bits >> 4,
-        low=bits & 15,
-        interval=tables.interval,
-        # Without a table of its own a stream is taken to have the standard's.
-        zero_symbols=tuple(
-            (symbols.get(pair[1] >> 4, 0), symbols.get(0x10 | (pair[1] & 15), 1)) for pair in pairs
-        ),
-        start=start,
-        end=end,
-        restarts=tuple(restarts),
-        ends=(*ends, end),
-        marker=marker,
-    )
-
-
-def _unfilled(data: bytes, start: int, end: int) -> int:
-    """Return where the data in front of a marker ends: any number of 0xFF may fill the gap."""
-    while end > start and data[end - 1] == 0xFF:
-        end -= 1
-    return end
-
-
-def _markers(data: bytes, start: int) -> Iterator[tuple[int, int]]:
-    """Yield (place, code) of the markers from `start` on; 0xFF before 0 is data."""
-    whole = np.frombuffer(data, dtype=np.uint8)
-    for at in range(start, len(data) - 1, _PIECE):
-        # By numpy: one byte in 256 is 0xFF, and a regular expression stops at each.
-        places = at + np.flatnonzero(whole[at : min(at + _PIECE, len(data) - 1)] == 0xFF)
-        codes = whole[places + 1]
-        for found in np.flatnonzero((codes != 0) & (codes != 0xFF)).tolist():
-            yield int(places[found]), int(codes[found])
 
 
 def _uneven_blocks(pixels: NDArray[Any]) -> int:
@@ -281,7 +82,7 @@ class _Stream:
     pixels: NDArray[Any] | None
     decode: Callable[[bytes], NDArray[Any]]
 
-    def check_restarts(self, scan: _Scan) -> None:
+    def check_restarts(self, scan: Scan) -> None:
         """Refuse a scan that lacks restart markers, or has them in another order."""
         if self.frame.kind in _LOSSLESS:
             return  # Its units are other ones.
@@ -303,7 +104,7 @@ class _Stream:
                 f"order; a part of it is missing; {_MISSING}"
             )
 
-    def check_zeros(self, scan: _Scan) -> None:
+    def check_zeros(self, scan: Scan) -> None:
         """Refuse a scan with a run of zero bytes that no encoder can have written."""
         natural = self._zeros_mean_flat(scan)
         least = _SECTOR if natural and not self._is_plain(scan) else _ZEROS
@@ -320,7 +121,7 @@ class _Stream:
                 )
             at = self.data.find(bytes(least), end, scan.end)
 
-    def _is_exact(self, scan: _Scan, at: int, end: int) -> bool:
+    def _is_exact(self, scan: Scan, at: int, end: int) -> bool:
         """Return whether zeros may be the even area that their bits stand for.
 
         Lost data leaves whole sectors of zeros, and they stand for more of the picture than what
@@ -335,11 +136,11 @@ class _Stream:
         # Of one value all over, tables know no other, and no data would change a pixel.
         return self._is_whole(scan, scan.start) or self._is_even(scan, at, end)
 
-    def _is_plain(self, scan: _Scan) -> bool:
+    def _is_plain(self, scan: Scan) -> bool:
         """Return whether a scan is the last bits of the blocks' means, one after the other."""
         return self.frame.kind == 0xC2 and scan.first == 0 and scan.high > 0
 
-    def _is_even(self, scan: _Scan, at: int, end: int) -> bool:
+    def _is_even(self, scan: Scan, at: int, end: int) -> bool:
         """Return whether a part of the blocks' means is of rows that other scans say are even.
 
         The rows are taken by their share of the data. With one bit for each block that is exact;
@@ -355,7 +156,7 @@ class _Stream:
         top = -(-height * first // (8 * whole)) * 8 + margin
         return _uneven_blocks(self.pixels[top : max(top, height * last // whole - margin)]) < _FEW
 
-    def _zeros_mean_flat(self, scan: _Scan) -> bool:
+    def _zeros_mean_flat(self, scan: Scan) -> bool:
         """Return whether zero bits may be an even area, as this scan's tables are."""
         if self.frame.kind not in _HUFFMAN:
             return True
@@ -367,7 +168,7 @@ class _Stream:
             return all(dc <= 1 for dc, _ in scan.zero_symbols)
         return all(ac == 0 for _, ac in scan.zero_symbols)
 
-    def check_end(self, scans: list[_Scan]) -> None:
+    def check_end(self, scans: list[Scan]) -> None:
         """Refuse a picture whose data ends before the picture does."""
         final = scans[-1]
         if final.marker is None:
@@ -387,13 +188,13 @@ class _Stream:
             )
         # Decoders make even mid-grey of what is missing.
         even = self.pixels is not None and bool((self.pixels[-8:, -8:] == 128).all())
-        odd = final.marker != _EOI or even
+        odd = final.marker != EOI or even
         if odd and final.marker is not None and not self._is_whole(final, final.end):
             raise PictureError(
                 f"the compressed data ends at byte {final.end}, before the picture does; {_MISSING}"
             )
 
-    def _check_bits(self, scans: list[_Scan]) -> None:
+    def _check_bits(self, scans: list[Scan]) -> None:
         """Refuse a progressive picture of which later scans are missing."""
         left = {(c, k): 1 for c in self.frame.sampling for k in range(64)}
         for scan in scans:
@@ -407,7 +208,7 @@ class _Stream:
                 f"there, {missing} of {len(left)} coefficients stay coarse); {_MISSING}"
             )
 
-    def check_ends(self, scans: list[_Scan]) -> None:
+    def check_ends(self, scans: list[Scan]) -> None:
         """Refuse a picture of several scans, one of which ends before its part of the picture does.
 
         Only Huffman codes have a last bit: behind arithmetic ones decoders go on with zeros.
@@ -422,7 +223,7 @@ class _Stream:
                 f"{_MISSING}"
             )
 
-    def _is_whole(self, scan: _Scan, end: int) -> bool:
+    def _is_whole(self, scan: Scan, end: int) -> bool:
         """Return whether the picture needs nothing of a scan behind byte `end`.
 
         Other data there changes the pixels only where the decoder waits for some.

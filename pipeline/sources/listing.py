@@ -1,113 +1,35 @@
-r"""What is at a source: a picture file, a folder, a glob, a zip or a tar archive.
+"""What is at a source: a picture file, a folder, a glob, a zip or a tar archive.
 
-What belongs here: listing files with stable ids, and reading their bytes. Not: what the bytes mean
-(`images`), nor which names are not pictures (`kinds`). Everything that could be a picture is
-listed, so that nothing is lost in silence: a text called ``a.jpg`` is rejected later, with its
-reason. What is left out is counted in the `Listing`.
-
-Ids are relative paths with "/", always valid UTF-8. Bytes of a name that are not UTF-8 become
-``\xNN``, and a digest of the whole name keeps two such ids apart. No id ever leaves its folder:
-absolute names and ".." from archives are listed under ``_refused/``, and refuse to be read.
+What belongs here: listing files (`source_file`) with stable ids (`item_names`). Not: what their
+bytes mean (`images`), nor which names are not pictures (`kinds`). Everything that could be a
+picture is listed, so that nothing is lost in silence: a text called ``a.jpg`` is rejected later,
+with its reason. What is left out is counted in the `Listing`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from pipeline.errors import NoSourceError, SourceError, UnsupportedError
-from pipeline.pictures.kinds import is_readable_name, litter, unreadable, verdict
+from pipeline.errors import NoSourceError, SourceError
+from pipeline.pictures.kinds import is_readable_name, unreadable, verdict
 from pipeline.pictures.signatures import HEAD_BYTES
 from pipeline.sources.folders import Found, Walk
 from pipeline.sources.globs import Pattern, is_glob
+from pipeline.sources.item_names import item_of, member_item, reason_of, shown_path
 from pipeline.sources.left_out import LeftOut
-from pipeline.sources.packed import BROKEN, Container, Member, Packed, container_at
+from pipeline.sources.packed import Container, Packed, container_at
+from pipeline.sources.source_file import SourceFile
 from pipeline.sources.zip_names import ZipNames, check_encoding
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
 
-MAX_MEMBER_BYTES = 2 << 30
-"""What one member of a zip or tar may declare; above it is taken for a decompression bomb."""
-
-_REFUSED = "_refused"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SourceFile:
-    """One file of a source; small and picklable.
-
-    `item` is its stable id, `address` the path of the file, or of its archive for a `member`.
-    `size_bytes` is the file's or the member's, `mtime_ns` the file's or the archive's;
-    `archive_bytes` is the size of the archive. With `refused`, reading fails for that reason, and
-    with `unread` because of what the file is.
-    """
-
-    item: str
-    address: str
-    size_bytes: int
-    mtime_ns: int
-    member: Member | None = None
-    archive_bytes: int = 0
-    refused: str | None = None
-    unread: str | None = None
-    modified_ns: int | None = None
-    """When a member was modified, if its archive knows."""
-
-    def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
-        """Return the bytes of the file.
-
-        Raises:
-            SourceError: It vanished, is unreadable or refused, its archive changed since it was
-                listed, or it is a member larger than `max_member_bytes`.
-            UnsupportedError: It is of a kind that upres does not read.
-        """
-        if self.refused is not None:
-            raise SourceError(f"{self.item}: {self.refused}")
-        if self.unread is not None:
-            raise UnsupportedError(f"{self.item}: {self.unread}")
-        try:
-            if self.member is None:
-                return Path(self.address).read_bytes()
-            return self._read_member(self.member, max_member_bytes)
-        except SourceError as error:
-            raise SourceError(f"{self.item}: {error}") from None
-        except (OSError, EOFError, MemoryError, ValueError, *BROKEN) as error:
-            words = _reason(error)
-            if isinstance(error, PermissionError):
-                remedy = "grant access to it"
-            else:
-                remedy = "restore the file or ingest the source again"
-            raise SourceError(
-                f"{self.item}: cannot be read from {_shown(self.address)} ({words}), wanted "
-                f"{self.size_bytes} bytes; {remedy}"
-            ) from error
-
-    def _read_member(self, member: Member, max_member_bytes: int) -> bytes:
-        if self.size_bytes > max_member_bytes:
-            raise SourceError(
-                f"declares {self.size_bytes} bytes inside its archive, wanted at most "
-                f"{max_member_bytes}; unpack it and give the folder instead"
-            )
-        path = Path(self.address)
-        facts = path.stat()
-        if (facts.st_size, facts.st_mtime_ns) != (self.archive_bytes, self.mtime_ns):
-            raise SourceError(
-                f"{_shown(self.address)} changed since it was listed; ingest the source again"
-            )
-        data = Container(member.kind, path).read(member, self.size_bytes, self.mtime_ns)
-        if len(data) != self.size_bytes:
-            raise SourceError(
-                f"holds {len(data)} bytes, its archive declares {self.size_bytes}; "
-                f"the archive is damaged"
-            )
-        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +86,8 @@ def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listi
         raise NoSourceError("the source is empty, wanted a file, folder or glob")
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", src):
         raise NoSourceError(
-            f"{_shown(src)} is a {scheme[0]} address, wanted a path; copy it into a local folder"
+            f"{shown_path(src)} is a {scheme[0]} address, wanted a path; copy it into a local "
+            "folder"
         )
     listing = _Lister(ZipNames(names), skip)
     try:
@@ -174,13 +97,16 @@ def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listi
     except SourceError:
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte.
-        raise SourceError(f"{_shown(src)} cannot be listed ({_reason(error)})") from error
+        raise SourceError(f"{shown_path(src)} cannot be listed ({reason_of(error)})") from error
     if not found:
         held = f" pictures ({listing.left_out})" if listing.left_out else " files"
         raise SourceError(
-            f"{_shown(src)} holds no{held}, wanted at least one; is the path right, and mounted?"
+            f"{shown_path(src)} holds no{held}, wanted at least one; is the path right, and "
+            "mounted?"
         )
-    unused = [f"--names {names} has no effect on {_shown(src)}, which is not a zip or tar archive"]
+    unused = [
+        f"--names {names} has no effect on {shown_path(src)}, which is not a zip or tar archive"
+    ]
     packed = any(file.member is not None for file in found)
     notes = unused if names and not packed else listing.names.notes()
     return Listing(tuple(found), listing.left_out, tuple(notes))
@@ -222,9 +148,6 @@ def _unique(found: Iterable[SourceFile]) -> list[SourceFile]:
     return [files[item] for item in sorted(files)]
 
 
-# Listing
-
-
 @dataclass(slots=True)
 class _Lister:
     """One listing on its way: files come out, the rest is counted."""
@@ -241,11 +164,11 @@ class _Lister:
             container = None if is_readable_name(path.name) else _container(path)
             return [self._single(path)] if container is None else self._packed(container)
         if path.exists():
-            raise NoSourceError(f"{_shown(src)} is not a file or folder; give one of these")
+            raise NoSourceError(f"{shown_path(src)} is not a file or folder; give one of these")
         if is_glob(src):
             return self._matching(src)
         raise NoSourceError(
-            f"{_shown(src)} does not exist, wanted a file, folder or glob; check the path"
+            f"{shown_path(src)} does not exist, wanted a file, folder or glob; check the path"
         )
 
     def _single(self, path: Path) -> SourceFile:
@@ -274,12 +197,13 @@ class _Lister:
         base = Path(*parts[:fixed])
         if not base.is_dir():
             raise NoSourceError(
-                f"{_shown(str(base))} is not a folder, wanted one that {_shown(pattern)} is in"
+                f"{shown_path(str(base))} is not a folder, wanted one that {shown_path(pattern)} "
+                "is in"
             )
         found = list(self._below(str(base), Pattern(parts[fixed:])))
         if not found and not self.left_out:
             raise NoSourceError(
-                f"{_shown(pattern)} matches no file; check it, or quote it for the shell"
+                f"{shown_path(pattern)} matches no file; check it, or quote it for the shell"
             )
         return found
 
@@ -287,7 +211,7 @@ class _Lister:
         path, facts = container.path, container.path.stat()
         try:
             for packed in container.files(self.names):
-                named = _member_item(packed.name, str(path), self.left_out)
+                named = member_item(packed.name, str(path), self.left_out)
                 unread = "" if named is None else self._unread(packed)
                 if named is None or unread is None:
                     continue
@@ -303,7 +227,7 @@ class _Lister:
                     modified_ns=packed.modified_ns,
                 )
         except SourceError as error:
-            raise SourceError(f"{_shown(str(path))} {error}") from error
+            raise SourceError(f"{shown_path(str(path))} {error}") from error
 
     def _unread(self, packed: Packed) -> str | None:
         """Return why a member is not read, "" if it is; count it and return None if left out."""
@@ -321,12 +245,12 @@ def _container(path: Path) -> Container | None:
     try:
         return container_at(path, head)
     except SourceError as error:
-        raise SourceError(f"{_shown(str(path))} {error}") from None
+        raise SourceError(f"{shown_path(str(path))} {error}") from None
 
 
 def _listed(found: Found, unread: str) -> SourceFile:
     return SourceFile(
-        item=_item(found.relative),
+        item=item_of(found.relative),
         address=found.path,
         size_bytes=found.size_bytes,
         mtime_ns=found.mtime_ns,
@@ -335,53 +259,7 @@ def _listed(found: Found, unread: str) -> SourceFile:
 
 
 def _refuse(found: Found) -> SourceFile:
-    item = _item(found.relative)
+    item = item_of(found.relative)
     return SourceFile(
         item=item, address=found.path, size_bytes=0, mtime_ns=0, refused=found.refused
     )
-
-
-# Names
-
-
-def _member_item(name: str, address: str, left_out: LeftOut) -> tuple[str, str | None] | None:
-    """Return (id, why it is refused or None) of a member's name; None for names left out."""
-    parts = [part for part in name.split("/") if part not in ("", ".")]
-    # Backslashes separate on Windows, where the archive or its items may go.
-    rooted = name.startswith("/") or re.match(r"\\|[A-Za-z]:", "/".join(parts))
-    escapes = rooted or ".." in re.split(r"[/\\]", name)
-    kept = [re.sub(r"\.\.|[:\\]", "_", part) for part in parts] if escapes else parts
-    out = next(filter(None, map(litter, kept)), None)
-    if out is not None:
-        left_out.add(out.why, out.label)
-    if out is not None or not kept:
-        return None
-    if not escapes:
-        return _item("/".join(parts)), None
-    why = (
-        f"is named {_shown(name)} in {_shown(address)}, wanted a path inside it; unpack it by hand"
-    )
-    return _item("/".join([_REFUSED, *kept])), why
-
-
-def _item(relative: str) -> str:
-    """Return the id of a relative path, which may hold undecodable bytes as surrogates."""
-    raw = relative.encode("utf-8", "surrogateescape")
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError:
-        path = PurePosixPath(raw.decode("utf-8", "backslashreplace"))
-        digest = hashlib.sha256(raw).hexdigest()[:8]
-        return str(path.with_name(f"{path.stem}~{digest}{path.suffix}"))
-
-
-def _shown(path: str) -> str:
-    """Return a path for an error: one line, valid UTF-8."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__

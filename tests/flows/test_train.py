@@ -44,7 +44,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: S
     return folder
 
 
-def words(name: str, *, steps: int = 4) -> list[str]:
+def words(name: str, *, steps: int = 3) -> list[str]:
     """Return settings that make a recipe's training one of seconds, with the same parts."""
     recipe = tomllib.loads((RECIPES_DIR / f"{name}.toml").read_text())
     losses = {loss: w for loss, w in recipe["losses"].items() if loss in ("l1", "mse")}
@@ -56,7 +56,7 @@ def words(name: str, *, steps: int = 4) -> list[str]:
         "steps": str(steps),
         "batch": "2",
         "checkpoint_every": "2",
-        "validate_every": "4",
+        "validate_every": "3",
         "validation_patches": "2",
         "losses": f"{{ {table} }}",
         "precision": "fp32",
@@ -67,6 +67,8 @@ def words(name: str, *, steps: int = 4) -> list[str]:
     if recipe["prepare"]["extract"] == "random":
         small["prepare.count"] = "4"
         small["prepare.candidates"] = "1"
+    if isinstance(recipe["prepare"]["patch_hr_px"], int):
+        small["prepare.patch_hr_px"] = "32"
     return [word for key, value in small.items() for word in ("--set", f"{key}={value}")]
 
 
@@ -85,7 +87,7 @@ def test_a_recipe_trains_from_pictures_stops_and_goes_on(
     assert said.code == 0, said.err
     assert said.document["rejected"] is None
     with (tmp_path / "out" / "metrics.csv").open() as file:
-        assert int(list(csv.DictReader(file))[-1]["step"]) == 4
+        assert int(list(csv.DictReader(file))[-1]["step"]) == 3
     model = checkpoint.load_file(tmp_path / "out" / "best.safetensors")
     assert model.spec.name == name
     patches = tmp_path / "out" / "patches"

@@ -16,7 +16,8 @@ from pipeline.pictures import jpeg_segments
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
 from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
-from pipeline.pictures.jpeg_stream import check_whole, read_frame
+from pipeline.pictures.jpeg_scans import read_frame
+from pipeline.pictures.jpeg_stream import check_whole
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture, channels_first, channels_last
 

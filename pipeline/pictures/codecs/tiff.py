@@ -13,11 +13,12 @@ from pipeline.errors import PictureError
 from pipeline.pictures import photoshop
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
 from pipeline.pictures.codecs.tiff_segments import decode_segments
-from pipeline.pictures.exif import SAMPLE_RANGE, Layout, additions, byte_order, graft
+from pipeline.pictures.exif import SAMPLE_RANGE, additions, byte_order, graft
 from pipeline.pictures.exif import of_tiff as exif_of_tiff
 from pipeline.pictures.float_range import declared_range, from_unit, to_unit
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import WHITE, Picture, channels_first, channels_last, mode_of
+from pipeline.pictures.tiff_tree import Layout
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -14,7 +14,7 @@ from models.interpolation import enlarge, reduce
 from pipeline.compute.inference import from_unit_range, to_unit_range
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import SourceError, UsageError
-from pipeline.evaluation.evaluate import evaluate_set
+from pipeline.evaluation.protocol import evaluate_set
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.score import (
     BICUBIC,

@@ -284,9 +284,3 @@ def test_a_whole_picture_is_decoded_at_most_once_more(kind: str, decodings: int)
 
 def test_the_reason_is_not_a_short_scan_where_nothing_can_be_decoded() -> None:
     check_whole(IN_SCANS["progressive"][0], None, decode=lambda _: GREY)
-
-
-def test_twelve_bits_are_called_so() -> None:
-    file = imagecodecs.jpeg8_encode(COLOURS.astype(np.uint16) * 16, bitspersample=12)
-    with pytest.raises(PictureError, match="samples are 12-bit, wanted 8"):
-        decode_picture(file, name="a.jpg")

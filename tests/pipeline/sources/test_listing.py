@@ -24,12 +24,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import SourceError, UnreadableError, UnsupportedError
-from pipeline.sources.listing import SourceFile, list_source
+from pipeline.sources.listing import list_source
 from pipeline.storage.archive import is_archive
 from tests.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+
+    from pipeline.sources.source_file import SourceFile
 
 FILES = {"a.png": b"first", "b/c.png": b"second", "b/d/e.webp": b"words", "b.png": b""}
 

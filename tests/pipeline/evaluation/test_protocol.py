@@ -15,7 +15,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from models.interpolation import KernelInterpolation
 from pipeline.errors import ModelError, PictureError, SourceError, TileShapeError
-from pipeline.evaluation.evaluate import evaluate_set
+from pipeline.evaluation.protocol import evaluate_set
 from pipeline.recipes.files import read_degradation
 
 if TYPE_CHECKING:

@@ -1,0 +1,84 @@
+"""One file of a source, by itself or inside of a zip or tar archive, and its bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import SourceError, UnsupportedError
+from pipeline.sources.item_names import reason_of, shown_path
+from pipeline.sources.packed import BROKEN, Container, Member
+
+MAX_MEMBER_BYTES = 2 << 30
+"""What one member of a zip or tar may declare; above it is taken for a decompression bomb."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceFile:
+    """One file of a source; small and picklable.
+
+    `item` is its stable id, `address` the path of the file, or of its archive for a `member`.
+    `size_bytes` is the file's or the member's, `mtime_ns` the file's or the archive's;
+    `archive_bytes` is the size of the archive. With `refused`, reading fails for that reason, and
+    with `unread` because of what the file is.
+    """
+
+    item: str
+    address: str
+    size_bytes: int
+    mtime_ns: int
+    member: Member | None = None
+    archive_bytes: int = 0
+    refused: str | None = None
+    unread: str | None = None
+    modified_ns: int | None = None
+    """When a member was modified, if its archive knows."""
+
+    def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
+        """Return the bytes of the file.
+
+        Raises:
+            SourceError: It vanished, is unreadable or refused, its archive changed since it was
+                listed, or it is a member larger than `max_member_bytes`.
+            UnsupportedError: It is of a kind that upres does not read.
+        """
+        if self.refused is not None:
+            raise SourceError(f"{self.item}: {self.refused}")
+        if self.unread is not None:
+            raise UnsupportedError(f"{self.item}: {self.unread}")
+        try:
+            if self.member is None:
+                return Path(self.address).read_bytes()
+            return self._read_member(self.member, max_member_bytes)
+        except SourceError as error:
+            raise SourceError(f"{self.item}: {error}") from None
+        except (OSError, EOFError, MemoryError, ValueError, *BROKEN) as error:
+            words = reason_of(error)
+            if isinstance(error, PermissionError):
+                remedy = "grant access to it"
+            else:
+                remedy = "restore the file or ingest the source again"
+            raise SourceError(
+                f"{self.item}: cannot be read from {shown_path(self.address)} ({words}), wanted "
+                f"{self.size_bytes} bytes; {remedy}"
+            ) from error
+
+    def _read_member(self, member: Member, max_member_bytes: int) -> bytes:
+        if self.size_bytes > max_member_bytes:
+            raise SourceError(
+                f"declares {self.size_bytes} bytes inside its archive, wanted at most "
+                f"{max_member_bytes}; unpack it and give the folder instead"
+            )
+        path = Path(self.address)
+        facts = path.stat()
+        if (facts.st_size, facts.st_mtime_ns) != (self.archive_bytes, self.mtime_ns):
+            raise SourceError(
+                f"{shown_path(self.address)} changed since it was listed; ingest the source again"
+            )
+        data = Container(member.kind, path).read(member, self.size_bytes, self.mtime_ns)
+        if len(data) != self.size_bytes:
+            raise SourceError(
+                f"holds {len(data)} bytes, its archive declares {self.size_bytes}; "
+                f"the archive is damaged"
+            )
+        return data
