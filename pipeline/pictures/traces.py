@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from models.bt601 import LUMA
 from pipeline.pictures.codecs.jpeg_tables import jpeg_compression
 from pipeline.pictures.picture import WHITE
 from pipeline.pictures.webp_quality import webp_quality
@@ -205,7 +206,7 @@ def _luma(pixels: NDArray[Any]) -> NDArray[np.float32]:
         y = pixels[0] * scale
     else:
         red, green, blue = pixels[:3].astype(np.float32)
-        y = (0.299 * red + 0.587 * green + 0.114 * blue) * scale
+        y = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue) * scale
     return y.astype(np.float32)
 
 
