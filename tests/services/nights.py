@@ -123,6 +123,6 @@ def until(condition: Callable[[], object], what: object = "") -> None:
         time.sleep(0.5)
 
 
-def soon() -> str:
-    """Return a time of the day that is one to two minutes ahead."""
-    return f"{datetime.now(UTC) + timedelta(seconds=80):%H:%M}"
+def soon(seconds: float = 80) -> str:
+    """Return a time of the day that is so many seconds ahead, less up to one minute."""
+    return f"{datetime.now(UTC) + timedelta(seconds=seconds):%H:%M}"
