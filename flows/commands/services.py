@@ -171,19 +171,23 @@ def notify(words: str | None, to: str | None, body: str, listed: bool, remove: s
     A run with failed tiles is one that failed. The address is kept by the Prefect server, and is
     never shown or logged. Repeating the command with the same address changes what it is sent for.
     """
+    from flows.services.notification import Notification
     from pipeline.errors import UsageError
 
     adds = words is not None or to is not None
     if adds + listed + (remove is not None) != 1 or (adds and not (words and to)):
         raise UsageError("expected either --on WORDS --to URL, or --list, or --remove NAME")
+    asked = None
+    if words and to:
+        on = tuple(word.strip() for word in words.split(",") if word.strip())
+        asked = Notification(on=on, to=to, body=body)
     with _server():
         from flows.services.deployments import client_of_server
-        from flows.services.notifications import Notification, forget, known, set_up
+        from flows.services.notifications import forget, known, set_up
 
         with client_of_server() as client:
-            if words and to:
-                on = tuple(word.strip() for word in words.split(",") if word.strip())
-                set_up(client, Notification(on=on, to=to, body=body))
+            if asked is not None:
+                set_up(client, asked)
             elif remove is not None and not forget(client, remove):
                 raise UsageError(f"no notification is called {remove!r}; --list shows all")
             for name, about in sorted(known(client).items()):

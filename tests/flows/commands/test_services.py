@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.services.notifications import Notification
+from flows.services.notification import Notification
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +80,13 @@ def test_a_notification_that_cannot_be_is_refused_without_its_secrets(
         Notification(on=on, to=to)
     assert says in str(refused.value)
     assert "T0KEN" not in str(refused.value)
+
+
+def test_a_notification_that_cannot_be_starts_no_server(upres: Command, tmp_path: Path) -> None:
+    said = upres("notify", "--on", "broken", "--to", "https://example.org/T0KEN")
+    assert said.code == 2
+    assert len(said.err.splitlines()) == 1
+    assert not (tmp_path / "home").exists()
 
 
 def test_slack_is_known_by_its_host_or_by_the_option() -> None:
