@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.states import Completed, Failed
 
-from flows.run_log import run_logger
+from flows.run_log import run_logger, say_errors_in_a_line
 from flows.services.supervised import end_with_supervisor
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
@@ -65,6 +65,7 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
     An error of ours is one line in the log and in the state; a bug keeps its traceback.
     """
     end_with_supervisor()
+    say_errors_in_a_line()
     try:
         return work().state()
     except JobBusyError as error:
