@@ -125,7 +125,7 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
         ]  # fmt: skip
         (plain,) = [body for path, body in web.heard if path == "/T0KEN-failed"]
         assert plain["state"] == "CompletedWithFailures"
-        assert plain["message"].startswith("1 of 2 files were rejected")
+        assert plain["message"].startswith("1 of 2 files was rejected")
         assert plain["job"] == str(tmp_path / "job of broken")
         assert plain["page"].startswith(f"http://127.0.0.1:{night.port}/runs/flow-run/")
         (text,) = mail.heard
