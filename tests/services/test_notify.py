@@ -132,7 +132,7 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
         message = message_from_string(text)
         assert (message["From"], message["To"]) == ("a@b.org", "c@d.org")
         assert message["Subject"] == "upres: nightly ended CompletedWithFailures"
-        assert "1 of 2 files were rejected" in text
+        assert "1 of 2 files was rejected" in text
         assert len(mail.logins) == 1
         for secret in ("s3cret", "T0KEN"):
             assert secret not in serving.said
