@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.states import Completed, Failed
 
 from flows.run_log import run_logger
-from flows.supervised import end_with_supervisor
+from flows.services.supervised import end_with_supervisor
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
 

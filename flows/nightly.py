@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 
 from flows.commands.jobs import upscale as command
 from flows.endings import ended
-from flows.notifications import notified
 from flows.parameters import filled_from
+from flows.services.notifications import notified
 from flows.upscale import carry_out
 from pipeline.jobs.request import UpscaleRequest
 

@@ -9,9 +9,9 @@ from prefect.client.schemas.objects import State
 
 from flows.commands.datasets import prepare as command
 from flows.endings import Ending, ended
-from flows.notifications import notified
 from flows.parameters import filled_from
 from flows.run_listening import FlowListener
+from flows.services.notifications import notified
 from flows.tasks import patient
 from pipeline.compute.cluster import Stop
 from pipeline.dataset import run

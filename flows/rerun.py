@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 
 from flows.commands.jobs import rerun as command
 from flows.endings import Ending, ended, ending_of_job
-from flows.notifications import notified
 from flows.parameters import filled_from
+from flows.services.notifications import notified
 from flows.tasks import listener_of, patient, report_job
 from pipeline.jobs.perform import rerun_job
 from pipeline.jobs.request import RerunRequest

@@ -9,8 +9,8 @@ from prefect.client.schemas.objects import State
 
 from flows.commands.results import score as command
 from flows.endings import Ending, ended
-from flows.notifications import notified
 from flows.parameters import filled_from
+from flows.services.notifications import notified
 from flows.tasks import Scored, listener_of, patient, report_job
 from flows.terminal.printing import number_of
 from pipeline.jobs.perform import score_job

@@ -9,9 +9,9 @@ from prefect.client.schemas.objects import State
 
 from flows.commands.training import train as command
 from flows.endings import Ending, ended
-from flows.notifications import notified
 from flows.parameters import filled_from
 from flows.run_listening import FlowListener
+from flows.services.notifications import notified
 from pipeline.compute.cluster import Stop
 from pipeline.reports.dataset_report import write_dataset_report
 from pipeline.training import run

@@ -10,11 +10,11 @@ from prefect.client.schemas.objects import State
 
 from flows.artifacts import show_links, show_night
 from flows.commands.jobs import upscale as command
-from flows.dead_runs import mark_dead_runs_of
 from flows.endings import ended, ending_of_job
-from flows.notifications import notified
 from flows.parameters import filled_from
 from flows.scheduled import due
+from flows.services.dead_runs import mark_dead_runs_of
+from flows.services.notifications import notified
 from flows.tasks import (
     export_pictures,
     ingest_pictures,

@@ -14,8 +14,8 @@ from flows.terminal import options
 from pipeline.jobs.request import UpscaleRequest
 
 if TYPE_CHECKING:
-    from flows.deployments import Listed
-    from flows.scheduling import ScheduledJob
+    from flows.services.deployments import Listed
+    from flows.services.scheduling import ScheduledJob
 
 _PORT = 4200
 
@@ -42,15 +42,20 @@ def serve(job_config: Path | None, port: int) -> None:
     A Prefect server is started for it, whose database stays in UPRES_HOME (~/.local/share/upres);
     if PREFECT_API_URL is set, that server is used. All flows can be started from its pages.
     """
-    from flows.server import home, password_file, serving_server
+    from flows.services.server import home, password_file, serving_server
     from flows.terminal.printing import number_of
 
     jobs_asked = None if job_config is None else _read(job_config)
     click.echo("starting: the server takes up to a minute, and longer the first time", err=True)
     with serving_server(port) as server, chdir(home() if server.process else "."):
-        from flows.dead_runs import cancel_missed_runs, mark_dead_runs
-        from flows.deployments import client_of_server, jobs_of_file, register_flows, scheduled_jobs
-        from flows.serving import work_until_told
+        from flows.services.dead_runs import cancel_missed_runs, mark_dead_runs
+        from flows.services.deployments import (
+            client_of_server,
+            jobs_of_file,
+            register_flows,
+            scheduled_jobs,
+        )
+        from flows.services.serving import work_until_told
 
         own = server.process is not None
         with client_of_server() as client:
@@ -152,15 +157,15 @@ def notify(words: str | None, to: str | None, body: str, listed: bool, remove: s
     A run with failed tiles is one that failed. The address is kept by the Prefect server, and is
     never shown or logged. Repeating the command with the same address changes what it is sent for.
     """
-    from flows.server import use_server
+    from flows.services.server import use_server
     from pipeline.errors import UsageError
 
     adds = words is not None or to is not None
     if adds + listed + (remove is not None) != 1 or (adds and not (words and to)):
         raise UsageError("expected either --on WORDS --to URL, or --list, or --remove NAME")
     use_server()
-    from flows.deployments import client_of_server
-    from flows.notifications import Notification, forget, known, set_up
+    from flows.services.deployments import client_of_server
+    from flows.services.notifications import Notification, forget, known, set_up
 
     with client_of_server() as client:
         if words and to:
@@ -173,20 +178,25 @@ def notify(words: str | None, to: str | None, body: str, listed: bool, remove: s
 
 
 def _read(file: Path) -> list[ScheduledJob]:
-    from flows.job_config import read_jobs
+    from flows.services.job_config import read_jobs
 
     return read_jobs(file, warn=lambda line: _say(f"upres: {line}"))
 
 
 def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
-    from flows.scheduling import ScheduledJob, check_at, placed, zone_name
-    from flows.server import use_server
+    from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
+    from flows.services.server import use_server
 
     at, zone = check_at(at), zone_name(request.timezone)
     request = _in_zone(placed(request, Path.cwd()), zone)
     _check(request)
     server = use_server()
-    from flows.deployments import client_of_server, has_worker, schedule_job, scheduled_jobs
+    from flows.services.deployments import (
+        client_of_server,
+        has_worker,
+        schedule_job,
+        scheduled_jobs,
+    )
 
     job = ScheduledJob(request=request, at=at, timezone=zone)
     with client_of_server() as client:
@@ -203,7 +213,7 @@ def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
 
 def _check(request: UpscaleRequest) -> None:
     """Refuse what cannot be; places may be those of the machine of a server that is configured."""
-    from flows.server import configured
+    from flows.services.server import configured
     from pipeline.errors import NoSourceError
 
     try:
@@ -221,10 +231,10 @@ def _in_zone(request: UpscaleRequest, zone: str) -> UpscaleRequest:
 
 
 def _list_or_remove(name: str | None, *, as_json: bool) -> None:
-    from flows.server import use_server
+    from flows.services.server import use_server
 
     use_server()
-    from flows.deployments import client_of_server, remove_job, scheduled_jobs
+    from flows.services.deployments import client_of_server, remove_job, scheduled_jobs
 
     with client_of_server() as client:
         if name is not None:

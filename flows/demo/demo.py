@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.private_prefect import own_prefect
+from flows.services.private_prefect import own_prefect
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import OccupiedError, PictureError, UsageError
 from pipeline.pictures.files import read_picture, write_picture

@@ -144,7 +144,7 @@ def test_every_flow_runs_to_its_end_and_shows_what_it_came_to(
     assert told_by_server(api, made)[0] == "COMPLETED", made.message
     trained = train_model(
         source=str(tmp_path / "dataset"), out_dir=tmp_path / "out", recipe="span-x2",
-        settings=("steps=2", "warmup_steps=0"), device="cpu", readers=0, return_state=True,
+        settings=("steps=2",), device="cpu", readers=0, return_state=True,
     )  # fmt: skip
     assert told_by_server(api, trained)[0] == "COMPLETED", trained.message
 

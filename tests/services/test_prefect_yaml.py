@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from flows.deployments import ENTRYPOINTS, POOL
+from flows.services.deployments import ENTRYPOINTS, POOL
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import open_job
 from tests.services.nights import PATIENCE_S, ROOT, until

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.notifications import Notification
+from flows.services.notifications import Notification
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from pipeline.training.state import stored_step
 from tests.pipeline.training.small_trainings import GAN, NORMED, PLAIN, run
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -49,10 +51,14 @@ def stored(out: Path) -> int:
     ids=["plain", "plain-slower", "gan", "normed"],
 )
 def test_a_blown_training_leaves_what_was_good_and_says_how_to_go_on(
-    recipe: TrainRecipe, rate: float, dataset: Dataset, tmp_path: Path
+    recipe: TrainRecipe,
+    rate: float,
+    dataset: Dataset,
+    tmp_path: Path,
+    undisturbed: Callable[[TrainRecipe], Path],
 ) -> None:
     good = replace(recipe, checkpoint_every=1, schedule="constant", warmup_share=0.0)
-    run(dataset, good, tmp_path)
+    shutil.copytree(undisturbed(good), tmp_path, dirs_exist_ok=True)
     before = good_files(tmp_path)
     blown = replace(good, steps=40, learning_rate=rate, discriminator_rate=1e-3)
     if recipe.discriminator:
@@ -68,7 +74,7 @@ def test_a_blown_training_leaves_what_was_good_and_says_how_to_go_on(
     # And from there it goes on, as if nothing had been.
     run(dataset, replace(good, steps=8), tmp_path, resume=True)
     whole = tmp_path / "whole"
-    run(dataset, good, whole)
+    shutil.copytree(undisturbed(good), whole)
     run(dataset, replace(good, steps=8), whole, resume=True)
     assert good_files(tmp_path)["last.safetensors"] == good_files(whole)["last.safetensors"]
 

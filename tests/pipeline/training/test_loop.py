@@ -18,6 +18,7 @@ from pipeline.recipes.training import TrainRecipe, load_recipe
 from tests.pipeline.training.small_trainings import GAN, PLAIN, interrupted, run, told
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from pipeline.storage.dataset import Dataset
@@ -37,10 +38,13 @@ if TYPE_CHECKING:
     ],
 )
 def test_a_training_that_was_killed_and_resumed_ends_with_the_same_bytes(
-    killed_after: int, recipe: TrainRecipe, dataset: Dataset, tmp_path: Path
+    killed_after: int,
+    recipe: TrainRecipe,
+    dataset: Dataset,
+    tmp_path: Path,
+    undisturbed: Callable[[TrainRecipe], Path],
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(dataset, recipe, whole)
+    whole, parts = undisturbed(recipe), tmp_path
     with pytest.raises(KeyboardInterrupt):
         run(dataset, recipe, parts, tick=interrupted(killed_after))
     run(dataset, recipe, parts, resume=(parts / "state.safetensors").exists())
@@ -54,10 +58,9 @@ def test_a_training_that_was_killed_and_resumed_ends_with_the_same_bytes(
 
 @pytest.mark.slow
 def test_a_training_that_is_asked_to_stop_keeps_the_step_it_ends_after(
-    dataset: Dataset, tmp_path: Path
+    dataset: Dataset, tmp_path: Path, undisturbed: Callable[[TrainRecipe], Path]
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    run(dataset, PLAIN, whole)
+    whole, parts = undisturbed(PLAIN), tmp_path
     stop, made = Stop(), []
 
     def ask(step: int, _of: int) -> None:
@@ -73,9 +76,9 @@ def test_a_training_that_is_asked_to_stop_keeps_the_step_it_ends_after(
 
 
 @pytest.mark.slow
-def test_another_seed_gives_other_weights(dataset: Dataset, tmp_path: Path) -> None:
-    one = run(dataset, PLAIN, tmp_path / "1")
-    two = run(dataset, replace(PLAIN, seed=2), tmp_path / "2")
+def test_another_seed_gives_other_weights(undisturbed: Callable[[TrainRecipe], Path]) -> None:
+    seeds = (PLAIN, replace(PLAIN, seed=2))
+    one, two = (undisturbed(recipe) / "best.safetensors" for recipe in seeds)
     assert one.read_bytes() != two.read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.storage.dataset import Dataset
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> Path:
+    """Return the folder of a training that was killed after its fifth step."""
+    folder = tmp_path_factory.mktemp("killed")
+    with pytest.raises(KeyboardInterrupt):
+        run(dataset, PLAIN, folder, tick=interrupted(5))
+    return folder
 
 
 @pytest.mark.slow
@@ -30,11 +40,11 @@ if TYPE_CHECKING:
 def test_figures_that_are_damaged_end_no_training(
     damage: Callable[[str], str],
     dataset: Dataset,
+    killed: Path,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(dataset, PLAIN, tmp_path, tick=interrupted(5))
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     metrics = tmp_path / "metrics.csv"
     content = damage(metrics.read_text())
     metrics.write_bytes(content.encode(errors="surrogateescape"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pipeline.recipes.training import TrainRecipe
     from pipeline.storage.dataset import Dataset
 
 
@@ -55,10 +57,13 @@ def counts_nothing(tensors: dict[str, Tensor]) -> None:
     [forgets, forgets_all, forgets_everything, misremembers, counts_halves, counts_nothing],
 )
 def test_a_state_that_is_not_that_of_its_networks_is_refused(
-    damage: Callable[[dict[str, Tensor]], None], dataset: Dataset, tmp_path: Path
+    damage: Callable[[dict[str, Tensor]], None],
+    dataset: Dataset,
+    tmp_path: Path,
+    undisturbed: Callable[[TrainRecipe], Path],
 ) -> None:
     recipe = replace(PLAIN, optimiser="adam")
-    run(dataset, replace(recipe, steps=2), tmp_path)
+    shutil.copytree(undisturbed(replace(recipe, steps=2)), tmp_path, dirs_exist_ok=True)
     path = tmp_path / "state.safetensors"
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -71,9 +76,9 @@ def test_a_state_that_is_not_that_of_its_networks_is_refused(
 
 @pytest.mark.slow
 def test_a_state_of_before_there_were_guards_goes_on_to_the_same_bytes(
-    dataset: Dataset, tmp_path: Path
+    dataset: Dataset, tmp_path: Path, undisturbed: Callable[[TrainRecipe], Path]
 ) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, parts = undisturbed(PLAIN), tmp_path
     with pytest.raises(KeyboardInterrupt):
         run(dataset, PLAIN, parts, tick=interrupted(3))
     file = parts / "state.safetensors"
@@ -83,4 +88,4 @@ def test_a_state_of_before_there_were_guards_goes_on_to_the_same_bytes(
     del tensors["guard"]
     save_file(tensors, file, about)
     last = run(dataset, PLAIN, parts, resume=True).read_bytes()
-    assert last == run(dataset, PLAIN, whole).read_bytes()
+    assert last == (whole / "best.safetensors").read_bytes()

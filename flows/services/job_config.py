@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from flows.scheduling import ScheduledJob, check_at, placed, zone_name
+from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
 from pipeline.errors import NoSourceError, UsageError
 from pipeline.jobs.request import UpscaleRequest
 

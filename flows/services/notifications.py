@@ -25,7 +25,7 @@ from prefect.client.orchestration import get_client
 from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
-from flows.deployments import TAG
+from flows.services.deployments import TAG
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:

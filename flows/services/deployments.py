@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
-    from flows.scheduling import ScheduledJob
+    from flows.services.scheduling import ScheduledJob
 
 POOL = "upres"
 """The work pool, of the type process."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.private_prefect import QUIET, settle
+from flows.services.private_prefect import QUIET, settle
 from pipeline.errors import JobBusyError, UpresError
 from pipeline.storage.locks import hold
 
@@ -108,7 +108,7 @@ def serving_server(port: int) -> Iterator[Server]:
         ServerError: if it does not start, or another `upres serve` runs it already.
     """
     # The processes that are started from here are to import this copy of upres, and no other.
-    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent)
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     if configured():
         yield use_server()
         return
@@ -126,7 +126,7 @@ def _started(url: str, port: int) -> Iterator[Server]:
     log = home() / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server_process", str(port)],
+            [sys.executable, "-m", "flows.services.server_process", str(port)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 RUN = """
 import json, os, subprocess, sys
 from pathlib import Path
-from flows.private_prefect import own_prefect
+from flows.services.private_prefect import own_prefect
 
 home = Path("home").absolute()
 with own_prefect(home):

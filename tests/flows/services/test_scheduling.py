@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from prefect.server.schemas.schedules import CronSchedule
 
-from flows.scheduling import ScheduledJob, check_at, placed, zone_name
+from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
 from pipeline.errors import UsageError
 from pipeline.jobs.request import UpscaleRequest
 

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import psutil
 from prefect.workers.process import ProcessWorker
 
-from flows.deployments import POOL
-from flows.server import ServerError
-from flows.supervised import SUPERVISOR
+from flows.services.deployments import POOL
+from flows.services.server import ServerError
+from flows.services.supervised import SUPERVISOR
 
 if TYPE_CHECKING:
-    from flows.server import Server
+    from flows.services.server import Server
 
 END_S = 60.0
 """Seconds that runs have to end themselves in."""

@@ -30,8 +30,8 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Crashed
 
-from flows.deployments import POOL
-from flows.notifications import tell
+from flows.services.deployments import POOL
+from flows.services.notifications import tell
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.job_config import read_jobs
+from flows.services.job_config import read_jobs
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
