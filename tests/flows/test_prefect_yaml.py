@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from flows.deployments import ENTRYPOINTS
+from flows.services.deployments import ENTRYPOINTS
 from pipeline.jobs.request import WorkersRequest
 
 if TYPE_CHECKING:
