@@ -39,7 +39,7 @@ pytestmark = pytest.mark.compose
 PICTURES, SIDE_PX, TILE_PX = 60, 256, 32
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ASKED = {"src": "/data/pictures", "model": "bicubic-x2", "tile_px": TILE_PX}
-REJECTED = "1 of 60 files were rejected; the report says why"
+REJECTED = "1 of 60 files was rejected; the report says why"
 PATIENCE_S = 420.0
 
 PLANT = """
