@@ -18,6 +18,7 @@ import socket
 import subprocess
 import tarfile
 import time
+import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,7 +39,7 @@ pytestmark = pytest.mark.compose
 PICTURES, SIDE_PX, TILE_PX = 60, 256, 32
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ASKED = {"src": "/data/pictures", "model": "bicubic-x2", "tile_px": TILE_PX}
-REJECTED = "1 of 60 files were rejected; the report says why"
+REJECTED = "1 of 60 files was rejected; the report says why"
 PATIENCE_S = 420.0
 
 PLANT = """
@@ -202,6 +203,21 @@ def test_the_image_is_below_1_6_gb_and_runs_without_root(
     image = images["UPRES_IMAGE"]
     assert int(docker("inspect", "-f", "{{.Size}}", image)) < 1.6e9
     assert docker("run", "--rm", "--read-only", image, "id", "-u").strip() == "1000"
+
+
+def test_the_pages_are_there_and_the_api_asks_for_a_password(stack: Stack) -> None:
+    page = f"http://127.0.0.1:{stack.prefect_port}"
+    for path in ("/", "/v2/", "/api/health"):
+        with urllib.request.urlopen(f"{page}{path}", timeout=30) as answer:
+            assert answer.status == 200, path
+    with urllib.request.urlopen(f"{page}/ui-settings", timeout=30) as answer:
+        assert json.load(answer)["api_url"] == f"{page}/api"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{page}/api/admin/version", timeout=30)
+    assert stack.api("/admin/version")
+    dask = f"http://127.0.0.1:{stack.dask_port}/status"
+    with urllib.request.urlopen(dask, timeout=30) as answer:
+        assert answer.status == 200
 
 
 def test_nights_that_lose_a_part_end_with_the_bytes_of_one_that_lost_none(
