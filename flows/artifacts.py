@@ -96,7 +96,8 @@ class _Progress:
             self.ended.wait(PROGRESS_EVERY_S)
 
     def _send(self, done: int, total: int) -> None:
-        percent = 100.0 * min(done, total) / total if total else 0.0
+        # The page shows all digits of it.
+        percent = round(100.0 * min(done, total) / total, 1) if total else 0.0
         about = f"{self._about}: {done:,} of {total:,}"
         if self._id is None:
             made = create_progress_artifact(percent, key=self._key, description=about)

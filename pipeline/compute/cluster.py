@@ -193,6 +193,9 @@ class _Flight(Generic[Task, Result]):
                 error = future.exception()
                 died = isinstance(error, KilledWorker)
                 return Outcome(task, None, WorkerError("the worker died") if died else error)
+            if future.status == "cancelled":
+                # Its scheduler went. One that is back knows neither tasks nor plugins.
+                raise ClusterError(_GONE)
             # Seen: a finished future whose worker dies before it is read comes out as "lost".
             return Outcome(task, None, WorkerError(f"the task came back {future.status}"))
         finally:

@@ -123,6 +123,14 @@ def until(condition: Callable[[], object], what: object = "") -> None:
         time.sleep(0.5)
 
 
+def wait_for(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not found():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.1)
+
+
 def soon() -> str:
     """Return a time of the day that is one to two minutes ahead."""
     return f"{datetime.now(UTC) + timedelta(seconds=80):%H:%M}"

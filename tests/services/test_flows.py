@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.endings import document_of
 from flows.nightly import nightly
@@ -27,15 +25,13 @@ from flows.upscale import upscale_archive
 from pipeline.jobs import stages
 from pipeline.jobs.budget import TimedStop
 from pipeline.jobs.job import hold_job, open_job
+from tests.services.nights import wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from tests.conftest import Digest, SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-PATIENCE_S = 180
 DRIVER = """
 import json, sys
 from pathlib import Path
@@ -44,48 +40,6 @@ if __name__ == "__main__":
     asked = json.loads(sys.argv[1])
     nightly(**asked | {"job_dir": Path(asked["job_dir"])}, return_state=True)
 """
-
-
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of this test's own, on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = tmp_path_factory.mktemp("prefect")
-    url = f"http://127.0.0.1:{port}/api"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {
-        "PREFECT_HOME": str(home),
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "DO_NOT_TRACK": "1",
-    }
-    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "log").open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "prefect", *words], stdout=log, stderr=log, env=environment
-        )
-    try:
-        wait_for(lambda: _healthy(url), server)
-        with temporary_settings(updates={PREFECT_API_URL: url}):
-            yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
-
-
-def _healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/health", trust_env=False).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
-
-
-def wait_for(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not found():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.1)
 
 
 @pytest.fixture

@@ -1,0 +1,167 @@
+"""Plugs pulled in the middle of a night: what goes on by itself, and what the next one does."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from flows.nightly import nightly
+from flows.tasks import ingest_pictures, report_job, score_tiles, upscale_tiles
+from pipeline.compute.status import read_status
+from pipeline.jobs.job import open_job
+from tests.services.nights import Night, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Command, Digest, SavePicture, TakePhoto
+
+pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+TILES = 400
+"""Of each picture: 320 px by 320 px in tiles of 16 px."""
+
+
+def tiles_of(job: Path) -> int:
+    return len(list((job / "sr.zarr").glob("*/0/c/0/*/*")))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
+    for n in range(8):
+        save(tmp_path / "photos" / f"{n}.png", photo(320, 320, at=20 * n))
+    return tmp_path / "photos"
+
+
+def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_the_same_bytes(
+    tmp_path: Path, pictures: Path, upres: Command, cluster: tuple[str, str], digest: Digest
+) -> None:
+    night, job = Night(tmp_path), tmp_path / "job"
+    asked = {
+        "src": str(pictures), "job_dir": str(job), "model": "lanczos-x2", "tile_px": 16,
+        "workers": 1, "device": "cpu", "precision": "fp32",
+    }  # fmt: skip
+    with night.served() as serving:
+        serving.ready()
+        nights = {d["entrypoint"]: d["id"] for d in night.api("deployments/filter")}
+        begin = f"deployments/{nights['flows.nightly.nightly']}/create_flow_run"
+
+        def begun() -> tuple[str, psutil.Process]:
+            """Begin a run, and return its name and process once it wrote a few more tiles."""
+            before = tiles_of(job)
+            run = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
+            until(lambda: tiles_of(job) > before + 32 or ended(run), serving.log)
+            pid = state_of(run)["infrastructure_pid"]
+            return run, psutil.Process(int(pid.rpartition(":")[2]))
+
+        def state_of(run: str) -> dict[str, Any]:
+            return next(one for one in night.runs() if one["id"] == run)
+
+        def ended(run: str) -> bool:
+            return state_of(run)["state_type"] not in (
+                "SCHEDULED", "PENDING", "RUNNING", "CANCELLING",
+            )  # fmt: skip
+
+        for how, kind in ("cancel", "CANCELLED"), (signal.SIGTERM, "CRASHED"), (
+            signal.SIGKILL, "CRASHED",
+        ):  # fmt: skip
+            run, process = begun()
+            family = [process, *process.children(recursive=True)]
+            if isinstance(how, str):
+                state = {"state": {"type": "CANCELLING"}}
+                night.api(f"flow_runs/{run}/set_state", state)
+            else:
+                process.send_signal(how)
+            until(lambda run=run: ended(run), serving.log)
+            assert state_of(run)["state_type"] == kind, serving.said
+            _, alive = psutil.wait_procs(family, timeout=60)
+            assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+            assert tiles_of(job) < 8 * TILES
+        last = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
+        until(lambda: ended(last), serving.log)
+        assert state_of(last)["state_name"] == "Completed", serving.said
+    ledger = open_job(job).open_ledger_to_read()
+    status = read_status(job, ledger)
+    ledger.close()
+    assert status.units == {"done": 8 * TILES, "failed": 0, "pending": 0}
+    undisturbed = tmp_path / "undisturbed"
+    words = ("--model", "lanczos-x2", "--tile", 16, "--device", "cpu", "--precision", "fp32")
+    assert upres("upscale", pictures, undisturbed, *words, *cluster).code == 0
+    assert digest(job / "sr.zarr") == digest(undisturbed / "sr.zarr")
+
+
+class Dask:
+    """A scheduler and a worker of a remote cluster, as processes that can be started again."""
+
+    def __init__(self, folder: Path, port: int) -> None:
+        self.address, self.log = f"tcp://127.0.0.1:{port}", folder / "dask.log"
+        self.parts: list[subprocess.Popen[bytes]] = []
+        self.start()
+
+    def start(self) -> None:
+        port = self.address.rpartition(":")[2]
+        with self.log.open("ab") as log:
+            self.parts = [
+                subprocess.Popen([sys.executable, "-m", "dask", *words], stdout=log, stderr=log)
+                for words in (
+                    ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"],
+                    ["worker", self.address, "--no-dashboard", "--death-timeout", "60"],
+                )
+            ]
+
+    def kill(self) -> None:
+        for part in self.parts:
+            part.kill() if part is self.parts[0] else part.terminate()
+        for part in self.parts:
+            part.wait(timeout=60)
+
+
+@pytest.fixture
+def dask(tmp_path: Path) -> Iterator[Dask]:
+    made = Dask(tmp_path, Night(tmp_path).port)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.mark.usefixtures("api")
+def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_address(
+    dask: Dask, tmp_path: Path, pictures: Path, digest: Digest, cluster: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for one in (ingest_pictures, upscale_tiles, score_tiles, report_job):
+        monkeypatch.setattr(one, "retry_delay_seconds", [1, 10, 30])
+    job = tmp_path / "job"
+    asked = {
+        "src": str(pictures), "model": "lanczos-x2", "tile_px": 16, "device": "cpu",
+        "precision": "fp32",
+    }  # fmt: skip
+    seen: list[int] = []
+
+    def pull() -> None:
+        deadline = time.monotonic() + 240
+        while tiles_of(job) <= 64 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        dask.kill()
+        seen.append(tiles_of(job))
+        dask.start()
+
+    plug = threading.Thread(target=pull)
+    plug.start()
+    state = nightly(**asked, job_dir=job, cluster=dask.address, return_state=True)
+    plug.join()
+    assert 64 < seen[0] < 8 * TILES
+    assert state.name == "Completed", state.message
+    document: dict[str, Any] = state.result()
+    assert document["units"] == {"done": 8 * TILES, "failed": 0, "pending": 0}
+    nightly(**asked, job_dir=tmp_path / "calm", cluster=cluster[1], return_state=True)
+    assert digest(job / "sr.zarr") == digest(tmp_path / "calm" / "sr.zarr")
