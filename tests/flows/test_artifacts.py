@@ -53,10 +53,11 @@ def test_progress_is_shown_now_and_then_and_at_the_end(monkeypatch: pytest.Monke
         artifacts, "update_progress_artifact", lambda _, percent, **__: shown.append(percent)
     )
     with moving(Path("job"), "upscale") as show:
-        for n in range(1, 501):
-            show(n, 500)
+        for n in range(1, 538):
+            show(n, 537)
             time.sleep(0.001)
     assert shown[-1] == 100
+    assert all(percent == round(percent, 1) for percent in shown)
     assert shown == sorted(shown)
     assert 2 <= len(shown) < 100
 
@@ -75,3 +76,20 @@ def test_the_keys_of_two_jobs_differ_and_are_ones_that_prefect_takes() -> None:
     keys = {key_of(Path(name), "summary") for name in ("a/Job", "b/Job", "a/job", "a/Ünü 日本")}
     assert len(keys) == 4
     assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for key in keys)
+
+
+def test_a_table_says_what_its_figures_are_against_and_has_no_empty_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables: list[list[dict[str, Any]]] = []
+    monkeypatch.setattr(artifacts, "FlowRunContext", Context)
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, **_: tables.append(rows))
+    show_looks(Path("job"), [Look("a.png", 3, gain=-0.5, psnr=30.0)])
+    show_looks(Path("job"), [Look("b.png", None, "OSError: x"), Look("a.png", 0, psnr=48.0)])
+    small_again = "PSNR-Y of SR made small again, to its LR, dB"
+    assert tables == [
+        [{"item": "a.png", "tile": 3, "state": "done", "gain over bicubic, dB": "-0.50",
+          "PSNR-Y, dB": "30.00"}],
+        [{"item": "b.png", "tile": "", "state": "failed", "reason": "OSError: x", small_again: ""},
+         {"item": "a.png", "tile": 0, "state": "done", "reason": "", small_again: "48.00"}],
+    ]  # fmt: skip
