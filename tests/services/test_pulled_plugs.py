@@ -163,5 +163,7 @@ def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_ad
     assert state.name == "Completed", state.message
     document: dict[str, Any] = state.result()
     assert document["units"] == {"done": PICTURES * TILES, "failed": 0, "pending": 0}
+    # Of both attempts: what the first one recorded, the second one left alone.
+    assert document["computed_units"] == PICTURES * TILES
     nightly(**asked, job_dir=tmp_path / "calm", cluster=cluster[1], return_state=True)
     assert digest(job / "sr.zarr") == digest(tmp_path / "calm" / "sr.zarr")
