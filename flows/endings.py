@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.states import Completed, Failed
 
-from flows.run_log import run_logger
+from flows.run_log import run_logger, say_errors_in_a_line
 from flows.services.supervised import end_with_supervisor
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
@@ -65,7 +65,7 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
     An error of ours is one line in the log and in the state; a bug keeps its traceback.
     """
     end_with_supervisor()
-    logging.getLogger("prefect.flow_runs").addFilter(_is_news)
+    say_errors_in_a_line()
     try:
         return work().state()
     except JobBusyError as error:
@@ -76,16 +76,6 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
         message = visible(" ".join(str(error).split()))
         run_logger().log(logging.ERROR, "%s", message)
         return Failed(message=message, data=error)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Return whether a record says more than an error of ours, which is in the state already.
-
-    Prefect reads the result of a failed state where a worker carries the flow out, and logs the
-    traceback of that as an unexpected exception.
-    """
-    engine = str(record.msg).startswith("Engine execution exited")
-    return not (engine and record.exc_info and isinstance(record.exc_info[1], UpresError))
 
 
 def document_of(state: State[Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 def prepare_patches(request: PrepareRequest) -> PrepareResult:
     """Make the patches that are missing."""
     listener = FlowListener(f"dataset {request.dataset_dir.name}", request.dataset_dir)
+    listener.connects(request.cluster)
     result = run.prepare_dataset(
         request, stop=Stop(), write_report=write_dataset_report, listener=listener
     )

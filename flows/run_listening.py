@@ -9,18 +9,23 @@ from typing import TYPE_CHECKING
 
 from flows.artifacts import moving
 from flows.run_log import run_logger
+from flows.services.dead_runs import mark_dead_runs_of
 from flows.terminal.printing import visible
+from pipeline.compute.awaiting import await_scheduler
 from pipeline.jobs.listener import JobListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from pipeline.compute.cluster import ClusterSettings
     from pipeline.compute.outcomes import Failure
     from pipeline.jobs.upscale import UpscaleProgress
 
 MOST_LINES = 200
 """Failures that are logged, each by a line, in one stage: the report lists them all."""
+
+_SCHEDULER_S = 60.0
 
 
 @dataclass
@@ -38,6 +43,15 @@ class FlowListener(JobListener):
     def log(self, line: str, *, level: int = logging.INFO) -> None:
         """Log a line."""
         run_logger().log(level, "%s", visible(f"{self.about}: {line}"))
+
+    def holds_job(self) -> None:
+        """Mark the runs that Prefect believes are going on, on a job that this one holds."""
+        mark_dead_runs_of(self.folder)
+
+    def connects(self, settings: ClusterSettings) -> None:
+        """Wait for a scheduler that may be starting just now: nobody stands by to repeat a run."""
+        line = f"no scheduler answers at {settings.address} yet, waiting up to {_SCHEDULER_S:.0f} s"
+        await_scheduler(settings, within_s=_SCHEDULER_S, waits=lambda: self.log(line))
 
     @contextmanager
     def counting(self, stage: str, unit: str) -> Iterator[Callable[[int, int], None]]:

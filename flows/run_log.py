@@ -7,6 +7,13 @@ import logging
 from prefect import get_run_logger
 from prefect.exceptions import MissingContextError
 
+from pipeline.errors import UpresError
+
+_OF_PROCESS = ("prefect.flow_runs", "prefect.engine")
+"""Loggers by which Prefect says that a flow failed, after its state and its line said why."""
+
+_OF_TASKS = "prefect.task_runs"
+
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
     """Return the logger of the flow or task that runs; one like others where none does."""
@@ -14,3 +21,27 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
         return get_run_logger()
     except MissingContextError:
         return logging.getLogger("upres.flows")
+
+
+def say_errors_in_a_line() -> None:
+    """Let Prefect log an error of ours without its traceback; a bug keeps its own.
+
+    A process ends a run that failed by raising the error of its state, and logs that twice more.
+    """
+    for name in _OF_PROCESS:
+        logging.getLogger(name).addFilter(_is_news)
+    logging.getLogger(_OF_TASKS).addFilter(_without_traceback)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not _is_ours(record)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if _is_ours(record):
+        record.exc_info = None
+    return True
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    return record.exc_info is not None and isinstance(record.exc_info[1], UpresError)

@@ -13,7 +13,6 @@ from flows.commands.jobs import upscale as command
 from flows.endings import ended, ending_of_job
 from flows.parameters import filled_from
 from flows.scheduled import due
-from flows.services.dead_runs import mark_dead_runs_of
 from flows.services.notifications import notified
 from flows.tasks import (
     export_pictures,
@@ -47,7 +46,6 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
     """Do the main job, each stage a task of the flow `name`; return how that ends."""
     listener = listener_of(request.job_dir, "begins")
     with open_stages(request, listener, command=f"{name} flow", due=due()) as stages:
-        mark_dead_runs_of(request.job_dir)
         run = stages.address()
         show_links(request.job_dir, report=stages.run.job.report_path, dashboard=stages.dashboard())
         ingestion = ingest_pictures(run)

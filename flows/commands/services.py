@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import chdir
+from contextlib import chdir, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +14,11 @@ from flows.terminal import options
 from pipeline.jobs.request import UpscaleRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from flows.services.deployments import Listed
     from flows.services.scheduling import ScheduledJob
+    from flows.services.server import Server
 
 _PORT = 4200
 
@@ -35,8 +38,15 @@ _PORT = 4200
     envvar="UPRES_PORT",
     help="Where the pages of Prefect's server are, on 127.0.0.1 alone.",
 )
+@click.option(
+    "--nights",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="How many scheduled jobs run at once; the others wait for their turn.  [default: 1, or "
+    "what the server at PREFECT_API_URL has]",
+)
 @options.reported_with(again="`upres serve`")
-def serve(job_config: Path | None, port: int) -> None:
+def serve(job_config: Path | None, port: int, nights: int | None) -> None:
     """Carry out what is scheduled, for as long as this command runs.
 
     A Prefect server is started for it, whose database stays in UPRES_HOME (~/.local/share/upres);
@@ -52,6 +62,7 @@ def serve(job_config: Path | None, port: int) -> None:
         from flows.services.deployments import (
             client_of_server,
             jobs_of_file,
+            let_nights_take_turns,
             register_flows,
             scheduled_jobs,
         )
@@ -62,6 +73,7 @@ def serve(job_config: Path | None, port: int) -> None:
             register_flows(client)
             if jobs_asked is not None:
                 jobs_of_file(client, jobs_asked)
+            let_nights_take_turns(client, nights or (1 if own else None))
             dead = mark_dead_runs(client, alone=own)
             missed = cancel_missed_runs(client) if own else 0
             jobs = scheduled_jobs(client)
@@ -97,7 +109,9 @@ def schedule(
 ) -> None:
     """Upscale SRC into JOB every night, while `upres serve` runs.
 
-    Scheduling the same JOB again changes it. The other options are those of `upres upscale`.
+    Nothing runs before `upres serve` is started, but jobs can be scheduled before, which takes up
+    to a minute then. Scheduling the same JOB again changes it. The other options are those of
+    `upres upscale`.
     """
     from pipeline.errors import UsageError
 
@@ -157,24 +171,41 @@ def notify(words: str | None, to: str | None, body: str, listed: bool, remove: s
     A run with failed tiles is one that failed. The address is kept by the Prefect server, and is
     never shown or logged. Repeating the command with the same address changes what it is sent for.
     """
-    from flows.services.server import use_server
+    from flows.services.notification import Notification
     from pipeline.errors import UsageError
 
     adds = words is not None or to is not None
     if adds + listed + (remove is not None) != 1 or (adds and not (words and to)):
         raise UsageError("expected either --on WORDS --to URL, or --list, or --remove NAME")
-    use_server()
-    from flows.services.deployments import client_of_server
-    from flows.services.notifications import Notification, forget, known, set_up
+    asked = None
+    if words and to:
+        on = tuple(word.strip() for word in words.split(",") if word.strip())
+        asked = Notification(on=on, to=to, body=body)
+    with _server():
+        from flows.services.deployments import client_of_server
+        from flows.services.notifications import forget, known, set_up
 
-    with client_of_server() as client:
-        if words and to:
-            on = tuple(word.strip() for word in words.split(",") if word.strip())
-            set_up(client, Notification(on=on, to=to, body=body))
-        elif remove is not None and not forget(client, remove):
-            raise UsageError(f"no notification is called {remove!r}; --list shows all")
-        for name, about in sorted(known(client).items()):
-            click.echo(f"{name}: {about}")
+        with client_of_server() as client:
+            if asked is not None:
+                set_up(client, asked)
+            elif remove is not None and not forget(client, remove):
+                raise UsageError(f"no notification is called {remove!r}; --list shows all")
+            for name, about in sorted(known(client).items()):
+                click.echo(f"{name}: {about}")
+
+
+@contextmanager
+def _server() -> Iterator[Server]:
+    """Yield the server; where none runs it is started for this command, and that is said."""
+    from flows.services.server import home, server_at_hand
+
+    with server_at_hand() as server:
+        if server.process is None:
+            yield server
+            return
+        with chdir(home()):  # Prefect reads settings wherever it is started.
+            yield server
+    _say("upres: nothing runs until `upres serve` is started (docs/schedule.md)")
 
 
 def _read(file: Path) -> list[ScheduledJob]:
@@ -185,12 +216,21 @@ def _read(file: Path) -> list[ScheduledJob]:
 
 def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
     from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
-    from flows.services.server import use_server
 
     at, zone = check_at(at), zone_name(request.timezone)
     request = _in_zone(placed(request, Path.cwd()), zone)
     _check(request)
-    server = use_server()
+    with _server() as server:
+        listed = _scheduled(ScheduledJob(request=request, at=at, timezone=zone), server)
+        if as_json:
+            options.print_json(listed.to_json())
+            return
+        click.echo(_line(listed))
+        if server.process is None:
+            click.echo(f"pages: {server.page}")
+
+
+def _scheduled(job: ScheduledJob, server: Server) -> Listed:
     from flows.services.deployments import (
         client_of_server,
         has_worker,
@@ -198,17 +238,11 @@ def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
         scheduled_jobs,
     )
 
-    job = ScheduledJob(request=request, at=at, timezone=zone)
     with client_of_server() as client:
         name = schedule_job(client, job)
-        if not has_worker(client):
+        if server.process is None and not has_worker(client):
             _say("upres: nothing runs it yet; start `upres serve`, or a worker of the pool upres")
-        listed = next(one for one in scheduled_jobs(client) if one.name == name)
-    if as_json:
-        options.print_json(listed.to_json())
-    else:
-        click.echo(_line(listed))
-        click.echo(f"pages: {server.page}")
+        return next(one for one in scheduled_jobs(client) if one.name == name)
 
 
 def _check(request: UpscaleRequest) -> None:
@@ -231,15 +265,13 @@ def _in_zone(request: UpscaleRequest, zone: str) -> UpscaleRequest:
 
 
 def _list_or_remove(name: str | None, *, as_json: bool) -> None:
-    from flows.services.server import use_server
+    with _server():
+        from flows.services.deployments import client_of_server, remove_job, scheduled_jobs
 
-    use_server()
-    from flows.services.deployments import client_of_server, remove_job, scheduled_jobs
-
-    with client_of_server() as client:
-        if name is not None:
-            remove_job(client, name)
-        jobs = scheduled_jobs(client)
+        with client_of_server() as client:
+            if name is not None:
+                remove_job(client, name)
+            jobs = scheduled_jobs(client)
     if as_json:
         options.print_json({"jobs": [job.to_json() for job in jobs]})
         return

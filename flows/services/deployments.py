@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -18,7 +18,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    DeploymentUpdate,
+    WorkPoolCreate,
+)
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterTags,
@@ -55,6 +59,10 @@ if TYPE_CHECKING:
 
 POOL = "upres"
 """The work pool, of the type process."""
+
+NIGHTS = "nights"
+"""The queue of the pool that scheduled jobs wait in: as many of them go on at once as its limit
+says, for each takes the whole machine. What a person starts waits for none of them."""
 
 BY_HAND = "upres"
 """Name of the deployments that a person starts."""
@@ -125,13 +133,27 @@ def register_flows(client: SyncPrefectClient) -> None:
 
 
 def make_pool(client: SyncPrefectClient) -> None:
-    """Make the work pool, unless it is there."""
+    """Make the work pool and the queue of the nights, unless they are there."""
     template = ProcessWorker.get_default_base_job_template()
     pool = WorkPoolCreate(name=POOL, type=ProcessWorker.type, base_job_template=template)
-    try:
+    with suppress(ObjectAlreadyExists):
         client.create_work_pool(pool)
-    except ObjectAlreadyExists:
-        return
+    with suppress(ObjectAlreadyExists):
+        client.create_work_queue(NIGHTS, concurrency_limit=1, work_pool_name=POOL)
+
+
+def let_nights_take_turns(client: SyncPrefectClient, at_once: int | None) -> None:
+    """Let so many scheduled jobs go on at once; None leaves the limit that the server has.
+
+    Those that were scheduled before there was a queue for them are brought into it.
+    """
+    queue = client.read_work_queue_by_name(NIGHTS, work_pool_name=POOL)
+    if at_once is not None:
+        client.update_work_queue(queue.id, concurrency_limit=at_once)
+    for deployment in _deployments(client):
+        if deployment.work_queue_name != NIGHTS:
+            moved = DeploymentUpdate(work_pool_name=POOL, work_queue_name=NIGHTS)
+            client.update_deployment(deployment.id, moved)
 
 
 def has_worker(client: SyncPrefectClient) -> bool:
@@ -151,6 +173,7 @@ def schedule_job(client: SyncPrefectClient, job: ScheduledJob, *, tags: Iterable
         name=name,
         tags=[TAG, JOB_TAG, *tags],
         parameters=job.parameters,
+        work_queue_name=NIGHTS,
         schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)],
         description=f"Every night at {job.at} ({job.timezone}): {job.request.job_dir}",
     )

@@ -12,11 +12,9 @@ import json
 import logging
 import smtplib
 import ssl
-from dataclasses import dataclass
 from email.message import EmailMessage
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import unquote
 from uuid import UUID
 
 from prefect.blocks.system import Secret
@@ -26,27 +24,18 @@ from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 from flows.services.deployments import TAG
-from pipeline.errors import UsageError
+from flows.services.notification import PREFIX, Notification, addresses_of, parts_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from urllib.parse import SplitResult
 
     from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import Flow as StoredFlow
     from prefect.client.schemas.objects import FlowRun, State
 
-STATES = {
-    "failed": ("Failed", "CompletedWithFailures", "Crashed", "TimedOut", "Skipped"),
-    "finished": ("Completed", "OutOfTime"),
-}
-"""Names of the states that runs end in, by the word that asks for them."""
-
-BODIES = ("auto", "slack", "json")
-
-_PREFIX = "upres-notify-"
 _TIMEOUT_S = 30.0
-_SLACK_HOSTS = ("hooks.slack.com",)
 _TEXT = (
     "(deployment.name ~ ': ' ~ flow.name ~ ' ended ' ~ flow_run.state.name"
     " ~ ((': ' ~ flow_run.state.message) if flow_run.state.message else ''))"
@@ -62,53 +51,6 @@ _JSON = f"""{{
   "job": {{{{ (flow_run.parameters.job_dir or '')|string|tojson }}}},
   "page": {{{{ flow_run|ui_url|tojson }}}}
 }}"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notification:
-    """What is sent where, when a run ends."""
-
-    on: tuple[str, ...]
-    to: str
-    body: str = "auto"
-
-    def __post_init__(self) -> None:
-        unknown = [word for word in self.on if word not in STATES]
-        if unknown or not self.on:
-            raise UsageError(
-                f"--on is {','.join(self.on)!r}, expected failed, finished, or failed,finished"
-            )
-        url = _parts(self.to)
-        if url.scheme in ("smtp", "smtps"):
-            _addresses(url)
-
-    @property
-    def by_mail(self) -> bool:
-        """Return whether it is an e-mail."""
-        return _parts(self.to).scheme in ("smtp", "smtps")
-
-    @property
-    def name(self) -> str:
-        """Return a name that says nothing of what is secret, and is another for each address."""
-        return f"{_PREFIX}{sha256(self.to.encode()).hexdigest()[:8]}"
-
-    @property
-    def shown(self) -> str:
-        """Return where it goes, without what is secret in that."""
-        url = _parts(self.to)
-        return f"{url.scheme}://{url.hostname}"
-
-    @property
-    def slack(self) -> bool:
-        """Return whether the body is to be one that Slack understands."""
-        return self.body == "slack" or (
-            self.body == "auto" and _parts(self.to).hostname in _SLACK_HOSTS
-        )
-
-    @property
-    def states(self) -> tuple[str, ...]:
-        """Return the names of the states that it is sent for."""
-        return tuple(name for word in self.on for name in STATES[word])
 
 
 def set_up(client: SyncPrefectClient, notification: Notification) -> None:
@@ -149,7 +91,7 @@ def set_up(client: SyncPrefectClient, notification: Notification) -> None:
 def known(client: SyncPrefectClient) -> dict[str, str]:
     """Return what is set up: what each is for, by its name."""
     mails = {name: f"{', '.join(mail.on)}: {mail.shown}" for name, mail in _mails(client).items()}
-    automations = [one for one in client.read_automations() if one.name.startswith(_PREFIX)]
+    automations = [one for one in client.read_automations() if one.name.startswith(PREFIX)]
     return mails | {one.name: one.description for one in automations}
 
 
@@ -197,39 +139,15 @@ def _mails(client: SyncPrefectClient) -> dict[str, Notification]:
     texts: Iterable[tuple[str, Any]] = (
         (str(one.name), one.data.get("value"))
         for one in kept
-        if str(one.name).startswith(_PREFIX) and "value" in one.data
+        if str(one.name).startswith(PREFIX) and "value" in one.data
     )
     about = {name: json.loads(text) if isinstance(text, str) else text for name, text in texts}
     return {name: Notification(on=tuple(one["on"]), to=one["to"]) for name, one in about.items()}
 
 
-def _parts(to: str) -> SplitResult:
-    try:
-        url = urlsplit(to)
-        _ = url.port
-    except ValueError:
-        url = urlsplit("")
-    if url.scheme not in ("http", "https", "smtp", "smtps") or not url.hostname:
-        # Not shown as it is: what was mistyped may hold a password.
-        raise UsageError(
-            "--to is not an address of a webhook (https://...) or of a mail server "
-            "(smtp://USER:PASSWORD@HOST:587/?from=ADDRESS&to=ADDRESS)"
-        )
-    return url
-
-
-def _addresses(url: SplitResult) -> tuple[str, list[str]]:
-    """Return who sends a mail, and to whom."""
-    asked = parse_qs(url.query)
-    sender, receivers = asked.get("from", [""])[0], asked.get("to", [])
-    if not receivers or not all("@" in one for one in (sender, *receivers)):
-        raise UsageError("--to needs from=ADDRESS and to=ADDRESS: smtp://HOST/?from=A@B&to=C@D")
-    return sender, receivers
-
-
 def _send(mail: Notification, flow: str, run: FlowRun, state: State[Any]) -> None:
-    url = _parts(mail.to)
-    sender, receivers = _addresses(url)
+    url = parts_of(mail.to)
+    sender, receivers = addresses_of(url)
     job = run.parameters.get("job_dir") or ""
     message = EmailMessage()
     message["From"], message["To"] = sender, ", ".join(receivers)

@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,27 +74,29 @@ def password_file() -> Path:
     return home() / "password"
 
 
-def use_server() -> Server:
-    """Let Prefect, once it is imported, speak to the server that is configured or that runs.
+@contextmanager
+def server_at_hand() -> Iterator[Server]:
+    """Yield the server that is configured or that runs; else start one's own for the block.
+
+    Prefect, once it is imported, speaks to that one. What is written there stays; nothing runs
+    before `upres serve` does.
 
     Raises:
-        ServerError: if there is none; the message says what starts it.
+        ServerError: if there is none, and none starts.
     """
     if configured():
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        _check_configured()
-        return Server(configured())
-    deadline = time.monotonic() + START_S
-    while (url := _address()) is None and _is_served() and time.monotonic() < deadline:
-        time.sleep(0.5)  # It starts just now.
-    if url is None:
-        raise ServerError(
-            "`upres serve` is not running, and nothing is scheduled or run without it; start it in "
-            "another terminal, or as a service (docs/schedule.md), and repeat this command"
-        )
-    _settle(url)
-    return Server(url)
+        yield _configured_server()
+        return
+    with _alone("a command"):
+        deadline = time.monotonic() + START_S
+        while (url := _address()) is None and _is_served() and time.monotonic() < deadline:
+            time.sleep(0.5)  # It starts just now.
+        if url is not None:
+            _settle(url)
+            yield Server(url)
+            return
+        with _own_server(_free_port()) as server:
+            yield server
 
 
 @contextmanager
@@ -107,18 +109,64 @@ def serving_server(port: int) -> Iterator[Server]:
     Raises:
         ServerError: if it does not start, or another `upres serve` runs it already.
     """
-    # The processes that are started from here are to import this copy of upres, and no other.
-    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     if configured():
-        yield use_server()
+        _import_this_copy()
+        yield _configured_server()
         return
+    with ExitStack() as opened:
+        with _alone("upres serve"):  # A command may have started the server for a moment.
+            server = opened.enter_context(_own_server(port))
+        yield server
+
+
+def _configured_server() -> Server:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    _check_configured()
+    return Server(configured())
+
+
+def _import_this_copy() -> None:
+    """Let the processes that are started from here import this copy of upres, and no other."""
+    os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+
+
+@contextmanager
+def _alone(command: str) -> Iterator[None]:
+    """Wait until no other command looks for the server, starts it, or uses it for a moment.
+
+    Raises:
+        ServerError: if that takes too long.
+    """
     home().mkdir(mode=0o700, parents=True, exist_ok=True)
+    deadline = time.monotonic() + START_S
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(hold(home() / "commands.lock", home(), command))
+                break
+            except JobBusyError as error:
+                if time.monotonic() > deadline:
+                    raise ServerError(str(error)) from error
+            time.sleep(0.2)
+        yield
+
+
+@contextmanager
+def _own_server(port: int) -> Iterator[Server]:
+    _import_this_copy()
     try:
         with hold(home() / "serve.lock", home(), "upres serve"):
             _settle(url := f"http://127.0.0.1:{port}/api")
             yield from _started(url, port)
     except JobBusyError as error:
         raise ServerError(f"{error}; one `upres serve` is enough for all jobs") from error
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _started(url: str, port: int) -> Iterator[Server]:
@@ -130,6 +178,8 @@ def _started(url: str, port: int) -> Iterator[Server]:
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
+            # Prefect reads settings wherever it is started.
+            cwd=home(),
             # Ctrl-C in a terminal goes to all its processes: this one is to end last.
             start_new_session=True,
         )
@@ -146,6 +196,7 @@ def _settle(url: str) -> None:
     settle(home() / "prefect", password=f"upres:{_password()}")
     os.environ.update(
         PREFECT_API_URL=url,
+        UPRES_HOME=str(home()),  # It may be named from the working folder, which changes.
         # A night outlives a restart of the server; in memory its slot would be lost with it.
         PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE="prefect.server.concurrency.lease_storage.filesystem",
         PREFECT_SERVER_UI_STATIC_DIRECTORY=str(home() / "prefect" / "ui"),

@@ -11,6 +11,7 @@ from pipeline.compute.listener import Listener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pipeline.compute.cluster import ClusterSettings
     from pipeline.jobs.upscale import UpscaleProgress
 
 
@@ -20,6 +21,12 @@ class JobListener(Listener):
     def stopping(self) -> AbstractContextManager[Stop]:
         """Return a context of a run; it yields the stop which ends the run early."""
         return nullcontext(Stop())
+
+    def holds_job(self) -> None:
+        """Hear that the run holds its job: no other run goes on there."""
+
+    def connects(self, settings: ClusterSettings) -> None:
+        """Hear which workers the run is about to connect to."""
 
     def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
         """Return a context of upscaling; it yields what hears how far it is."""

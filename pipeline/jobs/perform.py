@@ -110,6 +110,7 @@ def rerun_job(request: RerunRequest, listener: JobListener = _SILENT) -> JobResu
     job = open_job(request.job_dir)
     computed = 0
     with listener.stopping() as stop, run_on(job, "upres rerun", stop=stop) as run:
+        listener.holds_job()
         upscaling = _upscaling_again(run, request)
         plan = run.plan_rerun(
             upscaling, item=request.item, error=request.error, stale=request.stale
@@ -118,6 +119,7 @@ def rerun_job(request: RerunRequest, listener: JobListener = _SILENT) -> JobResu
         listener.reruns(units, items)
         if units:
             settings = request.cluster_settings(device=upscaling.model.device)
+            listener.connects(settings)
             with connect(settings) as client:
                 computed = stages.compute(
                     plan, upscaling, run=run, client=client, listener=listener
@@ -144,14 +146,14 @@ def score_job(request: ScoreRequest, listener: JobListener = _SILENT) -> ScoreRe
         JobBusyError: if another run holds the job.
     """
     job = open_job(request.job_dir)
-    with (
-        listener.stopping() as stop,
-        run_on(job, "upres score", stop=stop) as run,
-        connect(request.cluster_settings()) as client,
-    ):
-        return stages.score(
-            request.reference, names=request.names, run=run, client=client, listener=listener
-        )
+    with listener.stopping() as stop, run_on(job, "upres score", stop=stop) as run:
+        listener.holds_job()
+        settings = request.cluster_settings()
+        listener.connects(settings)
+        with connect(settings) as client:
+            return stages.score(
+                request.reference, names=request.names, run=run, client=client, listener=listener
+            )
 
 
 def export_job(
@@ -168,8 +170,10 @@ def export_job(
     """
     job = open_job(job_dir)
     with listener.stopping() as stop, run_on(job, "upres export", stop=stop) as run:
+        listener.holds_job()
         plan = run.plan_export(request)
         if not plan.tasks:
             return run.export(plan, None)
+        listener.connects(settings)
         with connect(settings) as client:
             return stages.export(plan, run=run, client=client, listener=listener)

@@ -135,9 +135,11 @@ def open_stages(
         listener.stopping() as asked,
         started_job(request.job_dir, source=request.src, ledger_url=request.ledger) as job,
         run_on(job, command, stop=(stop := TimedStop(ends, asked=asked))) as run,
-        connect(settings) as client,
     ):
-        yield Stages(request, upscaling, run, client, listener, stop)
+        listener.holds_job()
+        listener.connects(settings)
+        with connect(settings) as client:
+            yield Stages(request, upscaling, run, client, listener, stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,19 +10,26 @@ from flows.endings import Ending, IncompleteError, ended
 
 
 @pytest.mark.parametrize(
-    ("error", "said", "kept"),
+    ("error", "kept"),
     [
-        (IncompleteError("9 of 27 tiles failed", {}), "Engine execution exited with ...", False),
-        (ArithmeticError("a bug"), "Engine execution exited with ...", True),
-        (IncompleteError("9 of 27 tiles failed", {}), "something else", True),
+        (IncompleteError("9 of 27 tiles failed", {}), False),
+        (ArithmeticError("a bug"), True),
     ],
-    ids=["ours", "a bug", "another line"],
+    ids=["ours", "a bug"],
 )
 def test_only_a_bug_leaves_a_traceback_where_a_worker_carries_a_flow_out(
-    error: Exception, said: str, kept: bool
+    error: Exception, kept: bool
 ) -> None:
     assert ended(lambda: Ending(document={})).is_completed()
     log = logging.getLogger("prefect.flow_runs")
     cause = (type(error), error, None)
-    record = log.makeRecord(log.name, logging.ERROR, "engine.py", 1, said, (), cause)
+    record = log.makeRecord(
+        log.name,
+        logging.ERROR,
+        "engine.py",
+        1,
+        "Engine execution exited with unexpected exception",
+        (),
+        cause,
+    )
     assert bool(log.filter(record)) is kept

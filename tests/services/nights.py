@@ -63,13 +63,18 @@ class Night:
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         password = (self.home / "password").read_text().strip()
-        answer = httpx.post(
-            f"http://127.0.0.1:{self.port}/api/{path}",
-            json=body or {},
-            auth=("upres", password),
-            trust_env=False,
-            timeout=60,
-        )
+        for _ in range(20):
+            answer = httpx.post(
+                f"http://127.0.0.1:{self.port}/api/{path}",
+                json=body or {},
+                auth=("upres", password),
+                trust_env=False,
+                timeout=60,
+            )
+            # What it says while its database is busy; Prefect's own clients repeat it, too.
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
         answer.raise_for_status()
         return answer.json()
 
@@ -131,6 +136,6 @@ def wait_for(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
         time.sleep(0.1)
 
 
-def soon() -> str:
-    """Return a time of the day that is one to two minutes ahead."""
-    return f"{datetime.now(UTC) + timedelta(seconds=80):%H:%M}"
+def soon(seconds: float = 80) -> str:
+    """Return a time of the day that is so many seconds ahead, less up to one minute."""
+    return f"{datetime.now(UTC) + timedelta(seconds=seconds):%H:%M}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import httpx
@@ -85,6 +86,41 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
         until(lambda: [run for run in night.runs() if run["state_type"] == "SCHEDULED"] == [])
         assert serving.end() == 0
     assert "Traceback" not in serving.said
+
+
+def test_a_job_can_be_scheduled_listed_and_removed_before_serve_runs(
+    night: Night, photo: TakePhoto, save: SavePicture
+) -> None:
+    save(night.folder / "photos" / "a.png", photo(60, 60))
+    last = "upres: nothing runs until `upres serve` is started (docs/schedule.md)"
+    # The folder is named from the working folder, and two commands come at once.
+    home = {"UPRES_HOME": "home"}
+    word = ("notify", "--on", "failed", "--to", "https://example.org/T0KEN")
+    with ThreadPoolExecutor() as pool:
+        beside = pool.submit(night.typed, *word, **home)
+        made = night.typed("schedule", "photos", "job", "--at", "02:00", "--timezone", "UTC",
+                           "--model", "bicubic-x2", **home)  # fmt: skip
+        assert beside.result().returncode == 0, beside.result().stderr
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("job: 02:00 UTC, ")
+    assert made.stderr.splitlines() == [last]
+    assert beside.result().stderr.splitlines() == [last]
+    listed = night.typed("schedule", "--list", "--json")
+    assert [job["name"] for job in json.loads(listed.stdout)["jobs"]] == ["job"]
+    assert listed.stderr.splitlines() == [last]
+    assert night.typed("notify", "--list").stdout.count("failed") == 1
+    assert night.typed("schedule", "--remove", "another").returncode == 2
+    with night.served() as serving:
+        serving.ready()
+        assert "job: 02:00 UTC" in serving.said
+        assert "serving 1 scheduled job" in serving.said
+        until(lambda: any("T02:00:00" in run["expected_start_time"] for run in night.runs()))
+        (job,) = json.loads(night.typed("schedule", "--list", "--json").stdout)["jobs"]
+        assert job["next"].endswith("T02:00:00+00:00")
+        assert serving.end() == 0
+    removed = night.typed("schedule", "--remove", "job")
+    assert (removed.returncode, removed.stdout) == (0, "no job is scheduled\n")
+    assert not (night.folder / "job").exists()
 
 
 def test_after_a_kill_in_a_night_the_dead_run_is_marked_and_the_next_one_goes_on(
