@@ -125,21 +125,27 @@ def show_night(
 
 
 def show_looks(job_dir: Path, looks: Sequence[Look]) -> None:
-    """Show the failed and the worst tiles in a table."""
-    rows = [
-        {
-            "item": visible(look.item),
-            "tile": "" if look.tile is None else look.tile,
-            "state": "failed" if look.reason else "done",
-            "reason": visible(look.reason),
-            "gain over bicubic, dB": _figure(look.gain),
-            "PSNR-Y, dB": _figure(look.psnr),
-        }
-        for look in looks
-    ]
+    """Show the failed and the worst tiles in a table, without the columns that say nothing."""
+    rows = [_row(look) for look in looks]
+    told = {name for row in rows for name, value in row.items() if value != ""}
+    rows = [{name: value for name, value in row.items() if name in told} for row in rows]
     if rows and FlowRunContext.get() is not None:
         key = key_of(job_dir, "tiles")
         _offered(lambda: create_table_artifact(rows, key=key, description="Failed and worst tiles"))
+
+
+def _row(look: Look) -> dict[str, str | int]:
+    measured = look.gain is not None
+    return {
+        "item": visible(look.item),
+        "tile": "" if look.tile is None else look.tile,
+        "state": "failed" if look.reason else "done",
+        "reason": visible(look.reason),
+        "gain over bicubic, dB": _figure(look.gain),
+        "PSNR-Y, dB": _figure(look.psnr) if measured else "",
+        # Without a reference there is only the picture it was made of: high, and no quality.
+        "PSNR-Y of SR made small again, to its LR, dB": "" if measured else _figure(look.psnr),
+    }
 
 
 def show_pictures(job_dir: Path, pictures: Sequence[BeforeAfter]) -> None:
@@ -189,7 +195,10 @@ def _source(result: JobResult) -> list[tuple[str, str]]:
 
 def _left(result: JobResult, speed: Speed) -> str:
     if not result.out_of_time:
-        return result.left
+        failed = result.status.units["failed"]
+        again = [f"{failed:,} failed tiles, for rerun-failed"] if failed else []
+        pending = [] if again and result.left == "nothing" else [result.left]
+        return "; ".join([*pending, *again])
     nights = nights_left(result, speed)
     if nights is None:
         return f"{result.left}; how many nights that takes is not known yet"

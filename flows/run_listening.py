@@ -37,6 +37,8 @@ class FlowListener(JobListener):
     """What is worked on; its name is in the keys of artifacts."""
     megapixels: float = 0.0
     """SR that was written while this listened."""
+    units: int = 0
+    """Tiles that were done meanwhile."""
 
     def log(self, line: str, *, level: int = logging.INFO) -> None:
         """Log a line."""
@@ -77,7 +79,7 @@ class FlowListener(JobListener):
         def hear(progress: UpscaleProgress) -> None:
             nonlocal last
             last = progress
-            self.megapixels = progress.megapixels
+            self.units, self.megapixels = progress.units_done, progress.megapixels
             show(progress.units_done + progress.units_failed, progress.units_planned)
             self.failed(progress.failures, before=progress.units_failed - len(progress.failures))
 

@@ -56,8 +56,9 @@ def mark_dead_runs(client: SyncPrefectClient, *, alone: bool) -> list[str]:
 def mark_dead_runs_of(job_dir: Path) -> list[str]:
     """Mark all other runs on a job whose lock the run of this process holds; return their names.
 
-    Whichever machine they were on: the lock says that they are gone. One that has no process yet,
-    or a living one here, is left to find the job held.
+    Whichever machine they were on, and whether a worker or a script began them: the lock says that
+    they are gone. One with a living process here, or without one that is known of and begun later
+    than this, is left to find the job held.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -71,11 +72,12 @@ def mark_dead_runs_of(job_dir: Path) -> list[str]:
             and run.id != own
             and run.state_type in (StateType.RUNNING, StateType.CANCELLING)
             and os.path.realpath(str(asked)) == place
+            and (_process_of(run) is not None or _began_before(run, context.start_time))
             and not _lives_here(run)
         )
 
     with get_client(sync_client=True) as client:
-        return [_mark(client, run) for run in _under_way(client) if is_dead(run)]
+        return [_mark(client, run) for run in _runs(client, _UNDER_WAY, pool="") if is_dead(run)]
 
 
 def cancel_missed_runs(client: SyncPrefectClient) -> int:
@@ -134,6 +136,10 @@ def _lives_here(run: FlowRun) -> bool:
     return False
 
 
+def _began_before(run: FlowRun, moment: datetime) -> bool:
+    return run.start_time is not None and run.start_time < moment
+
+
 def _process_of(run: FlowRun) -> int | None:
     """Return the number of a run's process; None where it has none yet."""
     pid = (run.infrastructure_pid or "").rpartition(":")[2]
@@ -148,17 +154,19 @@ def _runs(
     client: SyncPrefectClient,
     states: list[StateType],
     expected_start_time: FlowRunFilterExpectedStartTime | None = None,
+    *,
+    pool: str = POOL,
 ) -> list[FlowRun]:
-    """Return the runs of the pool in these states, by when they were due."""
+    """Return the runs of a pool, or of all and none where it is "", by when they were due."""
     wanted = FlowRunFilter(
         state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
         expected_start_time=expected_start_time,
     )
-    pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[POOL]))
+    of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool])) if pool else None
     runs: list[FlowRun] = []
     while page := client.read_flow_runs(
         flow_run_filter=wanted,
-        work_pool_filter=pool,
+        work_pool_filter=of_pool,
         sort=FlowRunSort.EXPECTED_START_TIME_ASC,
         limit=_PAGE,
         offset=len(runs),

@@ -35,6 +35,14 @@ class Speed:
     megapixels: float = 0.0
     seconds: float = 0.0
 
+    def __add__(self, other: Speed) -> Speed:
+        """Return what both came to, one after the other."""
+        return Speed(
+            units=self.units + other.units,
+            megapixels=self.megapixels + other.megapixels,
+            seconds=self.seconds + other.seconds,
+        )
+
     @property
     def megapixels_per_s(self) -> float | None:
         """Return megapixels of SR per second; None where nothing was computed."""

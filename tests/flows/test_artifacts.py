@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import artifacts
-from flows.artifacts import key_of, moving, show_looks
-from pipeline.reports.night import Look
+from flows.artifacts import key_of, moving, show_looks, summary
+from pipeline.compute.status import JobStatus
+from pipeline.jobs.results import JobResult
+from pipeline.reports.night import Look, Speed
+from pipeline.storage.ledger import INGESTED, ItemCount
 
 if TYPE_CHECKING:
     import pytest
@@ -53,10 +56,11 @@ def test_progress_is_shown_now_and_then_and_at_the_end(monkeypatch: pytest.Monke
         artifacts, "update_progress_artifact", lambda _, percent, **__: shown.append(percent)
     )
     with moving(Path("job"), "upscale") as show:
-        for n in range(1, 501):
-            show(n, 500)
+        for n in range(1, 538):
+            show(n, 537)
             time.sleep(0.001)
     assert shown[-1] == 100
+    assert all(percent == round(percent, 1) for percent in shown)
     assert shown == sorted(shown)
     assert 2 <= len(shown) < 100
 
@@ -75,3 +79,27 @@ def test_the_keys_of_two_jobs_differ_and_are_ones_that_prefect_takes() -> None:
     keys = {key_of(Path(name), "summary") for name in ("a/Job", "b/Job", "a/job", "a/Ünü 日本")}
     assert len(keys) == 4
     assert all(set(key) <= set("abcdefghijklmnopqrstuvwxyz0123456789-") for key in keys)
+
+
+def test_a_table_says_what_its_figures_are_against_and_has_no_empty_columns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables: list[list[dict[str, Any]]] = []
+    monkeypatch.setattr(artifacts, "FlowRunContext", Context)
+    monkeypatch.setattr(artifacts, "create_table_artifact", lambda rows, **_: tables.append(rows))
+    show_looks(Path("job"), [Look("a.png", 3, gain=-0.5, psnr=30.0)])
+    show_looks(Path("job"), [Look("b.png", None, "OSError: x"), Look("a.png", 0, psnr=48.0)])
+    small_again = "PSNR-Y of SR made small again, to its LR, dB"
+    assert tables == [
+        [{"item": "a.png", "tile": 3, "state": "done", "gain over bicubic, dB": "-0.50",
+          "PSNR-Y, dB": "30.00"}],
+        [{"item": "b.png", "tile": "", "state": "failed", "reason": "OSError: x", small_again: ""},
+         {"item": "a.png", "tile": 0, "state": "done", "reason": "", small_again: "48.00"}],
+    ]  # fmt: skip
+
+
+def test_failed_tiles_are_among_what_is_left() -> None:
+    count = ItemCount(item="a", state=INGESTED, units=27, done=18, failed=9)
+    result = JobResult(status=JobStatus(Path("job"), (count,), ()))
+    said = summary(Path("job"), result, Speed(), {}, None)
+    assert "| Left for later | 9 failed tiles, for rerun-failed |" in said

@@ -186,5 +186,7 @@ def test_a_flow_whose_process_ends_is_continued_by_the_next_to_the_same_bytes(
     assert told_by_server(api, state)[:2] == ("COMPLETED", "Completed")
     document = document_of(state)
     assert 0 < document["computed_units"] < document["units"]["done"]
+    going = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
+    assert httpx.post(f"{api}/flow_runs/filter", json=going, trust_env=False).json() == []
     nightly(**asked | {"job_dir": tmp_path / "undisturbed"}, return_state=True)
     assert digest(archive) == digest(tmp_path / "undisturbed" / "sr.zarr")

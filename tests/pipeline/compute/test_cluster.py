@@ -26,7 +26,7 @@ from pipeline.compute.cluster import (
     worker_state,
     workers_of,
 )
-from pipeline.errors import UsageError, WorkerError
+from pipeline.errors import ClusterError, UsageError, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -305,3 +305,14 @@ def test_a_scheduler_without_workers_is_a_usage_error_after_a_while(
         connect(ClusterSettings(address=address)),
     ):
         pass
+
+
+def test_tasks_that_a_scheduler_lost_are_not_taken_for_deaths_of_workers(client: Client) -> None:
+    # As it is when a scheduler is back before anybody asked: all that was in flight is cancelled,
+    # and the workers that come know no plugin of ours.
+    outcomes = submit_windowed(client, slow_if_even, range(1, 200))
+    next(outcomes)
+    for future in list(client.futures.values()):
+        future.cancel(reason="scheduler-connection-lost", msg="")
+    with pytest.raises(ClusterError, match="the Dask scheduler is gone"):
+        list(outcomes)

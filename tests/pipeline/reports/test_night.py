@@ -41,3 +41,8 @@ def test_what_is_left_is_divided_by_what_a_night_does(
 def test_speed_is_unknown_where_nothing_was_computed() -> None:
     assert Speed().megapixels_per_s is None
     assert Speed(units=4, megapixels=6.0, seconds=3.0).megapixels_per_s == 2.0
+
+
+def test_attempts_add_up() -> None:
+    both = Speed(units=4, megapixels=6.0, seconds=3.0) + Speed(units=1, megapixels=2.0, seconds=1.0)
+    assert both == Speed(units=5, megapixels=8.0, seconds=4.0)
