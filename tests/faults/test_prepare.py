@@ -152,7 +152,7 @@ def test_a_struck_chunk_is_recorded_and_the_next_run_completes_byte_for_byte(
 ) -> None:
     command = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
     strike(kind)
-    said = upres(*command, "--time-limit", 3)
+    said = upres(*command, "--time-limit", 8)
     assert said.code == 3
     # The marked picture lies in the second and the third chunk.
     assert {f["item"] for f in said.document["failures"]} == {"chunk 1", "chunk 2"}
