@@ -37,7 +37,7 @@ def going_on(*words: str, environ: dict[str, str], log: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(180)
 
 
 def answers(url: str) -> bool:
