@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 UPRES = Path(sys.executable).with_name("upres")
 UNITS = 24
-PATIENCE_S = 180
+PATIENCE_S = 600
 
 
 @pytest.fixture(scope="module")
