@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
+from pipeline.jobs.job import check_folder
 
 if TYPE_CHECKING:
     from pipeline.jobs.request import UpscaleRequest
@@ -61,6 +62,23 @@ def check_at(at: str) -> str:
     if match is None:
         raise UsageError(f"--at is {at!r}, expected a time of the day such as 02:00")
     return f"{int(match[1]):02}:{match[2]}"
+
+
+def check_job(request: UpscaleRequest, at: str) -> None:
+    """Refuse a job that would fail every night; `at` is when it begins, such as 02:00.
+
+    Raises:
+        UsageError: if the request cannot be, or its folder holds other things, or it would end at
+            the minute at which it begins.
+        NoSourceError: if there is nothing at the source at the moment; all else is right then.
+    """
+    check_folder(request.job_dir)
+    if request.until and check_at(request.until) == at:
+        raise UsageError(
+            f"--until {request.until} is when the run begins; name another time, or leave it out "
+            "for a run until everything is done"
+        )
+    request.check()
 
 
 def zone_name(timezone: str) -> str:
