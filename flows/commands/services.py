@@ -241,7 +241,10 @@ def _scheduled(job: ScheduledJob, server: Server) -> Listed:
     )
 
     with client_of_server() as client:
+        before = {one.name: one for one in scheduled_jobs(client)}
         name = schedule_job(client, job)
+        if old := before.get(name):
+            _say(f"upres: {name} was scheduled at {old.at} {old.timezone}, which this replaces")
         if server.process is None and not has_worker(client):
             _say("upres: nothing runs it yet; start `upres serve`, or a worker of the pool upres")
         return next(one for one in scheduled_jobs(client) if one.name == name)

@@ -69,9 +69,11 @@ def check_job(request: UpscaleRequest, at: str) -> None:
 
     Raises:
         UsageError: if the request cannot be, or its folder holds other things, or it would end at
-            the minute at which it begins.
+            the minute at which it begins, or a place is not UTF-8.
         NoSourceError: if there is nothing at the source at the moment; all else is right then.
     """
+    for place in (request.src, request.job_dir, request.reference or "", request.export_dir or ""):
+        _check_text(str(place))
     check_folder(request.job_dir)
     if request.until and check_at(request.until) == at:
         raise UsageError(
@@ -115,6 +117,20 @@ def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
         model=_absolute(folder, request.model) if model.is_file() else request.model,
         ledger=ledger,
     )
+
+
+def _check_text(place: str) -> None:
+    """Refuse a place that the server, which keeps everything as text, could not keep.
+
+    Raises:
+        UsageError: then.
+    """
+    try:
+        place.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{place!r} has bytes that are not UTF-8, which no schedule can keep; rename it"
+        ) from error
 
 
 def _absolute(folder: Path, place: str | Path) -> str:

@@ -23,7 +23,7 @@ SETTINGS = {
 """Variables by which Prefect, as it is imported, learns how the processes of runs print."""
 
 _NOISE = {
-    _OF_FLOWS: ("Downloading flow code from storage at ", "Renamed flow run "),
+    _OF_FLOWS: ("Downloading flow code from storage at ", "Running hook ", "Hook "),
     _OF_TASKS: ("Finished in state Completed(",),
 }
 """How lines begin that are about Prefect itself. No warning and no error is left out."""

@@ -210,6 +210,7 @@ def test_a_job_keeps_its_name_and_two_folders_of_one_name_are_two_jobs() -> None
         assert second.startswith("scans-")
         assert schedule_job(client, job("/b/../b/scans/", at="03:00")) == second
         assert schedule_job(client, job("/a/upres")) != "upres"
+        assert schedule_job(client, job("/a/Übersee Fotos")) == "Übersee-Fotos"
         assert schedule_job(client, job("/a/x", name="50% & <more>/2020")) == "50-more-2020"
         at = {one.name: one.at for one in scheduled_jobs(client)}
         assert (at[first], at[second]) == ("02:00", "03:00")

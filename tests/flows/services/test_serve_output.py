@@ -33,6 +33,9 @@ log.error("Finished in state Failed('x')", extra=task)
     [
         ("prefect.flow_runs", logging.INFO, "Downloading flow code from storage at '.'", True),
         ("prefect.flow_runs", logging.WARNING, "Downloading flow code from storage at '.'", False),
+        ("prefect.flow_runs", logging.INFO, "Running hook 'tell' in response to", True),
+        ("prefect.flow_runs", logging.INFO, "Hook 'tell' finished running successfully", True),
+        ("prefect.flow_runs", logging.ERROR, "Hook 'tell' failed: OSError", False),
         ("prefect.task_runs", logging.INFO, "Finished in state Completed()", True),
         ("prefect.task_runs", logging.ERROR, "Finished in state Failed('no')", False),
         ("prefect.task_runs", logging.INFO, "Finished in state Cancelled()", False),
