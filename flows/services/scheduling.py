@@ -75,7 +75,7 @@ def check_job(request: UpscaleRequest, at: str) -> None:
     for place in (request.src, request.job_dir, request.reference or "", request.export_dir or ""):
         _check_text(str(place))
     check_folder(request.job_dir)
-    if request.until and check_at(request.until) == at:
+    if request.until.zfill(len(at)) == at:
         raise UsageError(
             f"--until {request.until} is when the run begins; name another time, or leave it out "
             "for a run until everything is done"
