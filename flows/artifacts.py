@@ -15,23 +15,27 @@ from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException
 
 from flows.run_log import run_logger
+from flows.summary import plain, rerun_advice, summary
 from flows.terminal.printing import visible
-from pipeline.reports.night import nights_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from uuid import UUID
 
+    from pipeline.jobs.request import UpscaleRequest
     from pipeline.jobs.results import JobResult
     from pipeline.reports.night import BeforeAfter, Look, Speed
 
@@ -109,7 +113,7 @@ class _Progress:
 def show_links(job_dir: Path, *, report: Path, dashboard: str) -> None:
     """Show where the report is and will be, and where Dask shows its workers."""
     lines = [
-        f"Report of the job, written as the run ends: {_plain(str(report))}",
+        f"Report of the job, written as the run ends: {plain(str(report))}",
         f"Dask dashboard: [{dashboard}]({dashboard})"
         if dashboard
         else "Dask dashboard: none, as the workers are the run's own on this machine.",
@@ -118,10 +122,20 @@ def show_links(job_dir: Path, *, report: Path, dashboard: str) -> None:
 
 
 def show_night(
-    job_dir: Path, result: JobResult, *, speed: Speed, scores: dict[str, Any], left_s: float | None
+    request: UpscaleRequest,
+    result: JobResult,
+    *,
+    speed: Speed,
+    scores: dict[str, Any],
+    left_s: float | None,
 ) -> None:
-    """Show what a run came to."""
-    _show(job_dir, "summary", summary(job_dir, result, speed, scores, left_s), "Summary of the run")
+    """Show what a run came to, and what to do where tiles failed."""
+    job_dir = request.job_dir
+    text = summary(job_dir, result, speed, scores, left_s)
+    failed = result.status.units["failed"]
+    if failed and FlowRunContext.get() is not None:
+        text += rerun_advice(request, failed, deployment=_deployment_of_rerun())
+    _show(job_dir, "summary", text, "Summary of the run")
 
 
 def show_looks(job_dir: Path, looks: Sequence[Look]) -> None:
@@ -151,7 +165,7 @@ def _row(look: Look) -> dict[str, str | int]:
 def show_pictures(job_dir: Path, pictures: Sequence[BeforeAfter]) -> None:
     """Show windows before and after, side by side."""
     parts = [
-        f"**{_plain(one.item)}**\n\n| bicubic | upscaled |\n|---|---|\n"
+        f"**{plain(one.item)}**\n\n| bicubic | upscaled |\n|---|---|\n"
         f"| ![bicubic]({one.before}) | ![upscaled]({one.after}) |"
         for one in pictures
     ]
@@ -159,76 +173,17 @@ def show_pictures(job_dir: Path, pictures: Sequence[BeforeAfter]) -> None:
         _show(job_dir, "pictures", "\n\n".join(parts), "Before and after")
 
 
-def summary(
-    job_dir: Path,
-    result: JobResult,
-    speed: Speed,
-    scores: dict[str, Any],
-    left_s: float | None,
-) -> str:
-    """Return what a run came to, in Markdown."""
-    items, units = result.status.items, result.status.units
-    states = ("done", "failed", "pending")
-    per_s = speed.megapixels_per_s
-    rows = [
-        ("Tiles", ", ".join(f"{units[s]:,} {s}" for s in states)),
-        ("Items", ", ".join(f"{items[s]:,} {s}" for s in (*states, "rejected", "vanished"))),
-        *_source(result),
-        ("Computed in this run", f"{result.computed_units:,} tiles, {speed.megapixels:,.1f} MP"),
-        ("Speed", "nothing computed" if per_s is None else f"{per_s:,.2f} megapixels per second"),
-        ("Gain over bicubic", _gain(scores)),
-        ("Time left in the budget", "no budget" if left_s is None else _duration(left_s)),
-        ("Left for later", _left(result, speed)),
-    ]
-    lines = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return f"# {_plain(job_dir.name)}\n\n| | |\n|---|---|\n{lines}\n"
-
-
-def _source(result: JobResult) -> list[tuple[str, str]]:
-    found = result.ingestion
-    if found is None:
-        return []
-    return [
-        ("Source", f"{found.new:,} new, {found.changed:,} changed, {found.vanished:,} vanished")
-    ]
-
-
-def _left(result: JobResult, speed: Speed) -> str:
-    if not result.out_of_time:
-        failed = result.status.units["failed"]
-        again = [f"{failed:,} failed tiles, for rerun-failed"] if failed else []
-        pending = [] if again and result.left == "nothing" else [result.left]
-        return "; ".join([*pending, *again])
-    nights = nights_left(result, speed)
-    if nights is None:
-        return f"{result.left}; how many nights that takes is not known yet"
-    # Files that were not read, or planned, have no tiles to count yet.
-    least = "at least " if result.unread else "about "
-    return f"{result.left}; {least}{nights:,} more night{'' if nights == 1 else 's'} like this one"
-
-
-def _gain(scores: dict[str, Any]) -> str:
-    psnr, bicubic = scores.get("psnr_y"), scores.get("bicubic_psnr_y")
-    if psnr is None or bicubic is None:
-        return "not measured (no reference)"
-    return f"{psnr - bicubic:+.2f} dB PSNR-Y ({psnr:.2f} dB)"
-
-
-def _duration(seconds: float) -> str:
-    if seconds <= 0:
-        return "none"
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, rest = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _plain(text: str) -> str:
-    """Return a name so that Markdown neither formats it nor takes it for a table or HTML."""
-    return re.sub(r"([\\`*_{}\[\]<>()#|!~])", r"\\\1", visible(text))
+def _deployment_of_rerun() -> str:
+    """Return the identifier of the deployment from which a person starts `rerun-failed`."""
+    try:
+        with get_client(sync_client=True) as client:
+            return str(client.read_deployment_by_name("rerun-failed/upres").id)
+    except (httpx.HTTPError, PrefectException):
+        return ""  # The run was begun by a script, at a server that has no deployments.
 
 
 def _show(job_dir: Path, what: str, markdown: str, about: str) -> None:

@@ -10,9 +10,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 
 from flows.run_log import run_logger, say_errors_in_a_line
+from flows.scheduled import later_run_due
+from flows.services.heartbeat import beating
 from flows.services.supervised import end_with_supervisor
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
@@ -66,8 +68,12 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
     """
     end_with_supervisor()
     say_errors_in_a_line()
+    if (later := later_run_due()) is not None:
+        message = f"missed; the run that was due at {later:%Y-%m-%d %H:%M} UTC does its work"
+        return Cancelled(message=message)
     try:
-        return work().state()
+        with beating():
+            return work().state()
     except JobBusyError as error:
         message = visible(f"not begun: {error}; the next run goes on")
         run_logger().log(logging.ERROR, "%s", message)

@@ -11,6 +11,7 @@ from flows.commands.datasets import prepare as command
 from flows.endings import Ending, ended
 from flows.parameters import filled_from
 from flows.run_listening import FlowListener
+from flows.run_names import name_of_run
 from flows.services.notifications import notified
 from flows.tasks import patient
 from pipeline.compute.cluster import Stop
@@ -35,7 +36,7 @@ def prepare_patches(request: PrepareRequest) -> PrepareResult:
     return result
 
 
-@flow(name="prepare-dataset", **notified)
+@flow(name="prepare-dataset", flow_run_name=name_of_run, **notified)
 @filled_from(PrepareRequest, WorkersRequest, command=command, renamed={"read_back": "check"})
 def prepare_dataset(
     *,

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from flows.commands.jobs import rerun as command
 from flows.endings import Ending, ended, ending_of_job
 from flows.parameters import filled_from
+from flows.run_names import name_of_run
 from flows.services.notifications import notified
 from flows.tasks import listener_of, patient, report_job
 from pipeline.jobs.perform import rerun_job
@@ -25,7 +26,7 @@ def rerun_tiles(request: RerunRequest) -> JobResult:
     return rerun_job(request, listener_of(request.job_dir, "rerun"))
 
 
-@flow(name="rerun-failed", **notified)
+@flow(name="rerun-failed", flow_run_name=name_of_run, **notified)
 @filled_from(RerunRequest, command=command)
 def rerun_failed(**asked: Any) -> State[Any]:
     """Compute the failed tiles of a job again, and no others, and write its report."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from prefect import get_run_logger
-from prefect.exceptions import MissingContextError
+from prefect.exceptions import CancelledRun, MissingContextError
 
 from pipeline.errors import UpresError
 
@@ -44,4 +44,6 @@ def _without_traceback(record: logging.LogRecord) -> bool:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    return record.exc_info is not None and isinstance(record.exc_info[1], UpresError)
+    # A flow that ends in a state of the type Cancelled ends its process by an error of Prefect's.
+    ours = (UpresError, CancelledRun)
+    return record.exc_info is not None and isinstance(record.exc_info[1], ours)

@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from flows.commands.results import score as command
 from flows.endings import Ending, ended
 from flows.parameters import filled_from
+from flows.run_names import name_of_run
 from flows.services.notifications import notified
 from flows.tasks import Scored, listener_of, patient, report_job
 from flows.terminal.printing import number_of
@@ -24,7 +25,7 @@ def score_all(request: ScoreRequest) -> Scored:
     return Scored(document=result.to_json(), stopped=result.stopped)
 
 
-@flow(name="score-archive", **notified)
+@flow(name="score-archive", flow_run_name=name_of_run, **notified)
 @filled_from(ScoreRequest, command=command)
 def score_archive(**asked: Any) -> State[Any]:
     """Score every tile of a job: against `reference`, or against its own LR; write its report."""

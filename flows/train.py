@@ -11,6 +11,7 @@ from flows.commands.training import train as command
 from flows.endings import Ending, ended
 from flows.parameters import filled_from
 from flows.run_listening import FlowListener
+from flows.run_names import name_of_run
 from flows.services.notifications import notified
 from pipeline.compute.cluster import Stop
 from pipeline.reports.dataset_report import write_dataset_report
@@ -47,7 +48,7 @@ def train_network(request: TrainRequest) -> TrainResult:
     )
 
 
-@flow(name="train-model", **notified)
+@flow(name="train-model", flow_run_name=name_of_run, **notified)
 @filled_from(TrainRequest, command=command)
 def train_model(**asked: Any) -> State[Any]:
     """Train a network by a recipe, on a dataset or on pictures; with `resume`, go on with it."""

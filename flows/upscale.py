@@ -12,6 +12,7 @@ from flows.artifacts import show_links, show_night
 from flows.commands.jobs import upscale as command
 from flows.endings import ended, ending_of_job
 from flows.parameters import filled_from
+from flows.run_names import name_of_run
 from flows.scheduled import due
 from flows.services.notifications import notified
 from flows.tasks import (
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from flows.endings import Ending
 
 
-@flow(name="upscale-archive", **notified)
+@flow(name="upscale-archive", flow_run_name=name_of_run, **notified)
 @filled_from(UpscaleRequest, command=command)
 def upscale_archive(**asked: Any) -> State[Any]:
     """Upscale everything at `src` into the job, score it, export it, and write the report.
@@ -62,9 +63,7 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
             time_is_up=stages.stop.out_of_time,
             unfinished=scored.stopped or (exported is not None and exported.stopped),
         )
-        show_night(
-            request.job_dir, result, speed=speed, scores=scored.document, left_s=stages.stop.left_s
-        )
+        show_night(request, result, speed=speed, scores=scored.document, left_s=stages.stop.left_s)
     report = report_job(request.job_dir)
     document = result.to_json() | {"scores": scored.document, "report": report}
     if exported is not None:

@@ -183,11 +183,13 @@ def notify(words: str | None, to: str | None, body: str, listed: bool, remove: s
         asked = Notification(on=on, to=to, body=body)
     with _server():
         from flows.services.deployments import client_of_server
-        from flows.services.notifications import forget, known, set_up
+        from flows.services.notifications import forget, known, set_up, trouble_with
 
         with client_of_server() as client:
             if asked is not None:
                 set_up(client, asked)
+                if asked.by_mail and (trouble := trouble_with(asked)):
+                    _say(f"upres: it is set up, but at the moment {trouble}")
             elif remove is not None and not forget(client, remove):
                 raise UsageError(f"no notification is called {remove!r}; --list shows all")
             for name, about in sorted(known(client).items()):
@@ -219,7 +221,7 @@ def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
 
     at, zone = check_at(at), zone_name(request.timezone)
     request = _in_zone(placed(request, Path.cwd()), zone)
-    _check(request)
+    _check(request, at)
     with _server() as server:
         listed = _scheduled(ScheduledJob(request=request, at=at, timezone=zone), server)
         if as_json:
@@ -239,19 +241,23 @@ def _scheduled(job: ScheduledJob, server: Server) -> Listed:
     )
 
     with client_of_server() as client:
+        before = {one.name: one for one in scheduled_jobs(client)}
         name = schedule_job(client, job)
+        if old := before.get(name):
+            _say(f"upres: {name} was scheduled at {old.at} {old.timezone}, which this replaces")
         if server.process is None and not has_worker(client):
             _say("upres: nothing runs it yet; start `upres serve`, or a worker of the pool upres")
         return next(one for one in scheduled_jobs(client) if one.name == name)
 
 
-def _check(request: UpscaleRequest) -> None:
+def _check(request: UpscaleRequest, at: str) -> None:
     """Refuse what cannot be; places may be those of the machine of a server that is configured."""
+    from flows.services.scheduling import check_job
     from flows.services.server import configured
     from pipeline.errors import NoSourceError
 
     try:
-        request.check()
+        check_job(request, at)
     except NoSourceError as error:
         if not configured():
             raise
@@ -282,7 +288,8 @@ def _list_or_remove(name: str | None, *, as_json: bool) -> None:
 
 
 def _line(job: Listed) -> str:
-    until = f" until {job.until}" if job.until else ""
+    next_day = " the next day" if job.until.zfill(5) < job.at else ""
+    until = f" until {job.until}{next_day}" if job.until else ""
     last = f"; last run: {job.last_state}" if job.last_state else ""
     start = f"; next: {job.next_start:%Y-%m-%d %H:%M} UTC" if job.next_start else ""
     return f"{job.name}: {job.at}{until} {job.timezone}, {job.src} into {job.job_dir}{start}{last}"

@@ -1,21 +1,22 @@
 """Runs that Prefect believes are going on although their process is gone: found, and marked so.
 
-A process that is killed reports nothing. That it is gone is seen from this machine (no such
-process), or from the lock of its job (who holds that knows that no other run goes on there).
+A process that is killed reports nothing. That it is gone is seen on its own machine, which has no
+such process; of another machine it is believed once the run gave no sign of life for `SILENT_S`,
+and nobody holds its job. The lock of the job alone says too little: a run that wrote its last tile
+lets go of it, and then writes the report.
 Prefect's own automations for this are left alone: they have marked runs that had completed.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import sys
-import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -31,10 +32,14 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Crashed
 
 from flows.services.deployments import POOL
+from flows.services.heartbeat import SILENT_S, place_of
 from flows.services.notifications import tell
+from pipeline.errors import JobBusyError
+from pipeline.jobs.job import LOCK
+from pipeline.storage.locks import hold_to_read
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
@@ -45,39 +50,64 @@ _LATE = timedelta(minutes=1)
 
 
 def mark_dead_runs(client: SyncPrefectClient, *, alone: bool) -> list[str]:
-    """Mark the runs whose process was on this machine and is gone; return their names.
+    """Mark the runs that are dead; return their names.
 
     `alone` says that nobody else takes runs from the server, so that one without a process has
     lost whoever was to start it.
     """
-    return [_mark(client, run) for run in _under_way(client) if _is_dead(run, alone=alone)]
+    now = _now(client)
+
+    def is_dead(run: FlowRun) -> bool:
+        place = place_of(run)
+        if place is None:
+            return alone
+        if place.is_here or (alone and not place.host):
+            return not place.lives()
+        # After the server was away, runs of others need a moment to say that they live: see Watch.
+        return alone and _is_silent(run, now) and _is_free(run)
+
+    return [_mark(client, run) for run in _under_way(client) if is_dead(run)]
+
+
+class Watch:
+    """Looks for dead runs now and then, those of other machines among them."""
+
+    def __init__(self) -> None:
+        self._silent: set[UUID] = set()
+
+    def look(self, client: SyncPrefectClient) -> list[str]:
+        """Mark the runs that are silent, and were so at the look before; return their names.
+
+        Between two looks, a run that lives gives a sign of it, even if the server was away before.
+        """
+        before, self._silent = self._silent, set()  # A look that fails says nothing of the next.
+        now = _now(client)
+        silent = [run for run in _under_way(client) if _is_lost(run, now)]
+        self._silent = {run.id for run in silent}
+        return [_mark(client, run) for run in silent if run.id in before]
 
 
 def mark_dead_runs_of(job_dir: Path) -> list[str]:
-    """Mark all other runs on a job whose lock the run of this process holds; return their names.
+    """Mark the dead runs on a job that the run of this process holds; return their names.
 
-    Whichever machine they were on, and whether a worker or a script began them: the lock says that
-    they are gone. One with a living process here, or without one that is known of and begun later
-    than this, is left to find the job held.
+    Whether a worker or a script began them. One that lives, or whose machine may only be slow to
+    say so, is left to find the job held, or to write the report that it was about to write.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return []
-    own, place = context.flow_run.id, os.path.realpath(job_dir)
+    own, folder = context.flow_run.id, os.path.realpath(job_dir)
 
     def is_dead(run: FlowRun) -> bool:
-        asked = run.parameters.get("job_dir")
-        return bool(
-            asked
-            and run.id != own
-            and run.state_type in (StateType.RUNNING, StateType.CANCELLING)
-            and os.path.realpath(str(asked)) == place
-            and (_process_of(run) is not None or _began_before(run, context.start_time))
-            and not _lives_here(run)
-        )
+        asked, place = run.parameters.get("job_dir"), place_of(run)
+        if run.id == own or not asked or os.path.realpath(str(asked)) != folder:
+            return False
+        return not place.lives() if place and place.is_here else _is_silent(run, now)
 
     with get_client(sync_client=True) as client:
-        return [_mark(client, run) for run in _runs(client, _UNDER_WAY, pool="") if is_dead(run)]
+        now = _now(client)
+        going = _runs(client, [StateType.RUNNING, StateType.CANCELLING], pool="")
+        return [_mark(client, run) for run in going if is_dead(run)]
 
 
 def cancel_missed_runs(client: SyncPrefectClient) -> int:
@@ -110,40 +140,37 @@ def _mark(client: SyncPrefectClient, run: FlowRun) -> str:
     return run.name
 
 
-def _is_dead(run: FlowRun, *, alone: bool) -> bool:
-    pid = _process_of(run)
-    if pid is None:
-        return alone
-    return _is_of_here(run, alone=alone) and not _lives_here(run)
+def _is_silent(run: FlowRun, now: datetime) -> bool:
+    """Return whether a run gave no sign of life, nor was changed in any other way, for long."""
+    return run.updated is None or now - run.updated > timedelta(seconds=SILENT_S)
 
 
-def _is_of_here(run: FlowRun, *, alone: bool) -> bool:
-    """Return whether a run's process is, or was, on this machine: workers say it, or nobody."""
-    host = (run.infrastructure_pid or "").rpartition(":")[0]
-    return alone if not host else host == socket.gethostname()
-
-
-def _lives_here(run: FlowRun) -> bool:
-    """Return whether its process is on this machine, and not another one with its number."""
-    pid = _process_of(run)
-    if pid is None:
+def _is_lost(run: FlowRun, now: datetime) -> bool:
+    """Return whether a run that had a process is silent, and nothing shows that it lives."""
+    place = place_of(run)
+    if place is None or not _is_silent(run, now):
         return False
-    began = run.start_time.timestamp() if run.start_time else time.time()
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        dead = process.status() == psutil.STATUS_ZOMBIE
-        return not dead and bool(process.create_time() <= began + 5.0)
-    return False
+    return not (place.is_here and place.lives()) and _is_free(run)
 
 
-def _began_before(run: FlowRun, moment: datetime) -> bool:
-    return run.start_time is not None and run.start_time < moment
+def _is_free(run: FlowRun) -> bool:
+    """Return whether no run holds the job of this one, as far as this machine sees its folder."""
+    lock = Path(str(run.parameters.get("job_dir") or "")) / LOCK
+    if not lock.is_file():
+        return True
+    try:
+        with hold_to_read(lock, lock.parent, "a look at who lives"):
+            return True
+    except JobBusyError:
+        return False
 
 
-def _process_of(run: FlowRun) -> int | None:
-    """Return the number of a run's process; None where it has none yet."""
-    pid = (run.infrastructure_pid or "").rpartition(":")[2]
-    return int(pid) if pid.isdecimal() else None
+def _now(client: SyncPrefectClient) -> datetime:
+    """Return what the clock of the server shows, by which it says when a run was changed."""
+    said = client.hello().headers.get("date", "")
+    with suppress(ValueError):
+        return parsedate_to_datetime(said)
+    return datetime.now(UTC)
 
 
 def _under_way(client: SyncPrefectClient) -> list[FlowRun]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
+from flows.services.scheduling import ScheduledJob, check_at, check_job, placed, zone_name
 from pipeline.errors import NoSourceError, UsageError
 from pipeline.jobs.request import UpscaleRequest
 
@@ -78,7 +78,7 @@ def _checked(
     request = placed(UpscaleRequest(**asked), folder)
     request = replace(request, timezone=zone if request.until else "")
     try:
-        request.check()
+        check_job(request, at)
     except NoSourceError as error:
         warn(f"is scheduled, but at the moment {error}")
     return ScheduledJob(request=request, at=at, timezone=zone, name=name)

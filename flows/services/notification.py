@@ -95,6 +95,6 @@ def addresses_of(url: SplitResult) -> tuple[str, list[str]]:
     """
     asked = parse_qs(url.query)
     sender, receivers = asked.get("from", [""])[0], asked.get("to", [])
-    if not receivers or not all("@" in one for one in (sender, *receivers)):
+    if not receivers or not all("@" in one and one.isprintable() for one in (sender, *receivers)):
         raise UsageError("--to needs from=ADDRESS and to=ADDRESS: smtp://HOST/?from=A@B&to=C@D")
     return sender, receivers

@@ -9,12 +9,8 @@ passwords: they are kept in blocks of secrets, and shown by their host alone.
 from __future__ import annotations
 
 import json
-import logging
-import smtplib
-import ssl
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
 from uuid import UUID
 
 from prefect.blocks.system import Secret
@@ -22,20 +18,22 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import get_client
 from prefect.events.actions import CallWebhook
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.logging.loggers import flow_run_logger
 
 from flows.services.deployments import TAG
+from flows.services.mail import MailError, logged_in, send
 from flows.services.notification import PREFIX, Notification, addresses_of, parts_of
+from flows.terminal.printing import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from urllib.parse import SplitResult
 
     from prefect import Flow
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import Flow as StoredFlow
     from prefect.client.schemas.objects import FlowRun, State
 
-_TIMEOUT_S = 30.0
+_LOOK_S = 10.0
 _TEXT = (
     "(deployment.name ~ ': ' ~ flow.name ~ ' ended ' ~ flow_run.state.name"
     " ~ ((': ' ~ flow_run.state.message) if flow_run.state.message else ''))"
@@ -88,6 +86,15 @@ def set_up(client: SyncPrefectClient, notification: Notification) -> None:
     )
 
 
+def trouble_with(notification: Notification) -> str:
+    """Return why no mail can be sent by a mail server at the moment; "" where one can."""
+    try:
+        with logged_in(parts_of(notification.to), timeout_s=_LOOK_S):
+            return ""
+    except MailError as error:
+        return str(error)
+
+
 def known(client: SyncPrefectClient) -> dict[str, str]:
     """Return what is set up: what each is for, by its name."""
     mails = {name: f"{', '.join(mail.on)}: {mail.shown}" for name, mail in _mails(client).items()}
@@ -120,10 +127,8 @@ def tell(flow: Flow[..., Any] | StoredFlow, flow_run: FlowRun, state: State[Any]
     for mail in mails:
         try:
             _send(mail, flow.name, flow_run, state)
-        except (OSError, smtplib.SMTPException) as error:
-            logging.getLogger("prefect.flow_runs").exception(
-                "no mail could be sent by %s: %s", mail.shown, type(error).__name__
-            )
+        except MailError as error:
+            flow_run_logger(flow_run, flow_name=flow.name).error("not notified: %s", error)
 
 
 notified: dict[str, Any] = {
@@ -153,27 +158,5 @@ def _send(mail: Notification, flow: str, run: FlowRun, state: State[Any]) -> Non
     message["From"], message["To"] = sender, ", ".join(receivers)
     message["Subject"] = f"upres: {flow} ended {state.name}"
     lines = [f"{flow} ended {state.name}.", state.message or "", f"Job: {job}", f"Run: {run.name}"]
-    message.set_content("\n".join(line for line in lines if line))
-    with _connection(url) as server:
-        if url.username:
-            server.login(unquote(url.username), unquote(url.password or ""))
-        server.send_message(message)
-
-
-def _connection(url: SplitResult) -> smtplib.SMTP:
-    """Connect to a mail server: smtps by TLS from the start; smtp by TLS if it offers that.
-
-    Raises:
-        OSError, SMTPException: if there is none, or a password would be sent without TLS.
-    """
-    host, context = str(url.hostname), ssl.create_default_context()
-    if url.scheme == "smtps":
-        return smtplib.SMTP_SSL(host, url.port or 465, timeout=_TIMEOUT_S, context=context)
-    server = smtplib.SMTP(host, url.port or 587, timeout=_TIMEOUT_S)
-    server.ehlo()
-    if server.has_extn("starttls"):
-        server.starttls(context=context)
-    elif url.username and host not in ("localhost", "127.0.0.1", "::1"):
-        server.close()
-        raise smtplib.SMTPNotSupportedError("the server offers no TLS, and a password needs it")
-    return server
+    message.set_content("\n".join(visible(part) for line in lines for part in line.splitlines()))
+    send(url, message)

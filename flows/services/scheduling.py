@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
+from pipeline.jobs.job import check_folder
 
 if TYPE_CHECKING:
     from pipeline.jobs.request import UpscaleRequest
@@ -63,6 +64,25 @@ def check_at(at: str) -> str:
     return f"{int(match[1]):02}:{match[2]}"
 
 
+def check_job(request: UpscaleRequest, at: str) -> None:
+    """Refuse a job that would fail every night; `at` is when it begins, such as 02:00.
+
+    Raises:
+        UsageError: if the request cannot be, or its folder holds other things, or it would end at
+            the minute at which it begins, or a place is not UTF-8.
+        NoSourceError: if there is nothing at the source at the moment; all else is right then.
+    """
+    for place in (request.src, request.job_dir, request.reference or "", request.export_dir or ""):
+        _check_text(str(place))
+    check_folder(request.job_dir)
+    if request.until.zfill(len(at)) == at:
+        raise UsageError(
+            f"--until {request.until} is when the run begins; name another time, or leave it out "
+            "for a run until everything is done"
+        )
+    request.check()
+
+
 def zone_name(timezone: str) -> str:
     """Return the name of a time zone; for "" that of this machine.
 
@@ -97,6 +117,20 @@ def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
         model=_absolute(folder, request.model) if model.is_file() else request.model,
         ledger=ledger,
     )
+
+
+def _check_text(place: str) -> None:
+    """Refuse a place that the server, which keeps everything as text, could not keep.
+
+    Raises:
+        UsageError: then.
+    """
+    try:
+        place.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"{place!r} has bytes that are not UTF-8, which no schedule can keep; rename it"
+        ) from error
 
 
 def _absolute(folder: Path, place: str | Path) -> str:

@@ -14,14 +14,21 @@ import socket
 from typing import TYPE_CHECKING
 
 import psutil
+from prefect.client.orchestration import get_client
 from prefect.workers.process import ProcessWorker
 
+from flows.services.dead_runs import Watch
 from flows.services.deployments import POOL
+from flows.services.heartbeat import BEAT_S
+from flows.services.serve_output import print_runs_plainly
 from flows.services.server import ServerError
 from flows.services.supervised import SUPERVISOR
 
 if TYPE_CHECKING:
     from flows.services.server import Server
+
+_LOG = logging.getLogger("upres.serve")
+_LOOK_S = 2 * BEAT_S
 
 END_S = 60.0
 """Seconds that runs have to end themselves in."""
@@ -38,6 +45,7 @@ def work_until_told(server: Server) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")
     os.environ[SUPERVISOR] = str(os.getpid())
+    print_runs_plainly()
     asyncio.run(_work(server))
 
 
@@ -48,6 +56,7 @@ async def _work(server: Server) -> None:
     others = _children()
     worker = ProcessWorker(work_pool_name=POOL, name=f"upres on {socket.gethostname()}")
     working = asyncio.create_task(worker.start(printer=lambda *_words, **_style: None))
+    watching = asyncio.create_task(_watch())
     try:
         while not (asked.once.is_set() or working.done()):
             _check(server)
@@ -56,10 +65,30 @@ async def _work(server: Server) -> None:
             working.result()
             raise ServerError("the worker ended by itself; start `upres serve` again")
     finally:
+        watching.cancel()
         await _end_runs(others, asked)
         working.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await working
+
+
+async def _watch() -> None:
+    """Mark dead runs now and then: each of them holds back the next run of its job."""
+    watch = Watch()
+    while True:
+        await asyncio.sleep(_LOOK_S)
+        for name in await asyncio.to_thread(_look, watch):
+            _LOG.warning("run %s had lost its process, now marked as crashed", name)
+
+
+def _look(watch: Watch) -> list[str]:
+    try:
+        with get_client(sync_client=True) as client:
+            return watch.look(client)
+    except Exception as error:
+        # A server that is away for a moment; whether one's own still runs is looked at elsewhere.
+        _LOG.debug("no look for dead runs: %s: %s", type(error).__name__, error)
+        return []
 
 
 class _Asked:

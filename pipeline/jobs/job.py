@@ -148,6 +148,18 @@ def _check_description(values: dict[str, object]) -> None:
         raise ValueError(f"expected text for {' and '.join(wrong or ['id'])}")
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not a job and cannot become one, because of what is in it.
+
+    Raises:
+        UsageError: then.
+    """
+    if (folder / DESCRIPTION).exists() or not folder.exists():
+        return
+    if not folder.is_dir() or _holds_other_things(folder):
+        raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")
+
+
 def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Job:
     """Return the job in `folder`, made where there is none.
 
@@ -169,8 +181,7 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
         return job
     if archive is not None:
         Archive.open(archive)
-    if folder.exists() and (not folder.is_dir() or _holds_other_things(folder)):
-        raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")
+    check_folder(folder)
     job_id = uuid.uuid4().hex
     # Before anything is written: a mistyped URL, or another program's file, must not spoil the job.
     check_lock(folder / LOCK)

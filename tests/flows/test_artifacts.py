@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import artifacts
-from flows.artifacts import key_of, moving, show_looks, summary
-from pipeline.compute.status import JobStatus
-from pipeline.jobs.results import JobResult
-from pipeline.reports.night import Look, Speed
-from pipeline.storage.ledger import INGESTED, ItemCount
+from flows.artifacts import key_of, moving, show_looks
+from pipeline.reports.night import Look
 
 if TYPE_CHECKING:
     import pytest
@@ -96,10 +93,3 @@ def test_a_table_says_what_its_figures_are_against_and_has_no_empty_columns(
         [{"item": "b.png", "tile": "", "state": "failed", "reason": "OSError: x", small_again: ""},
          {"item": "a.png", "tile": 0, "state": "done", "reason": "", small_again: "48.00"}],
     ]  # fmt: skip
-
-
-def test_failed_tiles_are_among_what_is_left() -> None:
-    count = ItemCount(item="a", state=INGESTED, units=27, done=18, failed=9)
-    result = JobResult(status=JobStatus(Path("job"), (count,), ()))
-    said = summary(Path("job"), result, Speed(), {}, None)
-    assert "| Left for later | 9 failed tiles, for rerun-failed |" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -102,7 +103,7 @@ def test_a_rerun_and_a_scoring_mark_the_dead_runs_of_their_job_and_no_others(
             parameters = {"src": asked["src"], "job_dir": str(job_dir)}
             run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
             client.update_flow_run(
-                run.id, infrastructure_pid=f"another-machine:{ended_process.pid}"
+                run.id, infrastructure_pid=f"{socket.gethostname()}:{ended_process.pid}"
             )
             client.set_flow_run_state(run.id, Running(), force=True)
             return run.id

@@ -6,26 +6,36 @@ import os
 import socket
 import subprocess
 import sys
+import time
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
 
 import pytest
+from prefect import flow
 from prefect.client.schemas.objects import StateType
+from prefect.context import FlowRunContext
 from prefect.states import Running
 from prefect.testing.utilities import prefect_test_harness
 
-from flows.services.dead_runs import mark_dead_runs
+from flows.services import dead_runs, heartbeat
+from flows.services.dead_runs import Watch, mark_dead_runs, mark_dead_runs_of
 from flows.services.deployments import (
     client_of_server,
     register_flows,
     schedule_job,
     scheduled_jobs,
 )
+from flows.services.heartbeat import Place, beating, place_of
 from flows.services.scheduling import ScheduledJob
 from pipeline.jobs.request import UpscaleRequest
+from pipeline.storage.locks import hold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from prefect.client.orchestration import SyncPrefectClient
 
 pytestmark = [
     pytest.mark.services,
@@ -47,35 +57,149 @@ def job(folder: str, at: str = "02:00", name: str = "") -> ScheduledJob:
     return ScheduledJob(request=request, at=at, timezone="UTC", name=name)
 
 
-def test_a_run_is_dead_if_its_process_was_here_and_is_gone() -> None:
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    ended.wait()
-    here = socket.gethostname()
+HERE = socket.gethostname()
+
+
+@pytest.fixture
+def gone() -> int:
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def begun(client: SyncPrefectClient, what: str, pid: str | None, **asked: str) -> UUID:
+    """Let Prefect believe that a nightly run goes on in a process; return its identifier."""
+    deployment = client.read_deployment_by_name("nightly/upres")
+    parameters = {"src": "/photos", "job_dir": "/job"} | asked
+    run = client.create_flow_run_from_deployment(
+        deployment.id, name=what, parameters=parameters, idempotency_key=str(uuid4())
+    )
+    client.update_flow_run(run.id, infrastructure_pid=pid)
+    client.set_flow_run_state(run.id, Running(), force=True)
+    return run.id
+
+
+@pytest.fixture
+def client() -> Iterator[SyncPrefectClient]:
+    with client_of_server() as opened:
+        register_flows(opened)
+        yield opened
+        for run in dead_runs._under_way(opened):
+            opened.delete_flow_run(run.id)
+
+
+def test_a_run_is_dead_if_its_process_was_here_and_is_gone(
+    client: SyncPrefectClient, gone: int
+) -> None:
     pids = {
-        "gone": f"{here}:{ended.pid}",
-        "gone, and no machine named": str(ended.pid),
-        "living": str(os.getpid()),
-        "elsewhere": f"another-{here}:{ended.pid}",
+        "gone": f"{HERE}:{gone}",
+        "gone, and no machine named": str(gone),
+        "living": f"{HERE}:{os.getpid()}",
+        "elsewhere": f"another-{HERE}:{gone}",
         "without": None,
     }
+    runs = {what: begun(client, what, pid) for what, pid in pids.items()}
+    assert mark_dead_runs(client, alone=False) == ["gone"]
+    dead = mark_dead_runs(client, alone=True)
+    assert sorted(dead) == ["gone, and no machine named", "without"]
+    for what, identifier in runs.items():
+        state = client.read_flow_run(identifier).state_type
+        alive = what in ("living", "elsewhere")
+        assert state == (StateType.RUNNING if alive else StateType.CRASHED), what
+    assert mark_dead_runs(client, alone=True) == []
+
+
+def test_a_run_of_another_machine_is_dead_once_it_is_silent_and_nobody_holds_its_job(
+    client: SyncPrefectClient, gone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = f"another-{HERE}:{gone}"
+    silent = begun(client, "silent", there, job_dir=str(tmp_path / "a"))
+    held = begun(client, "held", there, job_dir=str(tmp_path / "b"))
+    living = begun(client, "living", f"{HERE}:{os.getpid()}", job_dir=str(tmp_path / "c"))
+    (tmp_path / "b").mkdir()
+    watch = Watch()
+    assert watch.look(client) == watch.look(client) == []
+    monkeypatch.setattr(dead_runs, "SILENT_S", 1.0)
+    time.sleep(3)
+    beats = begun(client, "beats", there, job_dir=str(tmp_path / "d"))
+    with hold(tmp_path / "b" / "lock", tmp_path / "b", "nightly flow"):
+        assert watch.look(client) == []
+        client.update_flow_run_labels(beats, {"upres.beats": 2})
+        assert watch.look(client) == ["silent"]
+    assert client.read_flow_run(silent).state_type == StateType.CRASHED
+    for run in (held, living, beats):
+        assert client.read_flow_run(run).state_type == StateType.RUNNING
+    # Nobody else takes runs, and the job is free now.
+    time.sleep(2)
+    client.update_flow_run_labels(beats, {"upres.beats": 3})
+    assert mark_dead_runs(client, alone=True) == ["held"]
+
+
+@flow(name="holds-a-job")
+def holds(job_dir: str) -> list[str]:
+    """Return the names of the runs that one marks which holds a job."""
+    return mark_dead_runs_of(Path(job_dir))
+
+
+def test_who_holds_a_job_marks_no_run_on_it_that_may_be_writing_its_report(
+    client: SyncPrefectClient, gone: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"job_dir": str(tmp_path / "job")}
+    here = begun(client, "here", f"{HERE}:{os.getpid()}", **asked)
+    # A script began it: no worker says its process, but it does.
+    script = begun(client, "script", None, **asked)
+    client.update_flow_run_labels(
+        script, {"upres.host": HERE, "upres.pid": os.getpid(), "upres.process-began": time.time()}
+    )
+    there = begun(client, "there", f"another-{HERE}:{gone}", **asked)
+    begun(client, "gone", f"{HERE}:{gone}", **asked)
+    begun(client, "another job", f"{HERE}:{gone}")
+    assert holds(**asked) == ["gone"]
+    assert holds(**asked) == []
+    monkeypatch.setattr(dead_runs, "SILENT_S", 1.0)
+    time.sleep(3)
+    assert holds(**asked) == ["there"]
+    assert client.read_flow_run(there).state_type == StateType.CRASHED
+    for run in (here, script):
+        assert client.read_flow_run(run).state_type == StateType.RUNNING
+
+
+def test_another_process_with_the_number_of_one_that_is_gone_does_not_keep_its_run_alive(
+    client: SyncPrefectClient,
+) -> None:
+    old = begun(client, "old", f"{HERE}:{os.getpid()}")
+    client.update_flow_run_labels(
+        old, {"upres.host": HERE, "upres.pid": os.getpid(), "upres.process-began": 1e9}
+    )
+    assert mark_dead_runs(client, alone=False) == ["old"]
+
+
+@flow(name="beats")
+def lives() -> tuple[UUID, datetime | None, datetime | None, Place | None]:
+    """Return how a run's last sign of life moved, and where it says that its process is."""
+    own = FlowRunContext.get().flow_run.id  # type: ignore[union-attr]
+    with beating(), client_of_server() as opened:
+        time.sleep(1)
+        first = opened.read_flow_run(own)
+        time.sleep(3)
+        last = opened.read_flow_run(own)
+    return own, first.updated, last.updated, place_of(last)
+
+
+def test_a_run_gives_signs_of_life_until_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_S", 0.5)
+    own, first, last, place = lives()
+    assert first is not None
+    assert last is not None
+    assert last - first > timedelta(seconds=1.5)
+    assert place is not None
+    assert (place.host, place.pid, place.lives()) == (HERE, os.getpid(), True)
     with client_of_server() as client:
-        register_flows(client)
-        name = schedule_job(client, job("/dead/job"))
-        deployment = client.read_deployment_by_name(f"nightly/{name}")
-        runs = {}
-        for what, pid in pids.items():
-            run = client.create_flow_run_from_deployment(deployment.id, name=what)
-            client.update_flow_run(run.id, infrastructure_pid=pid)
-            client.set_flow_run_state(run.id, Running(), force=True)
-            runs[what] = run.id
-        assert mark_dead_runs(client, alone=False) == ["gone"]
-        dead = mark_dead_runs(client, alone=True)
-        assert sorted(dead) == ["gone, and no machine named", "without"]
-        for what, identifier in runs.items():
-            state = client.read_flow_run(identifier).state_type
-            alive = what in ("living", "elsewhere")
-            assert state == (StateType.RUNNING if alive else StateType.CRASHED), what
-        assert mark_dead_runs(client, alone=True) == []
+        beats = client.read_flow_run(own).labels["upres.beats"]
+        assert int(beats) >= 5
+        time.sleep(2)
+        assert client.read_flow_run(own).labels["upres.beats"] == beats
 
 
 def test_a_job_keeps_its_name_and_two_folders_of_one_name_are_two_jobs() -> None:
@@ -86,6 +210,7 @@ def test_a_job_keeps_its_name_and_two_folders_of_one_name_are_two_jobs() -> None
         assert second.startswith("scans-")
         assert schedule_job(client, job("/b/../b/scans/", at="03:00")) == second
         assert schedule_job(client, job("/a/upres")) != "upres"
+        assert schedule_job(client, job("/a/Übersee Fotos")) == "Übersee-Fotos"
         assert schedule_job(client, job("/a/x", name="50% & <more>/2020")) == "50-more-2020"
         at = {one.name: one.at for one in scheduled_jobs(client)}
         assert (at[first], at[second]) == ("02:00", "03:00")

@@ -93,9 +93,15 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
             ("failed", smtp),
         ):
             said = night.typed("notify", "--on", on, "--to", to, *more)
-            assert said.returncode == 0, said.stderr
+            assert (said.returncode, said.stderr) == (0, "")
+        assert len(mail.logins) == 1  # It was tried whether the server takes mails.
+        nobody = "smtp://me:s3cret@127.0.0.1:9/?from=a@b.org&to=c@d.org"
+        said = night.typed("notify", "--on", "failed", "--to", nobody)
+        why = "smtp://127.0.0.1 takes no mail: it cannot be reached (Connection refused)"
+        assert said.returncode == 0
+        assert said.stderr == f"upres: it is set up, but at the moment {why}\n"
         listed = night.typed("notify", "--list").stdout
-        assert len(listed.splitlines()) == 3
+        assert len(listed.splitlines()) == 4
         assert "failed: smtp://127.0.0.1" in listed
         assert "failed, finished: http://127.0.0.1" in listed
         assert "s3cret" not in listed
@@ -133,10 +139,12 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
         assert (message["From"], message["To"]) == ("a@b.org", "c@d.org")
         assert message["Subject"] == "upres: nightly ended CompletedWithFailures"
         assert "1 of 2 files was rejected" in text
-        assert len(mail.logins) == 1
+        assert len(mail.logins) == 2
+        assert serving.said.count(f"not notified: {why}\n") == 1
+        assert "Traceback" not in serving.said
         for secret in ("s3cret", "T0KEN"):
             assert secret not in serving.said
             assert secret not in (night.home / "server.log").read_text()
         name = listed.splitlines()[0].split(":")[0]
-        assert len(night.typed("notify", "--remove", name).stdout.splitlines()) == 2
+        assert len(night.typed("notify", "--remove", name).stdout.splitlines()) == 3
         assert night.typed("notify", "--remove", name).returncode == 2

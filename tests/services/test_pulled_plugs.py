@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -19,15 +20,19 @@ from pipeline.jobs.job import open_job
 from tests.services.nights import Night, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.conftest import Command, Digest, SavePicture, TakePhoto
 
+    Take = Callable[[int], Path]
+
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-PICTURES, TILES = 5, 400
-"""How many pictures, and the tiles of each: 320 px by 320 px in tiles of 16 px."""
+PICTURES, TILE_PX = 5, 16
+MANY, FEW = 400, 100
+"""Tiles of a picture of 320 px by 320 px, and of one of 160 px by 160 px. Prefect takes some
+seconds to cancel a run, in which it must not come to its end; a plug is pulled at once."""
 
 
 def tiles_of(job: Path) -> int:
@@ -35,19 +40,29 @@ def tiles_of(job: Path) -> int:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
-    for n in range(PICTURES):
-        save(tmp_path / "photos" / f"{n}.png", photo(320, 320, at=20 * n))
-    return tmp_path / "photos"
+def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Take:
+    """Returns what makes a folder of pictures of so many tiles each."""
+
+    def make(tiles: int) -> Path:
+        side = TILE_PX * math.isqrt(tiles)
+        for n in range(PICTURES):
+            save(tmp_path / "photos" / f"{n}.png", photo(side, side, at=20 * n))
+        return tmp_path / "photos"
+
+    return make
 
 
 def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_the_same_bytes(
-    tmp_path: Path, pictures: Path, upres: Command, cluster: tuple[str, str], digest: Digest
+    tmp_path: Path,
+    pictures: Take,
+    upres: Command,
+    cluster: tuple[str, str],
+    digest: Digest,
 ) -> None:
     night, job = Night(tmp_path), tmp_path / "job"
     asked = {
-        "src": str(pictures), "job_dir": str(job), "model": "lanczos-x2", "tile_px": 16,
-        "workers": 1, "device": "cpu", "precision": "fp32",
+        "src": str(photos := pictures(MANY)), "job_dir": str(job), "model": "lanczos-x2",
+        "tile_px": TILE_PX, "workers": 1, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     with night.served() as serving:
         serving.ready()
@@ -84,17 +99,17 @@ def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_t
             assert state_of(run)["state_type"] == kind, serving.said
             _, alive = psutil.wait_procs(family, timeout=60)
             assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
-            assert tiles_of(job) < PICTURES * TILES
+            assert tiles_of(job) < PICTURES * MANY
         last = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
         until(lambda: ended(last), serving.log)
         assert state_of(last)["state_name"] == "Completed", serving.said
     ledger = open_job(job).open_ledger_to_read()
     status = read_status(job, ledger)
     ledger.close()
-    assert status.units == {"done": PICTURES * TILES, "failed": 0, "pending": 0}
+    assert status.units == {"done": PICTURES * MANY, "failed": 0, "pending": 0}
     undisturbed = tmp_path / "undisturbed"
-    words = ("--model", "lanczos-x2", "--tile", 16, "--device", "cpu", "--precision", "fp32")
-    assert upres("upscale", pictures, undisturbed, *words, *cluster).code == 0
+    words = ("--model", "lanczos-x2", "--tile", TILE_PX, "--device", "cpu", "--precision", "fp32")
+    assert upres("upscale", photos, undisturbed, *words, *cluster).code == 0
     assert digest(job / "sr.zarr") == digest(undisturbed / "sr.zarr")
 
 
@@ -135,14 +150,14 @@ def dask(tmp_path: Path) -> Iterator[Dask]:
 
 @pytest.mark.usefixtures("api")
 def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_address(
-    dask: Dask, tmp_path: Path, pictures: Path, digest: Digest, cluster: tuple[str, str],
+    dask: Dask, tmp_path: Path, pictures: Take, digest: Digest, cluster: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     for one in (ingest_pictures, upscale_tiles, score_tiles, report_job):
         monkeypatch.setattr(one, "retry_delay_seconds", [1, 10, 30])
     job = tmp_path / "job"
     asked = {
-        "src": str(pictures), "model": "lanczos-x2", "tile_px": 16, "device": "cpu",
+        "src": str(pictures(FEW)), "model": "lanczos-x2", "tile_px": TILE_PX, "device": "cpu",
         "precision": "fp32",
     }  # fmt: skip
     seen: list[int] = []
@@ -159,11 +174,11 @@ def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_ad
     plug.start()
     state = nightly(**asked, job_dir=job, cluster=dask.address, return_state=True)
     plug.join()
-    assert 64 < seen[0] < PICTURES * TILES
+    assert 64 < seen[0] < PICTURES * FEW
     assert state.name == "Completed", state.message
     document: dict[str, Any] = state.result()
-    assert document["units"] == {"done": PICTURES * TILES, "failed": 0, "pending": 0}
+    assert document["units"] == {"done": PICTURES * FEW, "failed": 0, "pending": 0}
     # Of both attempts: what the first one recorded, the second one left alone.
-    assert document["computed_units"] == PICTURES * TILES
+    assert document["computed_units"] == PICTURES * FEW
     nightly(**asked, job_dir=tmp_path / "calm", cluster=cluster[1], return_state=True)
     assert digest(job / "sr.zarr") == digest(tmp_path / "calm" / "sr.zarr")

@@ -62,6 +62,8 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
         changed = night.typed("schedule", night.folder / "photos", "./job/", "--at", at,
                               "--timezone", "UTC", "--model", "bicubic-x2", "--json")  # fmt: skip
         assert json.loads(changed.stdout)["name"] == "job"
+        replaced = "upres: job was scheduled at 02:00 Europe/Berlin, which this replaces"
+        assert changed.stderr.splitlines() == [replaced]
         listed = json.loads(night.typed("schedule", "--list", "--json").stdout)["jobs"]
         assert [
             (job["name"], job["at"], job["timezone"], job["until"], job["job"]) for job in listed

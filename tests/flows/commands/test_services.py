@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from flows.commands.services import _line
+from flows.services.deployments import Listed
 from flows.services.notification import Notification
 from pipeline.errors import UsageError
 
@@ -24,6 +26,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").touch()
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,10 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["photos", "job", "--at", "02:00", "--until", "noon"], "noon"),
         (["photos", "job", "--at", "02:00", "--timezone", "Mars/North"], "Mars/North"),
         (["nowhere", "job", "--at", "02:00"], "nowhere"),
+        (["photos", "job", "--at", "02:00", "--until", "2:00"], "--until 2:00 is when the run beg"),
+        (["photos", "photos", "--at", "02:00"], "photos exists and is not a job; name a new or"),
+        (["photos", "", "--at", "02:00"], "exists and is not a job; name a new or empty folder"),
+        (["photos", os.fsdecode(b"j\xe9b"), "--at", "02:00"], "not UTF-8"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_in_one_line(
@@ -49,6 +56,27 @@ def test_a_schedule_that_cannot_be_is_refused_in_one_line(
     assert says in said.err
     assert len(said.err.splitlines()) == 1
     assert not (tmp_path / "job").exists()
+
+
+def listed(*, at: str, until: str) -> Listed:
+    return Listed(
+        name="Übersee-Fotos", at=at, timezone="UTC", until=until, src="/my photos",
+        job_dir="/Übersee Fotos", next_start=None, last_state="",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("at", "until", "says"),
+    [
+        ("02:00", "06:30", "02:00 until 06:30 UTC, "),
+        ("02:00", "", "02:00 UTC, "),
+        ("22:00", "6:30", "22:00 until 6:30 the next day UTC, "),
+        ("06:30", "02:00", "06:30 until 02:00 the next day UTC, "),
+    ],
+)
+def test_a_schedule_that_ends_on_the_next_day_is_shown_so(at: str, until: str, says: str) -> None:
+    line = f"Übersee-Fotos: {says}/my photos into /Übersee Fotos"
+    assert _line(listed(at=at, until=until)) == line
 
 
 def test_a_configured_server_that_is_not_there_is_named(
