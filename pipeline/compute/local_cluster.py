@@ -225,6 +225,10 @@ def _own_configuration() -> Iterator[None]:
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
         "distributed.worker.memory.pause": False,
+        # Dask looks at every thread a hundred times a second, for pages that nobody can open here,
+        # and fifty times a second for an event loop that is late, which its log would say.
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "1s",
         # The environment of the workers is that of this process: see `_own_environment`.
         "distributed.nanny.pre-spawn-environ": {},
     }

@@ -15,7 +15,7 @@ from prefect.utilities.callables import parameter_schema
 import pipeline.dataset.run
 import pipeline.jobs.perform
 import pipeline.training.run
-from flows import nightly, prepare, rerun, score, tasks, train
+from flows import nightly, prepare, rerun, run_listening, score, tasks, train
 from flows import upscale as flow_of_upscaling
 from flows.cli import main
 from flows.commands.jobs import upscale as command
@@ -209,6 +209,8 @@ def other_request_of(
         (train, "train_network"),
     ):
         monkeypatch.setattr(module, name, getattr(module, name).fn)
+    # The flows would wait for a scheduler that is not there, half a minute each.
+    monkeypatch.setattr(run_listening, "await_scheduler", lambda *_rest, **_options: None)
 
     def ask(door: Callable[[], object]) -> Any:
         with pytest.raises(RequestSeen) as seen:

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 UPRES = Path(sys.executable).with_name("upres")
-UNITS = 36
-PATIENCE_S = 180
+UNITS = 24
+PATIENCE_S = 600
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: SavePicture) -> Path:
     """Pictures that keep two workers busy for many seconds."""
     folder = tmp_path_factory.mktemp("interrupt") / "source"
-    for n in range(3):
+    for n in range(2):
         tall = np.concatenate([photo(256, 384, at=at) for at in (n, 64 + n, 128 + n, 192 + n)], 1)
         save(folder / f"{n}.png", np.concatenate([tall, tall[:, :, ::-1]], 2))
     return folder
@@ -186,11 +186,11 @@ def test_a_second_interrupt_ends_at_once(
         driver.interrupt()
         driver.wait_until(lambda: "finishing what is in flight" in driver.log.read_text())
         driver.interrupt()
-        code, document = driver.finish(timeout_s=20)
+        code, document = driver.finish(timeout_s=60)
     assert code == 130
     assert document is None
     assert driver.log.read_text().splitlines()[-1].startswith("upres: interrupted")
-    assert gone(workers, within_s=10)
+    assert gone(workers, within_s=60)
     assert upres("status", job, "--json").document["runs"][-1]["outcome"] == "stopped"
     assert_continues(source, job, len(driver.done()), undisturbed)
 
@@ -204,8 +204,8 @@ def test_a_killed_driver_takes_its_workers_along_and_no_recorded_tile_is_done_tw
         workers = driver.workers()
         assert len(workers) == 2
         driver.process.kill()
-        driver.process.wait(timeout=30)
-        assert gone(workers, within_s=30)
+        driver.process.wait(timeout=60)
+        assert gone(workers, within_s=60)
     recorded = driver.done()
     assert 0 < len(recorded) < UNITS
     status = upres("status", job, "--json").document["units"]

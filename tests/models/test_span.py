@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from models.reach import reach_px
 from models.span import Span
 from models.tile_independent import evenly
 from pipeline.compute.inference import Inference
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ sizes = st.integers(1, 60) | st.sampled_from([1, 2, 3, 97])
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@settings(deadline=None, max_examples=12)
+@examples(12, few=4)
 @given(height=sizes, width=sizes, tile_px=st.integers(16, 60))
 @example(height=1, width=120, tile_px=17)
 @example(height=97, width=1, tile_px=56)

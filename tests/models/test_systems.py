@@ -17,6 +17,7 @@ from models.registry import BUILDERS, build
 from models.spec import ModelSpec
 from models.tile_independent import in_pairs
 from pipeline.compute.inference import Inference
+from tests.examples import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,9 @@ class System:
     reach: int
     channels: int = 3
     small: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.architecture}-x{self.scale}"
 
     def network(self, **arguments: Any) -> nn.Module:
         """Return the network in training mode, always with the same weights."""
@@ -57,9 +61,7 @@ SYSTEMS = [
     System("vdsr", 4, 665_921, 7, small={"features": 16}),
     System("vdsr", 2, 665_921, 12, channels=1, small={"features": 16}),
 ]
-each_system = pytest.mark.parametrize(
-    "system", SYSTEMS, ids=lambda s: f"{s.architecture}-x{s.scale}"
-)
+each_system = pytest.mark.parametrize("system", SYSTEMS, ids=str)
 each_precision = pytest.mark.parametrize("precision", ["fp32", "bf16"])
 
 
@@ -254,8 +256,7 @@ def reach_of(system: System) -> int:
     return found
 
 
-@each_precision
-@each_system
+@pytest.mark.parametrize(("system", "precision"), pairs(SYSTEMS, ["fp32", "bf16"]), ids=str)
 def test_tiles_are_the_whole_picture_bit_for_bit_when_the_halo_covers_the_reach(
     system: System, precision: str
 ) -> None:

@@ -136,6 +136,18 @@ def test_whoever_has_the_key_is_let_in(client: Client) -> None:
         assert second.submit(abs, -7).result(timeout=60) == 7
 
 
+def callbacks(dask_worker: Any) -> dict[str, float]:
+    """Return what a worker does again and again, and after how many milliseconds."""
+    return {name: each.callback_time for name, each in dask_worker.periodic_callbacks.items()}
+
+
+def test_workers_that_wait_are_not_woken_more_than_a_few_times_a_second(client: Client) -> None:
+    for waiting in client.run(callbacks).values():
+        assert "tick" in waiting
+        assert "profile" not in waiting
+        assert min(waiting.values()) >= 100
+
+
 def test_the_key_ends_with_the_cluster_and_is_nowhere_to_be_read(client: Client) -> None:
     key = key_of(address_of(client))
     assert key is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.interpolation import resize
@@ -29,6 +29,7 @@ from pipeline.dataset.extract import (
 from pipeline.errors import PictureError
 from pipeline.pictures.codecs.lossy import recompress
 from pipeline.recipes.preparing import PrepareRecipe
+from tests.examples import examples
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-few = settings(max_examples=60, deadline=None)
+few = examples(60)
 
 
 def recipe(**values: Any) -> PrepareRecipe:

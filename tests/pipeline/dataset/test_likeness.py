@@ -13,6 +13,7 @@ from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import PictureError
 from pipeline.pictures.codecs.lossy import recompress
+from tests.examples import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,15 +94,16 @@ WRONG: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", DEGRADED)
-@pytest.mark.parametrize("at", [0, 150])
+@pytest.mark.parametrize(("kind", "at"), pairs(DEGRADED, [0, 150]))
 def test_a_degraded_picture_is_still_its_own(photo: TakePhoto, kind: str, at: int) -> None:
     hr = photo(320, 360, at=at)
     check_alike(hr, DEGRADED[kind](reduced(hr)), scale=SCALE, name="lr.png")
 
 
-@pytest.mark.parametrize("kind", ["as it is", "noise of sigma 50", "jpeg of quality 10", "darker"])
-@pytest.mark.parametrize("wrong", WRONG)
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    pairs(["as it is", "noise of sigma 50", "jpeg of quality 10", "darker"], WRONG),
+)
 def test_a_turned_picture_is_told(photo: TakePhoto, kind: str, wrong: str) -> None:
     hr = photo(320, 320)
     words, turn = WRONG[wrong]
@@ -110,11 +112,17 @@ def test_a_turned_picture_is_told(photo: TakePhoto, kind: str, wrong: str) -> No
         check_alike(hr, lr, scale=SCALE, name="lr.png")
 
 
-@pytest.mark.parametrize("kind", ["as it is", "blurred", "jpeg of quality 10", "another gamma"])
-@pytest.mark.parametrize(("down", "right"), [(1, 0), (0, -1), (3, 2), (-10, 6)])
+@pytest.mark.parametrize(
+    ("kind", "shift"),
+    pairs(
+        ["as it is", "blurred", "jpeg of quality 10", "another gamma"],
+        [(1, 0), (0, -1), (3, 2), (-10, 6)],
+    ),
+)
 def test_a_shifted_picture_is_told_with_its_shift(
-    photo: TakePhoto, kind: str, down: int, right: int
+    photo: TakePhoto, kind: str, shift: tuple[int, int]
 ) -> None:
+    down, right = shift
     whole = photo(400, 400)
     hr = whole[:, 40:360, 40:360]
     top, left = 40 - SCALE * down, 40 - SCALE * right
@@ -139,8 +147,7 @@ def test_a_blank_picture_is_another_one(photo: TakePhoto) -> None:
             check_alike(hr, wrong, scale=SCALE, name="lr.png")
 
 
-@pytest.mark.parametrize("kind", DEGRADED)
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("kind", "channels"), pairs(DEGRADED, [1, 3]))
 def test_a_negative_is_told(photo: TakePhoto, kind: str, channels: int) -> None:
     hr = photo(320, 320)
     lr = 255 - DEGRADED[kind](reduced(hr))
@@ -178,8 +185,10 @@ def chart(side: int) -> Pixels:
 
 
 # Without hues, or with hues that were turned too, nobody could name the order.
-@pytest.mark.parametrize("kind", [k for k in DEGRADED if k != "grey" and "hues" not in k])
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    ("kind", "order"),
+    pairs([k for k in DEGRADED if k != "grey" and "hues" not in k], ORDERS),
+)
 def test_channels_in_another_order_are_told(kind: str, order: tuple[int, ...]) -> None:
     hr = chart(256)
     lr = DEGRADED[kind](reduced(hr))

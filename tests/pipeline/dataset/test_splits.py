@@ -7,17 +7,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.dataset.splits import assign_splits, check_split, with_lists_read
 from pipeline.errors import RecipeError
+from tests.examples import examples
 
 if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-few = settings(max_examples=80, deadline=None)
+few = examples(80)
 
 
 def names(count: int, start: int = 0) -> list[str]:

@@ -228,8 +228,9 @@ def test_a_taller_picture_takes_no_more_memory_to_compare() -> None:
         tracemalloc.stop()
         return peak
 
-    # The least of a few turns: other threads of the test run allocate, too.
-    assert min(peak_bytes(3000) for _ in range(5)) < 1.1 * min(peak_bytes(300) for _ in range(5))
+    # The least of a few turns: other threads of the test run allocate, too. Memory that grew with
+    # the height would be ten times as much.
+    assert min(peak_bytes(3000) for _ in range(5)) < 2 * min(peak_bytes(300) for _ in range(5))
 
 
 def test_the_region_leaves_out_the_border_on_every_side() -> None:
