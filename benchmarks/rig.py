@@ -14,7 +14,6 @@ import torch
 
 from flows.demo.demo import PHOTOS_DIR
 from pipeline.compute.inference import Inference, load_model
-from pipeline.constants import DEFAULT_MODEL
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.request import UpscaleRequest
@@ -59,7 +58,7 @@ class Settings:
 def parse(description: str, **defaults: object) -> Settings:
     """Read the options that all benchmarks have."""
     parser = argparse.ArgumentParser(description=description)
-    values = {"model": DEFAULT_MODEL, "tile": 256, "pictures": 16, "side": 512, "precision": "auto"}
+    values = {"model": "span-x4", "tile": 256, "pictures": 16, "side": 512, "precision": "auto"}
     for name, value in (values | defaults).items():
         parser.add_argument(f"--{name}", type=type(value), default=value)
     return Settings(**vars(parser.parse_args()))

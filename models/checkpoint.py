@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from models import registry
 from models.spec import ModelSpec
-from models.strength import Strength, between
+from models.strength import Strength, between, features_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -146,18 +146,13 @@ def load_strength(strength: Strength) -> Model:
             plain.network.state_dict(),
             restoring.network.state_dict(),
             strength.value,
-            features=(_features(plain), _features(restoring)),
+            features=(features_of(plain.network), features_of(restoring.network)),
         )
     except ValueError as error:
         raise ValueError(f"{strength.name}: {error}") from error
     network.load_state_dict(weights)
     origin = f"{plain.sha256} {restoring.sha256} {strength.value:g}"
     return Model(spec, network.eval(), hashlib.sha256(origin.encode()).hexdigest())
-
-
-def _features(model: Model) -> int:
-    """Return how many channels lead from layer to layer; 1 where a network does not say."""
-    return int(getattr(model.network, "features", 1))
 
 
 def unknown(name: str, known: Iterable[str]) -> str:

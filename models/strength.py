@@ -18,7 +18,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
 RESTORING = "-archive"
 """Ends the name of a network that was trained on from the one whose name is before it."""
@@ -79,6 +79,11 @@ def of_pair(model: str, value: float, shipped: Iterable[str]) -> Strength:
             + (f"there are {' and '.join(pairs)}" if pairs else "none of those here are")
         )
     return strength
+
+
+def features_of(network: nn.Module) -> int:
+    """Return how many channels lead from layer to layer; 1 where a network does not say."""
+    return int(getattr(network, "features", 1))
 
 
 def between(

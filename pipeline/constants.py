@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-DEFAULT_MODEL = "span-x4"
+DEFAULT_MODEL = "auto"
 
 LEAST_TILE_PX, DEFAULT_TILE_PX, MOST_TILE_PX = 16, 512, 8192
 """LR pixels of a tile's side."""

@@ -42,7 +42,11 @@ class TrainRecipe:
     licence: str = "unknown: say it in the recipe, or with --set licence=..."
     """Licence of the trained weights, within what those of the pictures allow."""
     initial: str = ""
-    """Model, by name or file, whose tensors of equal name and shape are copied at the start."""
+    """Model, by name or file, whose tensors of equal name and shape are copied at the start.
+
+    A model of the same architecture with fewer `features` is widened first: the training begins
+    with what that one computes. Source: Chen et al., "Net2Net", 2016.
+    """
     discriminator: str = ""
     """Network that judges pictures: see the table; without one, no GAN is trained."""
     discriminator_arguments: dict[str, Any] = field(default_factory=dict)

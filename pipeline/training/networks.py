@@ -11,6 +11,7 @@ import torch
 from models import checkpoint, registry
 from models.blocks import folded
 from models.spec import ModelSpec
+from models.strength import features_of, widened
 from pipeline.compute.inference import load_model
 from pipeline.errors import RecipeError
 
@@ -45,7 +46,7 @@ def build_networks(recipe: TrainRecipe, *, hr_px: Size) -> Networks:
     try:
         generator = _generator(recipe)
         discriminator = _discriminator(recipe, max(hr_px))
-        initialised = _initialise(generator, recipe.initial) if recipe.initial else None
+        initialised = _initialise(generator, recipe) if recipe.initial else None
         _try_on_patch(recipe, generator, discriminator, hr_px)
     except ValueError as error:
         raise RecipeError(str(error)) from error
@@ -148,16 +149,30 @@ def _check_arguments(recipe: TrainRecipe) -> None:
                 raise RecipeError(f"{key}.{name} is {value}, expected at least 1")
 
 
-def _initialise(network: nn.Module, name_or_file: str) -> int:
-    """Take over the tensors of a model that have the same names and shapes; return how many."""
-    others = checkpoint.load(name_or_file).network.state_dict()
-    own = network.state_dict()
+def _initialise(network: nn.Module, recipe: TrainRecipe) -> int:
+    """Take over the weights of the recipe's initial model; return how many tensors got them.
+
+    A narrower network of the same kind is widened, so that the training begins with what it
+    computes. Of any other, the tensors that have the same names and shapes are taken.
+    """
+    model = checkpoint.load(recipe.initial)
+    others, own = model.network.state_dict(), network.state_dict()
+    features = features_of(model.network), features_of(network)
+    if _is_alike(model.spec, recipe) and features[0] < features[1]:
+        network.load_state_dict(widened(others, own, features=features))
+        return len(own)
     same = {k: v for k, v in others.items() if k in own and own[k].shape == v.shape}
     # Kernels; a network of another width may share the biases of its last layer.
     if not any(tensor.ndim > 1 for tensor in same.values()):
         raise ValueError(
-            f"initial is {name_or_file!r}, none of whose weights fits this network; name a model "
-            "of the same architecture and arguments"
+            f"initial is {recipe.initial!r}, none of whose weights fits this network; name a model "
+            "of the same architecture that is not wider"
         )
     network.load_state_dict(own | same)
     return len(same)
+
+
+def _is_alike(spec: ModelSpec, recipe: TrainRecipe) -> bool:
+    """Return whether a model and the network of a recipe differ in their width at most."""
+    asked = recipe.architecture, recipe.scale, recipe.channels
+    return (spec.architecture, spec.scale, spec.channels) == asked

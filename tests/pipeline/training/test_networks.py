@@ -16,11 +16,13 @@ from models.interpolation import enlarge
 from pipeline.compute.inference import from_unit_range
 from pipeline.errors import ModelError, RecipeError
 from pipeline.pictures.metrics import score_picture
+from pipeline.training.networks import build_networks, model_spec
 from tests.pipeline.training.small_trainings import GAN, PLAIN, held_out, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pipeline.recipes.training import TrainRecipe
     from pipeline.storage.dataset import Dataset
     from pipeline.training.review import TrainProgress
 
@@ -40,6 +42,42 @@ def test_a_training_begins_with_the_weights_of_another(dataset: Dataset, tmp_pat
     other = replace(PLAIN, architecture="srcnn", arguments={}, initial=str(first))
     with pytest.raises(RecipeError, match="none of whose weights fits"):
         run(dataset, other, tmp_path / "third")
+
+
+@pytest.mark.parametrize("architecture", ["span", "srresnet"])
+def test_a_wider_network_begins_with_what_a_narrower_one_computes(
+    tmp_path: Path, architecture: str
+) -> None:
+    def of(features: int, initial: str = "") -> TrainRecipe:
+        return replace(
+            PLAIN, architecture=architecture, arguments={"features": features}, initial=initial
+        )
+
+    narrow, wide = of(8), of(16)
+    file = tmp_path / "narrow.safetensors"
+    first = build_networks(narrow, hr_px=(32, 32)).generator.eval()
+    file.write_bytes(checkpoint.to_bytes(model_spec(narrow), first.state_dict()))
+    second = build_networks(replace(wide, initial=str(file)), hr_px=(32, 32)).generator.eval()
+    x = torch.rand(1, PLAIN.channels, 20, 24)
+    with torch.inference_mode():
+        torch.testing.assert_close(second(x), first(x), atol=1e-5, rtol=1e-4)
+    outputs = {name: len(tensor) for name, tensor in first.state_dict().items() if tensor.ndim == 4}
+    for name, many in outputs.items():
+        added = second.state_dict()[name][many:]
+        assert not added.numel() or added.count_nonzero(), f"{name} cannot learn"
+
+
+def test_a_narrower_network_or_one_of_another_scale_is_not_widened(tmp_path: Path) -> None:
+    wide = replace(PLAIN, arguments={"features": 16})
+    file = tmp_path / "wide.safetensors"
+    weights = build_networks(wide, hr_px=(32, 32)).generator.state_dict()
+    file.write_bytes(checkpoint.to_bytes(model_spec(wide), weights))
+    for other in (
+        replace(PLAIN, arguments={"features": 12}, initial=str(file)),
+        replace(PLAIN, arguments={"features": 24}, initial=str(file), scale=PLAIN.scale * 2),
+    ):
+        with pytest.raises(RecipeError, match="that is not wider"):
+            build_networks(other, hr_px=(32, 32))
 
 
 @pytest.mark.slow
