@@ -300,7 +300,7 @@ def training(session: Session, recipe: str, limit_s: float) -> None:
     try:
         result = run_training(
             TrainRequest(
-                source=str(asked.patches),
+                src=str(asked.patches),
                 out_dir=out_dir,
                 recipe=recipe,
                 settings=asked.settings,

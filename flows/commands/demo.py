@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from flows.terminal import options
-from pipeline.jobs.request import WorkersRequest
+from pipeline.compute.request import WorkersRequest
 
 
 @click.command()

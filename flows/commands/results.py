@@ -11,8 +11,9 @@ import click
 
 from flows.terminal import options
 from flows.terminal.printing import number_of, visible
+from pipeline.compute.request import WorkersRequest
 from pipeline.jobs.export_names import SAME
-from pipeline.jobs.request import ExportRequest, ScoreRequest, WorkersRequest
+from pipeline.jobs.request import ExportRequest, ScoreRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

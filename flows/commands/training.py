@@ -11,6 +11,8 @@ import click
 
 from flows.terminal import options
 from flows.terminal.printing import visible
+from pipeline.constants import MEMORIES
+from pipeline.training.request import TrainRequest
 
 if TYPE_CHECKING:
     from pipeline.training.run import TrainResult
@@ -18,58 +20,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("src", metavar="DATASET|SRC")
-@click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    help="What to train, and how.  [with --resume: as it was begun]",
-)
-@click.option(
-    "--out",
-    "out_dir",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Result folder.",
-)
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
-)
+@options.asked(TrainRequest, "recipe", "--recipe", metavar="NAME|FILE")
+@options.asked(TrainRequest, "out_dir", "--out", type=click.Path(path_type=Path))
+@options.settings_option
 @options.features_option
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda[:N]",
-    help="Training device.",
-)
-@click.option(
-    "--readers",
-    type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
-    help="Processes that read patches which do not fit into memory.",
-)
-@click.option(
-    "--memory",
-    type=click.Choice(["auto", "disk", "ram", "gpu"]),
-    default="auto",
-    show_default=True,
-    help="Where patches are kept; auto is the fastest place that holds them.",
-)
-@click.option("--resume", is_flag=True, help="Continue exactly where the training in DIR stopped.")
+@options.asked(TrainRequest, "device", "--device", metavar=options.DEVICES)
+@options.asked(TrainRequest, "readers", "--readers", type=click.IntRange(min=0))
+@options.asked(TrainRequest, "memory", "--memory", type=click.Choice(MEMORIES))
+@options.asked(TrainRequest, "resume", "--resume", is_flag=True)
 @options.json_option
 @options.reported_with(again="the same command, with --resume if a step was made,")
-def train(
-    src: str,
-    recipe: str | None,
-    out_dir: Path,
-    settings: tuple[str, ...],
-    features: tuple[Path, ...],
-    device: str,
-    readers: int,
-    memory: str,
-    resume: bool,
-    as_json: bool,
-) -> None:
+def train(as_json: bool, **asked: Any) -> None:
     """Train a network by a recipe.
 
     DATASET was made by `upres prepare`. Pictures (SRC) are first prepared by the recipe, into
@@ -83,21 +44,10 @@ def train(
     from flows.terminal.trainings import TrainTerminal
     from pipeline.reports.dataset_report import write_dataset_report
     from pipeline.training import run
-    from pipeline.training.request import TrainRequest
 
     # What is worth a warning on the way comes by logging, and in all processes of a training.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    request = TrainRequest(
-        source=src,
-        out_dir=out_dir,
-        recipe=recipe,
-        settings=settings,
-        features=features,
-        device=device,
-        readers=readers,
-        memory=memory,
-        resume=resume,
-    )
+    request = TrainRequest(**asked)
     with options.interruptible() as stop:
         result = run.run_training(
             request, stop=stop, write_report=write_dataset_report, listener=TrainTerminal()
