@@ -18,7 +18,6 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import PictureError
-from pipeline.pictures.jpeg_segments import MOST_BYTES, MOST_XMP_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.pictures.picture import Picture
 
 UNBOUNDED = sys.maxsize
+SEGMENT_BYTES = 65_533
+"""What a segment of a JPEG file holds, with the name of its content."""
 
 
 class Block(StrEnum):
@@ -156,13 +157,13 @@ FORMATS: tuple[Format, ...] = (
         side_px=65_500,
         loses=True,
         carries={
-            Block.ICC: 255 * (MOST_BYTES - 14),
-            Block.EXIF: MOST_BYTES - 6,
-            Block.XMP: MOST_XMP_BYTES,
+            Block.ICC: 255 * (SEGMENT_BYTES - len("ICC_PROFILE\0--")),
+            Block.EXIF: SEGMENT_BYTES - len("Exif\0\0"),
+            Block.XMP: SEGMENT_BYTES - len("http://ns.adobe.com/xap/1.0/\0"),
             Block.XMP_EXTENSION: UNBOUNDED,
             Block.CAPTIONS: UNBOUNDED,
             Block.RESOLUTION: UNBOUNDED,
-            Block.COMMENTS: MOST_BYTES,
+            Block.COMMENTS: SEGMENT_BYTES,
         },
     ),
     Format(

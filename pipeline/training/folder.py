@@ -1,4 +1,8 @@
-"""What the folder of a training holds, and whether a training may begin or go on there."""
+"""What the folder of a training holds, and whether a training may begin or go on there.
+
+The command line reads a request for a training, and this module with it, before it prints its
+help. So this imports nothing heavy: what a check needs, the check imports.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,6 @@ import os
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.pictures.kinds import is_readable_name
-from pipeline.tables import is_utf8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +38,8 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
     Raises:
         UsageError: if it holds one that is not to be resumed, or none that could be.
     """
+    from pipeline.tables import is_utf8
+
     if not is_utf8(str(out_dir)):
         raise UsageError(f"{str(out_dir)!r} is not UTF-8; name another folder")
     left = files_of_steps(out_dir)
@@ -63,6 +67,7 @@ def check_own_files(out_dir: Path) -> None:
     Raises:
         UsageError: if there is one.
     """
+    from pipeline.pictures.kinds import is_readable_name
     from pipeline.recipes.training import load_recipe
 
     names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []

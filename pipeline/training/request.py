@@ -10,7 +10,6 @@ from pipeline.constants import MEMORIES, PREPARE
 from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import RecipeError, UsageError
 from pipeline.request_fields import needed, optional, same_as
-from pipeline.tables import nearest
 from pipeline.training.folder import RECIPE, check_folder, check_own_files, files_of_steps
 
 if TYPE_CHECKING:
@@ -57,6 +56,8 @@ class TrainRequest:
                 f"--readers is {self.readers}, expected at least 0; leave it out for 1"
             )
         if self.memory not in MEMORIES:
+            from pipeline.tables import nearest
+
             raise UsageError(f"--memory is {self.memory!r}; {nearest(self.memory, MEMORIES)}")
 
     @property
