@@ -13,7 +13,7 @@ from flows.parameters import filled_from
 from flows.run_listening import FlowListener
 from flows.services.notifications import notified
 from flows.tasks import patient
-from pipeline.compute.cluster import Stop
+from pipeline.compute.submission import Stop
 from pipeline.dataset import run
 from pipeline.dataset.request import PrepareRequest
 from pipeline.reports.dataset_report import write_dataset_report

@@ -39,6 +39,9 @@ except Exception as error:
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+THREADS_VARIABLE = "UPRES_WORKER_THREADS"
+"""Variable of the environment that says how many threads a worker may use."""
+
 _LOOPBACK = "127.0.0.1"
 _FILES, _FILES_A_WORKER = 40, 8
 """How many files a command has open, and how many more for each worker: a few are reserve."""

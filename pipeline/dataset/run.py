@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.compute.cluster import Stop
+    from pipeline.compute.submission import Stop
     from pipeline.dataset.originals import Original
     from pipeline.dataset.request import PrepareRequest
     from pipeline.sources.left_out import LeftOut

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import DiskError, OccupiedError
 from pipeline.jobs.export_file import (
     Exported,

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compute.cluster import Stop
 from pipeline.compute.driver import work_through
 from pipeline.compute.metrics import timed
 from pipeline.compute.picture_tasks import ingested_row, rejected_row, vanished_rows
+from pipeline.compute.submission import Stop
 from pipeline.errors import ArchiveError
 from pipeline.jobs.ingest_task import (
     Ingested,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import Stop
 from pipeline.compute.listener import Listener
+from pipeline.compute.submission import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
-from pipeline.compute.cluster import Stop
 from pipeline.compute.inference import resolve_device
 from pipeline.compute.metrics import count_units
 from pipeline.compute.status import read_status
+from pipeline.compute.submission import Stop
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import UsageError
 from pipeline.jobs.adopt import adopt_archive

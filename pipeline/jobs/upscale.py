@@ -11,11 +11,11 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import on_every_worker
 from pipeline.compute.driver import work_through
 from pipeline.compute.inference import resolve_device
 from pipeline.compute.metrics import count_units, timed
 from pipeline.compute.outcomes import Failure, record_outcomes
+from pipeline.compute.worker import on_every_worker
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
 from pipeline.jobs.choice import Way
@@ -31,7 +31,8 @@ from pipeline.storage.ledger import DONE, FAILED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pipeline.compute.cluster import Client, Stop
+    from pipeline.compute.cluster import Client
+    from pipeline.compute.submission import Stop
     from pipeline.jobs.choice import Choice
     from pipeline.jobs.job import Job
     from pipeline.jobs.units import UnitPlan, UnitTask

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from pipeline.compute.backends import OPENVINO
-from pipeline.compute.cluster import torch_threads, worker_name, worker_number, worker_state
 from pipeline.compute.deadline import Deadline
 from pipeline.compute.inference import Inference, load_model, own_device
 from pipeline.compute.outcomes import outcome_of
 from pipeline.compute.transparency import with_hidden, without_hidden
+from pipeline.compute.worker import torch_threads, worker_name, worker_number, worker_state
 from pipeline.errors import ModelError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.units import done_unit

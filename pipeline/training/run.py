@@ -30,7 +30,7 @@ from pipeline.training.session import TrainSettings, check_networks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.compute.cluster import Stop
+    from pipeline.compute.submission import Stop
     from pipeline.dataset.run import PrepareResult, WriteReport
     from pipeline.recipes.training import TrainRecipe
     from pipeline.training.request import TrainRequest
