@@ -1,13 +1,12 @@
 """Which files an export would write: what is there already, whose it is, and what is gone.
 
-What belongs here: looking, and refusing (`plan_export`, `check_targets`). Nothing is written here;
-that is `export`.
+Nothing is written here: that is `export`. Which folders and files are refused is in
+`export_targets`.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -18,17 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.compute.outcomes import Failure
-from pipeline.errors import ArchiveError, OccupiedError, UsageError
+from pipeline.errors import ArchiveError, OccupiedError
 from pipeline.jobs.export_file import ExportTask
 from pipeline.jobs.export_names import SAME, folded, paths_of
+from pipeline.jobs.export_targets import Originals, check_targets
 from pipeline.jobs.item_images import sr_image
-from pipeline.sources.overlap import check_export_folder
 from pipeline.storage.access import readers
-from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
-from pipeline.storage.places import Identity, identities
+from pipeline.storage.ledger import VANISHED, ExportRow
+from pipeline.storage.places import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pipeline.compute.status import JobStatus
     from pipeline.jobs.job import Job
@@ -98,55 +97,6 @@ def plan_export(
     )
 
 
-def check_targets(
-    job: Job, rows: Sequence[ItemRow], *, source: str | None, request: ExportRequest
-) -> None:
-    """Refuse to export into folders of the source, or over files of it, once these are known.
-
-    Raises:
-        UsageError: if the format is unknown, or a file would be written where the job reads, by
-            this or another name of the place.
-    """
-    request.check()
-    check_export_folder(request.out_dir, src=source, job_dir=job.folder)
-    targets, originals = _likely_targets(rows, request), _Originals(rows)
-    for path in filter(_has_other_names, targets):
-        originals.check(path)
-    files = [row for row in rows if row.source.endswith(f"/{row.item}")]
-    # A single picture may have other files beside it; an old ledger does not say what it was.
-    if len(files) > 1 if source is None else Path(source).is_dir():
-        folders = identities({os.path.dirname(row.source) for row in files})  # noqa: PTH120
-        for folder in sorted({os.path.dirname(path) for path in targets}):  # noqa: PTH120
-            if Identity.of(folder) in folders:
-                raise UsageError(
-                    f"export would write into {folder}, which is a folder of the source by this or "
-                    "another name; name another folder"
-                )
-
-
-class _Originals:
-    """The files that items came from, known by what they are, under whatever name."""
-
-    def __init__(self, rows: Iterable[ItemRow]) -> None:
-        self._sources = {row.source for row in rows if row.source}
-
-    def check(self, path: str | Path) -> None:
-        """Refuse to write where an original is.
-
-        Raises:
-            UsageError: then.
-        """
-        if Identity.of(path) in self._identities:
-            raise UsageError(
-                f"export would put {path} in the place of an original; name another folder"
-            )
-
-    @cached_property
-    def _identities(self) -> set[Identity]:
-        # Many files, and mostly none of them is asked for.
-        return identities(self._sources)
-
-
 class _Places:
     """What is known of the places that files are to have, and of what is there."""
 
@@ -162,7 +112,7 @@ class _Places:
         self._job, self._ledger, self._request = job, ledger, request
         self._by_item, self._known, self._paths = by_item, known, paths
         self._targets = {str(path): item for item, path in paths.items()}
-        self._originals = _Originals(by_item.values())
+        self._originals = Originals(by_item.values())
 
     def is_current(self, path: Path, row: ItemRow, format: str) -> bool:
         """Return whether the file that is to be there is there, as the job left it."""
@@ -300,15 +250,6 @@ def _formats(
     return formats, failures
 
 
-def _likely_targets(rows: Iterable[ItemRow], request: ExportRequest) -> list[str]:
-    """Return where items would be exported, as far as their names say it, done or not."""
-    root = request.root
-    if request.format == SAME:
-        return [f"{root}{os.sep}{row.item}" for row in rows]
-    formats = {row.item: request.format for row in rows if row.state == INGESTED}
-    return [str(path) for path in paths_of(formats, root).values()]
-
-
 def _unready(status: JobStatus) -> list[Failure]:
     return [
         Failure.not_done(c.item, f"{c.done} of {c.units} tiles are done; not exported")
@@ -340,15 +281,6 @@ def contents_of(row: ExportRow) -> set[str]:
     # The empty file may hold the place of one that was coming.
     coming = {row.coming_sha256, _EMPTY} if row.coming_sha256 else set()
     return {row.sha256, *coming} - {""}
-
-
-def _has_other_names(path: str) -> bool:
-    """Return whether a path is a link of any kind, and so may be a file that is elsewhere too."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
 def _is_one(path: str | Path, other: str | Path) -> bool:

@@ -19,7 +19,8 @@ from pipeline.errors import UsageError
 from pipeline.jobs.adopt import adopt_archive
 from pipeline.jobs.choice import Choice, choose, look_at_new
 from pipeline.jobs.export import run_export
-from pipeline.jobs.export_plan import check_targets, plan_export
+from pipeline.jobs.export_plan import plan_export
+from pipeline.jobs.export_targets import check_targets
 from pipeline.jobs.ingest import Ingestion, run_ingest
 from pipeline.jobs.job import hold_job
 from pipeline.jobs.plan import plan_job

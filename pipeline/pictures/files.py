@@ -26,6 +26,7 @@ from pipeline.pictures.orientation import upright
 from pipeline.pictures.picture import Picture
 from pipeline.pictures.raws import raw_magic, raw_tiff
 from pipeline.pictures.signatures import HEAD_BYTES, described
+from pipeline.pictures.target import Target
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.atomic import replace_atomically
 
@@ -122,7 +123,7 @@ def encode_picture(
         PictureError: The format cannot hold the picture; the message names formats that can.
     """
     channels, height, width = picture.pixels.shape
-    target = travel.Target(
+    target = Target(
         format=holding(format, picture.pixels),
         width=width,
         height=height,

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pipeline.compute.status import JobStatus, read_status
+from pipeline.compute.threads import in_threads
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
 from pipeline.jobs.choice import Chosen, chosen_models
@@ -32,7 +31,7 @@ from pipeline.storage.ledger import DONE, INGESTED, ItemCount, ItemRow, Ledger
 from pipeline.storage.own_files import check_own, is_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.jobs.job import Job
@@ -137,7 +136,7 @@ def write_report(job: Job) -> Path:
     check_own(job.report_path, is_report)
     ledger = job.open_ledger_to_read()
     try:
-        with _one_thread():
+        with in_threads(1):
             page = render("report.html", _facts(job, ledger), filters=_FILTERS)
     finally:
         ledger.close()
@@ -147,27 +146,12 @@ def write_report(job: Job) -> Path:
 
 def portraits_of(job: Job, *, most: int) -> list[Portrait]:
     """Return the items most worth a look in pictures: all, or the `most` worst scored."""
-    with closing(job.open_ledger_to_read()) as ledger, _one_thread():
+    with closing(job.open_ledger_to_read()) as ledger, in_threads(1):
         scores = {found.item: found for found in read_scores(ledger)}
         status, chosen = read_status(job.folder, ledger), chosen_models(ledger)
         lines = _item_lines(status, ledger.items(), scores, chosen)
         shown = _most_telling([line for line in lines if line.row.state == INGESTED], most)
         return _portraits(job, ledger, shown, scores)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread.
-
-    The crops are small: on a busy machine threads wait for each other thirty times longer than
-    one of them computes.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:

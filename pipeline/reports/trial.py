@@ -7,13 +7,11 @@ how it is cropped is told here; how the page looks, in its template.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from models.reach import reach_px
 from models.registry import shipped
@@ -25,6 +23,7 @@ from pipeline.compute.inference import (
     resolve_precision,
     to_unit_range,
 )
+from pipeline.compute.threads import in_threads
 from pipeline.errors import SourceError, UsageError
 from pipeline.geometry import Rect, Span, cuts
 from pipeline.jobs.wear import verdict
@@ -92,17 +91,6 @@ class Trial:
         }
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: the crops are small, and threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """One crop by one model, as a picture inside the page."""
@@ -126,7 +114,7 @@ def try_models(request: TryRequest) -> Trial:
     worn, because = verdict(traces(data, picture.metadata.format, picture.pixels))
     auto = _auto(request.scale, worn=worn)
     windows = crops(picture.pixels, side=CROP_SR_PX // request.scale)
-    with _one_thread():
+    with in_threads(1):
         models = _models(request)
         looks = _looks(picture.pixels, windows, models, device=resolve_device(request.device))
     names = tuple(model.spec.name for model in models)

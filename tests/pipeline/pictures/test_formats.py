@@ -34,7 +34,8 @@ from pipeline.pictures.formats import (
 from pipeline.pictures.kinds import called, is_readable_name
 from pipeline.pictures.metadata import Metadata, in_words
 from pipeline.pictures.picture import WHITE, Picture
-from pipeline.pictures.travel import Target, fitted
+from pipeline.pictures.target import Target
+from pipeline.pictures.travel import fitted
 from tests.pipeline.pictures.test_files import exif_with_orientation, noise
 
 if TYPE_CHECKING:
