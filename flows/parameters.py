@@ -59,13 +59,13 @@ def _parameters(request: type[Any]) -> Iterator[inspect.Parameter]:
 
 
 def _fields(request: type[Any]) -> Iterable[Field[Any]]:
-    """Return the fields of a request, those that it shares with others last."""
+    """Return the fields of a request; fields that it inherits come last."""
     own = inspect.get_annotations(request)
     return sorted(fields(request), key=lambda field: field.name not in own)
 
 
 def _in_form(text: str, fields_of_options: Mapping[str, str]) -> str:
-    """Return a help text as a form says it, whose fields are not called ``--like-this``."""
+    """Return a help text for a form, which shows names of fields and not ``--options``."""
     return re.sub(
         r"--[a-z][a-z-]*", lambda option: fields_of_options.get(option[0], option[0]), text
     )

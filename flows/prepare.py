@@ -65,4 +65,4 @@ def _trouble(result: PrepareResult) -> str:
             else []
         ),
     ]
-    return f"{', '.join(parts) or 'chunks are missing'}; the same flow goes on"
+    return f"{', '.join(parts) or 'chunks are missing'}; run the same flow again to continue"

@@ -1,4 +1,4 @@
-"""When a flow was to begin, by its schedule."""
+"""When the running flow should have begun, by its schedule."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 def due() -> datetime | None:
-    """Return when the flow that runs was to begin; None for now.
+    """Return when the running flow should have begun; None means now.
 
-    A run that a person starts again is to go on now, whenever it was first to begin.
+    A run that a person starts again begins now, whatever its schedule was.
     """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None or context.flow_run.run_count > 1:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @options.asked(PrepareRequest, "lr_sources", "--lr", multiple=True, metavar="NAME=SRC")
 @options.asked(PrepareRequest, "licence", "--licence", metavar="TEXT|FILE")
 @click.option(
-    "--preview", is_flag=True, help="Only draw a contact sheet beside DATASET; prepare nothing."
+    "--preview", is_flag=True, help="Only draw a contact sheet next to DATASET; prepare nothing."
 )
 @options.asked(PrepareRequest, "prune", "--prune", is_flag=True)
 @options.asked(PrepareRequest, "read_back", "--check", is_flag=True)
@@ -44,7 +44,7 @@ def prepare(preview: bool, as_json: bool, **asked: Any) -> None:
     if not preview:
         _prepare(request, as_json=as_json)
     elif request.read_back or request.prune:
-        raise click.UsageError("--preview prepares nothing, so --check and --prune do nothing")
+        raise click.UsageError("--preview prepares nothing; leave out --check and --prune")
     else:
         _preview(request, as_json=as_json)
 

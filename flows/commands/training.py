@@ -1,4 +1,4 @@
-"""Training on the command line: train, and evaluate what came of it."""
+"""Training on the command line: train a network, and evaluate it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @options.asked(TrainRequest, "memory", "--memory", type=click.Choice(MEMORIES))
 @options.asked(TrainRequest, "resume", "--resume", is_flag=True)
 @options.json_option
-@options.reported_with(again="the same command, with --resume if a step was made,")
+@options.reported_with(again="repeat the command, with --resume if a step was made,")
 def train(as_json: bool, **asked: Any) -> None:
     """Train a network by a recipe.
 
@@ -45,7 +45,7 @@ def train(as_json: bool, **asked: Any) -> None:
     from pipeline.reports.dataset_report import write_dataset_report
     from pipeline.training import run
 
-    # What is worth a warning on the way comes by logging, and in all processes of a training.
+    # Warnings during a training are logged, by each of its processes.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     request = TrainRequest(**asked)
     with options.interruptible() as stop:
@@ -65,7 +65,9 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
     else:
         click.echo(result_text(result))
     if not result.ended:
-        click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
+        click.echo(
+            "upres: stopped; repeat the command with --resume to continue exactly there", err=True
+        )
 
 
 @click.command()
@@ -78,7 +80,7 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
     default="bicubic",
     show_default=True,
     metavar="NAME|FILE",
-    help="What makes LR from HR: a preset such as jpeg-75 or archive, or a file with one's table.",
+    help="What makes LR from HR: a preset such as jpeg-75 or archive, or a TOML file of your own.",
 )
 @options.device_options("fp32")
 @options.features_option
@@ -97,12 +99,12 @@ def evaluate(
     """Measure a model by the published protocol.
 
     MODEL is a name or a file, HR_DIR a folder of HR pictures. LR is made by antialiased bicubic
-    reduction, or by another --degradation, which gives every model the same LR. Of a DATASET that
-    `upres prepare` made, each LR version is scored, on the patches held out for test (or
-    validation).
+    reduction, or by another --degradation. Every model gets the same LR. For a DATASET made by
+    `upres prepare`, each LR version is scored on the patches of the test split (or else of the
+    validation split).
 
-    PSNR and SSIM are of the Y channel, a border of `scale` pixels left out. The default precision
-    is fp32, so that figures do not depend on the machine.
+    PSNR and SSIM are computed on the Y channel, without a border of `scale` pixels. The default
+    precision is fp32, so that figures do not depend on the machine.
     """
     from pipeline.evaluation.evaluate import evaluate_model
     from pipeline.training.objective import FeatureFiles
@@ -120,7 +122,7 @@ def evaluate(
         options.print_json(document)
         return
     name = document["model"]
-    # A checkpoint bears the name of its recipe, as the shipped weights do.
+    # A checkpoint has the name of its recipe, as the shipped weights do.
     shown = visible(name if name.startswith(model) else f"{model} ({name})")
     how = (document[key] for key in ("degradation", "precision", "backend"))
     click.echo(f"{shown}, x{document['scale']}, {', '.join(how)}")

@@ -39,7 +39,7 @@ DEVICES = "auto|cpu|cuda[:N]"
 
 
 class OneLineErrors(click.Group):
-    """A group that says what is wrong in one line, where click would print its usage first."""
+    """A group that reports wrong usage in one line; click would print the usage first."""
 
     def main(
         self,
@@ -227,17 +227,17 @@ features_option = asked(
 )
 
 
-def reported(command: F, *, again: str = "the same command") -> F:
+def reported(command: F, *, again: str = "repeat the command") -> F:
     """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback.
 
-    `again` says what continues, where the command was interrupted.
+    `again` says what to do to continue after an interruption.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         from pipeline.errors import UpresError, UsageError
 
-        interrupted = f"upres: interrupted; {again} continues"
+        interrupted = f"upres: interrupted; {again} to continue"
         try:
             return command(*args, **kwargs)
         except UpresError as error:
@@ -254,7 +254,9 @@ def reported(command: F, *, again: str = "the same command") -> F:
             raise
         except OSError as error:
             # A full disk or a folder that may not be written is not a bug: one line is enough.
-            click.echo(f"upres: {visible(str(error))}; fix that and run {again} again", err=True)
+            click.echo(
+                f"upres: {visible(str(error))}; fix that, then {again} to continue", err=True
+            )
             sys.exit(FAILED)
         except KeyboardInterrupt:
             click.echo(interrupted, err=True)
@@ -264,7 +266,7 @@ def reported(command: F, *, again: str = "the same command") -> F:
 
 
 def reported_with(*, again: str) -> Callable[[F], F]:
-    """Return `reported` for a command that another one than itself continues."""
+    """Return `reported` for a command that is continued by another command."""
     return functools.partial(reported, again=again)
 
 
@@ -280,7 +282,10 @@ def interruptible() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.request()
         name = signal.Signals(number).name
-        click.echo(f"upres: {name}: finishing what is in flight; once more to stop now", err=True)
+        click.echo(
+            f"upres: {name}: finishing the work in progress; a second signal stops at once",
+            err=True,
+        )
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

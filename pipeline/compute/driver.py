@@ -1,4 +1,4 @@
-"""The driver's loop: tasks go out to the workers, and what they come to is taken in."""
+"""The driver's loop: tasks go out to the workers, and their results come in."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class LimitedWorkersRequest(WorkersRequest):
     )
 
     def check_limit(self) -> None:
-        """Refuse a time that no unit can keep.
+        """Refuse a limit that is out of range.
 
         Raises:
             UsageError: then.

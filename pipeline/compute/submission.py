@@ -40,7 +40,7 @@ _NO_WORKERS_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[Task, Result]):
-    """What became of one task: its result, or the error that no retry mended."""
+    """The outcome of one task: its result, or the error that remains after retries."""
 
     task: Task
     result: Result | None
@@ -48,7 +48,7 @@ class Outcome(Generic[Task, Result]):
 
 
 class Stop:
-    """A request to finish what is in flight and submit nothing more; set by the first Ctrl-C."""
+    """A request to finish what is submitted and submit no more; the first Ctrl-C sets it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -101,7 +101,7 @@ def submit_windowed(
 
 
 class _Flight(Generic[Task, Result]):
-    """The tasks that were submitted and have not come back."""
+    """The tasks that were submitted and have no outcome yet."""
 
     def __init__(self, client: Client, function: Callable[[Task], Result]) -> None:
         self._client = client
@@ -135,7 +135,7 @@ class _Flight(Generic[Task, Result]):
                 died = isinstance(error, KilledWorker)
                 return Outcome(task, None, WorkerError("the worker died") if died else error)
             if future.status == "cancelled":
-                # Its scheduler went. One that is back knows neither tasks nor plugins.
+                # Its scheduler is gone. A new one knows neither tasks nor plugins.
                 raise ClusterError(SCHEDULER_GONE)
             # Seen: a finished future whose worker dies before it is read comes out as "lost".
             return Outcome(task, None, WorkerError(f"the task came back {future.status}"))
@@ -157,7 +157,7 @@ class _Flight(Generic[Task, Result]):
             if time.monotonic() - alone_since > _NO_WORKERS_S:
                 raise ClusterError(
                     f"there has been no worker for {_NO_WORKERS_S:.0f} s; start workers that have "
-                    "the same upres installed, then the same command continues"
+                    "the same upres installed, then repeat the command to continue"
                 )
 
 

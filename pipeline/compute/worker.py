@@ -1,4 +1,4 @@
-"""What a Dask worker knows of itself: its number, its threads, and values built once on it.
+"""What the code on a Dask worker can ask for: its number, its threads, values built once on it.
 
 A model gets to the workers this way (`on_every_worker`), never with a task.
 """

@@ -1,4 +1,4 @@
-"""Which files an export would write: what is there already, whose it is, and what is gone.
+"""Which files an export would write: what is there already, who wrote it, and what is gone.
 
 Nothing is written here: that is `export`. Which folders and files are refused is in
 `export_targets`.
@@ -55,16 +55,16 @@ class ExportPlan:
     known: Mapping[str, ExportRow] = field(default_factory=dict)
     """What the job wrote below the folder before, by path."""
     settled: Mapping[Path, int] = field(default_factory=dict)
-    """Files that are there as they are to be, each with who may read it."""
+    """Files that are up to date, each with who may read it."""
     gone: tuple[ExportRow, ...] = ()
-    """Files that the job wrote for what is not in the source now, or is called otherwise."""
+    """Files that the job wrote for pictures that are gone from the source or renamed."""
     failures: tuple[Failure, ...] = ()
 
 
 def plan_export(
     job: Job, status: JobStatus, *, ledger: Ledger, request: ExportRequest
 ) -> ExportPlan:
-    """Return a task for each finished item that is not exported already, and what else to say.
+    """Return a task for each finished item that is not exported yet, and what else is to be done.
 
     Raises:
         UsageError: if the format is unknown, the folder is where the job reads, or a file would
@@ -98,7 +98,7 @@ def plan_export(
 
 
 class _Places:
-    """What is known of the places that files are to have, and of what is there."""
+    """The places where files will be written, and what is there now."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class _Places:
         self._originals = Originals(by_item.values())
 
     def is_current(self, path: Path, row: ItemRow, format: str) -> bool:
-        """Return whether the file that is to be there is there, as the job left it."""
+        """Return whether the file is there, up to date, and unchanged since the job wrote it."""
         before = self._known.get(str(path))
         if before is None or before.coming_sha256 or not _is_of(before, row, format):
             return False
@@ -155,7 +155,7 @@ class _Places:
     def readers(self, path: Path, row: ItemRow) -> tuple[int, int]:
         """Return who may read the file of an item, and who its folder.
 
-        Those who may read its source, or the job where that is gone.
+        It is those who may read its source, or the job where the source is gone.
         """
         source, folder = Path(row.source), path.parent
         if not row.source or not source.exists():
@@ -167,10 +167,10 @@ class _Places:
         return self._job.readers
 
     def gone(self) -> Iterator[ExportRow]:
-        """Yield what was written below the folder and is of no item by its present name.
+        """Yield the files below the folder that belong to no item by its present name.
 
-        Only what this format was asked for, for items that are there: others are exports of their
-        own.
+        For items that still exist, only files of the same `--format` count: others are separate
+        exports.
         """
         targets = {folded(path): path for path in self._targets}
         for before in self._known.values():
@@ -184,7 +184,7 @@ class _Places:
                 yield before
 
     def _called_otherwise(self, path: Path) -> ExportRow | None:
-        """Return the row of a file of the job that this file system finds under `path` too."""
+        """Return the row of another file of the job that this file system takes for `path`."""
         before = self._by_folded.get(folded(path))
         if before is None or not _is_one(before.path, path):
             return None
@@ -206,7 +206,7 @@ class _Places:
 
     @cached_property
     def _elsewhere(self) -> Mapping[str, list[ExportRow]]:
-        """What was written of each item to wherever the folder was then."""
+        """Files written for each item before the export folder was moved."""
         unknown = [item for item, path in self._paths.items() if str(path) not in self._known]
         rows: dict[str, list[ExportRow]] = defaultdict(list)
         for row in self._ledger.exports_of(unknown):
@@ -215,7 +215,7 @@ class _Places:
 
     @cached_property
     def _runs(self) -> list[tuple[int, int]]:
-        """When runs of the job began and ended, in ns; a killed one by the next one's start."""
+        """When runs of the job began and ended, in ns; a killed one ends where the next begins."""
         runs = self._ledger.runs()
         starts = [_ns(run["started"]) for run in runs]
         ends = [_ns(run["finished"] or "") for run in runs]
@@ -233,7 +233,7 @@ def _formats(
     if format != SAME:
         job.open_sr()
         return {row.item: format for row in rows}, []
-    # What was exported in the format of its source says which that is, and no archive is read.
+    # An earlier export in the format of the source has recorded it, so no archive is read.
     exported = {row.item: row for row in known if row.asked == SAME}
     sr = job.open_sr()
     formats: dict[str, str] = {}
@@ -278,7 +278,7 @@ def _is_as_written(path: Path, before: ExportRow) -> bool:
 
 def contents_of(row: ExportRow) -> set[str]:
     """Return the contents by which a file is known as the job's."""
-    # The empty file may hold the place of one that was coming.
+    # An empty file may reserve the place of one that was about to come.
     coming = {row.coming_sha256, _EMPTY} if row.coming_sha256 else set()
     return {row.sha256, *coming} - {""}
 

@@ -53,7 +53,7 @@ def check_targets(
 
 
 class Originals:
-    """The files that items came from, known by what they are, under whatever name."""
+    """The files that items came from, recognised by device and inode under any name."""
 
     def __init__(self, rows: Iterable[ItemRow]) -> None:
         self._sources = {row.source for row in rows if row.source}
@@ -71,12 +71,12 @@ class Originals:
 
     @cached_property
     def _identities(self) -> set[Identity]:
-        # Many files, and mostly none of them is asked for.
+        # These are many files, and mostly none of them is needed.
         return identities(self._sources)
 
 
 def _likely_targets(rows: Iterable[ItemRow], request: ExportRequest) -> list[str]:
-    """Return where items would be exported, as far as their names say it, done or not."""
+    """Return where items would be exported, done or not, as far as names show."""
     root = request.root
     if request.format == SAME:
         return [f"{root}{os.sep}{row.item}" for row in rows]

@@ -98,7 +98,7 @@ def run_score(
     for n, outcome in enumerate(submit_windowed(client, score_item, tasks, stop=stop), 1):
         if outcome.result is not None:
             if fresh:
-                # Only now: scores that stand must not go for a reference that fits nothing.
+                # Only now: earlier scores must not be lost to a reference that fits nothing.
                 ledger.forget_scores()
                 fresh = False
             ledger.put_scores(outcome.result)

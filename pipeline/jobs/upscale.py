@@ -1,4 +1,4 @@
-"""Upscale: how the units of a plan are carried to the workers, and their outcomes recorded.
+"""Upscale: submits the units of a plan to the workers, and records their outcomes.
 
 The driver's side; which units these are is in `pipeline.jobs.plan`, what a worker does with one in
 `pipeline.jobs.worker`.
@@ -50,7 +50,7 @@ class UpscaleProgress:
     units_planned: int
     megapixels: float
     failures: tuple[Failure, ...] = ()
-    """Of the units that were heard of last."""
+    """Of the units that were reported last."""
 
 
 @timed("upscale")
@@ -125,8 +125,8 @@ def adopt_shards(
 ) -> int:
     """Record as done every shard that the SR archive holds under `spec`; return how many.
 
-    For a job whose ledger was lost: a shard is written in one piece, and each is read back here,
-    so that a damaged one is computed again.
+    This is for a job whose ledger was lost. Each shard is read back, so that a damaged one is
+    computed again.
     """
     sr = Archive.open_or_create(job.sr_dir)
     adopted = 0
@@ -158,8 +158,8 @@ def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
 def _declare(plans: Iterable[UnitPlan], ledger: Ledger, sr: Archive) -> int:
     """Make the ledger agree with the plan: units whose pixels will be replaced lose their outcome.
 
-    Before any pixel goes: a kill in between leaves units pending, never done without pixels.
-    Return how many units there are.
+    This comes before any pixel is deleted: a kill in between leaves units pending, never done
+    without pixels. Return how many units there are.
     """
     planned = 0
     waiting = iter(plans)
@@ -186,7 +186,7 @@ def _tasks(
 ) -> Iterator[UnitTask]:
     """Yield the tasks of all plans, few pixels or few units in each.
 
-    SR arrays are created when their first unit is due, so that a large job starts at once.
+    SR arrays are created just before their first unit, so that a large job starts at once.
     """
     sr, source = job.open_sr(), job.open_source()
     for plan in plans:

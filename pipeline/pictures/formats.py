@@ -95,7 +95,7 @@ class Format:
         The picture is one that the format holds, its metadata fitted to it (`travel.fitted`).
         """
         if self.writer is None:
-            raise PictureError(f"{self.title} is only read, wanted a format that is written")
+            raise PictureError(f"{self.title} is only read, expected a format that is written")
         write = cast("Callable[[Picture, int], bytes]", _codec(self.writer))
         return write(picture, quality)
 
@@ -214,7 +214,7 @@ def holding(name: str, pixels: NDArray[Any]) -> Format:
         PictureError: If not; the message names formats that can.
     """
     if name not in WRITTEN:
-        raise PictureError(f"format is {name!r}, wanted one of {', '.join(sorted(WRITTEN))}")
+        raise PictureError(f"format is {name!r}, expected one of {', '.join(sorted(WRITTEN))}")
     if not BY_NAME[name].holds(pixels):
         channels, height, width = pixels.shape
         fitting = [other.upper() for other in sorted(WRITTEN) if BY_NAME[other].holds(pixels)]

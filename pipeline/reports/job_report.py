@@ -1,7 +1,7 @@
 """The report: one page that shows what a job did, how well, and what failed.
 
-Here belongs what a report says of a job and in which order; how a picture is made small is in
-`preview`, what a cell of a map says in `tilemap`, and how all of it looks in the template. The
+Here belongs what a report says of a job and in which order. How a picture is made small is in
+`portraits`, what a cell of a map says in `tile_maps`, and how all of it looks in the template. The
 page is one file that loads nothing: it can be mailed, or opened years later.
 """
 
@@ -41,7 +41,7 @@ MAX_LINES = 5_000
 MAX_FAILURES = 500
 MAX_NOTES = 500
 
-_NOT_BEGUN = "Not upscaled yet; the same `upres upscale` continues."
+_NOT_BEGUN = "Not upscaled yet; repeat `upres upscale` to continue."
 _BOXES = ((190.0, 440.0), (400.0, 210.0))
 """Rows and columns, in CSS pixels, for overview and tile map each: stacked, or side by side."""
 
@@ -105,7 +105,7 @@ class TileMap:
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """One item in pictures; what could not be made is None, and `reasons` tell why."""
+    """One item in pictures; what could not be made is None, and `reasons` say why."""
 
     line: ItemLine
     scale: int = 1
@@ -247,7 +247,7 @@ def _portraits(
         row = line.row
         done = ledger.tiles_of(row, DONE)
         scored = scored_tiles(scores[row.item]) if row.item in scores else {}
-        # In this order: a tile that is to be done again may have a score of its earlier pixels.
+        # The state comes first: a tile that is pending again may still have an earlier score.
         known = {t: scored.get(t) or TileState(t, UNSCORED, Figures()) for t in done}
         why = reasons[row.stack].get(row.chunk, "")
         own = {0: why} if row.stack and why else reasons[row.item]

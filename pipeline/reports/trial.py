@@ -1,7 +1,7 @@
 """A trial: some crops of one picture by every model that could upscale it, on one page.
 
-So that the choice can be made by eye, before a night is spent on it. What is shown of a picture and
-how it is cropped is told here; how the page looks, in its template.
+So a person can choose by eye, before spending a night on it. Here belongs what is shown of a
+picture and how it is cropped; how the page looks is in its template.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class TryRequest:
     out: Path | None = None
     scale: int = SCALES[0]
     models: tuple[str, ...] = ()
-    """Beside those of upres."""
+    """Further models, besides those of upres."""
     device: str = "auto"
 
     @property
@@ -138,7 +138,7 @@ def crops(pixels: NDArray[Any], *, side: int) -> list[Rect]:
     detail[:-1] += np.abs(np.diff(grey, axis=0))
     detail[:, :-1] += np.abs(np.diff(grey, axis=1))
     height, width = grey.shape
-    # Levels off, so that one hard edge does not outweigh fine texture.
+    # Bounded, so that one hard edge does not outweigh fine texture.
     detail = np.sqrt(np.nan_to_num(detail, nan=0.0, posinf=0.0))
     windows = [Rect(r, c) for r in _beside(height, side) for c in _beside(width, side)]
     return sorted(windows, key=lambda w: -float(detail[w.index[1:]].mean()))[:CROPS]

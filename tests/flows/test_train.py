@@ -423,7 +423,7 @@ def test_a_recipe_that_cannot_be_is_told_before_pictures_are_prepared(
 @pytest.mark.parametrize(
     ("fault", "code", "told"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the same command, with --resume if a step was"),
+        (KeyboardInterrupt(), 130, "interrupted; repeat the command, with --resume if a step was"),
         (OSError(28, "No space left on device", "out/metrics.csv"), 1, "'out/metrics.csv'; fix"),
     ],
 )

@@ -404,7 +404,7 @@ def bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", bombs())
 def test_a_declared_size_above_the_bound_is_refused_before_decoding(name: str) -> None:
-    with pytest.raises(PictureError, match="wanted at most 200000000 in all"):
+    with pytest.raises(PictureError, match="expected at most 200000000 in all"):
         read_picture(bombs()[name], name=name, max_pixels=200_000_000)
 
 

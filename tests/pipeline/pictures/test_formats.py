@@ -157,7 +157,7 @@ def test_what_is_larger_than_its_place_is_not_kept_but_noted() -> None:
 
 def test_what_is_read_is_named_in_messages_in_one_order() -> None:
     assert READ == "JPEG, PNG, TIFF or WebP"
-    with pytest.raises(PictureError, match=r"^a\.gif: the file is a GIF, wanted JPEG, PNG, TIFF"):
+    with pytest.raises(PictureError, match=r"^a\.gif: the file is a GIF, expected JPEG, PNG, TIFF"):
         read_picture(b"GIF89a" + bytes(90), name="a.gif")
 
 
@@ -318,8 +318,8 @@ def test_one_file_and_one_entry_add_a_format(tmp_path: Path) -> None:
         "the colour profile (99 bytes): PPM has no place for it",
         "the resolution (300 dpi): PPM has no place for it",
     ]
-    assert said["refusal"] == "format is 'pgm', wanted one of jpeg, png, ppm, tiff, webp"
-    assert "wanted JPEG, PGM, PNG, PPM, TIFF or WebP" in said["unread"]
+    assert said["refusal"] == "format is 'pgm', expected one of jpeg, png, ppm, tiff, webp"
+    assert "expected JPEG, PGM, PNG, PPM, TIFF or WebP" in said["unread"]
     assert "by its name" not in said["unread"]
     assert said["verdicts"] == ["Verdict(why='', label='', unread='')"] * 2
     assert said["names"] == ["a.ppm", "b.ppm", "c.ppm"]
