@@ -32,7 +32,10 @@ _MOST_WORKERS = 8
 _WORKER_BYTES = 768 * 2**20
 """What a worker fills with a network and a few tiles; less of it ends in dead workers."""
 _FIRST_WORKER_S = 30.0
-SCHEDULER_GONE = "the Dask scheduler is gone; start it and its workers again, then repeat the command to continue"
+SCHEDULER_GONE = (
+    "the Dask scheduler is gone; start it and its workers again, then repeat the command "
+    "to continue"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

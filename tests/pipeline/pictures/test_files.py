@@ -567,7 +567,7 @@ def test_a_disk_that_is_full_is_told_with_the_file(
 
 def test_pixels_of_another_shape_or_type_cannot_become_a_picture() -> None:
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((5, 4, 4), np.uint8), np.zeros((1, 2, 2))):
-        with pytest.raises(PictureError, match="wanted"):
+        with pytest.raises(PictureError, match="expected"):
             picture(wrong)
 
 
