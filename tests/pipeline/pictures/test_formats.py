@@ -127,8 +127,8 @@ def test_a_file_carries_what_the_table_says_and_the_rest_is_noted(
     elif format.most(INSTEAD.get(block, block)):
         assert notes == ()
     else:
-        assert len(notes) == 1
-        assert f"{format.title} has no place for" in notes[0]
+        assert notes
+        assert all(f"{format.title} has no place for" in note for note in notes)
         assert not any(getattr(back, name) for name in example)
 
 
@@ -156,13 +156,15 @@ def test_what_is_larger_than_its_place_is_not_kept_but_noted() -> None:
 
 
 def test_what_is_read_is_named_in_messages_in_one_order() -> None:
-    assert READ == "JPEG, PNG, TIFF or WebP"
+    *titles, last = sorted(format.title for format in FORMATS)
+    assert f"{', '.join(titles)} or {last}" == READ
     with pytest.raises(PictureError, match=r"^a\.gif: the file is a GIF, expected JPEG, PNG, TIFF"):
         read_picture(b"GIF89a" + bytes(90), name="a.gif")
 
 
 def test_an_export_may_ask_for_every_format_that_is_written() -> None:
-    assert CHOICES == ("same", *WRITTEN) == ("same", "png", "tiff", "jpeg", "webp")
+    assert ("same", *WRITTEN) == CHOICES
+    assert sorted(WRITTEN) == sorted(format.name for format in FORMATS if format.writer)
 
 
 def test_starting_the_command_line_loads_no_codec() -> None:
