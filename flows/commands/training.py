@@ -98,10 +98,10 @@ def evaluate(
 ) -> None:
     """Measure a model by the published protocol.
 
-    MODEL is a name or a file, HR_DIR a folder of HR pictures. LR is made by antialiased bicubic
-    reduction, or by another --degradation. Every model gets the same LR. For a DATASET made by
-    `upres prepare`, each LR version is scored on the patches of the test split (or else of the
-    validation split).
+    MODEL is a name, a file, or auto, which chooses for each picture. HR_DIR is a folder of HR
+    pictures. LR is made by antialiased bicubic reduction, or by another --degradation. Every model
+    gets the same LR. For a DATASET made by `upres prepare`, each LR version is scored on the
+    patches of the test split (or else of the validation split).
 
     PSNR and SSIM are computed on the Y channel, without a border of `scale` pixels. The default
     precision is fp32, so that figures do not depend on the machine.
@@ -126,6 +126,9 @@ def evaluate(
     shown = visible(name if name.startswith(model) else f"{model} ({name})")
     how = (document[key] for key in ("degradation", "precision", "backend"))
     click.echo(f"{shown}, x{document['scale']}, {', '.join(how)}")
+    if "chosen" in document:
+        many = (f"{one['model']} for {one['pictures']}" for one in document["chosen"])
+        click.echo(f"chosen by the pixels of each picture: {', '.join(many)}")
     for scores in document["sets"]:
         click.echo(_set_scores(scores))
 

@@ -5,7 +5,7 @@ Here belongs what makes a function of a model, which `protocol` asks for, and th
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,9 @@ from pipeline.compute.threads import use_no_more_threads_than_cores
 from pipeline.constants import DEFAULT_TILE_PX
 from pipeline.errors import ModelError, UsageError
 from pipeline.evaluation.protocol import BENCHMARKS, evaluate_dataset, evaluate_set
+from pipeline.jobs.choice import candidates, is_auto
+from pipeline.jobs.wear import verdict
+from pipeline.pictures.traces import of_pixels
 from pipeline.recipes.files import read_degradation
 from pipeline.storage.dataset import Dataset, is_dataset
 
@@ -56,7 +59,8 @@ def evaluate_model(
 
     Pictures are tiled with the model's own reach, which changes no pixel and bounds memory; a
     model that cannot be tiled gets whole pictures. LPIPS is measured where `features` hold
-    AlexNet's.
+    AlexNet's. With ``auto`` the pixels of each LR picture choose between two networks, and
+    `chosen` says how many went to which.
 
     Raises:
         ModelError: if the features are of another network.
@@ -66,47 +70,90 @@ def evaluate_model(
             for of a dataset, which has its own.
         RecipeError: if there is no such degradation.
     """
-    model = load_model(name_or_file)
-    use_no_more_threads_than_cores()
-    spec, device = model.spec, resolve_device(device)
+    plain, restoring = candidates(name_or_file)
+    opened = [
+        _Network.open(name, device=device, precision=precision, backend=backend)
+        for name in (plain, restoring)
+        if name
+    ]
+    spec = opened[0].spec
     reduction = read_degradation(degradation, scale=spec.scale)
     _check_no_dataset(directories, degradation)
-    inference = Inference.of(
-        model.network,
-        scale=spec.scale,
-        channels=spec.channels,
-        precision=resolve_precision(precision, device=device),
-        device=device,
-        backend=resolve_backend(backend, device=device, model=spec.name),
-    )
-    enlarge = _tiled(inference, reach_px(model.network, channels=spec.channels))
-    distance = _distance(features, device)
+    enlarge = _Choosing(*opened) if len(opened) > 1 else opened[0].enlarge
+    distance = _distance(features, str(opened[0].inference.device))
     sets = [
         scores
         for directory in directories
         for scores in _score_sets(directory, spec, reduction, enlarge=enlarge, distance=distance)
     ]
-    return {
-        "model": spec.name,
+    inference = opened[0].inference
+    document = {
+        "model": name_or_file if is_auto(name_or_file) else spec.name,
         "scale": spec.scale,
         "degradation": reduction.name,
-        "weights_sha256": model.sha256,
+        "weights_sha256": None if is_auto(name_or_file) else opened[0].sha256,
         "precision": inference.precision,
         "backend": inference.backend.name,
         "device": str(inference.device),
         "sets": [asdict(scores) for scores in sets],
     }
+    if is_auto(name_or_file):
+        document["chosen"] = [asdict(network.enlarged) for network in opened]
+    return document
 
 
-def _tiled(inference: Inference, reach: int | None) -> Enlarge:
-    """Return what enlarges pictures tile by tile, or whole where the reach has no limit."""
+@dataclass(slots=True)
+class Enlarged:
+    """How many pictures a network of several was chosen for."""
 
-    def enlarge(lr: Picture8) -> Picture8:
-        if reach is None:
-            return inference.enlarge(lr)
-        return inference.enlarge_tiled(lr, tile_px=DEFAULT_TILE_PX, halo_px=reach)
+    model: str
+    weights_sha256: str
+    pictures: int = 0
 
-    return enlarge
+
+@dataclass(frozen=True, slots=True)
+class _Network:
+    """A network made ready to enlarge pictures tile by tile, or whole if it has no reach."""
+
+    spec: ModelSpec
+    sha256: str
+    inference: Inference
+    reach: int | None
+    enlarged: Enlarged
+
+    @classmethod
+    def open(cls, name_or_file: str, *, device: str, precision: str, backend: str) -> _Network:
+        model = load_model(name_or_file)
+        use_no_more_threads_than_cores()
+        spec, device = model.spec, resolve_device(device)
+        inference = Inference.of(
+            model.network,
+            scale=spec.scale,
+            channels=spec.channels,
+            precision=resolve_precision(precision, device=device),
+            device=device,
+            backend=resolve_backend(backend, device=device, model=spec.name),
+        )
+        reach = reach_px(model.network, channels=spec.channels)
+        return cls(spec, model.sha256, inference, reach, Enlarged(name_or_file, model.sha256))
+
+    def enlarge(self, lr: Picture8) -> Picture8:
+        self.enlarged.pictures += 1
+        if self.reach is None:
+            return self.inference.enlarge(lr)
+        return self.inference.enlarge_tiled(lr, tile_px=DEFAULT_TILE_PX, halo_px=self.reach)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choosing:
+    """Enlarges each picture by the one of two networks that its pixels ask for, as a job does."""
+
+    plain: _Network
+    restoring: _Network
+
+    def __call__(self, lr: Picture8) -> Picture8:
+        worn, _ = verdict(of_pixels(lr))
+        return (self.restoring if worn else self.plain).enlarge(lr)
 
 
 def _check_no_dataset(directories: Sequence[Path], degradation: str) -> None:

@@ -275,3 +275,23 @@ def test_what_has_no_strength_is_refused_in_one_line_before_a_job_is_made(
     assert message in said.err
     assert said.err.strip().count("\n") == 0
     assert not (tmp_path / "job").exists()
+
+
+def test_evaluating_the_choice_scores_each_picture_with_the_network_chosen_for_it(
+    weights: Path, tmp_path: Path, upres: Command
+) -> None:
+    hr = tmp_path / "hr"
+    hr.mkdir()
+    for n, at in enumerate((0, 128)):
+        Image.fromarray(data.astronaut()[at : at + 256, :256]).save(hr / f"{n}.png")
+    how = ("--device", "cpu", "--backend", "torch", "--json")
+    for degradation, taken in (("bicubic", PLAIN), ("jpeg-40", RESTORING)):
+        said = upres("evaluate", "auto", hr, "--degradation", degradation, *how)
+        named = upres("evaluate", taken, hr, "--degradation", degradation, *how)
+        assert said.code == named.code == 0, said.err
+        assert said.document["sets"] == named.document["sets"]
+        assert {one["model"]: one["pictures"] for one in said.document["chosen"]} == {
+            PLAIN: 2 * (taken == PLAIN),
+            RESTORING: 2 * (taken == RESTORING),
+        }
+        assert "chosen" not in named.document
