@@ -6,7 +6,8 @@ import time
 
 import psutil
 
-from pipeline.compute.cluster import ClusterSettings, connect, submit_windowed
+from pipeline.compute.cluster import ClusterSettings, connect
+from pipeline.compute.submission import submit_windowed
 
 _TASKS = 5_000
 _TURNS = 3

@@ -25,8 +25,8 @@ import torch
 
 from benchmarks.rig import Settings, make_pictures, read_pictures
 from pipeline.compute.backends import TORCH
-from pipeline.compute.cluster import Stop
 from pipeline.compute.inference import Inference, load_model, resolve_device, resolve_precision
+from pipeline.compute.submission import Stop
 from pipeline.errors import UpresError
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.stages import open_stages
@@ -300,7 +300,7 @@ def training(session: Session, recipe: str, limit_s: float) -> None:
     try:
         result = run_training(
             TrainRequest(
-                source=str(asked.patches),
+                src=str(asked.patches),
                 out_dir=out_dir,
                 recipe=recipe,
                 settings=asked.settings,

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.rig import photographs
-from pipeline.compute.cluster import ClusterSettings, Stop
+from pipeline.compute.submission import Stop
 from pipeline.dataset.request import PrepareRequest
 from pipeline.dataset.run import prepare_dataset
 from pipeline.reports.dataset_report import write_dataset_report
@@ -75,10 +75,10 @@ def ours(pictures: Path, out: Path, stride: int, processes: int) -> tuple[int, f
     recipe.write_text(RECIPE.replace("STRIDE", str(stride)))
     began = time.perf_counter()
     request = PrepareRequest(
-        source=str(pictures),
+        src=str(pictures),
         dataset_dir=out,
         recipe=str(recipe),
-        cluster=ClusterSettings(workers=processes),
+        workers=processes,
     )
     result = prepare_dataset(request, stop=Stop(), write_report=write_dataset_report)
     seconds = time.perf_counter() - began

@@ -1,6 +1,6 @@
 """What a person sees of a run in the UI of Prefect, beside its log: progress, summary, pictures.
 
-None of it is needed: what Prefect does not take, a night goes on without, and a warning says so.
+None of it is needed. If Prefect does not accept something, a warning says so and the run goes on.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PROGRESS_EVERY_S = 5.0
 _PATIENCE_S = 10.0
-"""How long the last figure of a stage may take to arrive before the run goes on without."""
+"""Seconds that the run waits for the last figure of a stage to arrive."""
 MOST_ROWS = 25
 
 
@@ -54,9 +54,9 @@ def key_of(job_dir: Path, what: str) -> str:
 
 @contextmanager
 def moving(job_dir: Path, stage: str) -> Iterator[Callable[[int, int], None]]:
-    """Show how far a stage is, newly every few seconds; yields what hears ``(done, total)``.
+    """Show how far a stage is, every few seconds; yield a function of ``(done, total)``.
 
-    A thread of its own speaks to Prefect, whose server may be slow or gone: the stage never waits.
+    A separate thread talks to Prefect. Its server may be slow or gone, but the stage never waits.
     """
     if FlowRunContext.get() is None:
         yield lambda _done, _total: None
@@ -73,7 +73,7 @@ def moving(job_dir: Path, stage: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class _Progress:
-    """A figure that moves, and the thread that shows it."""
+    """A figure that changes, and the thread that shows it."""
 
     def __init__(self, key: str, about: str) -> None:
         self.ended = threading.Event()
@@ -93,14 +93,14 @@ class _Progress:
             if self._counted != shown:
                 shown = self._counted
                 taken = _offered(partial(self._send, *shown), level=level)
-                # One warning a stage: a server that is gone all night says no more.
+                # One warning a stage, also where the server is gone all night.
                 level = level if taken else logging.DEBUG
             if last:
                 return
             self.ended.wait(PROGRESS_EVERY_S)
 
     def _send(self, done: int, total: int) -> None:
-        # The page shows all digits of it.
+        # The page shows every digit, so it is rounded here.
         percent = round(100.0 * min(done, total) / total, 1) if total else 0.0
         about = f"{self._about}: {done:,} of {total:,}"
         if self._id is None:
@@ -129,7 +129,7 @@ def show_night(
     scores: dict[str, Any],
     left_s: float | None,
 ) -> None:
-    """Show what a run came to, and what to do where tiles failed."""
+    """Show the result of a run, and what to do if tiles failed."""
     job_dir = request.job_dir
     text = summary(job_dir, result, speed, scores, left_s)
     failed = result.status.units["failed"]
@@ -157,7 +157,7 @@ def _row(look: Look) -> dict[str, str | int]:
         "reason": visible(look.reason),
         "gain over bicubic, dB": _figure(look.gain),
         "PSNR-Y, dB": _figure(look.psnr) if measured else "",
-        # Without a reference there is only the picture it was made of: high, and no quality.
+        # Without a reference SR is compared with its own LR: a high figure, not a quality.
         "PSNR-Y of SR made small again, to its LR, dB": "" if measured else _figure(look.psnr),
     }
 

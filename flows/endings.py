@@ -1,7 +1,7 @@
-"""How a flow ends: in a state whose colour, name and message say what became of it.
+"""How a flow ends: in a state whose colour, name and message show the result.
 
-A state of the type Completed has a green badge whatever its name is, so what needs a person's look
-is of the type Failed. Time that is up needs none: the next night goes on.
+A state of the type Completed has a green badge, whatever its name is. So the type is Failed where a
+person must look. When time is up nobody must look: the next night goes on.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from pipeline.jobs.results import JobResult
 
 WITH_FAILURES, OUT_OF_TIME, SKIPPED = "CompletedWithFailures", "OutOfTime", "Skipped"
-"""Names of states: something failed; time was up; another run held what this one works on."""
+"""Names of states: something failed; time was up; another run has the lock."""
 
 
 class IncompleteError(UpresError):
-    """A flow came to its end, but something on its way failed; `document` says what."""
+    """A flow reached its end, but something failed on the way; `document` says what."""
 
     def __init__(self, message: str, document: dict[str, Any]) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class IncompleteError(UpresError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ending:
-    """What a flow came to: its document, and what is to be said of it in a line each."""
+    """The result of a flow: its document, and one line each for what failed and what is left."""
 
     document: dict[str, Any]
     trouble: str = ""
@@ -85,7 +85,7 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
 
 
 def document_of(state: State[Any]) -> dict[str, Any]:
-    """Return the document of a flow that came to its end, with failures or without.
+    """Return the document of a flow that reached its end, with or without failures.
 
     Raises:
         UpresError: what ended the flow before.
@@ -98,7 +98,7 @@ def document_of(state: State[Any]) -> dict[str, Any]:
 
 
 def ending_of_job(result: JobResult, document: dict[str, Any], *, job_dir: Path) -> Ending:
-    """Return how a flow ends whose run left `result` behind."""
+    """Return how a flow ends whose run has this result."""
     left = f"time was up, left: {result.left}; the next run goes on" if result.out_of_time else ""
     return Ending(document=document, trouble=_trouble(result, job_dir), out_of_time=left)
 

@@ -21,7 +21,7 @@ from pipeline.jobs.request import UpscaleRequest
 def nightly(**asked: Any) -> State[Any]:
     """Ingest what is new at `src`, upscale, score and export it, and write the report.
 
-    The job is continued where the night before ended, and ends by itself at `until`, or after
-    `budget`: what is left then is for the next night.
+    Each night continues where the night before ended. It stops by itself at `until`, or after
+    `budget`. What is left then is done in the next night.
     """
     return ended(lambda: carry_out(UpscaleRequest(**asked), name="nightly"))

@@ -14,10 +14,9 @@ from flows.run_listening import FlowListener
 from flows.run_names import name_of_run
 from flows.services.notifications import notified
 from flows.tasks import patient
-from pipeline.compute.cluster import Stop
+from pipeline.compute.submission import Stop
 from pipeline.dataset import run
 from pipeline.dataset.request import PrepareRequest
-from pipeline.jobs.request import WorkersRequest
 from pipeline.reports.dataset_report import write_dataset_report
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 def prepare_patches(request: PrepareRequest) -> PrepareResult:
     """Make the patches that are missing."""
     listener = FlowListener(f"dataset {request.dataset_dir.name}", request.dataset_dir)
-    listener.connects(request.cluster)
+    listener.connects(request.cluster_settings())
     result = run.prepare_dataset(
         request, stop=Stop(), write_report=write_dataset_report, listener=listener
     )
@@ -37,20 +36,13 @@ def prepare_patches(request: PrepareRequest) -> PrepareResult:
 
 
 @flow(name="prepare-dataset", flow_run_name=name_of_run, **notified)
-@filled_from(PrepareRequest, WorkersRequest, command=command, renamed={"read_back": "check"})
-def prepare_dataset(
-    *,
-    cluster: str = WorkersRequest.cluster,
-    workers: int | None = WorkersRequest.workers,
-    **asked: Any,
-) -> State[Any]:
+@filled_from(PrepareRequest, command=command)
+def prepare_dataset(**asked: Any) -> State[Any]:
     """Prepare a dataset of training patches, or go on with it, and write its report."""
-    return ended(lambda: _prepare(cluster, workers, asked))
+    return ended(lambda: _prepare(PrepareRequest(**asked)))
 
 
-def _prepare(cluster: str, workers: int | None, asked: dict[str, Any]) -> Ending:
-    settings = WorkersRequest(cluster=cluster, workers=workers).cluster_settings()
-    request = PrepareRequest(cluster=settings, **asked)
+def _prepare(request: PrepareRequest) -> Ending:
     result = prepare_patches(request)
     return Ending(document=result.to_json(), trouble=_trouble(result))
 
@@ -74,4 +66,4 @@ def _trouble(result: PrepareResult) -> str:
             else []
         ),
     ]
-    return f"{', '.join(parts) or 'chunks are missing'}; the same flow goes on"
+    return f"{', '.join(parts) or 'chunks are missing'}; run the same flow again to continue"

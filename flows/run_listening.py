@@ -1,4 +1,4 @@
-"""What a flow hears of its run, as lines in the log that Prefect keeps of it."""
+"""Progress and failures of a run, as lines in the log that Prefect keeps of it."""
 
 from __future__ import annotations
 
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
     from pipeline.jobs.upscale import UpscaleProgress
 
 MOST_LINES = 200
-"""Failures that are logged, each by a line, in one stage: the report lists them all."""
+"""How many failures of one stage are logged, one line each. The report lists all."""
 
 _SCHEDULER_S = 60.0
 
 
 @dataclass
 class FlowListener(JobListener):
-    """Logs when stages begin and end, and what fails; each line names what `about` says."""
+    """Logs when stages begin and end, and what fails. Each line begins with `about`."""
 
     about: str
     folder: Path
     """What is worked on; its name is in the keys of artifacts."""
     megapixels: float = 0.0
-    """SR that was written while this listened."""
+    """Megapixels of SR that were written, and the time that took."""
     units: int = 0
-    """Tiles that were done meanwhile."""
+    """Tiles that were done in that time."""
 
     def log(self, line: str, *, level: int = logging.INFO) -> None:
         """Log a line."""
         run_logger().log(level, "%s", visible(f"{self.about}: {line}"))
 
     def holds_job(self) -> None:
-        """Mark the runs that Prefect believes are going on, on a job that this one holds."""
+        """Mark as crashed the other runs on this job that Prefect believes are still running."""
         mark_dead_runs_of(self.folder)
 
     def connects(self, settings: ClusterSettings) -> None:
-        """Wait for a scheduler that may be starting just now: nobody stands by to repeat a run."""
+        """Wait for a scheduler that may be starting: nobody is there at night to try again."""
         line = f"no scheduler answers at {settings.address} yet, waiting up to {_SCHEDULER_S:.0f} s"
         await_scheduler(settings, within_s=_SCHEDULER_S, waits=lambda: self.log(line))
 
     @contextmanager
     def counting(self, stage: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-        """Log where a stage begins and how far it came."""
+        """Log the begin of a stage, and how many units it did."""
         self.log(f"{stage} begins")
         counted = (0, 0)
 
@@ -72,7 +72,7 @@ class FlowListener(JobListener):
 
     @contextmanager
     def upscaling(self) -> Iterator[Callable[[UpscaleProgress], None]]:
-        """Log where upscaling begins, how far it came, and each tile that fails."""
+        """Log the begin of upscaling, how many tiles it did, and each tile that fails."""
         self.log("upscale begins")
         last: UpscaleProgress | None = None
 
@@ -94,7 +94,7 @@ class FlowListener(JobListener):
                 )
 
     def failed(self, failures: tuple[Failure, ...], *, before: int = 0) -> None:
-        """Log failures, `before` of which so many were logged already."""
+        """Log failures; `before` is how many were logged already."""
         for n, failure in enumerate(failures, before):
             if n == MOST_LINES:
                 self.log("more failures follow; the report lists them", level=logging.WARNING)

@@ -10,13 +10,13 @@ from prefect.exceptions import CancelledRun, MissingContextError
 from pipeline.errors import UpresError
 
 _OF_PROCESS = ("prefect.flow_runs", "prefect.engine")
-"""Loggers by which Prefect says that a flow failed, after its state and its line said why."""
+"""Loggers through which Prefect repeats that a flow failed."""
 
 _OF_TASKS = "prefect.task_runs"
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
-    """Return the logger of the flow or task that runs; one like others where none does."""
+    """Return the logger of the running flow or task, or an ordinary one where none is running."""
     try:
         return get_run_logger()
     except MissingContextError:
@@ -26,7 +26,7 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[logging.Logger]:
 def say_errors_in_a_line() -> None:
     """Let Prefect log an error of ours without its traceback; a bug keeps its own.
 
-    A process ends a run that failed by raising the error of its state, and logs that twice more.
+    When a run has failed, its process raises the error of its state and logs it twice more.
     """
     for name in _OF_PROCESS:
         logging.getLogger(name).addFilter(_is_news)

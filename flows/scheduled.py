@@ -1,4 +1,4 @@
-"""When a flow was to begin, by its schedule, and whether a later run takes its place."""
+"""When the running flow should have begun, by its schedule, and whether a later run replaces it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def due() -> datetime | None:
-    """Return when the flow that runs was to begin; None for now.
+    """Return when the running flow should have begun; None means now.
 
-    A run that a person starts again is to go on now, whenever it was first to begin.
+    A run that a person starts again begins now, whatever its schedule was.
     """
     run = _own_run()
     return None if run is None or run.run_count > 1 else run.expected_start_time

@@ -1,8 +1,8 @@
 """The tasks of the flows: the stages of a run on a job, each one joined to its run.
 
 Prefect carries the stages, Dask carries the tiles. A task returns a small value, never pixels. It
-is repeated where that can help: once a scheduler or a database is back. What failed of a stage is
-in the ledger, and `rerun-failed` is for that.
+is repeated where that can help, which is when a scheduler or a database comes back. Units that
+failed are in the ledger; `rerun-failed` computes them again.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 RETRY_DELAYS_S = [30, 120, 300]
-"""Until a scheduler or a database is there again, which its supervisor starts."""
+"""Time for a supervisor to start a scheduler or a database again."""
 
 
 _ATTEMPTS: dict[str, Speed] = {}
-"""What attempts at upscaling came to, by run: Prefect keeps what the last one returns."""
+"""The sums over all attempts at upscaling, by run. Prefect itself keeps only the last result."""
 
 
 def comes_back(_task: Any, _run: Any, state: Any) -> bool:
-    """Return whether what a task ended with may be gone when it is tried again."""
+    """Return whether a task that failed may succeed when it is tried again."""
     error = (
         state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
     )
@@ -64,20 +64,20 @@ def patient(work: Callable[P, R]) -> Task[P, R]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """What scoring came to: what `upres score` prints, and whether a stop came before its end."""
+    """The result of scoring: what `upres score` prints, and whether it was stopped early."""
 
     document: dict[str, Any]
     stopped: bool
 
 
 def listener_of(job_dir: Path, run_id: str) -> FlowListener:
-    """Return what logs a run on a job."""
+    """Return the listener that logs a run on a job."""
     return FlowListener(f"job {job_dir.name} run {run_id}", job_dir)
 
 
 @contextmanager
 def joined(run: RunAddress) -> Iterator[tuple[Stages, FlowListener]]:
-    """Join a run; what it comes to is logged."""
+    """Join a run, and log its progress."""
     listener = listener_of(run.request.job_dir, run.run_id)
     with run.join(listener) as stages:
         yield stages, listener
@@ -90,7 +90,7 @@ def ingest_pictures(run: RunAddress) -> Ingestion:
         ingestion = stages.ingest()
         rejected = (row for row in ingestion.rows if row.state == REJECTED)
         listener.failed(tuple(Failure(r.item, None, r.error, r.message) for r in rejected))
-        # Rows are as many as pictures.
+        # There is a row for each picture, so rows are not returned.
         return replace(ingestion, rows=[])
 
 

@@ -13,7 +13,7 @@ from flows.parameters import filled_from
 from flows.run_listening import FlowListener
 from flows.run_names import name_of_run
 from flows.services.notifications import notified
-from pipeline.compute.cluster import Stop
+from pipeline.compute.submission import Stop
 from pipeline.reports.dataset_report import write_dataset_report
 from pipeline.training import run
 from pipeline.training.request import TrainRequest

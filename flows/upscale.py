@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def upscale_archive(**asked: Any) -> State[Any]:
     """Upscale everything at `src` into the job, score it, export it, and write the report.
 
-    Ends with what ``upres upscale --json`` prints, with ``scores`` and ``report`` beside it.
+    The result is what ``upres upscale --json`` prints, and also ``scores`` and ``report``.
     """
     return ended(lambda: carry_out(UpscaleRequest(**asked), name="upscale-archive"))
 

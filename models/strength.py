@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 RESTORING = "-archive"
-"""Ends the name of a network that was trained on from the one whose name is before it."""
+"""End of the name of a restoring network; before it is the name of the one it began as."""
 
 
 @dataclass(frozen=True, slots=True)

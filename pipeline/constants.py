@@ -9,3 +9,9 @@ LEAST_TILE_PX, DEFAULT_TILE_PX, MOST_TILE_PX = 16, 512, 8192
 
 LEAST_LIMIT_S, DEFAULT_LIMIT_S, MOST_LIMIT_S = 0.1, 1800.0, 1e7
 """How long one unit may take before it counts as hanging."""
+
+PREPARE = "prepare"
+"""Name of the table of a recipe that says how its dataset is prepared."""
+
+MEMORIES = ("auto", "disk", "ram", "gpu")
+"""Where patches are kept for reading: `auto` is the fastest of the others that holds them."""

@@ -28,7 +28,15 @@ from models.spec import ModelSpec
 from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.batch import degrade_batch
 from pipeline.degradation.chain import Degradation
-from pipeline.jobs.job import create_job
+from pipeline.compute.cluster import ClusterSettings, connect
+from pipeline.compute.status import read_status
+from pipeline.compute.submission import Stop
+from pipeline.jobs.brightness import plan_brightness, run_brightness
+from pipeline.jobs.job import create_job, open_job
+from pipeline.jobs.listener import JobListener
+from pipeline.jobs.perform import upscale_job
+from pipeline.jobs.request import UpscaleRequest
+from pipeline.pictures.files import encode_picture
 from pipeline.pictures.codecs.ppm import read_ppm, write_ppm
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
@@ -56,13 +64,25 @@ said = CliRunner().invoke(runs, ["job"])
 assert (said.exit_code, said.output) == (0, "0 runs\\n"), said.output
 said = CliRunner().invoke(runs, ["job", "--json"])
 assert json.loads(said.output) == {"runs": 0}
+assert CliRunner().invoke(runs, ["job", "--least", "1"]).exit_code == 3
+
+Path("photos").mkdir()
+Path("photos/a.png").write_bytes(encode_picture(picture, name="a.png", format="png")[0])
+request = UpscaleRequest(src="photos", job_dir=Path("bright"), model="nearest-x2", workers=1)
+upscale_job(request, JobListener())
+bright = open_job(Path("bright"))
+with closing(bright.open_ledger_to_read()) as ledger:
+    tasks = plan_brightness(bright, read_status(bright.folder, ledger), ledger)
+with connect(ClusterSettings(workers=1)) as client:
+    levels, failures = run_brightness(tasks, client=client, stop=Stop())
+assert (levels, failures) == ({"a.png": pixels.mean()}, [])
 
 # A task called like a function needs no server.
 count_runs.count_all = count_runs.count_all.fn
 form = parameter_schema(count_runs.count_runs)
 assert form.required == ["job_dir"]
 assert form.properties["least"]["default"] == 0
-assert form.properties["least"]["description"] == "The fewest runs that are as expected."
+assert form.properties["least"]["description"] == "The fewest runs that are expected."
 ended = count_runs.count_runs.fn(job_dir=Path("job"))
 assert (ended.name, ended.data) == ("Completed", {"runs": 0})
 ended = count_runs.count_runs.fn(job_dir=Path("job"), least=1)
@@ -82,7 +102,7 @@ def test_the_examples_written_where_they_say_are_found_and_do_what_they_say(tmp_
     examples = EXAMPLE.findall((ROOT / "CONTRIBUTING.md").read_text())
     for text, path in examples:
         (tmp_path / path).write_text(textwrap.dedent(text))
-    assert len(examples) == 6
+    assert len(examples) == 7
     done = subprocess.run(
         [sys.executable, "-c", USE],
         cwd=tmp_path,
@@ -92,9 +112,17 @@ def test_the_examples_written_where_they_say_are_found_and_do_what_they_say(tmp_
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    check = [sys.executable, "-m", "ruff", "check", *(path for _, path in examples)]
-    config = ["--config", str(ROOT / "pyproject.toml")]
-    done = subprocess.run(
-        [*check, *config], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    paths, settings = [path for _, path in examples], str(ROOT / "pyproject.toml")
+    for check in (
+        ["ruff", "check", "--config", settings],
+        ["ruff", "format", "--check", "--config", settings],
+        ["mypy", "--cache-dir", ".mypy", "--config-file", settings],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *check, *paths],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -4,95 +4,47 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from flows.terminal import options
+from pipeline.dataset.request import PrepareRequest
 
 if TYPE_CHECKING:
-    from pipeline.dataset.request import PrepareRequest
     from pipeline.dataset.run import PrepareResult
 
 
 @click.command()
 @click.argument("src", metavar="SRC")
 @click.argument("dataset_dir", metavar="DATASET", type=click.Path(path_type=Path))
+@options.asked(PrepareRequest, "recipe", "--recipe", metavar="NAME|FILE")
+@options.settings_option
+@options.asked(PrepareRequest, "lr_sources", "--lr", multiple=True, metavar="NAME=SRC")
+@options.asked(PrepareRequest, "licence", "--licence", metavar="TEXT|FILE")
 @click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    help="How patches are cut and degraded.  [default: as the dataset was]",
+    "--preview", is_flag=True, help="Only draw a contact sheet next to DATASET; prepare nothing."
 )
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
-)
-@click.option(
-    "--lr",
-    "lr_sources",
-    multiple=True,
-    metavar="NAME=SRC",
-    help="Take the LR version NAME from files that are matched by name: 0001.png and 0001x4.png.",
-)
-@click.option(
-    "--licence", metavar="TEXT|FILE", help="Licence of the pictures, or a .json or .csv of them."
-)
-@click.option(
-    "--preview", is_flag=True, help="Only draw a contact sheet beside DATASET; prepare nothing."
-)
-@click.option(
-    "--prune", is_flag=True, help="Remove the patches of pictures that are gone from SRC."
-)
-@click.option("--check", is_flag=True, help="Read every patch back, and rebuild what is damaged.")
+@options.asked(PrepareRequest, "prune", "--prune", is_flag=True)
+@options.asked(PrepareRequest, "read_back", "--check", is_flag=True)
 @options.names_option
-@click.option("--unchecked", is_flag=True, help="Accept LR files of --lr that show something else.")
+@options.asked(PrepareRequest, "unchecked", "--unchecked", is_flag=True)
 @options.limit_option
 @options.cluster_options
 @options.json_option
 @options.reported
-def prepare(
-    src: str,
-    dataset_dir: Path,
-    recipe: str | None,
-    settings: tuple[str, ...],
-    lr_sources: tuple[str, ...],
-    licence: str | None,
-    preview: bool,
-    prune: bool,
-    check: bool,
-    names: str | None,
-    unchecked: bool,
-    limit_s: float,
-    cluster: str,
-    workers: int | None,
-    as_json: bool,
-) -> None:
+def prepare(preview: bool, as_json: bool, **asked: Any) -> None:
     """Prepare a dataset of training patches.
 
     SRC is a picture, folder, glob, .zip, .tar, or an archive made by `upres ingest`. DATASET, a
     Zarr group, is created or continued: finished patches are not made again. DATASET.ledger.sqlite
     records what became of each picture.
     """
-    from pipeline.compute.cluster import ClusterSettings
-    from pipeline.dataset.request import PrepareRequest
-
-    request = PrepareRequest(
-        source=src,
-        dataset_dir=dataset_dir,
-        recipe=recipe,
-        settings=settings,
-        lr_sources=lr_sources,
-        licence=licence,
-        names=names or "",
-        read_back=check,
-        prune=prune,
-        unchecked=unchecked,
-        limit_s=limit_s,
-        cluster=ClusterSettings(address=cluster, workers=workers),
-    )
+    request = PrepareRequest(**asked)
     if not preview:
         _prepare(request, as_json=as_json)
-    elif check or prune:
-        raise click.UsageError("--preview prepares nothing, so --check and --prune do nothing")
+    elif request.read_back or request.prune:
+        raise click.UsageError("--preview prepares nothing; leave out --check and --prune")
     else:
         _preview(request, as_json=as_json)
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from flows.terminal import options
-from pipeline.jobs.request import WorkersRequest
+from pipeline.compute.request import WorkersRequest
 
 
 @click.command()
@@ -20,8 +20,8 @@ from pipeline.jobs.request import WorkersRequest
 def demo(folder: Path, as_json: bool, **workers: Any) -> None:
     """Show the main job on shipped photographs.
 
-    They are reduced by four into DIR, upscaled again through the Prefect flow on local workers,
-    scored against the originals, exported, and reported.
+    The photographs are reduced by four into DIR. The Prefect flow then upscales them on local
+    workers, scores them against the originals, exports them, and writes a report.
     """
     from flows.demo.demo import run_demo
     from flows.terminal.demo_summary import demo_summary

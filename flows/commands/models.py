@@ -1,4 +1,4 @@
-"""Models on the command line: which there are, what is known of one, and how they look."""
+"""Models on the command line: list them, describe one, and compare them on a picture."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def models(name: str | None, as_json: bool) -> None:
 def try_picture(
     picture: Path, out: Path | None, scale: int, models: tuple[str, ...], as_json: bool
 ) -> None:
-    """Show a few crops of one picture by every model, beside each other.
+    """Show a few crops of one picture by every model, side by side.
 
-    One HTML page that loads nothing: look at it before upscaling a whole archive.
+    The result is one HTML page that loads nothing. Look at it before you upscale a whole archive.
     """
     from flows.terminal.printing import visible
     from pipeline.reports.trial import TryRequest, try_models

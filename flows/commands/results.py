@@ -1,4 +1,4 @@
-"""What came of jobs and datasets, on the command line: score, report, export."""
+"""Results of jobs and datasets on the command line: score, report, export."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import click
 
 from flows.terminal import options
 from flows.terminal.printing import number_of, visible
+from pipeline.compute.request import WorkersRequest
 from pipeline.jobs.export_names import SAME
-from pipeline.jobs.request import ExportRequest, ScoreRequest, WorkersRequest
+from pipeline.jobs.request import ExportRequest, ScoreRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,7 @@ def score(as_json: bool, **asked: Any) -> None:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the report of a DATASET to this file, for a DATASET that cannot be written into.",
+    help="Write the report of a DATASET to this file. Use it if DATASET is read-only.",
 )
 @options.json_option
 @options.reported
@@ -101,12 +102,11 @@ def export(
 ) -> None:
     """Write the finished pictures as files.
 
-    They are written below DIR in the tree of their sources, with their metadata and modification
-    times. A file that this job wrote and that is still right is not touched. A file that this job
-    did not write is never replaced without --overwrite.
-
-    An item with a failed or pending tile is not written, but listed. Of a DATASET, each patch
-    becomes PNG files below DIR/SPLIT/hr and DIR/SPLIT/lr_NAME, for other trainers.
+    The files are written below DIR, in the same folders as their sources, with their metadata and
+    modification times. Files of this job that are up to date are not written again. A file that
+    this job did not write is only replaced with --overwrite. Pictures with failed or pending tiles
+    are listed and not written. Of a DATASET, each patch becomes PNG files below DIR/SPLIT/hr and
+    DIR/SPLIT/lr_NAME, for other trainers.
     """
     from pipeline.storage.dataset import is_dataset
 

@@ -1,4 +1,4 @@
-"""Training on the command line: train, and evaluate what came of it."""
+"""Training on the command line: train a network, and evaluate it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import click
 
 from flows.terminal import options
 from flows.terminal.printing import visible
+from pipeline.constants import MEMORIES
+from pipeline.training.request import TrainRequest
 
 if TYPE_CHECKING:
     from pipeline.training.run import TrainResult
@@ -18,58 +20,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("src", metavar="DATASET|SRC")
-@click.option(
-    "--recipe",
-    metavar="NAME|FILE",
-    help="What to train, and how.  [with --resume: as it was begun]",
-)
-@click.option(
-    "--out",
-    "out_dir",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Result folder.",
-)
-@click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe."
-)
+@options.asked(TrainRequest, "recipe", "--recipe", metavar="NAME|FILE")
+@options.asked(TrainRequest, "out_dir", "--out", type=click.Path(path_type=Path))
+@options.settings_option
 @options.features_option
-@click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    metavar="auto|cpu|cuda[:N]",
-    help="Training device.",
-)
-@click.option(
-    "--readers",
-    type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
-    help="Processes that read patches which do not fit into memory.",
-)
-@click.option(
-    "--memory",
-    type=click.Choice(["auto", "disk", "ram", "gpu"]),
-    default="auto",
-    show_default=True,
-    help="Where patches are kept; auto is the fastest place that holds them.",
-)
-@click.option("--resume", is_flag=True, help="Continue exactly where the training in DIR stopped.")
+@options.asked(TrainRequest, "device", "--device", metavar=options.DEVICES)
+@options.asked(TrainRequest, "readers", "--readers", type=click.IntRange(min=0))
+@options.asked(TrainRequest, "memory", "--memory", type=click.Choice(MEMORIES))
+@options.asked(TrainRequest, "resume", "--resume", is_flag=True)
 @options.json_option
-@options.reported_with(again="the same command, with --resume if a step was made,")
-def train(
-    src: str,
-    recipe: str | None,
-    out_dir: Path,
-    settings: tuple[str, ...],
-    features: tuple[Path, ...],
-    device: str,
-    readers: int,
-    memory: str,
-    resume: bool,
-    as_json: bool,
-) -> None:
+@options.reported_with(again="repeat the command, with --resume if a step was made,")
+def train(as_json: bool, **asked: Any) -> None:
     """Train a network by a recipe.
 
     DATASET was made by `upres prepare`. Pictures (SRC) are first prepared by the recipe, into
@@ -83,21 +44,10 @@ def train(
     from flows.terminal.trainings import TrainTerminal
     from pipeline.reports.dataset_report import write_dataset_report
     from pipeline.training import run
-    from pipeline.training.request import TrainRequest
 
-    # What is worth a warning on the way comes by logging, and in all processes of a training.
+    # Warnings during a training are logged, by each of its processes.
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    request = TrainRequest(
-        source=src,
-        out_dir=out_dir,
-        recipe=recipe,
-        settings=settings,
-        features=features,
-        device=device,
-        readers=readers,
-        memory=memory,
-        resume=resume,
-    )
+    request = TrainRequest(**asked)
     with options.interruptible() as stop:
         result = run.run_training(
             request, stop=stop, write_report=write_dataset_report, listener=TrainTerminal()
@@ -115,7 +65,9 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
     else:
         click.echo(result_text(result))
     if not result.ended:
-        click.echo("upres: stopped; the same command with --resume goes on exactly there", err=True)
+        click.echo(
+            "upres: stopped; repeat the command with --resume to continue exactly there", err=True
+        )
 
 
 @click.command()
@@ -128,7 +80,7 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
     default="bicubic",
     show_default=True,
     metavar="NAME|FILE",
-    help="What makes LR from HR: a preset such as jpeg-75 or archive, or a file with one's table.",
+    help="What makes LR from HR: a preset such as jpeg-75 or archive, or a TOML file of your own.",
 )
 @options.device_options("fp32")
 @options.features_option
@@ -146,13 +98,13 @@ def evaluate(
 ) -> None:
     """Measure a model by the published protocol.
 
-    MODEL is a name, a file, or auto, which chooses for each picture; HR_DIR is a folder of HR
-    pictures. LR is made by antialiased bicubic reduction, or by another --degradation, which gives
-    every model the same LR. Of a DATASET that `upres prepare` made, each LR version is scored, on
-    the patches held out for test (or validation).
+    MODEL is a name, a file, or auto, which chooses for each picture. HR_DIR is a folder of HR
+    pictures. LR is made by antialiased bicubic reduction, or by another --degradation. Every model
+    gets the same LR. For a DATASET made by `upres prepare`, each LR version is scored on the
+    patches of the test split (or else of the validation split).
 
-    PSNR and SSIM are of the Y channel, a border of `scale` pixels left out. The default precision
-    is fp32, so that figures do not depend on the machine.
+    PSNR and SSIM are computed on the Y channel, without a border of `scale` pixels. The default
+    precision is fp32, so that figures do not depend on the machine.
     """
     from pipeline.evaluation.evaluate import evaluate_model
     from pipeline.training.objective import FeatureFiles
@@ -170,7 +122,7 @@ def evaluate(
         options.print_json(document)
         return
     name = document["model"]
-    # A checkpoint bears the name of its recipe, as the shipped weights do.
+    # A checkpoint has the name of its recipe, as the shipped weights do.
     shown = visible(name if name.startswith(model) else f"{model} ({name})")
     how = (document[key] for key in ("degradation", "precision", "backend"))
     click.echo(f"{shown}, x{document['scale']}, {', '.join(how)}")

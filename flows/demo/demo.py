@@ -22,7 +22,7 @@ from pipeline.storage.atomic import write_atomic
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.jobs.request import WorkersRequest
+    from pipeline.compute.request import WorkersRequest
 
 OWN = frozenset({"small", "originals", "prefect", "job", "images"})
 """What a demonstration leaves in its folder."""

@@ -1,1 +1,1 @@
-"""What goes on between commands: Prefect's server, the nights it starts, and whom it tells."""
+"""What runs between commands: Prefect's server, the nights it starts, and notifications."""

@@ -1,4 +1,4 @@
-"""Who is to hear of which ends of runs, as a person asks for it. Prefect is not imported here."""
+"""Notifications as a person asks for them: where to, for which ends of runs. No Prefect here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who hears when runs end: by a webhook, or by e-mail.
+"""Notifications when runs end: by a webhook, or by e-mail.
 
 A webhook is called by the server, as an automation of Prefect's, so that runs which crashed are
 heard of too. Its own blocks for e-mail need a mail service; so a mail is sent by the process of the
@@ -136,7 +136,7 @@ notified: dict[str, Any] = {
     "on_failure": [tell],
     "on_crashed": [tell],
 }
-"""Attributes of a flow whose ends are told of."""
+"""Attributes of a flow that sends notifications when it ends."""
 
 
 def _mails(client: SyncPrefectClient) -> dict[str, Notification]:

@@ -1,6 +1,6 @@
 """Carrying out what is scheduled: one worker of Prefect's in this process, each run in its own.
 
-When it is told to end, so are the runs: they finish nothing more, and the next ones go on.
+When it is asked to end, it asks its runs to end. They finish no more tiles; the next runs go on.
 """
 
 from __future__ import annotations

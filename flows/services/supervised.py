@@ -1,7 +1,7 @@
 """A run ends with the `upres serve` that started it, however that ends.
 
-The server ends with `upres serve` too, so that a run which went on could tell nobody, and would
-hold its job against the next one.
+The server ends with `upres serve` too. A run that went on could report nothing, and would keep the
+lock of its job.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _watch(supervisor: psutil.Process | None) -> None:
             break
         time.sleep(_LOOK_S)
     os.kill(os.getpid(), signal.SIGTERM)
-    # It closes its workers, and then tries to tell a server that is gone.
+    # It closes its workers, and then tries to report to a server that is gone.
     time.sleep(_END_S)
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):

@@ -1,4 +1,4 @@
-"""Datasets as lines for people: how far one is, what a run made of it, and a preview."""
+"""Datasets as text: how far one is, the result of a run, and a preview."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pipeline.dataset.status import DatasetStatus
     from pipeline.reports.patch_preview import PreviewResult
 
-_INTERRUPTED = "interrupted; the same command continues"
+_INTERRUPTED = "interrupted; repeat the command to continue"
 _NO_PATCH = "no patch was made; prepare other pictures, or loosen what leaves patches out"
 
 
@@ -38,7 +38,7 @@ def status_text(status: DatasetStatus, *, list_items: bool) -> str:
 
 
 def result_text(result: PrepareResult) -> str:
-    """Return what a run made of a dataset as lines."""
+    """Return the result of a run on a dataset as text."""
     lines = [*_count_lines(result.to_json()), f"report    {visible(str(result.report))}"]
     if result.interrupted:
         lines.append(_INTERRUPTED)
@@ -60,7 +60,7 @@ def show_failures(status: DatasetStatus, remarks: Iterable[str] = ()) -> None:
 
 
 def show_broken(result: PreviewResult) -> None:
-    """Show on stderr which pictures gave nothing to a preview, then remarks."""
+    """Show on stderr which pictures could not be used for a preview, then remarks."""
     _show(f"  {item}: {reason}" for item, reason in result.broken.items())
     _show(result.remarks)
 

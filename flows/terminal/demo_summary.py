@@ -1,4 +1,4 @@
-"""What the demonstration came to, as text: scores, counts, and where everything is."""
+"""The result of the demonstration as text: scores, counts, and where everything is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export wrote, and what it left, as lines for people."""
+"""The result of an export as text: what was written, and what was left in place."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def print_export(exported: ExportResult, out_dir: Path) -> None:
-    """Print how many files were written, and which are left though their pictures are gone."""
+    """Print how many files were written, and which files stay although their pictures are gone."""
     counts = [f"{number_of(exported.written, 'picture')} written below {visible(str(out_dir))}"]
     if exported.unchanged:
         counts.append(f"{exported.unchanged} unchanged")

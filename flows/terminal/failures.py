@@ -1,4 +1,4 @@
-"""Failures as lines for people: the real ones first, those of one kind together."""
+"""Failures as text: the real ones first, and failures of one kind together."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ SHOWN = 20
 
 _LAST = "UnsupportedError"
 _OF_MANY = "DiskError"
-"""What has one cause however many it strikes: it always shares a line."""
+"""Errors that have one cause for all items. They always share a line."""
 
 
 def failure_lines(failures: Sequence[Failure]) -> list[str]:
-    """Return at most `SHOWN` lines for failures, and one for those that found no place.
+    """Return at most `SHOWN` lines for failures, and one more for the rest.
 
     Failed tiles come first, then files that should be pictures, and last what is of a kind that
     upres does not read. Where there are more than `SHOWN`, failures for the same reason share a
@@ -61,7 +61,7 @@ def _alike(failures: Sequence[Failure], *, apart: bool) -> list[list[Failure]]:
     """
     groups: dict[tuple[int | str, ...], list[Failure]] = defaultdict(list)
     for n, failure in enumerate(failures):
-        # Numbers tell two tiles apart, not two reasons.
+        # Messages that differ only in numbers give the same reason.
         reason = re.sub(r"\d+", "#", _reason(failure))
         own = n if apart and failure.error != _OF_MANY else 0
         groups[_rank(failure), failure.error, reason, own].append(failure)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from pipeline.compute.cluster import Stop
+    from pipeline.compute.submission import Stop
     from pipeline.jobs.upscale import UpscaleProgress
 
 

@@ -103,7 +103,7 @@ def print_counts(status: JobStatus, *, computed_units: int = 0) -> None:
 def print_what_is_wrong(
     status: JobStatus, *, more: Sequence[Failure] = (), remarks: Sequence[str] = ()
 ) -> None:
-    """Print failures, then what is gone, and last what is only to be known."""
+    """Print failures, then what is gone from the source, then notes."""
     from pipeline.compute.status import vanished
 
     print_failures([*status.failures, *more])
@@ -116,14 +116,14 @@ def print_what_is_wrong(
 
 
 def print_notes(notes: Sequence[Note], lister: str) -> None:
-    """Print how many notes there are, and what lists them."""
+    """Print how many notes there are, and the command that lists them."""
     items = number_of(len({note.item for note in notes}), "item")
     line = f"not kept: {number_of(len(notes), 'note')} on {items}; {lister} lists them"
     click.echo(visible(line), err=True)
 
 
 def print_why_nothing_is_redone(status: JobStatus, item: str) -> None:
-    """Say what to do where a rerun had nothing to compute."""
+    """Print what to do where a rerun had nothing to compute."""
     from pipeline.sources.name_forms import selects
 
     items = status.items

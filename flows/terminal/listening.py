@@ -1,4 +1,4 @@
-"""Listeners that show on the terminal what they hear: bars or lines of progress, and remarks."""
+"""Listeners that show progress and remarks on the terminal."""
 
 from __future__ import annotations
 

@@ -15,20 +15,19 @@ import click
 
 from flows.terminal.printing import guarded, json_text, visible
 from flows.terminal.utf8 import restart_in_utf8
+from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
 from pipeline.constants import LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_S, MOST_TILE_PX
+from pipeline.dataset.request import PrepareRequest
 from pipeline.jobs.export_names import CHOICES
-from pipeline.jobs.request import (
-    ExportRequest,
-    UpscaleRequest,
-    WorkersRequest,
-    check_halo,
-    help_of,
-)
+from pipeline.jobs.request import ExportRequest, UpscaleRequest, check_halo
+from pipeline.request_fields import field_of, help_of, is_needed
+from pipeline.sources.request import SourceRequest
+from pipeline.training.request import TrainRequest
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pipeline.compute.cluster import Stop
+    from pipeline.compute.submission import Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,10 +35,11 @@ DONE, FAILED, USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes: all done; the command failed; wrong usage; some items or tiles failed; Ctrl-C."""
 
 BACKENDS = click.Choice(["auto", "torch", "openvino"])
+DEVICES = "auto|cpu|cuda[:N]"
 
 
 class OneLineErrors(click.Group):
-    """A group that says what is wrong in one line, where click would print its usage first."""
+    """A group that reports wrong usage in one line; click would print the usage first."""
 
     def main(
         self,
@@ -126,9 +126,12 @@ class EncodingType(click.ParamType[str]):
 
 def asked(request: type[Any], name: str, *declarations: str, **attributes: Any) -> Callable[[F], F]:
     """Return an option that fills the field `name` of a request, which has default and help."""
-    default = getattr(request, name)
-    shown = not isinstance(default, bool) and default not in (None, "")
-    attributes = {"default": default, "show_default": shown, **attributes}
+    field = field_of(request, name)
+    if is_needed(field):
+        attributes = {"required": True, **attributes}
+    else:
+        shown = not isinstance(field.default, bool) and field.default not in (None, "", ())
+        attributes = {"default": field.default, "show_default": shown, **attributes}
     return click.option(*declarations, name, help=help_of(request, name), **attributes)
 
 
@@ -150,7 +153,7 @@ def json_option(function: F) -> F:
     )(function)
 
 
-names_option = asked(UpscaleRequest, "names", "--names", type=EncodingType(), metavar="ENCODING")
+names_option = asked(SourceRequest, "names", "--names", type=EncodingType(), metavar="ENCODING")
 
 reference_option = asked(UpscaleRequest, "reference", "--reference", metavar="HR")
 
@@ -185,7 +188,7 @@ tile_options = asked_together(
 )
 
 limit_option = asked(
-    UpscaleRequest,
+    LimitedWorkersRequest,
     "limit_s",
     "--time-limit",
     type=SecondsType(LEAST_LIMIT_S, MOST_LIMIT_S),
@@ -197,7 +200,7 @@ def device_options(precision: str = UpscaleRequest.precision) -> Callable[[F], F
     """Return a decorator that adds device, backend and precision."""
     precisions = click.Choice(["auto", "fp32", "bf16"])
     return asked_together(
-        asked(UpscaleRequest, "device", "--device", metavar="auto|cpu|cuda[:N]"),
+        asked(UpscaleRequest, "device", "--device", metavar=DEVICES),
         asked(UpscaleRequest, "backend", "--backend", type=BACKENDS),
         asked(UpscaleRequest, "precision", "--precision", type=precisions, default=precision),
     )
@@ -212,29 +215,29 @@ class FeaturesType(click.Path):
         return Path(value) if word else super().convert(value, param, ctx)
 
 
-def features_option(function: F) -> F:
-    """Add where the features of ImageNet networks are."""
-    return click.option(
-        "--features",
-        multiple=True,
-        type=FeaturesType(exists=True, path_type=Path),
-        metavar="FILE|DIR|torchvision",
-        help="Features of VGG19, VGG16 or AlexNet for losses and LPIPS: safetensors files, or "
-        "torchvision's own, which it may have to download.",
-    )(function)
+settings_option = asked(PrepareRequest, "settings", "--set", multiple=True, metavar="KEY=VALUE")
+
+features_option = asked(
+    TrainRequest,
+    "features",
+    "--features",
+    multiple=True,
+    type=FeaturesType(exists=True, path_type=Path),
+    metavar="FILE|DIR|torchvision",
+)
 
 
-def reported(command: F, *, again: str = "the same command") -> F:
+def reported(command: F, *, again: str = "repeat the command") -> F:
     """Turn our errors into one line on stderr and an exit code; a bug keeps its traceback.
 
-    `again` says what continues, where the command was interrupted.
+    `again` says what to do to continue after an interruption.
     """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
         from pipeline.errors import UpresError, UsageError
 
-        interrupted = f"upres: interrupted; {again} continues"
+        interrupted = f"upres: interrupted; {again} to continue"
         try:
             return command(*args, **kwargs)
         except UpresError as error:
@@ -251,7 +254,9 @@ def reported(command: F, *, again: str = "the same command") -> F:
             raise
         except OSError as error:
             # A full disk or a folder that may not be written is not a bug: one line is enough.
-            click.echo(f"upres: {visible(str(error))}; fix that and run {again} again", err=True)
+            click.echo(
+                f"upres: {visible(str(error))}; fix that, then {again} to continue", err=True
+            )
             sys.exit(FAILED)
         except KeyboardInterrupt:
             click.echo(interrupted, err=True)
@@ -261,14 +266,14 @@ def reported(command: F, *, again: str = "the same command") -> F:
 
 
 def reported_with(*, again: str) -> Callable[[F], F]:
-    """Return `reported` for a command that another one than itself continues."""
+    """Return `reported` for a command that is continued by another command."""
     return functools.partial(reported, again=again)
 
 
 @contextmanager
 def interruptible() -> Iterator[Stop]:
     """Yield a stop that the first Ctrl-C (or SIGTERM) requests; the second interrupts at once."""
-    from pipeline.compute.cluster import Stop
+    from pipeline.compute.submission import Stop
 
     stop = Stop()
 
@@ -277,7 +282,10 @@ def interruptible() -> Iterator[Stop]:
             raise KeyboardInterrupt
         stop.request()
         name = signal.Signals(number).name
-        click.echo(f"upres: {name}: finishing what is in flight; once more to stop now", err=True)
+        click.echo(
+            f"upres: {name}: finishing the work in progress; a second signal stops at once",
+            err=True,
+        )
 
     before = {s: signal.signal(s, ask) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

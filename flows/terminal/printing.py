@@ -1,4 +1,4 @@
-"""What reaches the terminal: text that shows, and nothing that a terminal would obey.
+"""What reaches the terminal: visible text, and no control sequences.
 
 Names of files, reasons of failures and facts of checkpoints were written by others. Everything
 that a command prints goes through `visible`, whoever prints it: commands by click, stages by
@@ -41,16 +41,16 @@ def visible(text: str) -> str:
 
 
 def json_text(document: Any) -> str:
-    """Return JSON that stdout can say in its encoding, and that `visible` leaves as it is."""
+    """Return JSON that stdout can print in its encoding, and that `visible` does not change."""
     text = json.dumps(document, indent=2, ensure_ascii=not _is_utf8(sys.stdout), allow_nan=False)
     return _RAW_IN_JSON.sub(_in_json, text)
 
 
 @contextmanager
 def guarded() -> Iterator[None]:
-    """Let all that is written to stdout and stderr meanwhile be `visible`, in any encoding.
+    """Make all output to stdout and stderr within the block `visible`, in any encoding.
 
-    A bug's traceback, which Python prints afterwards, is written so too.
+    So is the traceback of a bug, which Python prints afterwards.
     """
     before = sys.stdin, sys.stdout, sys.stderr
     with ExitStack() as opened:
@@ -73,7 +73,7 @@ def guard() -> None:
 
 
 def _open_closed(opened: ExitStack) -> None:
-    """Let standard streams that are closed (as by ``2>&-``) lead nowhere.
+    """Redirect standard streams that are closed (as by ``2>&-``) to nowhere.
 
     Otherwise the next file that is opened gets the number of one, and whoever writes to stderr by
     its number writes into that file.
@@ -87,7 +87,7 @@ def _open_closed(opened: ExitStack) -> None:
 
 
 def beneath(stream: TextIO) -> TextIO:
-    """Return the stream that a guarded one writes to, for what moves the cursor on purpose."""
+    """Return the stream that a guarded one writes to, for what may move the cursor."""
     return stream.stream if isinstance(stream, _Guarded) else stream
 
 

@@ -69,7 +69,7 @@ class _Steps:
 
     def start(self) -> None:
         self._progress.start()
-        # A bar puts rich before stderr, which obeys what it is given.
+        # A bar lets rich write to stderr, which passes on control sequences.
         guard()
 
     def stop(self) -> None:
@@ -81,9 +81,9 @@ class _Steps:
             self._task, completed=done, total=total, megapixels=megapixels, description=label
         )
         now = time.monotonic()
-        # What an earlier run has done says nothing of this one's pace.
+        # Only what this run has done counts for its speed.
         self._first = self._first or (now, done)
-        # A night's log wants the pace, not a bar: one line now and then, and the last one.
+        # A log gets one line now and then, and the last one; a bar would fill it.
         ends = bool(total) and done == total
         goes_on = done > 1 and self._first == (now, done)
         if not self._console.is_terminal and (now - self._said > _LINE_EVERY_S or ends or goes_on):

@@ -1,4 +1,4 @@
-"""Trainings as lines for people: figures of a validation, and what came of one."""
+"""Trainings as text: the figures of a validation, and the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TrainTerminal(Terminal, TrainListener):
-    """Shows on stderr how far a training is, and what was found on the way."""
+    """Shows the progress of a training and remarks on stderr."""
 
     def prepared(self, result: PrepareResult) -> None:
         """Show what became of the pictures."""
@@ -38,7 +38,7 @@ class TrainTerminal(Terminal, TrainListener):
 
 
 def result_text(result: TrainResult) -> str:
-    """Return what came of a training as lines."""
+    """Return the result of a training as text."""
     shown = {
         "model": result.model or "none yet, as nothing was validated",
         "steps": f"{result.steps} of {result.of_steps}",

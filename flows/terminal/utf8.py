@@ -1,7 +1,6 @@
 """One encoding for the names of files, whatever the locale says: UTF-8.
 
-What a job calls an item, and where it stores it, must not depend on the terminal that the command
-was given in.
+The id of an item, and where it is stored, must not depend on the terminal.
 """
 
 from __future__ import annotations

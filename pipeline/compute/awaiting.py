@@ -21,8 +21,8 @@ def await_scheduler(
 ) -> None:
     """Wait until the scheduler of `settings` answers; `waits` is called once if it does not yet.
 
-    Returns after `within_s` seconds in any case, and at once for what waiting cannot mend:
-    connecting then says what is wrong.
+    Returns after `within_s` seconds in any case, and at once where waiting cannot help. Connecting
+    then reports what is wrong.
     """
     if settings.address == "local":
         return

@@ -1,7 +1,7 @@
 """What computes a network: torch itself, or OpenVINO, which is faster on CPUs.
 
-The one home of `openvino`. Here belongs how a network is made ready and run; what goes in and
-comes out as pixels does not.
+The one home of `openvino`. Here belongs how a network is made ready and run. How pixels become its
+input is in `inference`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from pipeline.errors import ModelError, UsageError
 TORCH, OPENVINO = "torch", "openvino"
 BACKENDS = (TORCH, OPENVINO)
 _MACHINES = ("x86_64", "AMD64")
-"""Where OpenVINO was found to give tiles the bits of the whole picture."""
+"""Machines on which OpenVINO gives tiles the bits of the whole picture, by measurement."""
 _MOST_SHAPES = 128
 """openvino keeps about half a megabyte of code for every shape that it met."""
 
@@ -112,9 +112,9 @@ class OpenVinoBackend:
             self._shapes = {(n, c, h, w)}
         # openvino keeps the address alone of both, so they are kept here until it has computed.
         given = np.ascontiguousarray(x.numpy())
-        # NaN where openvino may have written nothing cannot pass for pixels.
+        # Where openvino writes nothing, NaN remains, which cannot be taken for pixels.
         found = np.full((n, c, h * self._scale, w * self._scale), np.nan, dtype=np.float32)
-        # What fails may leave a request that fails ever after, so only a sound one is kept.
+        # A request that failed once may fail always, so only one that succeeded is kept.
         request = self._requests.pop(precision, None) or self._compiled(precision)
         request.set_input_tensor(0, self._library.Tensor(given, shared_memory=True))
         request.set_output_tensor(0, self._library.Tensor(found, shared_memory=True))
@@ -199,7 +199,7 @@ def _obstacle(*, device: str, model: str) -> str | None:
 
 
 def _openvino() -> Any:
-    """Import openvino without what would tell others of its use."""
+    """Import openvino without its telemetry."""
     # openvino_telemetry sends an event for each conversion to its maker; where it cannot be
     # imported, openvino takes a stub of its own in its place.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

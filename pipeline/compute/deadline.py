@@ -1,4 +1,4 @@
-"""The time limit of units: one that hangs must not hold its worker for ever."""
+"""The time limit of units: one that hangs must not block its worker for ever."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _STDERR = 2
 
 
 def check_limit(limit_s: float) -> None:
-    """Refuse a time that no unit may take.
+    """Refuse a limit that is out of range.
 
     Raises:
         UsageError: then.

@@ -1,15 +1,16 @@
-"""The driver's loop: tasks go out to the workers, and what they come to is taken in."""
+"""The driver's loop: tasks go out to the workers, and their results come in."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pipeline.compute.cluster import submit_windowed
+from pipeline.compute.submission import submit_windowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pipeline.compute.cluster import Client, Stop
+    from pipeline.compute.cluster import Client
+    from pipeline.compute.submission import Stop
 
 
 class Parts(Protocol):

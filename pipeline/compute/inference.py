@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "bf16")
 _CPU = torch.device("cpu")
 DEPTH_PX = 64
-"""Farther than any network of ours looks, and than alpha grows by its own pixel."""
+"""More than the reach of every network here, and than alpha grows by its own pixel."""
 _INTERPOLATED_DEPTH_PX = 4
 
 
@@ -84,7 +84,7 @@ class Inference:
         learned = not interpolates(network)
         depth_px = DEPTH_PX if learned else _INTERPOLATED_DEPTH_PX
         if isinstance(network, Nearest):
-            depth_px = 0  # It sees no pixel but its own.
+            depth_px = 0  # It reads no pixel but its own.
         return cls(ready, scale, channels, where, precision, learned, depth_px)
 
     def context(self, height: int, width: int) -> Context:
@@ -254,7 +254,7 @@ def _not_finite(y: Tensor) -> Tensor:
 
 
 def _check_finite(x: Tensor) -> None:
-    """Say of pixels ``(n, c, h, w)`` that hold NaN or infinity that they do, not the network."""
+    """Refuse pixels ``(n, c, h, w)`` that contain NaN or infinity, before the network is blamed."""
     wrong = torch.nonzero(~torch.isfinite(x))
     if len(wrong):
         places = {(n, row, col) for n, _, row, col in wrong.tolist()}

@@ -1,4 +1,4 @@
-"""Who hears of work while it goes on: a terminal that shows it, a flow that logs it, or nobody."""
+"""Listeners: what follows the progress of work, such as a terminal or the log of a flow."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears how far work is, and what is worth knowing before its result; this one keeps silent."""
+    """Takes progress and remarks before there is a result. This one does nothing."""
 
     def counting(self, stage: str, unit: str) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Return a context of a stage; it yields what hears of units ``(done, total)``."""
+        """Return a context of a stage; it yields a function of units ``(done, total)``."""
         return nullcontext(_ignore)
 
     def remark(self, line: str) -> None:
-        """Hear one line for the user."""
+        """Take one line for the user."""
 
 
 def _ignore(done: int, total: int) -> None:

@@ -39,9 +39,12 @@ except Exception as error:
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+THREADS_VARIABLE = "UPRES_WORKER_THREADS"
+"""Variable of the environment that says how many threads a worker may use."""
+
 _LOOPBACK = "127.0.0.1"
 _FILES, _FILES_A_WORKER = 40, 8
-"""How many files a command has open, and how many more for each worker: a few are reserve."""
+"""How many files a command has open, and how many more for each worker, with some reserve."""
 _FILES_WANTED = 4096
 _SEMAPHORES_A_WORKER = 8
 
@@ -168,8 +171,8 @@ def _why(error: BaseException) -> str:
         advice = "fix that"
     said = str(cause) or type(cause).__name__
     return (
-        f"the worker processes could not be started ({said}); {advice}, then the same command "
-        "continues"
+        f"the worker processes could not be started ({said}); {advice}, then repeat the command "
+        "to continue"
     )
 
 
@@ -269,7 +272,7 @@ def _own_folder() -> Iterator[str]:
 
 @contextmanager
 def _interrupts_ignored_by_children() -> Iterator[None]:
-    """Let worker processes inherit a deaf ear for Ctrl-C, which the terminal sends to all."""
+    """Let worker processes ignore Ctrl-C, which the terminal sends to all processes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,9 +1,9 @@
 """Figures of runs for Prometheus: at ``/metrics`` of the Dask scheduler that a run was given.
 
-What belongs here: what is counted, and how it gets from the driver, which knows it, to the
-scheduler, which stays when workers die and when the run is over. Workers count nothing: a dead one
-would take its figures along, and a unit that it did twice would be counted twice. Schedulers of
-local clusters end with their command and serve no page, so nothing is counted there.
+What belongs here: what is counted, and how it gets from the driver to the scheduler, which lives
+longer than workers and runs. Workers count nothing: the figures of a dead worker would be lost, and
+a unit that was done twice would be counted twice. Schedulers of local clusters end with their
+command and serve no page, so nothing is counted there.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Meter(SchedulerPlugin):
     idempotent = True
 
     async def start(self, scheduler: Any) -> None:
-        """Show all figures, with 0 for what has not been."""
+        """Show all figures, with 0 for what has not happened yet."""
         _figures()
 
     def log_event(self, topic: str, msg: Any) -> None:
@@ -101,7 +101,7 @@ def timed(stage: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
 
 
 def _send(client: Client, of: str, /, **values: Any) -> None:
-    # Whoever waits for tasks finds out, and says, that a scheduler is gone.
+    # That a scheduler is gone is reported where its tasks are awaited.
     if client.status == "running":
         with suppress(OSError, TimeoutError):
             client.log_event(_TOPIC, {"of": of, "values": values})
@@ -123,7 +123,7 @@ class _Figures:
         self._pixels += pixels
 
     def begin(self, *, stage: str, key: str, client: str) -> None:
-        """Let the clock of a stage run."""
+        """Start the clock of a stage."""
         self._running[key] = (stage, client, time.monotonic())
 
     def end(self, *, key: str) -> None:

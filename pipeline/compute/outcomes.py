@@ -1,4 +1,4 @@
-"""Outcomes: what became of units and items, and how that reaches the ledger."""
+"""Outcomes: the results of units and items, and how they get into the ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Task = TypeVar("Task")
 
 _BATCH_S = 2.0
-"""How long outcomes may wait in memory before they are recorded: what a kill costs at most."""
+"""How long outcomes may wait in memory before they are recorded. A kill loses no more than that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class Failure:
 
     @classmethod
     def of(cls, item: str, error: BaseException | None) -> Failure:
-        """Return that an item failed by `error`."""
+        """Return the failure of an item by `error`."""
         return cls(item, None, type(error).__name__, " ".join(str(error).split()))
 
     @classmethod
     def of_unit(cls, row: UnitRow) -> Failure:
-        """Return that a unit failed: a tile of its item, or a chunk of its stack."""
+        """Return the failure of a unit: a tile of its item, or a chunk of its stack."""
         return cls(row.item, row.number, row.error, row.message)
 
     @classmethod
@@ -54,8 +54,8 @@ def record_outcomes(
 ) -> Iterator[tuple[Task, list[UnitRow]]]:
     """Yield each task with the outcomes of its units, and write these to the ledger in batches.
 
-    However the iteration ends, what was yielded is in the ledger; `recorded` hears of each batch
-    once it is there.
+    However the iteration ends, what was yielded is in the ledger. `recorded` is called with each
+    batch once it is there.
     """
     waiting: list[tuple[Task, list[UnitRow]]] = []
     written = time.monotonic()
@@ -80,7 +80,7 @@ def record_outcomes(
 def outcome_of(row: UnitRow, work: Callable[[], None]) -> UnitRow:
     """Do the work of one unit; return its outcome, `row` where all went well, and its seconds.
 
-    The unit's border: whatever goes wrong is its outcome, and the others go on.
+    Whatever error is raised becomes the outcome of this unit, and the others go on.
     """
     began = time.perf_counter()
     try:

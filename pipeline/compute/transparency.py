@@ -1,7 +1,7 @@
 """Alpha and what is below it: opaque stays opaque, and hidden colours do not show.
 
 Pixels are ``(..., c, h, w)``; 2 channels are grey and alpha, 4 are RGB and alpha, never
-premultiplied. Everything here looks a fixed number of pixels far, so that a tile with enough
+premultiplied. Everything here depends on pixels within a fixed distance. So a tile with enough
 pixels around it gets the bits of the whole picture.
 """
 

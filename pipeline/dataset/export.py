@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.compute.cluster import ClusterSettings, Stop, connect, submit_windowed
+from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.listener import Listener
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import OccupiedError, UpresError, UsageError
 from pipeline.pictures.files import encode_picture
 from pipeline.pictures.metadata import Metadata

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from pipeline.constants import MEMORIES
 from pipeline.dataset.examples import Batch, PatchDataset, ResidentPatches
 from pipeline.dataset.patch_order import BatchSpec, ShardSampler
 from pipeline.errors import DatasetError, UpresError, UsageError, WorkerError
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
 
 _Group = list[list[int]]
 """The indices of several batches, which are read at once."""
-
-MEMORIES = ("auto", "disk", "ram", "gpu")
-"""Where the patches are kept for reading: `auto` is the fastest of the others that holds them."""
 
 _FETCH_BYTES, _FETCH_PATCHES = 2**23, 1024
 """What one read carries at most, if it is more than a batch: a read of several batches takes less

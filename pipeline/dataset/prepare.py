@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import on_every_worker, workers_of
+from pipeline.compute.cluster import workers_of
 from pipeline.compute.driver import work_through
 from pipeline.compute.outcomes import record_outcomes
 from pipeline.compute.picture_tasks import small_groups, vanished_rows
+from pipeline.compute.worker import on_every_worker
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.dataset.extract import seed_of
 from pipeline.dataset.hashes import SeenHashes
@@ -45,7 +46,8 @@ from pipeline.storage.ledger import DONE, FAILED, INGESTED, VANISHED, ItemRow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from pipeline.compute.cluster import Client, Stop
+    from pipeline.compute.cluster import Client
+    from pipeline.compute.submission import Stop
     from pipeline.dataset.originals import Original
     from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.storage.ledger import Ledger

@@ -2,63 +2,53 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path  # noqa: TC003 - flows make their forms of the annotations.
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import ClusterSettings
-from pipeline.compute.deadline import check_limit
-from pipeline.constants import DEFAULT_LIMIT_S
-from pipeline.dataset.licences import read_licences
-from pipeline.dataset.originals import list_originals
-from pipeline.dataset.splits import check_split, with_lists_read
+from pipeline.compute.request import LimitedWorkersRequest
 from pipeline.errors import UsageError
-from pipeline.recipes.files import recipe_names
-from pipeline.recipes.preparing import PrepareRecipe, load_prepare_recipe, says_colour
-from pipeline.sources.overlap import check_outside_source
-from pipeline.storage.dataset import Dataset, is_dataset
-from pipeline.storage.locks import resolved_store
+from pipeline.request_fields import needed, optional, same_as
+from pipeline.sources.request import SourceRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pipeline.dataset.originals import Original
+    from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.sources.listing import Listing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PrepareRequest:
+@dataclass(frozen=True, kw_only=True)
+class PrepareRequest(LimitedWorkersRequest):
     """A dataset to prepare, as it is asked for; nothing is read before its methods are called.
 
     A request that contradicts itself cannot be built; what contradicts the disk, `check` refuses.
     """
 
-    source: str = field(
-        metadata={"help": "Pictures: a file, folder, glob, .zip, .tar, or an archive of upres."}
+    src: str = same_as(SourceRequest, "src")
+    dataset_dir: Path = needed(  # noqa: RUF009 - it is a field.
+        "The dataset, which is created or continued."
     )
-    dataset_dir: Path = field(metadata={"help": "The dataset, which is created or continued."})
-    recipe: str | None = None
-    """Name or file; None goes on with the recipe of the dataset that is there."""
-    settings: tuple[str, ...] = ()
-    """``KEY=VALUE``, put over the recipe's values."""
-    lr_sources: tuple[str, ...] = ()
-    """``NAME=SRC``: LR versions that come as files, and where these are."""
-    licence: str | None = None
-    """Licence of the pictures, or a file that lists them."""
-    names: str = ""
-    """Encoding of names in a zip or tar that does not say it."""
-    read_back: bool = False
-    """Whether what is there is read back, and made again where it is damaged."""
-    prune: bool = False
-    """Whether patches of pictures that are gone from the source are taken out."""
-    unchecked: bool = False
-    """Whether LR files are taken whatever they show; a dataset remembers it."""
-    limit_s: float = DEFAULT_LIMIT_S
-    """Seconds that one chunk may take before it counts as hanging."""
-    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    recipe: str | None = optional(
+        None, "How patches are cut and degraded.  [default: as the dataset was]"
+    )
+    settings: tuple[str, ...] = optional((), "Override a value of the recipe.")
+    lr_sources: tuple[str, ...] = optional(
+        (), "Take the LR version NAME from files that are matched by name: 0001.png and 0001x4.png."
+    )
+    licence: str | None = optional(None, "Licence of the pictures, or a .json or .csv of them.")
+    names: str | None = same_as(SourceRequest, "names")
+    read_back: bool = optional(False, "Read every patch back, and rebuild what is damaged.")
+    prune: bool = optional(False, "Remove the patches of pictures that are gone from the source.")
+    unchecked: bool = optional(
+        False,
+        "Accept LR files of --lr that show something else.",
+    )
+    """A dataset remembers it."""
 
     def __post_init__(self) -> None:
-        check_limit(self.limit_s)
+        self.check_limit()
         if self.unchecked and not self.pairs:
             raise UsageError("--unchecked goes with --lr: nothing else is compared; leave it out")
 
@@ -88,15 +78,19 @@ class PrepareRequest:
         Raises:
             UsageError: if no folder can be called so.
         """
+        from pipeline.storage.locks import resolved_store
+
         return resolved_store(self.dataset_dir)
 
     def check(self) -> None:
         """Refuse a dataset among its own pictures: its files would be taken for some of them.
 
         Raises:
-            UsageError: if it is, or is in, what is read at `source` or one of `lr_sources`.
+            UsageError: if it is, or is in, what is read at `src` or one of `lr_sources`.
         """
-        for src in (self.source, *self.pairs.values()):
+        from pipeline.sources.overlap import check_outside_source
+
+        for src in (self.src, *self.pairs.values()):
             check_outside_source(self.place, src=src, what="dataset")
 
     def load_recipe(self) -> PrepareRecipe:
@@ -105,6 +99,8 @@ class PrepareRequest:
         Raises:
             RecipeError, UsageError: if it cannot be, or LR files are missing that it takes.
         """
+        from pipeline.dataset.splits import check_split, with_lists_read
+
         pairs, recipe = self.pairs, self._named_recipe()
         lacking = [name for name in recipe.pairs if name not in pairs]
         if lacking:
@@ -118,6 +114,8 @@ class PrepareRequest:
 
     def load_licences(self) -> Mapping[str, str]:
         """Return the licences of the pictures, as `read_licences` does."""
+        from pipeline.dataset.licences import read_licences
+
         return read_licences(self.licence)
 
     def list_originals(self, *, scale: int) -> Listing[Original]:
@@ -126,13 +124,19 @@ class PrepareRequest:
         Raises:
             SourceError: if there is nothing at a source.
         """
-        return list_originals(self.source, self.pairs, scale=scale, names=self.names)
+        from pipeline.dataset.originals import list_originals
+
+        return list_originals(self.src, self.pairs, scale=scale, names=self.names or "")
 
     def _named_recipe(self) -> PrepareRecipe:
         """Return the recipe that is named, or else that of the dataset.
 
         Where a named recipe does not say what becomes of colours, a dataset's own way stays.
         """
+        from pipeline.recipes.files import recipe_names
+        from pipeline.recipes.preparing import load_prepare_recipe, says_colour
+        from pipeline.storage.dataset import is_dataset
+
         if self.recipe is not None:
             recipe = load_prepare_recipe(self.recipe, settings=self.settings)
             if not is_dataset(self.dataset_dir) or says_colour(self.recipe, self.settings):
@@ -148,4 +152,7 @@ class PrepareRequest:
         return self._own_recipe()
 
     def _own_recipe(self) -> PrepareRecipe:
+        from pipeline.recipes.preparing import PrepareRecipe
+        from pipeline.storage.dataset import Dataset
+
         return PrepareRecipe.from_json(Dataset.open(self.dataset_dir).spec.recipe)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.compute.cluster import Stop
+    from pipeline.compute.submission import Stop
     from pipeline.dataset.originals import Original
     from pipeline.dataset.request import PrepareRequest
     from pipeline.sources.left_out import LeftOut
@@ -99,7 +99,7 @@ def prepare_dataset(
         listener.remark(line)
     originals = _originals(request, recipe, licences, listener)
     with _opened(request, recipe, originals) as (dataset, ledgers):
-        with connect(request.cluster) as client, seconds_of(client, "prepare"):
+        with connect(request.cluster_settings()) as client, seconds_of(client, "prepare"):
             preparation = Preparation(
                 dataset,
                 recipe,
@@ -188,7 +188,7 @@ def _compute(
     """Survey the pictures and make what is missing; return whether the survey was finished."""
     with listener.counting("survey", "pictures") as count:
         surveyed = preparation.survey(
-            request.source,
+            request.src,
             originals,
             licences,
             count,

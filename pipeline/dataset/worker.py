@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from pipeline.compute.cluster import worker_name, worker_state
 from pipeline.compute.deadline import Deadline
 from pipeline.compute.outcomes import failed_unit, outcome_of, reason_of
 from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row
+from pipeline.compute.worker import worker_name, worker_state
 from pipeline.dataset.extract import Cut, cut, patches, whole
 from pipeline.dataset.originals import Original, Pictures, check_pairs, decode
 from pipeline.degradation.apply import degrade_patches

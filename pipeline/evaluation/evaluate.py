@@ -21,7 +21,7 @@ from pipeline.compute.inference import (
     resolve_precision,
     to_unit_range,
 )
-from pipeline.compute.machine import cores
+from pipeline.compute.threads import use_no_more_threads_than_cores
 from pipeline.constants import DEFAULT_TILE_PX
 from pipeline.errors import ModelError, UsageError
 from pipeline.evaluation.protocol import BENCHMARKS, evaluate_dataset, evaluate_set
@@ -124,7 +124,7 @@ class _Network:
     @classmethod
     def open(cls, name_or_file: str, *, device: str, precision: str, backend: str) -> _Network:
         model = load_model(name_or_file)
-        torch.set_num_threads(min(torch.get_num_threads(), cores()))
+        use_no_more_threads_than_cores()
         spec, device = model.spec, resolve_device(device)
         inference = Inference.of(
             model.network,

@@ -1,4 +1,4 @@
-"""Adopting an archive that is outside the job: its items are recorded, nothing is copied."""
+"""Using an archive outside the job as its source: items are recorded, nothing is copied."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""How long a run may go on: until a time of the day, for so long, or whichever ends first.
+"""How long a run may go on: until a time of the day, for a duration, or until the first of both.
 
-A run whose time is up finishes the units in flight and submits no more; the next run continues.
-Everything here is arithmetic on instants: whether a clock was put forward or back in the night
-changes how long a budget is, never when it ends.
+A run whose time is up finishes the units in work and submits no more. The next run continues.
+Everything here is arithmetic on instants in UTC. A change of the clocks in the night changes the
+length of a budget, never its end.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pipeline.compute.cluster import Stop
+from pipeline.compute.submission import Stop
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ them than score, which comes first, so that a night's pictures are there in the 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What was asked for: ``until`` a time such as 06:30, or for a ``budget`` such as 5h30m."""
+    """The limits asked for: ``until`` a time such as 06:30, or a ``budget`` such as 5h30m."""
 
     until: str = ""
     budget: str = ""
@@ -52,8 +52,8 @@ class Budget:
     def ends(self, begins: datetime, *, due: datetime | None = None) -> datetime | None:
         """Return the instant (UTC) at which a run that begins then is to end; None for never.
 
-        `due` is when it was to begin: one that was due at 2:00 and is late, because the machine was
-        off, is still to end at 6:30 of that day, even where that is over.
+        `due` is when it should have begun. A run due at 2:00 that is late, because the machine was
+        off, still ends at 6:30 of that day, even if that time is past.
         """
         begins = begins.astimezone(UTC)  # In a zone, adding hours would add what clocks show.
         due = begins if due is None else min(begins, due.astimezone(UTC))
@@ -92,7 +92,7 @@ class TimedStop(Stop):
         return self.asked.requested or self.out_of_time
 
     def later(self, grace_s: float) -> TimedStop:
-        """Return the same stop with so many seconds more; asking one is asking both."""
+        """Return the same stop with more seconds; a request to one is a request to both."""
         ends = None if self.ends is None else self.ends + timedelta(seconds=grace_s)
         return TimedStop(ends, asked=self.asked, now=self._now)
 
@@ -126,8 +126,8 @@ def zone_of(name: str) -> ZoneInfo | None:
 def next_time(clock: str, after: datetime, timezone: str) -> datetime:
     """Return the first instant after `after` at which clocks in the zone show a time.
 
-    A time that the clocks skip is the instant they would show it, had they not been put forward;
-    of one that they show twice, both count.
+    For a time that the clocks skip, it is the instant at which they would have shown it. Of a time
+    that they show twice, both instants count.
     """
     hour, minute = (int(part) for part in clock.split(":"))
     zone = zone_of(timezone)

@@ -1,9 +1,8 @@
 """Choosing the model of each item, by the traces in its picture: what ``--model auto`` means.
 
-A picture that lossy compression or noise has worn goes to the network that restores, any other to
-the plain one. What belongs here: which two these are, and what the
-ledger keeps of it. Not: how traces are found (`pipeline.pictures.traces`), nor which of them
-count (`pipeline.jobs.wear`).
+A picture with lossy compression or noise goes to the restoring network, any other to the plain one.
+What belongs here: which two networks these are, and what the ledger keeps of the choice. How traces
+are found is in `pipeline.pictures.traces`, and which of them count in `pipeline.jobs.wear`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.storage.image import StoredImage
     from pipeline.storage.ledger import ItemRow, Ledger
 
-UNKNOWN = "its picture was not looked at"
+UNKNOWN = "its picture was not examined"
 
 _FAMILY = "span"
 _AUTO = re.compile(r"auto(?:-x([24]))?(?:@([0-9.]+))?")
@@ -41,7 +40,7 @@ _AT_ONCE = 500
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A network that items are upscaled by: what decides its pixels, and where workers find it."""
+    """A network that upscales items: what decides its pixels, and where workers find it."""
 
     spec: UpscaleSpec
     model: ModelAddress
@@ -54,12 +53,12 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """That the model is chosen for each item, between that of the spec and one that restores."""
+    """The choice of a model for each item, between that of the spec and a restoring one."""
 
     asked: str
     """The name that asks for it, such as ``auto``."""
     restoring: Way | None
-    """None where no such network is there: then all items go to the plain one."""
+    """None where there is no such network: then all items go to the plain one."""
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads back."""
@@ -74,7 +73,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The model of one item, and in words why; "" where it was named for all."""
+    """The model of one item, and the reason; "" where the user named one model for all."""
 
     spec: UpscaleSpec
     because: str = ""
@@ -141,7 +140,7 @@ def with_strength(name: str, restore: float | None) -> str:
 
 
 def candidates(name: str) -> tuple[str, str]:
-    """Return the plain and the restoring model that a name chooses between, "" for no other one.
+    """Return the plain and the restoring model of a name, "" where there is no second one.
 
     Raises:
         ModelError: if the strength in the name is not within 0 to 1.
@@ -162,7 +161,7 @@ def candidates(name: str) -> tuple[str, str]:
 def choose(
     name: str, *, device: str, make: Callable[[str], UpscaleSpec]
 ) -> tuple[Way, Choice | None]:
-    """Return what `name` upscales by, and the choice that it leaves to each item.
+    """Return the network that `name` means, and the choice for each item, if it means one.
 
     `make` returns the spec of a model by its name.
     """
@@ -177,7 +176,7 @@ def choose(
 
 
 def chosen_models(ledger: Ledger) -> dict[str, Chosen]:
-    """Return the model of each ingested item of a job, and why; nothing where one was named."""
+    """Return the chosen model of each ingested item, with the reason; empty without a choice."""
     values = ledger.upscaling() or {}
     if "choice" not in values:
         return {}
@@ -194,10 +193,10 @@ def chosen_models(ledger: Ledger) -> dict[str, Chosen]:
 
 
 def look_at_new(job: Job, ledger: Ledger) -> None:
-    """Record the traces in all items that were not looked at since their content changed.
+    """Record the traces of all items that are new or whose content changed.
 
-    Ingesting has written what it saw into the LR archive; of an archive by an earlier upres some
-    pixels are read.
+    Ingesting writes traces into the LR archive. For an archive of an earlier upres some pixels are
+    read instead.
     """
     batch: list[TraceRow] = []
     source = job.open_source()
@@ -214,7 +213,7 @@ def look_at_new(job: Job, ledger: Ledger) -> None:
 
 
 def _seen(image: StoredImage) -> Traces:
-    """Return the traces in an LR item, as ingested or as its pixels in the middle show them."""
+    """Return the traces in an LR item, as ingested or as the pixels in its middle show them."""
     values = image.provenance.get(TRACES_KEY)
     if isinstance(values, dict):
         return Traces.from_json(values)

@@ -1,4 +1,4 @@
-"""Chunks of a stack as units: which are to be computed, and what is done about them.
+"""Chunks of a stack as units: which ones a run computes, and how their results are kept.
 
 The driver's side; the worker's is `pipeline.jobs.chunk_task`.
 """
@@ -53,7 +53,7 @@ class ChunkPlan:
     chosen: Chosen
     """What all its images are upscaled by."""
     kept: tuple[int, ...] = ()
-    """Places of the SR chunk to keep, where it only holds images too many; nothing to compute."""
+    """Places of the SR chunk to keep, where it only has too many images; nothing to compute."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -97,8 +97,8 @@ class ChunkPlan:
     def keep(self, sr: Archive, ledger: Ledger) -> None:
         """Leave holes in an SR chunk where images left the LR chunk; the others stay as they are.
 
-        So do their scores, which are carried first: once the chunk has its new fingerprint, nobody
-        knows the one that they were measured under.
+        Their scores stay too, and are moved first: once the chunk has its new fingerprint, the old
+        one is not known any more.
         """
         if not self.kept:
             return
@@ -117,7 +117,7 @@ class ChunkPlan:
             sr.create_stack(self.stack, kind, chunk_members=size, chunks=lr.chunks)
         sr.stack(self.stack).grow(lr.chunks)
         for row in self.rows:
-            sr.delete_own(row.item)  # Of the time when it was an image of its own.
+            sr.delete_own(row.item)  # It was an image of its own before.
 
     def tasks(
         self, job: Job, spec: UpscaleSpec, *, limit_s: float, together_px: int
@@ -244,7 +244,7 @@ class ChunkPlanner:
 def drop_orphans(job: Job, sr: Archive) -> None:
     """Remove the SR chunks whose LR chunks hold no image any more: all are elsewhere now."""
     for stack in map(sr.stack, sr.stacks()):
-        with suppress(ArchiveError):  # Where the LR stack cannot be read, nobody knows.
+        with suppress(ArchiveError):  # Not known where the LR stack cannot be read.
             lr = job.open_source().stack(stack.id)
             for number in stack.numbers():
                 chunk = lr.chunk(number)

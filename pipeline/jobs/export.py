@@ -1,8 +1,8 @@
 """Export: from finished items of an SR archive to picture files, tree and metadata kept.
 
-The ledger knows every file that the job wrote. A file that is there already, as it would be
-written now, is not touched; one that the job did not write, or that was changed since, is never
-replaced unless that is asked for.
+The ledger knows every file that the job wrote. A file that is already there and up to date is not
+touched. A file that the job did not write, or that was changed since, is only replaced if the user
+asks for it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import DiskError, OccupiedError
 from pipeline.jobs.export_file import (
     Exported,
@@ -52,7 +52,7 @@ _OF_DISK = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportResult:
-    """What an export did."""
+    """The result of an export."""
 
     written: int = 0
     unchanged: int = 0
@@ -60,10 +60,10 @@ class ExportResult:
     gone: tuple[str, ...] = ()
     """Paths of files that are still there although their pictures are gone from the source."""
     kept: bool = False
-    """Whether these were to be removed, and stay as somebody changed them since."""
+    """Whether the user asked to remove them; then they stay because somebody changed them."""
     failures: tuple[Failure, ...] = ()
     notes: tuple[Note, ...] = ()
-    """What the job's files do not hold of their pictures' metadata, unchanged ones' too."""
+    """Metadata that the exported files could not keep, also of files that did not change."""
     stopped: bool = False
     """Whether a stop came before all was written."""
 
@@ -83,14 +83,14 @@ def run_export(
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> ExportResult:
-    """Write what `plan` says, and with its `prune` remove what is gone; say what became of it.
+    """Write what `plan` says, remove what is gone if it asks to `prune`, and return the result.
 
     Killed at any moment, the next export knows every file that this one wrote. `client` may be None
     where there are no tasks.
     """
     export = _Export(plan, ledger)
     for path, allowed in plan.settled.items():
-        close_to(path, allowed)  # Its picture may be private by now.
+        close_to(path, allowed)  # Its picture may have become private since.
     if client is not None and plan.tasks:
         tasks = export.with_folders()
         for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
@@ -112,10 +112,10 @@ def run_export(
 
 
 class _Export:
-    """One export on its way: finished files come in, take their places and are recorded.
+    """An export in progress: finished files are moved to their places and recorded.
 
-    What is about to be put somewhere is recorded first, so that a kill in between leaves no file
-    that the job would not know.
+    Each file is recorded before it is moved, so that a kill in between leaves no file that the job
+    does not know.
     """
 
     def __init__(self, plan: ExportPlan, ledger: Ledger) -> None:
@@ -131,7 +131,7 @@ class _Export:
         self._placed_s = time.monotonic()
 
     def with_folders(self) -> Iterator[ExportTask]:
-        """Yield the tasks, each once its folder is there; what a killed export left there goes."""
+        """Yield each task once its folder exists; remove what a killed export left there."""
         ready: set[Path] = set()
         for task in self._plan.tasks:
             try:
@@ -150,7 +150,7 @@ class _Export:
     def take(
         self, task: ExportTask, exported: Exported | None, error: BaseException | None
     ) -> None:
-        """Take note of what became of a task."""
+        """Record the result of a task."""
         if exported is None:
             discard(task)
             self.failures.append(Failure.of(task.row.item, self._unmade(task, error)))
@@ -194,9 +194,10 @@ class _Export:
         return replace(_row_of(task, there), adopted=adopted)
 
     def leave(self, *, prune: bool) -> tuple[int, tuple[str, ...]]:
-        """Look after the files that are gone from the source; return (pruned, those still there).
+        """Remove files whose pictures are gone from the source; return (pruned, those still there).
 
-        Only what is as the job left it is removed, and the folders that it made, where empty.
+        Only files that did not change since the job wrote them are removed, and empty folders that
+        it made.
         """
         here = [row for row in self._plan.gone if os.path.lexists(row.path)]
         forgotten = {row.path for row in self._plan.gone} - {row.path for row in here}
@@ -222,7 +223,7 @@ class _Export:
     def _remove_folders(self) -> None:
         made = [row.path for row in self._plan.known.values() if row.format == MADE_FOLDER]
         removed = []
-        for path in sorted(made, reverse=True):  # What is further down comes first.
+        for path in sorted(made, reverse=True):  # Inner folders come first.
             try:
                 os.rmdir(path)  # noqa: PTH106 - only where it is empty.
             except OSError:
@@ -241,9 +242,10 @@ class _Export:
                 self._rows.append(_folder_row(path))
 
     def _coming(self, task: ExportTask, exported: Exported) -> ExportRow:
-        """Return what to record before a file takes its place: both contents count as the job's.
+        """Return what to record before a file is moved to its place.
 
-        Not that of somebody else's file which is overwritten: until then it is somebody else's.
+        Its old and its new content both count as the job's then. The old content does not if
+        somebody else wrote it and it is overwritten.
         """
         there = None if exported.overwrites else exported.replaces
         there = there or Facts(0, 0, "")
@@ -285,7 +287,7 @@ class _Export:
         """Return an error that says which folder cannot be written, why, and what to do."""
         if isinstance(error, OccupiedError):
             return error
-        # A full disk is the trouble of all its folders, a closed folder its own.
+        # A full disk concerns all its folders; missing permission concerns one folder.
         is_of_disk = error.errno in _OF_DISK or not error.filename
         place = self._plan.request.root if is_of_disk else error.filename
         advice = _OF_DISK.get(error.errno or 0, "fix that")
@@ -335,5 +337,6 @@ def _in_the_way(error: OSError) -> OSError:
     if not isinstance(error, (FileExistsError, NotADirectoryError)):
         return error
     return OccupiedError(
-        f"{error.filename} is not a folder, wanted one; move it away, or export into another folder"
+        f"{error.filename} is not a folder, expected one; move it away, or export into another "
+        "folder"
     )

@@ -1,7 +1,7 @@
-"""One exported file: made beside its place, put there only where nobody's file is in the way.
+"""One exported file: written next to its place, and moved there if no other file is in the way.
 
 What belongs here: what runs on a worker for one item (`export_item`), what puts the file in its
-place (`put_in_place`), and what removes one (`remove`). Not: which items are due (`export`).
+place (`put_in_place`), and what removes one (`remove`). Which items are exported is in `export`.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ class ExportTask:
     ours: frozenset[str] = frozenset()
     """Contents (sha256) that the job wrote for this place or this item."""
     current: frozenset[str] = frozenset()
-    """Those of them that are what is to be there now."""
+    """Those of them that are up to date."""
     of_a_run: bool = False
-    """Whether the file there is as old as a run of the job, which then may have written it."""
+    """Whether the file was changed during a run of the job, which then may have written it."""
     readers: int = EVERYONE
     """Who may read the file, as `storage.access` says it."""
     folder_readers: int = EVERYONE
@@ -77,19 +77,19 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The file of an item: finished and waiting, or (`is_new` False) in its place already."""
+    """The file of an item: finished next to its place, or (`is_new` False) already there."""
 
     facts: Facts
     is_new: bool
     replaces: Facts | None = None
     notes: tuple[str, ...] | None = None
-    """What the file does not hold of the metadata; None where it was not looked at again."""
+    """Metadata that the file could not keep; None where it was not checked again."""
     overwrites: bool = False
-    """Whether what it replaces is somebody else's."""
+    """Whether it replaces a file that somebody else wrote."""
 
 
 def facts_of(path: Path) -> Facts | None:
-    """Return the facts of what is at `path`, read whole; None where there is nothing."""
+    """Read the file at `path` and return its facts; None where there is nothing."""
     try:
         found = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -151,8 +151,8 @@ def finish(path: Path, *, mtime_ns: int | None) -> None:
 def put_in_place(task: ExportTask, exported: Exported) -> None:
     """Move a finished file to its place.
 
-    Raises:
-        OccupiedError: if another file came there meanwhile; it stays, the finished one goes.
+    Raises: OccupiedError: if another file has appeared there; it stays, and the finished one is
+    removed.
     """
     before = exported.replaces
     try:
@@ -171,9 +171,9 @@ def put_in_place(task: ExportTask, exported: Exported) -> None:
 
 
 def discard(task: ExportTask) -> None:
-    """Remove the finished or unfinished file that waits beside its place, if there is one.
+    """Remove the finished or unfinished file that is next to its place, if there is one.
 
-    What a disk does not give up today, the next export of the job removes.
+    If it cannot be removed now, the next export of the job removes it.
     """
     with suppress(OSError):
         task.partial.unlink(missing_ok=True)
@@ -197,11 +197,10 @@ def _is_ours(task: ExportTask, there: Facts, content: bytes) -> bool:
 
 
 def _check_overwritten(task: ExportTask, there: Facts) -> None:
-    """Make sure that what somebody else put at the place of a file may be replaced by it."""
+    """Make sure that a file of somebody else may be replaced."""
     if task.path.is_dir() and not task.path.is_symlink():
         raise OccupiedError(
-            f"{task.path} is a folder, wanted the place of a file; move it away, or export into "
-            "another folder"
+            f"{task.path} is a folder, expected a file; move it away, or export into another folder"
         )
     if there.sha256 == task.row.sha256:
         raise OccupiedError(

@@ -1,13 +1,12 @@
-"""Which files an export would write: what is there already, whose it is, and what is gone.
+"""Which files an export would write: what is there already, who wrote it, and what is gone.
 
-What belongs here: looking, and refusing (`plan_export`, `check_targets`). Nothing is written here;
-that is `export`.
+Nothing is written here: that is `export`. Which folders and files are refused is in
+`export_targets`.
 """
 
 from __future__ import annotations
 
 import os
-import stat
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -18,17 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.compute.outcomes import Failure
-from pipeline.errors import ArchiveError, OccupiedError, UsageError
+from pipeline.errors import ArchiveError, OccupiedError
 from pipeline.jobs.export_file import ExportTask
 from pipeline.jobs.export_names import SAME, folded, paths_of
+from pipeline.jobs.export_targets import Originals, check_targets
 from pipeline.jobs.item_images import sr_image
-from pipeline.sources.overlap import check_export_folder
 from pipeline.storage.access import readers
-from pipeline.storage.ledger import INGESTED, VANISHED, ExportRow
-from pipeline.storage.places import Identity, identities
+from pipeline.storage.ledger import VANISHED, ExportRow
+from pipeline.storage.places import Identity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pipeline.compute.status import JobStatus
     from pipeline.jobs.job import Job
@@ -56,16 +55,16 @@ class ExportPlan:
     known: Mapping[str, ExportRow] = field(default_factory=dict)
     """What the job wrote below the folder before, by path."""
     settled: Mapping[Path, int] = field(default_factory=dict)
-    """Files that are there as they are to be, each with who may read it."""
+    """Files that are up to date, each with who may read it."""
     gone: tuple[ExportRow, ...] = ()
-    """Files that the job wrote for what is not in the source now, or is called otherwise."""
+    """Files that the job wrote for pictures that are gone from the source or renamed."""
     failures: tuple[Failure, ...] = ()
 
 
 def plan_export(
     job: Job, status: JobStatus, *, ledger: Ledger, request: ExportRequest
 ) -> ExportPlan:
-    """Return a task for each finished item that is not exported already, and what else to say.
+    """Return a task for each finished item that is not exported yet, and what else is to be done.
 
     Raises:
         UsageError: if the format is unknown, the folder is where the job reads, or a file would
@@ -98,57 +97,8 @@ def plan_export(
     )
 
 
-def check_targets(
-    job: Job, rows: Sequence[ItemRow], *, source: str | None, request: ExportRequest
-) -> None:
-    """Refuse to export into folders of the source, or over files of it, once these are known.
-
-    Raises:
-        UsageError: if the format is unknown, or a file would be written where the job reads, by
-            this or another name of the place.
-    """
-    request.check()
-    check_export_folder(request.out_dir, src=source, job_dir=job.folder)
-    targets, originals = _likely_targets(rows, request), _Originals(rows)
-    for path in filter(_has_other_names, targets):
-        originals.check(path)
-    files = [row for row in rows if row.source.endswith(f"/{row.item}")]
-    # A single picture may have other files beside it; an old ledger does not say what it was.
-    if len(files) > 1 if source is None else Path(source).is_dir():
-        folders = identities({os.path.dirname(row.source) for row in files})  # noqa: PTH120
-        for folder in sorted({os.path.dirname(path) for path in targets}):  # noqa: PTH120
-            if Identity.of(folder) in folders:
-                raise UsageError(
-                    f"export would write into {folder}, which is a folder of the source by this or "
-                    "another name; name another folder"
-                )
-
-
-class _Originals:
-    """The files that items came from, known by what they are, under whatever name."""
-
-    def __init__(self, rows: Iterable[ItemRow]) -> None:
-        self._sources = {row.source for row in rows if row.source}
-
-    def check(self, path: str | Path) -> None:
-        """Refuse to write where an original is.
-
-        Raises:
-            UsageError: then.
-        """
-        if Identity.of(path) in self._identities:
-            raise UsageError(
-                f"export would put {path} in the place of an original; name another folder"
-            )
-
-    @cached_property
-    def _identities(self) -> set[Identity]:
-        # Many files, and mostly none of them is asked for.
-        return identities(self._sources)
-
-
 class _Places:
-    """What is known of the places that files are to have, and of what is there."""
+    """The places where files will be written, and what is there now."""
 
     def __init__(
         self,
@@ -162,10 +112,10 @@ class _Places:
         self._job, self._ledger, self._request = job, ledger, request
         self._by_item, self._known, self._paths = by_item, known, paths
         self._targets = {str(path): item for item, path in paths.items()}
-        self._originals = _Originals(by_item.values())
+        self._originals = Originals(by_item.values())
 
     def is_current(self, path: Path, row: ItemRow, format: str) -> bool:
-        """Return whether the file that is to be there is there, as the job left it."""
+        """Return whether the file is there, up to date, and unchanged since the job wrote it."""
         before = self._known.get(str(path))
         if before is None or before.coming_sha256 or not _is_of(before, row, format):
             return False
@@ -205,7 +155,7 @@ class _Places:
     def readers(self, path: Path, row: ItemRow) -> tuple[int, int]:
         """Return who may read the file of an item, and who its folder.
 
-        Those who may read its source, or the job where that is gone.
+        It is those who may read its source, or the job where the source is gone.
         """
         source, folder = Path(row.source), path.parent
         if not row.source or not source.exists():
@@ -217,10 +167,10 @@ class _Places:
         return self._job.readers
 
     def gone(self) -> Iterator[ExportRow]:
-        """Yield what was written below the folder and is of no item by its present name.
+        """Yield the files below the folder that belong to no item by its present name.
 
-        Only what this format was asked for, for items that are there: others are exports of their
-        own.
+        For items that still exist, only files of the same `--format` count: others are separate
+        exports.
         """
         targets = {folded(path): path for path in self._targets}
         for before in self._known.values():
@@ -234,7 +184,7 @@ class _Places:
                 yield before
 
     def _called_otherwise(self, path: Path) -> ExportRow | None:
-        """Return the row of a file of the job that this file system finds under `path` too."""
+        """Return the row of another file of the job that this file system takes for `path`."""
         before = self._by_folded.get(folded(path))
         if before is None or not _is_one(before.path, path):
             return None
@@ -256,7 +206,7 @@ class _Places:
 
     @cached_property
     def _elsewhere(self) -> Mapping[str, list[ExportRow]]:
-        """What was written of each item to wherever the folder was then."""
+        """Files written for each item before the export folder was moved."""
         unknown = [item for item, path in self._paths.items() if str(path) not in self._known]
         rows: dict[str, list[ExportRow]] = defaultdict(list)
         for row in self._ledger.exports_of(unknown):
@@ -265,7 +215,7 @@ class _Places:
 
     @cached_property
     def _runs(self) -> list[tuple[int, int]]:
-        """When runs of the job began and ended, in ns; a killed one by the next one's start."""
+        """When runs of the job began and ended, in ns; a killed one ends where the next begins."""
         runs = self._ledger.runs()
         starts = [_ns(run["started"]) for run in runs]
         ends = [_ns(run["finished"] or "") for run in runs]
@@ -283,7 +233,7 @@ def _formats(
     if format != SAME:
         job.open_sr()
         return {row.item: format for row in rows}, []
-    # What was exported in the format of its source says which that is, and no archive is read.
+    # An earlier export in the format of the source has recorded it, so no archive is read.
     exported = {row.item: row for row in known if row.asked == SAME}
     sr = job.open_sr()
     formats: dict[str, str] = {}
@@ -298,15 +248,6 @@ def _formats(
         except ArchiveError as error:
             failures.append(Failure.of(row.item, error))
     return formats, failures
-
-
-def _likely_targets(rows: Iterable[ItemRow], request: ExportRequest) -> list[str]:
-    """Return where items would be exported, as far as their names say it, done or not."""
-    root = request.root
-    if request.format == SAME:
-        return [f"{root}{os.sep}{row.item}" for row in rows]
-    formats = {row.item: request.format for row in rows if row.state == INGESTED}
-    return [str(path) for path in paths_of(formats, root).values()]
 
 
 def _unready(status: JobStatus) -> list[Failure]:
@@ -337,18 +278,9 @@ def _is_as_written(path: Path, before: ExportRow) -> bool:
 
 def contents_of(row: ExportRow) -> set[str]:
     """Return the contents by which a file is known as the job's."""
-    # The empty file may hold the place of one that was coming.
+    # An empty file may reserve the place of one that was about to come.
     coming = {row.coming_sha256, _EMPTY} if row.coming_sha256 else set()
     return {row.sha256, *coming} - {""}
-
-
-def _has_other_names(path: str) -> bool:
-    """Return whether a path is a link of any kind, and so may be a file that is elsewhere too."""
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return False
-    return stat.S_ISLNK(found.st_mode) or (stat.S_ISREG(found.st_mode) and found.st_nlink > 1)
 
 
 def _is_one(path: str | Path, other: str | Path) -> bool:

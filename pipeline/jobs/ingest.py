@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compute.cluster import Stop
 from pipeline.compute.driver import work_through
 from pipeline.compute.metrics import timed
 from pipeline.compute.picture_tasks import ingested_row, rejected_row, vanished_rows
+from pipeline.compute.submission import Stop
 from pipeline.errors import ArchiveError
 from pipeline.jobs.ingest_task import (
     Ingested,
@@ -44,7 +44,7 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Ingestion:
-    """What an ingestion came to: the rows of all files, and what the listing says besides."""
+    """The result of an ingestion: the rows of all files, and the remarks of the listing."""
 
     rows: list[ItemRow]
     left_out: LeftOut = field(default_factory=LeftOut)
@@ -56,7 +56,7 @@ class Ingestion:
     vanished: int = 0
     """How many items are gone from the source since the last time."""
     unread: int = 0
-    """How many files a stop left for the next time."""
+    """How many files were not read because of a stop."""
 
 
 @timed("ingest")
@@ -71,12 +71,12 @@ def run_ingest(
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Ingestion:
-    """Ingest everything at `source`, listed as `list_source` says; return what it came to.
+    """Ingest everything at `source`, listed as `list_source` says; return the result.
 
     Many small pictures of one size go into stacks, all others become images of their own. The
     ledger keeps the fingerprint and unit count of items whose content did not change. Items of an
-    earlier listing that are gone from `source` become vanished; their pixels stay. Those in a
-    folder that cannot be looked into today stay what they were.
+    earlier listing that are gone from `source` become vanished; their pixels stay. Items in a
+    folder that cannot be opened now keep their state.
 
     Raises:
         SourceError: if there is nothing at `source`, or nothing of what was there before.
@@ -100,7 +100,7 @@ def run_ingest(
     alone, chunks = share_out(waiting, archive)
     into.pack(chunks)
     into.store(alone, alone=True)
-    # Only now: an interruption leaves an item at both places, never at none.
+    # Last, so that an interruption leaves an item at both places, never at none.
     leave_holes(archive, before_stacks, into.rows)
     gone = vanished_rows(known, listed, GONE)
     ledger.put_items(gone)
@@ -117,7 +117,7 @@ def run_ingest(
 
 
 class _Ingest:
-    """One ingestion on its way: tasks go out, rows come back and are recorded in batches."""
+    """An ingestion in progress: tasks go out, rows come back and are recorded in batches."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class _Ingest:
         return ingested
 
     def _note(self, results: Iterable[Ingested]) -> None:
-        """Record what was not kept; an item that was never known has no notes to be replaced."""
+        """Record what was not kept; a new item has no earlier notes to replace."""
         notes = {r.row.item: r.notes for r in results if not r.waits and r.notes is not None}
         news = {item: noted for item, noted in notes.items() if noted or item in self._known}
         self._ledger.put_notes(INGEST, news)
@@ -188,9 +188,10 @@ def _clashed(file: SourceFile, other: str) -> ItemRow:
 
 
 def _out_of_sight(known: Iterable[str], files: Iterable[SourceFile]) -> set[str]:
-    """Return the known items in a folder that is listed as one thing, as it cannot be opened.
+    """Return the known items in folders that cannot be opened now.
 
-    It may be closed to this user, or a link to a disk that is not mounted: nothing in it is gone.
+    Such a folder may be closed to this user, or a link to a disk that is not mounted: nothing in it
+    is gone.
     """
     closed = {file.item for file in files if file.refused is not None}
     if not closed:

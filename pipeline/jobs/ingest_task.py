@@ -1,7 +1,7 @@
 """Ingesting on a worker: some files become images of their own, or one chunk of a stack.
 
-A file's bytes are read once; the hash, the pixels and the metadata all come from those bytes,
-so a file that is replaced meanwhile is seen either before or after, never mixed.
+A file's bytes are read once; the hash, the pixels and the metadata all come from those bytes, so if
+a file is replaced at that time, all three are of the old file or all of the new one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class IngestTask(PictureTask[SourceFile]):
     stacked: Mapping[str, Member]
     """Where those of them are that are in a stack."""
     alone: bool = False
-    """Whether small pictures are stored too, and not left for a stack."""
+    """Whether small pictures are stored as images too, instead of in a stack."""
 
     def failed(self, error: BaseException) -> list[Ingested]:
         """Return that no file could be ingested: a worker died, or the disk is full."""
@@ -149,7 +149,7 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
     if members:
         stack.write(task.chunk, np.stack(pixels), members, {})
     for member in members.values():
-        archive.delete_own(member["item"])  # Of the time when it was an image of its own.
+        archive.delete_own(member["item"])  # It was an image of its own before.
     return done
 
 

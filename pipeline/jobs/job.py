@@ -207,10 +207,10 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
 
 @contextmanager
 def started_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Iterator[Job]:
-    """Yield the job that `create_job` returns; a new one that fails while it is empty is removed.
+    """Yield the job that `create_job` returns; remove a new one that fails while it is empty.
 
-    Of a start that came to nothing, such as one from a folder without pictures, nothing is left to
-    take for a job. One that is interrupted is kept: it will be continued.
+    So a failed start, such as one from a folder without pictures, leaves nothing that looks like a
+    job. An interrupted job is kept, to be continued.
     """
     folder = folder.absolute()
     before = {path.name for path in folder.iterdir()} if folder.is_dir() else None
@@ -246,7 +246,7 @@ def _file_url(folder: Path) -> str:
 
 
 def _absolute(url: str) -> str:
-    """Return a SQLite URL that means the same file wherever the next command is given."""
+    """Return a SQLite URL that means the same file in any working folder."""
     if url in ("sqlite://", "sqlite:///") or ":memory:" in url:
         raise UsageError(
             f"--ledger {url} is in memory and would be lost with the process; name a file"
@@ -262,7 +262,7 @@ def _holds_other_things(folder: Path) -> bool:
 
 
 def _is_one(archive: Path, other: Path) -> bool:
-    """Return whether two paths are one folder, whatever it is called."""
+    """Return whether two paths lead to the same folder."""
     return is_inside(archive, other) and is_inside(other, archive)
 
 

@@ -1,12 +1,12 @@
-"""Who hears of a run on a job while it goes on, and may stop it."""
+"""Listeners: what follows the progress of a run on a job, and may stop it."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import Stop
 from pipeline.compute.listener import Listener
+from pipeline.compute.submission import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
 
 
 class JobListener(Listener):
-    """Keeps silent and never stops a run. A caller that wants more overrides what it needs."""
+    """Does nothing and never stops a run; callers override the methods that they need."""
 
     def stopping(self) -> AbstractContextManager[Stop]:
         """Return a context of a run; it yields the stop which ends the run early."""
         return nullcontext(Stop())
 
     def holds_job(self) -> None:
-        """Hear that the run holds its job: no other run goes on there."""
+        """Take notice that the run has the lock of its job: no other run is going on there."""
 
     def connects(self, settings: ClusterSettings) -> None:
-        """Hear which workers the run is about to connect to."""
+        """Take notice of the workers that the run is about to connect to."""
 
     def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
-        """Return a context of upscaling; it yields what hears how far it is."""
+        """Return a context of upscaling; it yields a function that takes the progress."""
         return nullcontext(lambda _progress: None)
 
     def replaces(self, items: int) -> None:
-        """Hear that so many items have pixels that will be replaced by others."""
+        """Take notice of how many items have pixels that will be replaced."""
 
     def reruns(self, units: int, items: int) -> None:
-        """Hear what a rerun will compute."""
+        """Take notice of what a rerun will compute."""

@@ -1,7 +1,7 @@
-"""From a request to its result: what every caller starts, be it a command, a test or a benchmark.
+"""From a request to its result: what commands, tests and benchmarks call.
 
 Each function opens what its request names, does the work, closes it again, and returns a value.
-Nothing is printed: a `JobListener` hears of the work on its way.
+Nothing is printed: a `JobListener` gets the progress.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SILENT = JobListener()
 
 
 def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> JobResult:
-    """Bring pictures into an archive that is no part of a job; its lock and ledger are beside it.
+    """Bring pictures into an archive outside any job; its lock and ledger are next to it.
 
     Raises:
         UsageError: if the request cannot be.
@@ -81,7 +81,7 @@ def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> Job
         opened.check_export()
         if not stop.requested:
             computed = opened.upscale()
-        # Their own stops come later: a night that ran out of time hands over what is finished.
+        # Score and export stop later: when time is up, they still handle what is finished.
         if request.reference is not None and not stop.asked.requested:
             scored = opened.score()
         if not stop.asked.requested:
@@ -100,7 +100,7 @@ def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> Job
 
 
 def rerun_job(request: RerunRequest, listener: JobListener = _SILENT) -> JobResult:
-    """Compute the failed units of a job again, as it was upscaled last, and no others.
+    """Compute the failed units of a job again, and no others, with its last settings.
 
     Raises:
         UsageError: if the request cannot be, or the job was never upscaled.

@@ -1,4 +1,4 @@
-"""Plan: which units a run would compute, by what ledger and SR archive hold.
+"""Plan: which units a run would compute, by what is in the ledger and the SR archive.
 
 Nothing is changed here; what is done about a plan is in `pipeline.jobs.upscale`.
 """
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 
 class Plan:
-    """All that has units to compute, or that the ledger is still to record.
+    """All plans that have units to compute, or that the ledger has not recorded yet.
 
-    Only keys are kept: going through it reads ledger and archive again, so that a million items
-    take little memory.
+    Only keys are kept. Iterating reads ledger and archive again, so that a million items take
+    little memory.
     """
 
     def __init__(self, planners: Sequence[Planner]) -> None:

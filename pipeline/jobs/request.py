@@ -1,85 +1,41 @@
 """What is asked for, as values: the one way in for the command line, flows, tests and benchmarks.
 
 A request holds every option of its command under the name that the command line and the flow use,
-with its default and its help text, and refuses what cannot be. The command line reads both to print
-its help, so this module imports nothing heavy: what a check needs is imported by the check.
+with its default and its help text (`pipeline.request_fields`), and refuses what cannot be.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pipeline.constants import (
-    DEFAULT_LIMIT_S,
-    DEFAULT_MODEL,
-    DEFAULT_TILE_PX,
-    LEAST_TILE_PX,
-    MOST_TILE_PX,
-)
+from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
+from pipeline.constants import DEFAULT_MODEL, DEFAULT_TILE_PX, LEAST_TILE_PX, MOST_TILE_PX
 from pipeline.errors import UsageError
 from pipeline.jobs.export_names import CHOICES, SAME
+from pipeline.request_fields import needed, optional, same_as
+from pipeline.sources.request import SourceRequest
 
 if TYPE_CHECKING:
-    from pipeline.compute.cluster import ClusterSettings
     from pipeline.jobs.budget import Budget
     from pipeline.jobs.run import Upscaling
     from pipeline.jobs.spec import UpscaleSpec
-
-
-def _asked(default: Any, help_text: str) -> Any:
-    """Return a field of a request: its default, and what the command line says of it."""
-    return field(default=default, metadata={"help": help_text})
-
-
-def _needed(help_text: str) -> Any:
-    """Return a field of a request that has no default, and what is said of it."""
-    return field(metadata={"help": help_text})
-
-
-def help_of(request: type[Any], name: str) -> str:
-    """Return the help text of a field of a request."""
-    return str(next(f for f in fields(request) if f.name == name).metadata["help"])
-
-
-@dataclass(frozen=True, kw_only=True)
-class WorkersRequest:
-    """Where the work runs."""
-
-    cluster: str = _asked(
-        "local", "Where to run: workers on this machine, or the address of a Dask scheduler."
-    )
-    workers: int | None = _asked(
-        None, "Worker processes of a local cluster.  [default: one per core, at most 8]"
-    )
-
-    def cluster_settings(self, *, device: str | None = None) -> ClusterSettings:
-        """Return the workers asked for; a network on `device` gets one for each of its GPUs.
-
-        Raises:
-            UsageError: if the options contradict each other, or there is no such device.
-        """
-        from pipeline.compute.cluster import ClusterSettings
-        from pipeline.compute.inference import gpus_of
-
-        gpus = 0 if device is None else gpus_of(device)
-        # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
-        address = self.cluster or WorkersRequest.cluster
-        return ClusterSettings(address=address, workers=self.workers, gpus=gpus)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportRequest:
     """What is to be exported where, and what may be replaced or removed for it."""
 
-    out_dir: Path
-    format: str = SAME
-    overwrite: bool = _asked(
+    out_dir: Path = needed("Folder of the exported files.")  # noqa: RUF009 - it is a field.
+    format: str = optional(
+        SAME, "File format of the exported pictures; same is that of the source."
+    )
+    overwrite: bool = optional(
         False, "Replace files that are in the way of an export and that this job did not write."
     )
-    prune: bool = _asked(
+    prune: bool = optional(
         False,
         "Remove exported files whose pictures are gone from the source, unless somebody changed "
         "them.",
@@ -101,12 +57,10 @@ class ExportRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class IngestRequest(WorkersRequest):
+class IngestRequest(SourceRequest, WorkersRequest):
     """Pictures to bring into an archive."""
 
-    src: str
-    archive: Path
-    names: str | None = None
+    archive: Path = needed("Archive, which is created or continued.")  # noqa: RUF009 - it is a field.
 
     def check(self) -> None:
         """Refuse to make the archive of what is in it.
@@ -120,64 +74,56 @@ class IngestRequest(WorkersRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpscaleRequest(WorkersRequest):
+class UpscaleRequest(LimitedWorkersRequest):
     """Everything asked of the main job: ingest, upscale, score, export."""
 
-    src: str = _needed("Pictures: a file, folder, glob, .zip, .tar, or an archive of upres.")
-    job_dir: Path = _needed(  # noqa: RUF009 - it is a field.
+    src: str = same_as(SourceRequest, "src")
+    job_dir: Path = needed(  # noqa: RUF009 - it is a field.
         "Folder of the job, which is created or continued."
     )
-    model: str = _asked(
+    model: str = optional(
         DEFAULT_MODEL,
         "Network or interpolation, by its name (`upres models` lists all) or its checkpoint file; "
         "auto chooses for each picture whether it is to be restored.",
     )
-    restore: float | None = _asked(
+    restore: float | None = optional(
         None,
         "Strength from 0 to 1 of a model that has a pair: the weights between that and its "
         "NAME-archive; with auto, the strength for pictures that are restored.",
     )
-    names: str | None = _asked(
-        None, "Encoding of file names in a .zip or .tar that does not say it, such as cp932."
-    )
-    tile_px: int = _asked(DEFAULT_TILE_PX, "LR pixels of a tile's side.")
-    halo: str | int = _asked(
+    names: str | None = same_as(SourceRequest, "names")
+    tile_px: int = optional(DEFAULT_TILE_PX, "LR pixels of a tile's side.")
+    halo: str | int = optional(
         "auto", "LR pixels read around a tile; auto is the model's reach, so no seams."
     )
-    device: str = _asked("auto", "Where the network runs.")
-    backend: str = _asked(
+    device: str = optional("auto", "Where the network runs.")
+    backend: str = optional(
         "auto",
         "What computes the network; auto is openvino, which is faster, where it is installed and "
         "the device is an x86 CPU.",
     )
-    precision: str = _asked(
+    precision: str = optional(
         "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
     )
-    limit_s: float = _asked(
-        DEFAULT_LIMIT_S,
-        "Seconds that one tile, or chunk of patches, may take before it counts as hanging.",
-    )
-    reference: str | None = _asked(
+    reference: str | None = optional(
         None, "Originals to score against: a folder, glob, .zip or .tar."
     )
-    export_dir: Path | None = _asked(  # noqa: RUF009 - it is a field.
+    export_dir: Path | None = optional(  # noqa: RUF009 - it is a field.
         None, "Write the finished pictures as files below DIR."
     )
-    file_format: str = _asked(
-        ExportRequest.format, "File format of the exported pictures; same is that of the source."
-    )
-    overwrite: bool = ExportRequest.overwrite
-    prune: bool = ExportRequest.prune
-    ledger: str | None = _asked(None, "Database of the ledger.  [default: SQLite in JOB]")
-    until: str = _asked(
+    file_format: str = same_as(ExportRequest, "format")
+    overwrite: bool = same_as(ExportRequest, "overwrite")
+    prune: bool = same_as(ExportRequest, "prune")
+    ledger: str | None = optional(None, "Database of the ledger.  [default: SQLite in JOB]")
+    until: str = optional(
         "",
         "Stop between tiles at this time of the day, such as 06:30; repeat the command to go on. "
         "What is finished is still scored and exported, for at most 15 minutes more.",
     )
-    budget: str = _asked(
+    budget: str = optional(
         "", "Stop likewise after so long, such as 5h or 90m; with --until, at what comes first."
     )
-    timezone: str = _asked(
+    timezone: str = optional(
         "", "Time zone of --until, such as Europe/Berlin.  [default: that of this machine]"
     )
 
@@ -212,7 +158,6 @@ class UpscaleRequest(WorkersRequest):
                 be read by this run or the next one.
             NoSourceError: if there is nothing at the source or at the reference.
         """
-        from pipeline.compute.deadline import check_limit
         from pipeline.sources.listing import check_source
 
         self._check_export()
@@ -220,7 +165,7 @@ class UpscaleRequest(WorkersRequest):
         self.cluster_settings(device=self.device)
         check_tile(self.tile_px)
         check_halo(self.halo)
-        check_limit(self.limit_s)
+        self.check_limit()
         check_source(self.src, names=self.names or "")
         if self.reference is not None:
             check_source(self.reference)
@@ -284,12 +229,12 @@ class UpscaleRequest(WorkersRequest):
 class RerunRequest(WorkersRequest):
     """Which units of a job to compute again: those that failed, narrowed by `item` and `error`."""
 
-    job_dir: Path = _needed("Folder of the job.")  # noqa: RUF009 - it is a field.
-    item: str = _asked("*", "Only items whose id matches.")
-    error: str = _asked("", "Only failures that contain TEXT.")
-    stale: bool = _asked(False, "Also all units whose pixels are of another model or spec.")
-    model: str | None = _asked(None, "With --stale: upscale with this.  [default: as before]")
-    backend: str | None = _asked(
+    job_dir: Path = needed("Folder of the job.")  # noqa: RUF009 - it is a field.
+    item: str = optional("*", "Only items whose id matches.")
+    error: str = optional("", "Only failures that contain TEXT.")
+    stale: bool = optional(False, "Also all units whose pixels are of another model or spec.")
+    model: str | None = optional(None, "With --stale: upscale with this.  [default: as before]")
+    backend: str | None = optional(
         None,
         "What computes the network; another than before needs --stale.  [default: as before]",
     )
@@ -309,9 +254,9 @@ class RerunRequest(WorkersRequest):
 class ScoreRequest(WorkersRequest):
     """A job to score: against originals (`reference`), or else against its own LR input."""
 
-    job_dir: Path = _needed("Folder of the job.")  # noqa: RUF009 - it is a field.
-    reference: str | None = UpscaleRequest.reference
-    names: str | None = UpscaleRequest.names
+    job_dir: Path = needed("Folder of the job.")  # noqa: RUF009 - it is a field.
+    reference: str | None = same_as(UpscaleRequest, "reference")
+    names: str | None = same_as(SourceRequest, "names")
 
 
 def check_tile(tile_px: int) -> None:

@@ -21,13 +21,13 @@ class Rerun:
     """What a rerun was asked for."""
 
     is_selected: Callable[[str], bool]
-    """Whether a name, of an item or of a stack, is asked for."""
+    """Returns whether an item or a stack of this name is asked for."""
     failed: Mapping[str, Mapping[int, str]]
     """By name and number: the fingerprints of the failed units whose errors are asked for."""
     stale: bool
     """Whether units whose pixels are of another spec, or gone, are done again too."""
     wiped: frozenset[str] = frozenset()
-    """Stacks that go as a whole: at another scale they need another array."""
+    """Stacks that are computed as a whole: at another scale they need another array."""
 
     @classmethod
     def of(cls, ledger: Ledger, *, item: str, error: str, stale: bool) -> Rerun:
@@ -51,7 +51,7 @@ class Rerun:
         return self.failed.get(name, {})
 
     def narrow(self, plan: Plan) -> Plan:
-        """Return what is done again of a plan for the whole job."""
+        """Return the units of a plan for the whole job that are done again."""
         if not self.stale:
             return plan.narrowed(lambda part: part.narrowed(self))
         wiped = frozenset(part.name for part in plan if part.wipes and self.asks_for(part))

@@ -1,4 +1,4 @@
-"""What a run left behind, as values; how they are shown is the caller's."""
+"""Results of runs as values. The caller decides how they are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """What a run left behind: how far its job is, and what became of each stage."""
+    """The result of a run: how far its job is, and the result of each stage."""
 
     status: JobStatus
     computed_units: int = 0
@@ -49,7 +49,7 @@ class JobResult:
         units, items = self.status.units["pending"], self.status.items["pending"]
         parts = [
             *([f"{units:,} tiles"] if units else []),
-            # An item has no tiles before it was planned.
+            # Tiles of an item are not known before it is planned.
             *([f"{items:,} items"] if items else []),
             *([f"{self.unread:,} files of the source"] if self.unread else []),
             *(["scores or exported files"] if self.unfinished else []),
@@ -58,13 +58,13 @@ class JobResult:
 
     @property
     def failed(self) -> bool:
-        """Return whether anything went wrong; what is left for later did not."""
+        """Return whether anything failed; what is left for the next run did not."""
         items = self.status.items
         return bool(items["failed"] or items["rejected"] or self.later_failures)
 
     @property
     def later_failures(self) -> tuple[Failure, ...]:
-        """Return what scoring and exporting failed at, beside what the status says already."""
+        """Return the failures of scoring and exporting; those of the status are not among them."""
         exported = () if self.exported is None else self.exported.failures
         return tuple(f for f in (*self.unscored, *exported) if f.error != "NotDone")
 

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
-from pipeline.compute.cluster import Stop
 from pipeline.compute.inference import resolve_device
 from pipeline.compute.metrics import count_units
 from pipeline.compute.status import read_status
+from pipeline.compute.submission import Stop
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import UsageError
 from pipeline.jobs.adopt import adopt_archive
 from pipeline.jobs.choice import Choice, choose, look_at_new
 from pipeline.jobs.export import run_export
-from pipeline.jobs.export_plan import check_targets, plan_export
+from pipeline.jobs.export_plan import plan_export
+from pipeline.jobs.export_targets import check_targets
 from pipeline.jobs.ingest import Ingestion, run_ingest
 from pipeline.jobs.job import hold_job
 from pipeline.jobs.plan import plan_job
@@ -58,7 +59,7 @@ def _silent(_done: int, _of: int) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upscaling:
-    """How a job is upscaled: the spec, and what it runs with. The ledger keeps it for reruns."""
+    """How a job is upscaled: the spec, and how it runs. The ledger keeps it for reruns."""
 
     spec: UpscaleSpec
     model: ModelAddress
@@ -68,14 +69,13 @@ class Upscaling:
     backend: str = "auto"
     """As it was asked for: not every model has every backend."""
     choice: Choice | None = None
-    """That each item may be upscaled by another model than that of `spec`."""
+    """The choice of a model for each item; None where all have that of `spec`."""
 
     def asked_for(self, backend: str) -> Upscaling:
         """Return the same, with the backend that was asked for named otherwise.
 
-        Raises:
-            UsageError: if that is another one than the job is computed by: its tiles would not be
-                those of one picture any more.
+        Raises: UsageError: if the job is computed by another one: tiles of one picture would no
+        longer fit together.
         """
         device = resolve_device(self.model.device)
         resolved = resolve_backend(backend, device=device, model=self.spec.model)
@@ -87,7 +87,7 @@ class Upscaling:
         return replace(self, backend=backend)
 
     def renewed(self, name_or_file: str | None = None, *, backend: str | None = None) -> Upscaling:
-        """Return the same with another model or backend, or its own model's present weights.
+        """Return the same with another model or backend, or with the present weights of its own.
 
         Raises:
             UnknownModelError: if there is no such model.
@@ -116,7 +116,7 @@ class Upscaling:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """An execution on a job that holds its lock, with the ledger open."""
+    """One execution on a job. It has the lock of the job, and its ledger is open."""
 
     job: Job
     ledger: Ledger
@@ -150,7 +150,7 @@ class Run:
 
         `names` and `skip` are as for `list_source`.
         """
-        # Not resolved: the name of a link is the name that the user chose.
+        # Not resolved: the user chose the name of the link.
         self.ledger.keep_source(os.path.abspath(source))  # noqa: PTH100
         if not self.job.owns_source:
             adopt_archive(self.job.open_source(), self.ledger)
@@ -170,8 +170,8 @@ class Run:
     def plan(self, upscaling: Upscaling) -> Plan:
         """Return what upscaling the whole job would compute now: all that is not done.
 
-        A ledger that knows no unit, beside an SR archive, was lost: it is rebuilt from the
-        archive first.
+        If there is an SR archive but the ledger has no unit, the ledger was lost: it is rebuilt
+        from the archive first.
         """
         spec, choice = upscaling.spec, upscaling.choice
         if choice is not None:
@@ -301,7 +301,7 @@ class Run:
 
 @contextmanager
 def part_of(job: Job, run_id: str, *, stop: Stop | None = None) -> Iterator[Run]:
-    """Join a run that holds `job` already: for a stage that is started apart from the others."""
+    """Join a run that has the lock of `job` already, for a stage that is started separately."""
     with closing(job.open_ledger()) as ledger:
         yield Run(job, ledger, run_id, stop or Stop())
 

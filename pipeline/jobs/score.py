@@ -11,10 +11,10 @@ import numpy as np
 
 from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
-from pipeline.compute.cluster import Stop, submit_windowed
 from pipeline.compute.inference import from_unit_range, to_unit_range
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
@@ -98,7 +98,7 @@ def run_score(
     for n, outcome in enumerate(submit_windowed(client, score_item, tasks, stop=stop), 1):
         if outcome.result is not None:
             if fresh:
-                # Only now: scores that stand must not go for a reference that fits nothing.
+                # Only now: earlier scores must not be lost to a reference that fits nothing.
                 ledger.forget_scores()
                 fresh = False
             ledger.put_scores(outcome.result)

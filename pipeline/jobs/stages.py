@@ -1,7 +1,7 @@
 """The stages of the main job as a request asks for them: ingest, upscale, score, export.
 
-What belongs here: which options of a request go into which stage of a run, and what is said on the
-way. Not: the stages themselves (`run`), nor their order (`perform`, and the Prefect flow).
+What belongs here: which options of a request go into which stage of a run, and what is reported.
+The stages themselves are in `run`; their order is in `perform` and in the Prefect flow.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Stages:
     client: Client
     listener: JobListener
     stop: TimedStop
-    """Ends ingesting and upscaling; what only looks at finished things may pass its end a little.
+    """Ends ingesting and upscaling. Score and export may run a little longer.
     """
 
     def address(self) -> RunAddress:
@@ -144,7 +144,7 @@ def open_stages(
 
 @dataclass(frozen=True, slots=True)
 class RunAddress:
-    """Where a stage that is started by itself finds the run that it is a part of."""
+    """The address at which a separately started stage finds its run."""
 
     request: UpscaleRequest
     upscaling: Upscaling

@@ -43,7 +43,7 @@ class TileTask:
     source_dir: Path
     sr_dir: Path
     source_sha256: str
-    """Content that the LR item must have; "" where the job's lock guards the source anyway."""
+    """Hash of the content that the LR item must have; "" where the lock of the job protects it."""
     limit_s: float
     """How long one tile may take before its worker is ended: a unit that hangs never returns."""
 
@@ -74,7 +74,7 @@ class TileTask:
 def _compute_together(task: TileTask, bench: Workbench) -> list[UnitRow]:
     """Compute equal windows in batches; where anything fails, return those written until then.
 
-    The others run alone after that, which shows which of them fails.
+    The others then run one at a time, which shows which of them fails.
     """
     began = time.perf_counter()
     written: list[int] = []
@@ -92,7 +92,7 @@ def _upscale_tile(task: TileTask, tile: int, bench: Workbench) -> None:
     try:
         pixels, shown = _window(task, tile, bench)
     finally:
-        # Also where it cannot be read: an item that is being replaced is the better reason.
+        # Checked first even if reading fails: that the item was replaced is the better reason.
         _check_unchanged(task)
     context = bench.inference.context(grid.height, grid.width)
     sr = bench.enlarge_core(
@@ -105,8 +105,8 @@ def _upscale_tile(task: TileTask, tile: int, bench: Workbench) -> None:
 def _window(task: TileTask, tile: int, bench: Workbench) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the pixels of a tile's window as they are, and as the network is to see them.
 
-    Where alpha hides colours more is read, so that what continues the visible ones is the same in
-    every tile.
+    Where alpha hides colours, a wider window is read, so that the colours that replace the hidden
+    ones are the same in every tile.
     """
     grid, window = task.grid, task.grid.window(tile)
     source = _image(task.source_dir, task.name, task.fingerprint)

@@ -1,4 +1,4 @@
-"""Tiles of an image as units: which are to be computed, and what is done about them.
+"""Tiles of an image as units: which ones a run computes, and how their results are kept.
 
 The driver's side; the worker's is `pipeline.jobs.tile_task`.
 """
@@ -193,7 +193,7 @@ class TilePlanner:
         return (self.sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint
 
     def _done(self, row: ItemRow) -> set[int]:
-        # What the ledger knows done and a person has deleted since is to be done again.
+        # A shard that was done and that a person has deleted since is computed again.
         columns = self.chooser.spec.grid(row.height, row.width).shape[1]
         present = {r * columns + c for r, c in self.sr.image(row.item).shards_present()}
         return present & self.ledger.tiles_of(row, DONE)

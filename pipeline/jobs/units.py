@@ -1,8 +1,8 @@
 """Units: what tiles of an image and chunks of a stack have in common.
 
-A run plans, declares, hands out and records both by the protocols here, and never asks which of
-the two it has. Each kind is written in files of its own: tiles in `pipeline.jobs.tiles` and
-`tile_task`, chunks in `chunks` and `chunk_task`.
+A run plans, declares, submits and records both through the protocols here. It does not need to know
+which of the two it has. Each kind is written in files of its own: tiles in `pipeline.jobs.tiles`
+and `tile_task`, chunks in `chunks` and `chunk_task`.
 """
 
 from __future__ import annotations

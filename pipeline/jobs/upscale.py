@@ -1,4 +1,4 @@
-"""Upscale: how the units of a plan are carried to the workers, and their outcomes recorded.
+"""Upscale: submits the units of a plan to the workers, and records their outcomes.
 
 The driver's side; which units these are is in `pipeline.jobs.plan`, what a worker does with one in
 `pipeline.jobs.worker`.
@@ -11,11 +11,11 @@ from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import on_every_worker
 from pipeline.compute.driver import work_through
 from pipeline.compute.inference import resolve_device
 from pipeline.compute.metrics import count_units, timed
 from pipeline.compute.outcomes import Failure, record_outcomes
+from pipeline.compute.worker import on_every_worker
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
 from pipeline.jobs.choice import Way
@@ -31,7 +31,8 @@ from pipeline.storage.ledger import DONE, FAILED
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pipeline.compute.cluster import Client, Stop
+    from pipeline.compute.cluster import Client
+    from pipeline.compute.submission import Stop
     from pipeline.jobs.choice import Choice
     from pipeline.jobs.job import Job
     from pipeline.jobs.units import UnitPlan, UnitTask
@@ -49,7 +50,7 @@ class UpscaleProgress:
     units_planned: int
     megapixels: float
     failures: tuple[Failure, ...] = ()
-    """Of the units that were heard of last."""
+    """Of the units that were reported last."""
 
 
 @timed("upscale")
@@ -124,8 +125,8 @@ def adopt_shards(
 ) -> int:
     """Record as done every shard that the SR archive holds under `spec`; return how many.
 
-    For a job whose ledger was lost: a shard is written in one piece, and each is read back here,
-    so that a damaged one is computed again.
+    This is for a job whose ledger was lost. Each shard is read back, so that a damaged one is
+    computed again.
     """
     sr = Archive.open_or_create(job.sr_dir)
     adopted = 0
@@ -157,8 +158,8 @@ def mark_damaged(job: Job, item: str, ledger: Ledger) -> int:
 def _declare(plans: Iterable[UnitPlan], ledger: Ledger, sr: Archive) -> int:
     """Make the ledger agree with the plan: units whose pixels will be replaced lose their outcome.
 
-    Before any pixel goes: a kill in between leaves units pending, never done without pixels.
-    Return how many units there are.
+    This comes before any pixel is deleted: a kill in between leaves units pending, never done
+    without pixels. Return how many units there are.
     """
     planned = 0
     waiting = iter(plans)
@@ -185,7 +186,7 @@ def _tasks(
 ) -> Iterator[UnitTask]:
     """Yield the tasks of all plans, few pixels or few units in each.
 
-    SR arrays are created when their first unit is due, so that a large job starts at once.
+    SR arrays are created just before their first unit, so that a large job starts at once.
     """
     sr, source = job.open_sr(), job.open_source()
     for plan in plans:

@@ -1,6 +1,6 @@
-"""Wear: which pictures are for a network that restores, by the traces in them.
+"""Wear: which pictures go to the restoring network, by the traces in them.
 
-The bounds are where the two networks are measured to be equally good.
+At the limits below, both networks are equally good by measurement.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     from pipeline.pictures.traces import Traces
 
 TRACES_KEY = "traces"
-"""Under which the provenance of an LR item says what was seen of its file."""
+"""Key in the provenance of an LR item; the value is the traces in its file."""
 
 _LEAST_QUALITY = {"JPEG": 94, "WebP": 86}
 _LEAST_NOISE, _MOST_NOISE = 4.5, 40.0
-"""Levels of 255 that are noise: what varies by less is grain, by more a pattern, as a halftone."""
+"""Levels of 255 that count as noise. Less is film grain, more is a pattern such as a halftone."""
 
 
 def verdict(seen: Traces) -> tuple[bool, str]:
-    """Return whether a picture with these traces is for a network that restores, and why."""
+    """Return whether a picture with these traces goes to the restoring network, and why."""
     noisy = _LEAST_NOISE < seen.noise < _MOST_NOISE
     if seen.codec:
         least = _LEAST_QUALITY.get(seen.codec)

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from pipeline.compute.backends import OPENVINO
-from pipeline.compute.cluster import torch_threads, worker_name, worker_number, worker_state
 from pipeline.compute.deadline import Deadline
 from pipeline.compute.inference import Inference, load_model, own_device
 from pipeline.compute.outcomes import outcome_of
 from pipeline.compute.transparency import with_hidden, without_hidden
+from pipeline.compute.worker import torch_threads, worker_name, worker_number, worker_state
 from pipeline.errors import ModelError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.units import done_unit
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _CPU_BATCH_PX = 512 * 512
 _CUDA_BATCH_PX = 2048 * 2048
 _LEAST_CORE_PX = 16
-"""Where memory does not hold a core of this side, no smaller one will help."""
+"""Side of the smallest core that is tried where memory runs out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ class ModelAddress:
 
 @dataclass(slots=True)
 class Workbench:
-    """What a worker keeps between units: the network, and the window size that memory holds.
+    """What a worker keeps between units: the network, and the window size that fits into memory.
 
     Workers run two units at a time and the network one: while it computes, the other unit reads
     or writes.
@@ -63,7 +63,7 @@ class Workbench:
     computing: threading.Lock = field(default_factory=threading.Lock)
     deadline: Deadline = field(default_factory=Deadline)
     most_px: int | None = None
-    """Pixels of the largest core or batch that memory held, once one did not fit."""
+    """Pixels of the largest core or batch that fitted into memory, once one did not."""
 
     def enlarge_core(
         self, pixels: NDArray[Any], core: Rect, window: Rect, halo_px: int
@@ -110,7 +110,7 @@ class Workbench:
             else:
                 tried = self._tried(batch, len(batch) * whole.pixels)
                 if tried is None:
-                    continue  # With half the room.
+                    continue  # Again, with half the pixels.
                 sr = tried
             parts.append(sr)
             start += len(batch)
@@ -125,7 +125,7 @@ class Workbench:
         return with_hidden(np.ascontiguousarray(sr), pictures, scale)
 
     def _tried(self, windows: NDArray[Any], core_pixels: int) -> NDArray[Any] | None:
-        """Return what the network makes of `windows`, None (and less room) without memory."""
+        """Return the enlarged `windows`; None (and a smaller limit) where memory runs out."""
         try:
             with self.computing:
                 return self.inference.enlarge_batch(windows)
@@ -198,6 +198,6 @@ def outcome_here(
 def _out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On CPUs torch and openvino raise a plain RuntimeError with their allocator's words.
+    # On CPUs torch and openvino raise a plain RuntimeError with a message of their allocator.
     words = ("allocate memory", f"error code {errno.ENOMEM}", "Failed to allocate", "bad_alloc")
     return any(word in str(error) for word in words)

@@ -26,6 +26,7 @@ from pipeline.pictures.orientation import upright
 from pipeline.pictures.picture import Picture
 from pipeline.pictures.raws import raw_magic, raw_tiff
 from pipeline.pictures.signatures import HEAD_BYTES, described
+from pipeline.pictures.target import Target
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.atomic import replace_atomically
 
@@ -60,7 +61,7 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
     if format.name == "tiff" and (kind := raw_tiff(data, name=name)):
         raise PictureError(
             f"{name}: is a camera raw ({kind}), of which only a small preview could be read, "
-            f"wanted {READ}; develop it first, for instance to 16-bit TIFF"
+            f"expected {READ}; develop it first, for instance to 16-bit TIFF"
         )
     try:
         pixels, metadata = format.read(data, max_pixels)
@@ -74,7 +75,7 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
             words = "its decoder refuses it"
         raise PictureError(
             f"{name}: damaged or truncated {format.name.upper()} of {len(data)} bytes ({words}), "
-            f"wanted a whole file; restore it from its origin"
+            f"expected a whole file; restore it from its origin"
         ) from error
 
 
@@ -84,7 +85,7 @@ def _sniff(data: bytes, *, name: str) -> Format:
     if format is None:
         words = described(data[:HEAD_BYTES], called=called(name))
         step = "develop it first, for instance to 16-bit TIFF" if raw_magic(data) else "convert it"
-        raise PictureError(f"{name}: {words}, wanted {READ}; {step}")
+        raise PictureError(f"{name}: {words}, expected {READ}; {step}")
     return format
 
 
@@ -122,7 +123,7 @@ def encode_picture(
         PictureError: The format cannot hold the picture; the message names formats that can.
     """
     channels, height, width = picture.pixels.shape
-    target = travel.Target(
+    target = Target(
         format=holding(format, picture.pixels),
         width=width,
         height=height,
@@ -131,7 +132,7 @@ def encode_picture(
         thumbnail=partial(thumbnail, picture.pixels),
     )
     if not 1 <= quality <= 100:
-        raise PictureError(f"quality is {quality}, wanted 1 to 100")
+        raise PictureError(f"quality is {quality}, expected 1 to 100")
     try:
         metadata, notes = travel.fitted(picture.metadata, target)
         return target.format.write(replace(picture, metadata=metadata), quality), notes

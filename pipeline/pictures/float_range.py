@@ -36,7 +36,7 @@ def check_finite(pixels: NDArray[Any]) -> None:
         _, row, column = min(np.argwhere(wrong).tolist(), key=lambda at: at[1:])
         raise PictureError(
             f"holds {np.count_nonzero(wrong)} values that are NaN or infinite, the first in row "
-            f"{row}, column {column}, wanted finite numbers; fill them first"
+            f"{row}, column {column}, expected finite numbers; fill them first"
         )
 
 
@@ -75,7 +75,7 @@ def to_unit(
         f"the file declares {declared[0]:g} to {declared[1]:g}" if declared else "none is declared"
     )
     raise PictureError(
-        f"floating point values go from {low:g} to {high:g}, wanted 0 to 1 or the range that the "
+        f"floating point values go from {low:g} to {high:g}, expected 0 to 1 or the range that the "
         f"tags SMinSampleValue and SMaxSampleValue declare ({says}); rescale them or set the tags"
     )
 

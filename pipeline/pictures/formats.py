@@ -18,7 +18,6 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.errors import PictureError
-from pipeline.pictures.jpeg_segments import MOST_BYTES, MOST_XMP_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.pictures.picture import Picture
 
 UNBOUNDED = sys.maxsize
+SEGMENT_BYTES = 65_533
+"""What a segment of a JPEG file holds, with the name of its content."""
 
 
 class Block(StrEnum):
@@ -94,7 +95,7 @@ class Format:
         The picture is one that the format holds, its metadata fitted to it (`travel.fitted`).
         """
         if self.writer is None:
-            raise PictureError(f"{self.title} is only read, wanted a format that is written")
+            raise PictureError(f"{self.title} is only read, expected a format that is written")
         write = cast("Callable[[Picture, int], bytes]", _codec(self.writer))
         return write(picture, quality)
 
@@ -156,13 +157,13 @@ FORMATS: tuple[Format, ...] = (
         side_px=65_500,
         loses=True,
         carries={
-            Block.ICC: 255 * (MOST_BYTES - 14),
-            Block.EXIF: MOST_BYTES - 6,
-            Block.XMP: MOST_XMP_BYTES,
+            Block.ICC: 255 * (SEGMENT_BYTES - len("ICC_PROFILE\0--")),
+            Block.EXIF: SEGMENT_BYTES - len("Exif\0\0"),
+            Block.XMP: SEGMENT_BYTES - len("http://ns.adobe.com/xap/1.0/\0"),
             Block.XMP_EXTENSION: UNBOUNDED,
             Block.CAPTIONS: UNBOUNDED,
             Block.RESOLUTION: UNBOUNDED,
-            Block.COMMENTS: MOST_BYTES,
+            Block.COMMENTS: SEGMENT_BYTES,
         },
     ),
     Format(
@@ -213,7 +214,7 @@ def holding(name: str, pixels: NDArray[Any]) -> Format:
         PictureError: If not; the message names formats that can.
     """
     if name not in WRITTEN:
-        raise PictureError(f"format is {name!r}, wanted one of {', '.join(sorted(WRITTEN))}")
+        raise PictureError(f"format is {name!r}, expected one of {', '.join(sorted(WRITTEN))}")
     if not BY_NAME[name].holds(pixels):
         channels, height, width = pixels.shape
         fitting = [other.upper() for other in sorted(WRITTEN) if BY_NAME[other].holds(pixels)]

@@ -66,7 +66,7 @@ def decode_interlaced(
             whole[row::down, column::right] = one
             at += length
     if whole is None:
-        raise PictureError(f"declares {width} x {height} pixels, wanted at least 1 x 1")
+        raise PictureError(f"declares {width} x {height} pixels, expected at least 1 x 1")
     return whole
 
 

@@ -98,13 +98,14 @@ def read_frame(data: bytes) -> Frame:
             break
     frame = tables.frame
     if frame is None:
-        raise PictureError("holds no frame header before its data, wanted one; it is damaged")
+        raise PictureError("holds no frame header before its data, expected one; it is damaged")
     if frame.kind not in _FRAMES:
         raise PictureError(
-            f"is a JPEG of process {frame.kind - 0xC0}, wanted baseline or progressive; convert it"
+            f"is a JPEG of process {frame.kind - 0xC0}, expected baseline or progressive; "
+            "convert it"
         )
     if frame.bits != 8:
-        raise PictureError(f"samples are {frame.bits}-bit, wanted 8; convert it to 8 bits")
+        raise PictureError(f"samples are {frame.bits}-bit, expected 8; convert it to 8 bits")
     return frame
 
 

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.pictures import photoshop
+from pipeline.pictures.formats import SEGMENT_BYTES
 from pipeline.pictures.metadata import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-MOST_BYTES = 65_533
-"""What a segment holds."""
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
-MOST_XMP_BYTES = MOST_BYTES - len(_XMP)
 _EXTENDED_PART_BYTES = 65_000
 _COMMENT, _APP13 = 0xFE, 0xED
 # What is kept by other means, or describes how the file was compressed.
@@ -81,7 +79,7 @@ def with_segments(data: bytes, segments: Iterable[bytes]) -> bytes:
 
 def photoshop_segments(iptc: bytes | None, others: bytes | None) -> Iterator[bytes]:
     """Yield the segments that hold Photoshop's resources, as many as it takes."""
-    block, most = photoshop.joined(iptc, others), MOST_BYTES - len(photoshop.JPEG_HEADER)
+    block, most = photoshop.joined(iptc, others), SEGMENT_BYTES - len(photoshop.JPEG_HEADER)
     for start in range(0, len(block), most):
         yield _segment(_APP13, photoshop.JPEG_HEADER + block[start : start + most])
 

@@ -56,7 +56,7 @@ def check_whole(
     tables = Tables()
     scans = list(scans_of(data, tables))
     if not scans or tables.frame is None:
-        raise PictureError(f"holds no compressed data, wanted some; {_MISSING}")
+        raise PictureError(f"holds no compressed data, expected some; {_MISSING}")
     stream = _Stream(data, tables.frame, pixels, decode)
     for scan in scans:
         stream.check_restarts(scan)
@@ -90,7 +90,7 @@ class _Stream:
         if not scan.interval:
             if found and not self._is_whole(scan, scan.end):
                 raise PictureError(
-                    f"holds {found} restart markers in the compressed data, wanted none; it is "
+                    f"holds {found} restart markers in the compressed data, expected none; it is "
                     f"damaged; {_MISSING}"
                 )
             return

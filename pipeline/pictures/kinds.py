@@ -243,7 +243,7 @@ def unreadable(name: str, head: bytes) -> str:
         words, step = f"the file is {archive}", "unpack it and give the folder"
     else:
         words, step = described(head), "restore it, or keep it elsewhere"
-    return f"{words}, wanted {READ}; {step}"
+    return f"{words}, expected {READ}; {step}"
 
 
 _BESIDE = re.compile(r"(.+\.)?ledger\.sqlite(-wal|-shm|-journal)?$")

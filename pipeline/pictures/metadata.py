@@ -110,3 +110,10 @@ def in_words(size_bytes: int) -> str:
 
 def _text(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
+
+
+def listed(names: Iterable[str], most: int = 200) -> str:
+    """Return names as a note lists them; of very many only the first."""
+    names = list(names)
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -36,9 +36,9 @@ class Picture:
         """Refuse pixels that no file could have held."""
         shape, dtype = self.pixels.shape, self.pixels.dtype
         if len(shape) != 3 or not 1 <= shape[0] <= 4 or 0 in shape:
-            raise PictureError(f"pixels have shape {shape}, wanted (c, y, x) with c from 1 to 4")
+            raise PictureError(f"pixels have shape {shape}, expected (c, y, x) with c from 1 to 4")
         if dtype not in map(np.dtype, WHITE):
-            raise PictureError(f"pixels are {dtype}, wanted uint8, uint16 or float32")
+            raise PictureError(f"pixels are {dtype}, expected uint8, uint16 or float32")
 
 
 def channels_first(pixels: NDArray[Any]) -> NDArray[Any]:

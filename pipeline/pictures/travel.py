@@ -8,39 +8,20 @@ metadata is kept as it is or dropped with a note, and never costs a picture.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.pictures import colour, exif_values, geotiff, photoshop, png_chunks, xmp
 from pipeline.pictures import exif as exif_tree
 from pipeline.pictures.formats import Block
-from pipeline.pictures.jpeg_segments import guid_of
-from pipeline.pictures.metadata import in_words, plain
+from pipeline.pictures.metadata import in_words, listed, plain
+from pipeline.pictures.travel_xmp import fit_xmp, turned_xmp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from pipeline.pictures.formats import Format
     from pipeline.pictures.metadata import Metadata
-
-_UNPARSED = "the XMP cannot be parsed, and was kept as it is"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """The file that metadata is fitted to."""
-
-    format: Format
-    width: int
-    height: int
-    channels: int
-    dtype: str
-    thumbnail: Callable[[int], bytes]
-    """Return the picture as a small JPEG of at most so many pixels a side."""
-
-    def carries(self, block: Block) -> bool:
-        """Return whether the file has a place for a kind of metadata."""
-        return self.format.most(block) > 0
+    from pipeline.pictures.target import Target
 
 
 def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metadata:
@@ -61,7 +42,7 @@ def upright(metadata: Metadata, turn: int, *, width: int, height: int) -> Metada
     if resources != metadata.photoshop:
         notes.append("Photoshop's paths were removed: the picture was turned")
     packet, extended = (
-        _turned_xmp(part, turn, (width, height), notes) if part else None
+        turned_xmp(part, turn, (width, height), notes) if part else None
         for part in (metadata.xmp, metadata.xmp_extended)
     )
     dpi = metadata.dpi
@@ -98,22 +79,11 @@ def fitted(metadata: Metadata, target: Target) -> tuple[Metadata, tuple[str, ...
     notes: list[str] = []
     metadata = _fit_places(metadata, target, notes)
     metadata = _fit_exif(metadata, target, notes)
-    metadata = _fit_xmp(metadata, target, notes)
+    metadata = fit_xmp(metadata, target, notes)
     metadata = _fit_colours(metadata, target, notes)
     metadata = _fit_captions(metadata, target, notes)
     metadata = _fit_texts(metadata, target, notes)
     return replace(metadata, dpi=_fitted_dpi(metadata, target), notes=()), plain(notes)
-
-
-def _turned_xmp(packet: bytes, turn: int, size: tuple[int, int], notes: list[str]) -> bytes:
-    try:
-        cut = xmp.without_regions(packet)
-        packet = xmp.turned(cut.xmp, turn, width=size[0], height=size[1])
-    except ValueError:
-        return packet
-    if cut.removed:
-        notes.append(f"XMP {_listed(cut.removed)}: removed, as the picture was turned")
-    return packet
 
 
 def _fit_places(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
@@ -153,76 +123,6 @@ def _fit_exif(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
         notes += more
         return replace(metadata, exif=shrunk)
     return replace(metadata, exif=exif)
-
-
-def _fit_xmp(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
-    packet, extended = metadata.xmp, metadata.xmp_extended
-    if packet is None:
-        return metadata
-    try:
-        packet, extended = _true_xmp(packet, extended, target, notes)
-    except ValueError:
-        notes.append(_UNPARSED)
-        if extended and not target.carries(Block.XMP_EXTENSION):
-            notes.append("the extension of the XMP was not kept")
-            extended = None
-    if len(packet) > target.format.most(Block.XMP):
-        packet, extended = _parted_xmp(packet, extended, target, notes)
-    if not packet and _UNPARSED in notes:
-        notes.remove(_UNPARSED)
-    return replace(metadata, xmp=packet or None, xmp_extended=extended)
-
-
-def _true_xmp(
-    packet: bytes, extended: bytes | None, target: Target, notes: list[str]
-) -> tuple[bytes, bytes | None]:
-    """Return both parts of the XMP made true; one part, where the format has no other."""
-    packet, removed, false = _true_part(packet, target)
-    if extended:
-        rest, more, more_false = _true_part(extended, target)
-        removed, false = removed + more, false + more_false
-        if xmp.is_empty(rest):
-            packet, extended = xmp.without_reference(packet), None
-        elif not target.carries(Block.XMP_EXTENSION):
-            packet, extended = xmp.with_extension(packet, rest), None
-        else:
-            packet, extended = xmp.referring(packet, guid_of(rest)), rest
-    if removed:
-        notes.append(
-            f"XMP {_listed(removed)}: removed, as it is about parts that are not in this file"
-        )
-    if false:
-        notes.append(f"XMP {_listed(false)}: removed, as upres cannot enlarge it with the picture")
-    return packet, extended
-
-
-def _true_part(packet: bytes, target: Target) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
-    """Return a packet made true, and what was cut out: of lost parts, and what cannot be true."""
-    lost = xmp.without_lost_parts(packet)
-    false = xmp.without_unscalable(lost.xmp)
-    resized = xmp.resized(false.xmp, width=target.width, height=target.height)
-    return resized, lost.removed, false.removed
-
-
-def _parted_xmp(
-    packet: bytes, extended: bytes | None, target: Target, notes: list[str]
-) -> tuple[bytes, bytes | None]:
-    """Return XMP that is too large for one place of the target in two parts."""
-    packet = xmp.unwrapped(packet)
-    if len(packet) <= target.format.most(Block.XMP):
-        return packet, extended
-    try:
-        whole = xmp.with_extension(packet, extended) if extended else packet
-        xmp.is_empty(whole)
-        has_parts = target.carries(Block.XMP_EXTENSION)
-    except ValueError:
-        has_parts = False
-    if not has_parts:
-        size, name = in_words(len(packet)), target.format.title
-        notes.append(f"the XMP of {size} is too large for {name}, and was not kept")
-        return b"", None
-    extended = xmp.extension_of(whole)
-    return xmp.reference(guid_of(extended)), extended
 
 
 def _fit_colours(metadata: Metadata, target: Target, notes: list[str]) -> Metadata:
@@ -336,17 +236,11 @@ def _note_chunks(chunks: Iterable[png_chunks.Chunk], name: str, notes: list[str]
         body.partition(b"\0")[0].decode("latin-1") for k, body in chunks if k in png_chunks.TEXTS
     ]
     if keywords:
-        notes.append(f"PNG text {_listed(dict.fromkeys(keywords))}: {name} has no place for it")
+        notes.append(f"PNG text {listed(dict.fromkeys(keywords))}: {name} has no place for it")
     said_by_profile = ("cICP", "sRGB", "gAMA", "cHRM")
     others = [kind for kind, _ in chunks if kind not in (*png_chunks.TEXTS, *said_by_profile)]
     if others:
-        notes.append(f"PNG chunk {_listed(others)}: {name} has no place for it")
-
-
-def _listed(names: Iterable[str], most: int = 200) -> str:
-    names = list(names)
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+        notes.append(f"PNG chunk {listed(others)}: {name} has no place for it")
 
 
 def _decoded(comment: bytes) -> str:

@@ -2,7 +2,8 @@
 
 Sources: Adobe XMP Specification parts 1 to 3; Android Ultra HDR and Motion Photo formats; Google's
 GDepth, GImage, GAudio, GPano and Dynamic Depth; MWG Guidelines 2.0; Camera Raw settings of XMP.
-What outlines parts of the picture is `pipeline.pictures.xmp_regions`.
+What outlines parts of the picture is in `pipeline.pictures.xmp_regions`, and a packet in two parts
+in `pipeline.pictures.xmp_extension`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from pipeline.pictures.xmp_packet import (
     RDF,
     edited,
     parsed,
-    root_of,
-    self_contained,
     statements,
 )
 from pipeline.pictures.xmp_regions import ACDSEE, MWG, OF_OTHERS, regions
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 _TIFF = "http://ns.adobe.com/tiff/1.0/"
 _EXIF = "http://ns.adobe.com/exif/1.0/"
 _XMP = "http://ns.adobe.com/xap/1.0/"
-_NOTE = "http://ns.adobe.com/xmp/note/"
 _CAMERA = "http://ns.google.com/photos/1.0/camera/"
 _PANO = "http://ns.google.com/photos/1.0/panorama/"
 _DIMENSIONS = (
@@ -110,7 +108,7 @@ def without_lost_parts(xmp: bytes) -> Cut:
     Raises:
         ValueError: if the packet cannot be parsed.
     """
-    return _cut(xmp, _is_of_lost_part)
+    return cut(xmp, _is_of_lost_part)
 
 
 def without_regions(xmp: bytes) -> Cut:
@@ -128,7 +126,7 @@ def without_regions(xmp: bytes) -> Cut:
         return name in _UNTURNABLE or name[0] == _PANO
 
     unread = [r.element for r in regions(data, elements) if r.unit is None or r.points is None]
-    return _cut(xmp, is_gone, places=[(element.start, element.stop) for element in unread])
+    return cut(xmp, is_gone, places=[(element.start, element.stop) for element in unread])
 
 
 def without_unscalable(xmp: bytes) -> Cut:
@@ -140,7 +138,7 @@ def without_unscalable(xmp: bytes) -> Cut:
     data, elements = parsed(xmp)
     unread = [r.element for r in regions(data, elements) if r.enlarged(1) is None]
     places = [(element.start, element.stop) for element in unread]
-    return _cut(xmp, lambda name: name in _UNSCALABLE, places=places)
+    return cut(xmp, lambda name: name in _UNSCALABLE, places=places)
 
 
 def turned(xmp: bytes, turn: int, *, width: int, height: int) -> bytes:
@@ -215,82 +213,6 @@ def resized(xmp: bytes, *, width: int, height: int) -> bytes:
     return edited(xmp, data, edits)
 
 
-def with_extension(xmp: bytes, extended: bytes) -> bytes:
-    """Return one packet of a standard and an extended one.
-
-    Raises:
-        ValueError: if one of them cannot be parsed.
-    """
-    data, elements = parsed(_cut(xmp, _is_reference).xmp)
-    more, others = parsed(extended)
-    root, other_root = root_of(elements), root_of(others)
-    children = [e for e in others if e.outer is other_root]
-    added = b"\n".join(self_contained(more, child, other_root.scope) for child in children)
-    if data[root.inner - 2 : root.inner] == b"/>":
-        raise ValueError("the packet says nothing that could be extended")
-    return data[: root.inner_end] + added + b"\n" + data[root.inner_end :]
-
-
-def referring(xmp: bytes, guid: bytes) -> bytes:
-    """Return the packet with its reference to an extension renamed.
-
-    Raises:
-        ValueError: if the packet cannot be parsed, or has no reference.
-    """
-    data, elements = parsed(xmp)
-    edits = [(*span, guid) for name, span, _ in statements(elements) if _is_reference(name)]
-    if not edits:
-        raise ValueError("the packet refers to no extension")
-    return edited(xmp, data, edits)
-
-
-def without_reference(xmp: bytes) -> bytes:
-    """Return the packet without its reference to an extension.
-
-    Raises:
-        ValueError: if the packet cannot be parsed.
-    """
-    return _cut(xmp, _is_reference).xmp
-
-
-def reference(guid: bytes) -> bytes:
-    """Return a packet that says nothing but the name of its extension."""
-    return (
-        b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="' + RDF.encode() + b'">'
-        b'<rdf:Description rdf:about="" xmlns:xmpNote="' + _NOTE.encode() + b'" '
-        b'xmpNote:HasExtendedXMP="' + guid + b'"/></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-    )
-
-
-def is_empty(xmp: bytes) -> bool:
-    """Return whether a packet states nothing.
-
-    Raises:
-        ValueError: if it cannot be parsed.
-    """
-    _, elements = parsed(xmp)
-    about = (RDF, "about")
-    frame = {(RDF, "RDF"), (RDF, "Description"), ("adobe:ns:meta/", "xmpmeta")}
-    return all(
-        e.name in frame
-        and (e.name != (RDF, "Description") or all(a.name == about for a in e.attributes))
-        for e in elements
-    )
-
-
-def unwrapped(xmp: bytes) -> bytes:
-    """Return the packet without the padding at its end, which only serves editing in place."""
-    xmp = xmp.rstrip(b"\0 \r\n\t")
-    end = xmp.rfind(b"<?xpacket end=")
-    return xmp if end < 0 else xmp[:end].rstrip(b" \r\n\t") + b"\n" + xmp[end:]
-
-
-def extension_of(xmp: bytes) -> bytes:
-    """Return what an extension holds of a whole packet: the same without its wrapper."""
-    return re.sub(rb"<\?xpacket[^>]*\?>", b"", xmp).strip(b"\0 \r\n\t")
-
-
 def _is_of_lost_part(name: Name) -> bool:
     return (
         name[0].startswith(_OF_LOST_PARTS)
@@ -299,11 +221,7 @@ def _is_of_lost_part(name: Name) -> bool:
     )
 
 
-def _is_reference(name: Name) -> bool:
-    return name == (_NOTE, "HasExtendedXMP")
-
-
-def _cut(
+def cut(
     xmp: bytes, is_gone: Callable[[Name], bool], *, places: Iterable[tuple[int, int]] = ()
 ) -> Cut:
     """Return the packet without the elements and attributes whose names are gone.

@@ -14,9 +14,6 @@ from pipeline.degradation.presets import PRESETS
 from pipeline.errors import RecipeError
 from pipeline.tables import nearest
 
-PREPARE = "prepare"
-"""Name of the table of a recipe that says how its dataset is prepared."""
-
 COMMON = ("name", "scale", "channels", "seed")
 """Keys that preparing and training have in common."""
 

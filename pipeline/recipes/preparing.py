@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.constants import PREPARE
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import RecipeError
-from pipeline.recipes.files import COMMON, PREPARE, read_recipe
+from pipeline.recipes.files import COMMON, read_recipe
 from pipeline.recipes.training import TrainRecipe
 from pipeline.tables import checked, pair, refuse_unknown, require_least, require_one_of, toml_lines
 

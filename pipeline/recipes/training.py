@@ -6,9 +6,10 @@ import math
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pipeline.constants import PREPARE
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import RecipeError
-from pipeline.recipes.files import PREPARE, read_recipe
+from pipeline.recipes.files import read_recipe
 from pipeline.tables import checked, nearest, require_least, require_one_of, toml_lines
 
 if TYPE_CHECKING:

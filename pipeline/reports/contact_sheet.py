@@ -1,4 +1,4 @@
-"""Contact sheets: patches beside their LR versions, and how textured all of them are, as a PNG.
+"""Contact sheets: patches next to their LR versions, and how textured all of them are, as a PNG.
 
 Here belongs how a sheet looks; which patches it shows is up to the caller. Curves of a training
 are drawn by `pipeline.training.records`, the only other home of matplotlib.
@@ -147,8 +147,8 @@ def _layout(examples: Sequence[Example]) -> _Layout:
 def _paste(examples: Sequence[Example], sheet: Pixels, layout: _Layout) -> None:
     """Put the pictures on a sheet ``(y, x, 3)``, pixel by pixel.
 
-    By matplotlib, which resamples all that it draws, the pictures took two thirds of the time that
-    preparing a small dataset takes.
+    With matplotlib, which resamples everything it draws, the pictures took two thirds of the time
+    of preparing a small dataset.
     """
     rows, cols = layout.cell_px
     for row, example in enumerate(examples):

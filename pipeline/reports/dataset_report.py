@@ -116,8 +116,8 @@ def luma_variances(sums: NDArray[np.int64], *, pixels: int) -> NDArray[np.float6
     """Return the variance of luma of patches ``(n,)`` in squared levels, of their moments.
 
     `sums` ``(n, c, 2)`` are sums and sums of squares of `pixels` values a channel. Exact for grey.
-    Of RGB, whose channels' covariances moments do not tell, it is the least upper bound, met where
-    the channels vary together: ``std(luma) <= sum(weight * std(channel))``.
+    For RGB it is the least upper bound, as moments do not give the covariances of channels. It is
+    exact where the channels vary together: ``std(luma) <= sum(weight * std(channel))``.
     """
     means = sums / pixels
     variances = np.maximum(means[..., 1] - means[..., 0] ** 2, 0.0)

@@ -1,7 +1,7 @@
 """Pages: what the HTML files that upres writes have in common.
 
-Here belongs the template engine and how text from outside is made harmless. What a page tells, and
-in which order, belongs to the module that writes it; how all of them look stands in
+Here belongs the template engine and how text from outside is made harmless. What a page says, and
+in which order, belongs to the module that writes it. How all pages look is in
 ``templates/page.css``.
 """
 

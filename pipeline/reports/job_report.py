@@ -1,7 +1,7 @@
 """The report: one page that shows what a job did, how well, and what failed.
 
-Here belongs what a report says of a job and in which order; how a picture is made small is in
-`preview`, what a cell of a map says in `tilemap`, and how all of it looks in the template. The
+Here belongs what a report says of a job and in which order. How a picture is made small is in
+`portraits`, what a cell of a map says in `tile_maps`, and how all of it looks in the template. The
 page is one file that loads nothing: it can be mailed, or opened years later.
 """
 
@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from pipeline.compute.status import JobStatus, read_status
+from pipeline.compute.threads import in_threads
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
 from pipeline.jobs.choice import Chosen, chosen_models
@@ -32,7 +31,7 @@ from pipeline.storage.ledger import DONE, INGESTED, ItemCount, ItemRow, Ledger
 from pipeline.storage.own_files import check_own, is_report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from pipeline.jobs.job import Job
@@ -42,7 +41,7 @@ MAX_LINES = 5_000
 MAX_FAILURES = 500
 MAX_NOTES = 500
 
-_NOT_BEGUN = "Not upscaled yet; the same `upres upscale` continues."
+_NOT_BEGUN = "Not upscaled yet; repeat `upres upscale` to continue."
 _BOXES = ((190.0, 440.0), (400.0, 210.0))
 """Rows and columns, in CSS pixels, for overview and tile map each: stacked, or side by side."""
 
@@ -106,7 +105,7 @@ class TileMap:
 
 @dataclass(frozen=True, slots=True)
 class Portrait:
-    """One item in pictures; what could not be made is None, and `reasons` tell why."""
+    """One item in pictures; what could not be made is None, and `reasons` say why."""
 
     line: ItemLine
     scale: int = 1
@@ -137,7 +136,7 @@ def write_report(job: Job) -> Path:
     check_own(job.report_path, is_report)
     ledger = job.open_ledger_to_read()
     try:
-        with _one_thread():
+        with in_threads(1):
             page = render("report.html", _facts(job, ledger), filters=_FILTERS)
     finally:
         ledger.close()
@@ -147,27 +146,12 @@ def write_report(job: Job) -> Path:
 
 def portraits_of(job: Job, *, most: int) -> list[Portrait]:
     """Return the items most worth a look in pictures: all, or the `most` worst scored."""
-    with closing(job.open_ledger_to_read()) as ledger, _one_thread():
+    with closing(job.open_ledger_to_read()) as ledger, in_threads(1):
         scores = {found.item: found for found in read_scores(ledger)}
         status, chosen = read_status(job.folder, ledger), chosen_models(ledger)
         lines = _item_lines(status, ledger.items(), scores, chosen)
         shown = _most_telling([line for line in lines if line.row.state == INGESTED], most)
         return _portraits(job, ledger, shown, scores)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread.
-
-    The crops are small: on a busy machine threads wait for each other thirty times longer than
-    one of them computes.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
@@ -263,7 +247,7 @@ def _portraits(
         row = line.row
         done = ledger.tiles_of(row, DONE)
         scored = scored_tiles(scores[row.item]) if row.item in scores else {}
-        # In this order: a tile that is to be done again may have a score of its earlier pixels.
+        # The state comes first: a tile that is pending again may still have an earlier score.
         known = {t: scored.get(t) or TileState(t, UNSCORED, Figures()) for t in done}
         why = reasons[row.stack].get(row.chunk, "")
         own = {0: why} if row.stack and why else reasons[row.item]

@@ -1,6 +1,6 @@
-"""What is told of one night on a job: counts, speed, gain, what is left, what needs a look.
+"""What is reported of one night on a job: counts, speed, gain, what is left, what needs a look.
 
-Values alone; how they are shown, and where, is the caller's.
+These are values; the caller decides how and where they are shown.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 MOST_PICTURES = 3
 MOST_PICTURE_BYTES = 1_000_000
-"""Of all pictures of a night together, as text: what shows them keeps them in its database."""
+"""Limit for all pictures of one night together, as text: the page keeps them in its database."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speed:
-    """What upscaling wrote, and how long that took."""
+    """What upscaling wrote, and in how many seconds."""
 
     units: int = 0
     megapixels: float = 0.0
     seconds: float = 0.0
 
     def __add__(self, other: Speed) -> Speed:
-        """Return what both came to, one after the other."""
+        """Return the sum of both, one after the other."""
         return Speed(
             units=self.units + other.units,
             megapixels=self.megapixels + other.megapixels,
@@ -74,9 +74,9 @@ class BeforeAfter:
 
 
 def nights_left(result: JobResult, speed: Speed) -> int | None:
-    """Return how many more nights like this one what is left will take; None where unknown.
+    """Return how many more nights like this one are needed; None where unknown.
 
-    By units where there are planned ones, or else by files that were read.
+    This is computed from pending units, or from unread files where no unit is pending.
     """
     if not result.out_of_time:
         return 0

@@ -37,7 +37,7 @@ _PICTURES = 24
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreviewResult:
-    """A contact sheet that was drawn, and of how many pictures a few are on it."""
+    """A contact sheet that was drawn, and the number of pictures of its source."""
 
     path: Path
     pictures: int

@@ -1,7 +1,7 @@
 """Previews: what the report shows of a picture, in 8 bits and in bounded memory.
 
 Here belongs reducing a picture to a thumbnail, choosing the crop that is worth looking at, and
-turning pixels into `data:` URIs. What is written beside them does not.
+turning pixels into `data:` URIs. The text next to them does not.
 """
 
 from __future__ import annotations

@@ -79,8 +79,8 @@ class TileState:
     @property
     def words(self) -> str:
         """Return all that is known of the tile in one line."""
-        told = f": {self.reason}" if self.reason else ""
-        return f"tile {self.tile}, {describe(self.figures) or self.state + told}"
+        reason = f": {self.reason}" if self.reason else ""
+        return f"tile {self.tile}, {describe(self.figures) or self.state + reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,19 +1,17 @@
 """A trial: some crops of one picture by every model that could upscale it, on one page.
 
-So that the choice can be made by eye, before a night is spent on it. What is shown of a picture and
-how it is cropped is told here; how the page looks, in its template.
+So a person can choose by eye, before spending a night on it. Here belongs what is shown of a
+picture and how it is cropped; how the page looks is in its template.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from models.reach import reach_px
 from models.registry import shipped
@@ -25,6 +23,7 @@ from pipeline.compute.inference import (
     resolve_precision,
     to_unit_range,
 )
+from pipeline.compute.threads import in_threads
 from pipeline.errors import SourceError, UsageError
 from pipeline.geometry import Rect, Span, cuts
 from pipeline.jobs.wear import verdict
@@ -61,7 +60,7 @@ class TryRequest:
     out: Path | None = None
     scale: int = SCALES[0]
     models: tuple[str, ...] = ()
-    """Beside those of upres."""
+    """Further models, besides those of upres."""
     device: str = "auto"
 
     @property
@@ -92,17 +91,6 @@ class Trial:
         }
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute in one thread: the crops are small, and threads wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """One crop by one model, as a picture inside the page."""
@@ -126,7 +114,7 @@ def try_models(request: TryRequest) -> Trial:
     worn, because = verdict(traces(data, picture.metadata.format, picture.pixels))
     auto = _auto(request.scale, worn=worn)
     windows = crops(picture.pixels, side=CROP_SR_PX // request.scale)
-    with _one_thread():
+    with in_threads(1):
         models = _models(request)
         looks = _looks(picture.pixels, windows, models, device=resolve_device(request.device))
     names = tuple(model.spec.name for model in models)
@@ -150,7 +138,7 @@ def crops(pixels: NDArray[Any], *, side: int) -> list[Rect]:
     detail[:-1] += np.abs(np.diff(grey, axis=0))
     detail[:, :-1] += np.abs(np.diff(grey, axis=1))
     height, width = grey.shape
-    # Levels off, so that one hard edge does not outweigh fine texture.
+    # Bounded, so that one hard edge does not outweigh fine texture.
     detail = np.sqrt(np.nan_to_num(detail, nan=0.0, posinf=0.0))
     windows = [Rect(r, c) for r in _beside(height, side) for c in _beside(width, side)]
     return sorted(windows, key=lambda w: -float(detail[w.index[1:]].mean()))[:CROPS]

@@ -36,7 +36,7 @@ def member_item(name: str, address: str, left_out: LeftOut) -> tuple[str, str | 
     if not escapes:
         return item_of("/".join(parts)), None
     why = (
-        f"is named {shown_path(name)} in {shown_path(address)}, wanted a path inside it; "
+        f"is named {shown_path(name)} in {shown_path(address)}, expected a path inside it; "
         "unpack it by hand"
     )
     return item_of("/".join([_REFUSED, *kept])), why

@@ -83,10 +83,10 @@ def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listi
     if names:
         check_encoding(names)
     if not src:
-        raise NoSourceError("the source is empty, wanted a file, folder or glob")
+        raise NoSourceError("the source is empty, expected a file, folder or glob")
     if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", src):
         raise NoSourceError(
-            f"{shown_path(src)} is a {scheme[0]} address, wanted a path; copy it into a local "
+            f"{shown_path(src)} is a {scheme[0]} address, expected a path; copy it into a local "
             "folder"
         )
     listing = _Lister(ZipNames(names), skip)
@@ -101,7 +101,7 @@ def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listi
     if not found:
         held = f" pictures ({listing.left_out})" if listing.left_out else " files"
         raise SourceError(
-            f"{shown_path(src)} holds no{held}, wanted at least one; is the path right, and "
+            f"{shown_path(src)} holds no{held}, expected at least one; is the path right, and "
             "mounted?"
         )
     unused = [
@@ -168,7 +168,7 @@ class _Lister:
         if is_glob(src):
             return self._matching(src)
         raise NoSourceError(
-            f"{shown_path(src)} does not exist, wanted a file, folder or glob; check the path"
+            f"{shown_path(src)} does not exist, expected a file, folder or glob; check the path"
         )
 
     def _single(self, path: Path) -> SourceFile:
@@ -197,7 +197,7 @@ class _Lister:
         base = Path(*parts[:fixed])
         if not base.is_dir():
             raise NoSourceError(
-                f"{shown_path(str(base))} is not a folder, wanted one that {shown_path(pattern)} "
+                f"{shown_path(str(base))} is not a folder, expected one that {shown_path(pattern)} "
                 "is in"
             )
         found = list(self._below(str(base), Pattern(parts[fixed:])))

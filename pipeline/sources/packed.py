@@ -112,7 +112,9 @@ def container_at(path: Path, head: bytes) -> Container | None:
     """
     name, found = path.name.lower(), packed(head)
     if found in ("a RAR archive", "a 7z archive", "zstd data"):
-        raise SourceError(f"is {found}, wanted a folder, zip or tar; unpack it and give the folder")
+        raise SourceError(
+            f"is {found}, expected a folder, zip or tar; unpack it and give the folder"
+        )
     if found == "a zip archive" or (name.endswith(_ZIP) and found != "a tar archive"):
         return Container(ZIP, path)
     if found == "a tar archive" or name.endswith(_TAR):
@@ -151,12 +153,12 @@ def _list_zip(path: Path, names: ZipNames) -> Iterator[Packed]:
 
 def _zip_refusal(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 0x1:
-        return "is encrypted inside its zip archive, wanted plain; unpack it with its password"
+        return "is encrypted inside its zip archive, expected plain; unpack it with its password"
     if stat.S_ISLNK(info.external_attr >> 16):
         return "is a symbolic link inside its archive; unpack it and give the folder"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
         return (
-            f"is compressed by zip method {info.compress_type}, wanted stored, deflate or bzip2; "
+            f"is compressed by zip method {info.compress_type}, expected stored, deflate or bzip2; "
             f"unpack it and give the folder"
         )
     return None

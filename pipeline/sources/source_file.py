@@ -59,14 +59,14 @@ class SourceFile:
             else:
                 remedy = "restore the file or ingest the source again"
             raise SourceError(
-                f"{self.item}: cannot be read from {shown_path(self.address)} ({words}), wanted "
+                f"{self.item}: cannot be read from {shown_path(self.address)} ({words}), expected "
                 f"{self.size_bytes} bytes; {remedy}"
             ) from error
 
     def _read_member(self, member: Member, max_member_bytes: int) -> bytes:
         if self.size_bytes > max_member_bytes:
             raise SourceError(
-                f"declares {self.size_bytes} bytes inside its archive, wanted at most "
+                f"declares {self.size_bytes} bytes inside its archive, expected at most "
                 f"{max_member_bytes}; unpack it and give the folder instead"
             )
         path = Path(self.address)

@@ -7,20 +7,18 @@ Zarr: it passes over every folder whose metadata is gone.
 
 from __future__ import annotations
 
-import shutil
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import zarr
 from zarr.storage import LocalStore, StorePath
 
 from pipeline.errors import ArchiveError, UnreadableError
-from pipeline.geometry import Rect, cuts
 from pipeline.storage.disk import fsync, sync_tree
 from pipeline.storage.image import StoredImage
-from pipeline.storage.item_folders import is_claimed, is_item, is_unfinished, item_folders
-from pipeline.storage.item_paths import item_of, item_path, name_of, outer_items
+from pipeline.storage.item_folders import is_claimed, is_item, item_folders
+from pipeline.storage.item_paths import item_path, name_of, outer_items
+from pipeline.storage.item_writing import mend_outer, remove_item, sync_metadata, write_pixels
 from pipeline.storage.stack import Stack
 from pipeline.storage.stack_index import Index, Member, index_of, locate, stack_ids, stamp_of
 from pipeline.storage.stack_kind import STACKS_FOLDER
@@ -32,7 +30,6 @@ from pipeline.storage.zarr_metadata import (
     PROVENANCE_KEY,
     describe,
     open_array,
-    read_metadata,
     read_provenance,
 )
 
@@ -202,7 +199,7 @@ class Archive:
     def create_stack(self, stack: str, kind: Kind, *, chunk_members: int, chunks: int) -> Stack:
         """Make a stack, deleting what was there, for chunks to come."""
         folder = self.path / STACKS_FOLDER
-        self._mend_outer(f"{STACKS_FOLDER}/")
+        mend_outer(self.path, f"{STACKS_FOLDER}/")
         made = self._group.require_group(STACKS_FOLDER)
         found = Stack.create(made, folder, stack, kind, chunk_members=chunk_members, chunks=chunks)
         for path in (folder / METADATA, folder, self.path):
@@ -266,7 +263,7 @@ class Archive:
                     f"{self.path}: {item!r} would be inside the item {outer!r}; rename one of them"
                 )
         self.delete(item)
-        self._mend_outer(item_path(item))
+        mend_outer(self.path, item_path(item))
         group = self._group.create_group(item_path(item))
         array = group.create_array(
             LEVEL,
@@ -279,14 +276,10 @@ class Archive:
             config={"write_empty_chunks": True},
         )
         if pixels is not None:
-            # Shard by shard: of a large picture no second copy is made.
-            for rows in cuts(shape[1], layout.shard_px[0]):
-                for cols in cuts(shape[2], layout.shard_px[1]):
-                    index = Rect(rows, cols).index
-                    array[index] = np.ascontiguousarray(pixels[index])
+            write_pixels(array, pixels, layout)
             sync_tree(self.path / item_path(item))
         group.update_attributes({"ome": describe(item), PROVENANCE_KEY: dict(provenance)})
-        self._sync_metadata(item_path(item))
+        sync_metadata(self.path, item_path(item))
         return StoredImage(item, array, provenance)
 
     def delete(self, item: str) -> None:
@@ -295,53 +288,13 @@ class Archive:
         Raises:
             ArchiveError: if it is not an item but a folder of items.
         """
-        path = item_path(item)
-        folder = self.path / path
-        if not folder.is_dir():
-            folder.unlink(missing_ok=True)
-            return
-        if not is_claimed(folder):
-            below = (p for p in item_folders(self.path, path) if p != path)
-            inner = next((p for p in sorted(below) if not is_unfinished(self.path / p)), None)
-            if inner is not None:
-                raise ArchiveError(
-                    f"{self.path}: the item {name_of(inner)!r} is inside {item!r}; "
-                    "rename one of them"
-                )
-        # Without its group file the item is gone for every reader before pixels vanish.
-        (folder / METADATA).unlink(missing_ok=True)
-        shutil.rmtree(folder)
+        remove_item(self.path, item)
 
     def delete_own(self, item: str) -> None:
         """Remove an item that is, or was to become, an image of its own; leave stacks alone."""
         folder = self.path / item_path(item)
         if folder.is_dir() and is_item(folder):
             self.delete(item)
-
-    def _mend_outer(self, path: str) -> None:
-        """Remove unreadable metadata of the folders around an item: Zarr writes them again."""
-        for outer in outer_items(path):
-            file = self.path / outer / METADATA
-            try:
-                kind = read_metadata(file.parent).get("node_type")
-            except UnreadableError:
-                raise
-            except ArchiveError:
-                file.unlink(missing_ok=True)
-                continue
-            if kind != "group":
-                raise ArchiveError(
-                    f"{self.path}: {item_of(path)!r} would be inside {outer!r}, which is "
-                    f"{kind!r}, expected a group; delete the folder {outer!r}"
-                )
-
-    def _sync_metadata(self, path: str) -> None:
-        """Make the metadata of one item durable, and the folders that lead to it."""
-        folder = self.path / path
-        outer = list(folder.parents)[: path.count("/") + 1]
-        level = folder / LEVEL
-        for synced in (level / METADATA, level, folder / METADATA, folder, *outer):
-            fsync(synced)
 
 
 def _no_archive(path: Path, error: Exception) -> str:

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import Any
 
 from models import registry
 from models.reach import reach_px
 from models.spec import ModelSpec
 from pipeline.compute.inference import load_model
+from pipeline.compute.threads import in_threads
 from pipeline.recipes.files import read_recipe
 from pipeline.recipes.preparing import load_prepare_recipe
 from pipeline.recipes.trainable import names_without_weights, train_command
 from pipeline.recipes.training import load_recipe
 from pipeline.training.networks import model_spec
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SHIPPED, RECIPE, NONE_NEEDED, FILE = "shipped", "recipe", "none needed", "file"
 """Where the weights of a model are: with upres, not there before its recipe has trained them, not
@@ -128,16 +123,5 @@ def _measured(
     )
     network = registry.build(spec)
     parameters = sum(p.numel() for p in network.parameters())
-    with _one_thread():
+    with in_threads(1):
         return reach_px(network, channels=channels), parameters
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch compute on one core: threads wait on each other for longer than probes take."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,11 +1,15 @@
-"""What the folder of a training holds, and whether a training may begin or go on there."""
+"""What the folder of a training holds, and whether a training may begin or go on there.
+
+The command line reads a request for a training, and this module with it, before it prints its
+help. So this imports nothing heavy: what a check needs, the check imports.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
-from pipeline.tables import is_utf8
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,6 +19,9 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 
 STATE, RECIPE = "state.safetensors", "recipe.toml"
 """What resuming needs, and the recipe as resolved."""
+
+METRICS, CURVES = "metrics.csv", "curves.png"
+"""The figures of every validation, and the same drawn."""
 
 CHECKPOINTS = "checkpoints"
 """Folder of the last few models, by their step."""
@@ -31,6 +38,8 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
     Raises:
         UsageError: if it holds one that is not to be resumed, or none that could be.
     """
+    from pipeline.tables import is_utf8
+
     if not is_utf8(str(out_dir)):
         raise UsageError(f"{str(out_dir)!r} is not UTF-8; name another folder")
     left = files_of_steps(out_dir)
@@ -47,4 +56,34 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
         raise UsageError(
             f"{out_dir} cannot be resumed: it holds no {STATE}; is --out right? Without --resume a "
             "training begins there"
+        )
+
+
+def check_own_files(out_dir: Path) -> None:
+    """Make sure that a new training replaces no file that none wrote, such as a recipe by hand.
+
+    Nor does it move in among pictures: these would count as its own from then on.
+
+    Raises:
+        UsageError: if there is one.
+    """
+    from pipeline.pictures.kinds import is_readable_name
+    from pipeline.recipes.training import load_recipe
+
+    names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
+    picture = next((n for n in names if is_readable_name(n) and n != CURVES), None)
+    if picture is not None:
+        raise UsageError(
+            f"{out_dir} holds pictures, such as {picture}; name a folder of its own with --out"
+        )
+    recipe = out_dir / RECIPE
+    try:
+        own = load_recipe(str(recipe), whole=True).to_toml() == recipe.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        own = False
+    name = next((n for n in (RECIPE, METRICS, CURVES) if os.path.lexists(out_dir / n)), None)
+    if name is not None and not own:
+        raise UsageError(
+            f"{out_dir / name} was not written by a training, which would replace it; name "
+            "another folder with --out"
         )

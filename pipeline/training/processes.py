@@ -16,7 +16,7 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.compute.machine import cores
+from pipeline.compute.threads import use_no_more_threads_than_cores
 from pipeline.errors import ClusterError, UpresError, UsageError
 from pipeline.training.batchnorm import share_statistics
 
@@ -86,7 +86,7 @@ def joined(device: str) -> Iterator[Processes]:
             )
         torch.cuda.set_device(chosen)
     if count == 1:
-        torch.set_num_threads(min(torch.get_num_threads(), cores()))
+        use_no_more_threads_than_cores()
         yield Processes(chosen)
         return
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

@@ -18,6 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.pictures.codecs.previews import encode_preview
 from pipeline.storage.atomic import write_atomic
+from pipeline.training.folder import CURVES, METRICS
 from pipeline.training.validation import psnr
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-METRICS, CURVES, SAMPLES, EVENTS = "metrics.csv", "curves.png", "samples", "events"
+SAMPLES, EVENTS = "samples", "events"
 PRETRAINING, ADVERSARIAL = "alone", "gan"
 """Stages, as the column `stage` has them: without and with a discriminator."""
 

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.dataset.loader import MEMORIES
+from pipeline.constants import MEMORIES, PREPARE
 from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import RecipeError, UsageError
-from pipeline.pictures.kinds import is_readable_name
-from pipeline.recipes.files import PREPARE, recipe_names
-from pipeline.recipes.preparing import load_prepare_recipe
-from pipeline.recipes.training import load_recipe
-from pipeline.sources.overlap import check_outside_source
-from pipeline.storage.dataset import Dataset, is_dataset
-from pipeline.tables import nearest
-from pipeline.training.folder import RECIPE, check_folder, files_of_steps
-from pipeline.training.records import CURVES, METRICS
+from pipeline.request_fields import needed, optional, same_as
+from pipeline.training.folder import RECIPE, check_folder, check_own_files, files_of_steps
 
 if TYPE_CHECKING:
     from pipeline.recipes.preparing import PrepareRecipe
@@ -32,29 +24,31 @@ _SHARED = ("scale", "channels")
 """Settings that say how pictures are prepared, too."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """A training, as it is asked for; nothing is read before its methods are called.
 
     A request that contradicts itself cannot be built; what contradicts the disk, `check` refuses.
     """
 
-    source: str = field(
-        metadata={"help": "Path of a dataset, or of pictures that are prepared into one first."}
-    )
-    out_dir: Path
-    recipe: str | None = None
-    """Name or file; None goes on with the recipe of the training in `out_dir`."""
-    settings: tuple[str, ...] = ()
+    src: str = needed("Path of a dataset, or of pictures that are prepared into one first.")
+    out_dir: Path = needed("Result folder.")  # noqa: RUF009 - it is a field.
+    recipe: str | None = optional(None, "What to train, and how.  [with --resume: as it was begun]")
+    settings: tuple[str, ...] = same_as(PrepareRequest, "settings")
     """``KEY=VALUE``, put over the recipe's values; ``prepare.KEY=VALUE`` over its table's."""
-    features: tuple[Path, ...] = ()
-    """Where features of ImageNet networks are, as `FeatureFiles.named` takes them."""
-    device: str = "auto"
-    readers: int = 1
-    """Processes that read patches, where these do not fit into memory."""
-    memory: str = "auto"
-    """Where patches are kept: one of `MEMORIES`."""
-    resume: bool = False
+    features: tuple[Path, ...] = optional(
+        (),
+        "Features of VGG19, VGG16 or AlexNet for losses and LPIPS: safetensors files, or "
+        "torchvision's own, which it may have to download.",
+    )
+    device: str = optional("auto", "Training device.")
+    readers: int = optional(1, "Processes that read patches which do not fit into memory.")
+    memory: str = optional(
+        "auto", "Where patches are kept; auto is the fastest place that holds them."
+    )
+    resume: bool = optional(
+        False, "Continue exactly where the training in the result folder stopped."
+    )
 
     def __post_init__(self) -> None:
         if self.readers < 0:
@@ -62,6 +56,8 @@ class TrainRequest:
                 f"--readers is {self.readers}, expected at least 0; leave it out for 1"
             )
         if self.memory not in MEMORIES:
+            from pipeline.tables import nearest
+
             raise UsageError(f"--memory is {self.memory!r}; {nearest(self.memory, MEMORIES)}")
 
     @property
@@ -81,7 +77,9 @@ class TrainRequest:
     @property
     def takes_dataset(self) -> bool:
         """Return whether the source is a dataset, so that nothing is prepared."""
-        return is_dataset(Path(self.source))
+        from pipeline.storage.dataset import is_dataset
+
+        return is_dataset(Path(self.src))
 
     @property
     def begins_after_all(self) -> bool:
@@ -96,14 +94,16 @@ class TrainRequest:
     @property
     def hr_px(self) -> tuple[int, int]:
         """Return rows and columns of the HR patches that a new training learns from."""
+        from pipeline.storage.dataset import Dataset
+
         if self.takes_dataset:
-            return Dataset.open(Path(self.source)).spec.hr_px
+            return Dataset.open(Path(self.src)).spec.hr_px
         return self._prepare_recipe().patch_px
 
     def preparing(self) -> PrepareRequest:
         """Return what prepares the pictures into the dataset that is trained on."""
         return PrepareRequest(
-            source=self.source,
+            src=self.src,
             dataset_dir=self.out_dir / PATCHES,
             recipe=self.recipe,
             settings=tuple(self.prepare_settings),
@@ -115,6 +115,9 @@ class TrainRequest:
         Raises:
             UsageError: if it does.
         """
+        from pipeline.sources.overlap import check_outside_source
+        from pipeline.storage.dataset import is_dataset
+
         for place in (self.out_dir, *self.out_dir.resolve().parents):
             if is_dataset(place):
                 raise UsageError(f"{place} is a dataset; name another folder with --out")
@@ -122,14 +125,14 @@ class TrainRequest:
         if self.takes_dataset:
             if preparing:
                 raise UsageError(
-                    f"--set {preparing[0]} is for pictures, and {self.source} is a dataset that "
+                    f"--set {preparing[0]} is for pictures, and {self.src} is a dataset that "
                     "was prepared already; leave it out, or name the pictures"
                 )
         elif not self.resume:
-            check_outside_source(self.out_dir.resolve(), src=self.source, what="dataset")
+            check_outside_source(self.out_dir.resolve(), src=self.src, what="dataset")
         check_folder(self.out_dir, resume=self.resume)
         if not self.resume:
-            _check_own_files(self.out_dir)
+            check_own_files(self.out_dir)
 
     def check_preparing(self, recipe: TrainRecipe) -> None:
         """Make sure that pictures can be prepared into what `recipe` trains on.
@@ -161,6 +164,9 @@ class TrainRequest:
             UsageError: if there is none, or the training was begun with another.
             RecipeError: if it cannot be.
         """
+        from pipeline.recipes.files import recipe_names
+        from pipeline.recipes.training import load_recipe
+
         if not self.resume:
             if self.recipe is None:
                 raise UsageError(f"--recipe is missing; recipes are {', '.join(recipe_names())}")
@@ -178,15 +184,21 @@ class TrainRequest:
 
     def kept_values(self, recipe: TrainRecipe) -> dict[str, Any]:
         """Return the values of `recipe`, by which it was begun, that differ in the named recipe."""
+        from pipeline.recipes.training import load_recipe
+
         if not self.resume or self.recipe is None:
             return {}
         named = load_recipe(self.recipe, settings=self.own_settings)
         return {k: v for k, v in asdict(recipe).items() if getattr(named, k) not in (v, "auto")}
 
     def _prepare_recipe(self) -> PrepareRecipe:
+        from pipeline.recipes.preparing import load_prepare_recipe
+
         return load_prepare_recipe(str(self.recipe), settings=self.prepare_settings)
 
     def _check_same_recipe(self, begun: TrainRecipe) -> None:
+        from pipeline.recipes.training import load_recipe
+
         if self.recipe is None:
             return
         named = load_recipe(self.recipe, settings=self.own_settings)
@@ -197,35 +209,10 @@ class TrainRequest:
             )
 
 
-def _check_own_files(out_dir: Path) -> None:
-    """Make sure that a new training replaces no file that none wrote, such as a recipe by hand.
-
-    Nor does it move in among pictures: these would count as its own from then on.
-
-    Raises:
-        UsageError: if there is one.
-    """
-    names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
-    picture = next((n for n in names if is_readable_name(n) and n != CURVES), None)
-    if picture is not None:
-        raise UsageError(
-            f"{out_dir} holds pictures, such as {picture}; name a folder of its own with --out"
-        )
-    recipe = out_dir / RECIPE
-    try:
-        own = load_recipe(str(recipe), whole=True).to_toml() == recipe.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        own = False
-    name = next((n for n in (RECIPE, METRICS, CURVES) if os.path.lexists(out_dir / n)), None)
-    if name is not None and not own:
-        raise UsageError(
-            f"{out_dir / name} was not written by a training, which would replace it; name "
-            "another folder with --out"
-        )
-
-
 def _check_unchanged(path: Path, recipe: TrainRecipe) -> None:
     """Refuse settings that would be written down, and yet come too late to change a weight."""
+    from pipeline.recipes.training import load_recipe
+
     begun = load_recipe(str(path))
     for key in ("initial", "optimiser"):
         was, now = getattr(begun, key), getattr(recipe, key)

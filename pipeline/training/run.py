@@ -30,7 +30,7 @@ from pipeline.training.session import TrainSettings, check_networks
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from pipeline.compute.cluster import Stop
+    from pipeline.compute.submission import Stop
     from pipeline.dataset.run import PrepareResult, WriteReport
     from pipeline.recipes.training import TrainRecipe
     from pipeline.training.request import TrainRequest
@@ -206,7 +206,7 @@ def _dataset(
         SourceError: if no patch can be made of the pictures.
     """
     if request.takes_dataset:
-        return Path(request.source), None
+        return Path(request.src), None
     if request.resume:
         return _own_patches(request), None
     rejected = 0
@@ -217,7 +217,7 @@ def _dataset(
         if stop.requested:
             raise KeyboardInterrupt
         listener.prepared(result)
-        _check_trains(request.source, result)
+        _check_trains(request.src, result)
         rejected = result.status.pictures.items["rejected"]
     processes.mean(0.0)  # The others wait here until the patches are there.
     return request.out_dir / PATCHES, rejected
@@ -255,7 +255,7 @@ def _own_patches(request: TrainRequest) -> Path:
     path = request.out_dir / PATCHES
     if not is_dataset(path):
         raise NoSourceError(
-            f"{request.source} is not a dataset, and {request.out_dir} has no {PATCHES} of its "
+            f"{request.src} is not a dataset, and {request.out_dir} has no {PATCHES} of its "
             "own; name the dataset that the training was begun with"
         )
     if request.prepare_settings:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from zarr.storage import LocalStore
 
-from pipeline.compute.cluster import on_every_worker
+from pipeline.compute.worker import on_every_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

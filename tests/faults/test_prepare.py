@@ -15,7 +15,7 @@ import pytest
 
 import pipeline.dataset.extract
 import pipeline.dataset.worker
-from pipeline.compute.cluster import on_every_worker
+from pipeline.compute.worker import on_every_worker
 from pipeline.dataset.prepare import Preparation
 from pipeline.storage.dataset import HR, Dataset
 

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.storage.archive
+import pipeline.storage.item_writing
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.adopt import adopt_archive
@@ -223,7 +224,7 @@ def test_the_metadata_of_a_new_item_is_on_the_disk_before_any_pixel_is(
         name = str(path.relative_to(archive.path))
         synced[name] = path.read_bytes() if path.is_file() else b""
 
-    monkeypatch.setattr(pipeline.storage.archive, "fsync", record)
+    monkeypatch.setattr(pipeline.storage.item_writing, "fsync", record)
     archive.create(
         "b/a",
         shape=(1, 6, 6),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import pipeline.compute.inference
-from pipeline.compute.cluster import on_every_worker
+from pipeline.compute.worker import on_every_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +21,12 @@ from flows import upscale as flow_of_upscaling
 from flows.cli import main
 from flows.commands.jobs import upscale as command
 from flows.endings import IncompleteError
+from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import UsageError
 from pipeline.jobs.job import open_job
-from pipeline.jobs.request import UpscaleRequest
+from pipeline.jobs.request import IngestRequest, RerunRequest, ScoreRequest, UpscaleRequest
+from pipeline.request_fields import help_of, is_needed
+from pipeline.training.request import TrainRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,10 +108,17 @@ OF_OTHERS = {
 PLACES = {
     "rerun": {"job_dir": Path("job")},
     "score": {"job_dir": Path("job")},
-    "prepare": {"source": "photos", "dataset_dir": Path("dataset")},
-    "train": {"source": "photos", "out_dir": Path("out")},
+    "prepare": {"src": "photos", "dataset_dir": Path("dataset")},
+    "train": {"src": "photos", "out_dir": Path("out")},
 }
-RENAMED = {"check": "read_back", "src": "source"}
+REQUESTS: dict[str, type[Any]] = {
+    "upscale": UpscaleRequest,
+    "nightly": UpscaleRequest,
+    "rerun": RerunRequest,
+    "score": ScoreRequest,
+    "prepare": PrepareRequest,
+    "train": TrainRequest,
+}
 
 
 class RequestSeen(Exception):  # noqa: N818 - it is none
@@ -147,7 +158,7 @@ def words_of(asked: dict[str, Any], command: click.Command = command) -> list[st
     """Return the words of the command line that ask for the same."""
     words = []
     for parameter in command.params:
-        name = RENAMED.get(str(parameter.name), parameter.name)
+        name = parameter.name
         if not isinstance(parameter, click.Option) or name not in asked:
             continue
         values = asked[name] if parameter.multiple else [asked[name]]
@@ -242,14 +253,13 @@ def test_every_option_of_the_other_commands_means_the_same_in_their_flows(
     (tmp_path / "features").mkdir()
     monkeypatch.chdir(tmp_path)
     places, command = PLACES[name], main.commands[name]
-    words = [places.get("source"), *(p for key, p in places.items() if key != "source")]
+    words = list(places.values())
     if name == "train":
         words = ["photos", "--out", "out"]
-    words = [word for word in words if word is not None]
     typed = other_request_of(lambda: upres(name, *words, *words_of(asked, command)))
     flowed = other_request_of(lambda: flow(name, **places, **asked))
-    assert typed == flowed
-    assert type(typed) is type(flowed)
+    assert typed == flowed == REQUESTS[name](**places, **asked)
+    assert type(typed) is type(flowed) is REQUESTS[name]
     assert (flowed != other_request_of(lambda: flow(name, **places))) == bool(asked)
 
 
@@ -257,9 +267,37 @@ def test_every_option_of_the_other_commands_means_the_same_in_their_flows(
 def test_the_other_commands_and_their_flows_have_the_same_options(name: str) -> None:
     parameters = set(inspect.signature(FLOWS[name].fn).parameters)
     assert parameters == {*PLACES[name], *OF_OTHERS[name]}
-    of_command = {RENAMED.get(str(p.name), p.name) for p in main.commands[name].params}
+    assert {field.name for field in fields(REQUESTS[name])} == parameters
+    of_command = {parameter.name for parameter in main.commands[name].params}
     # What a command prints is no matter of its flow, and a preview is for a person at a terminal.
     assert of_command - {"as_json", "preview"} == parameters
+
+
+@pytest.mark.parametrize("name", ["ingest", "upscale", *OF_OTHERS])
+def test_defaults_and_help_texts_of_a_command_are_those_of_its_request(name: str) -> None:
+    request = REQUESTS.get(name, IngestRequest)
+    options = {p.name: p for p in main.commands[name].params if isinstance(p, click.Option)}
+    shared = [field for field in fields(request) if field.name in options]
+    assert shared
+    for field in shared:
+        option = options[field.name]
+        assert option.help == help_of(request, field.name)
+        assert option.required is is_needed(field)
+        assert is_needed(field) or option.default == field.default
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_defaults_and_help_texts_of_a_flow_are_those_of_its_request(name: str) -> None:
+    request, schema = REQUESTS[name], parameter_schema(FLOWS[name].fn)
+    parameters = inspect.signature(FLOWS[name].fn).parameters
+    for field in fields(request):
+        default = inspect.Parameter.empty if is_needed(field) else field.default
+        assert parameters[field.name].default == default
+        told, said = (
+            re.sub(r"--[a-z-]+|[a-z_]+", "", text).split()
+            for text in (schema.properties[field.name]["description"], help_of(request, field.name))
+        )
+        assert told == said, "but for the names of options, which are fields in a form"
 
 
 @pytest.mark.parametrize("name", FLOWS)

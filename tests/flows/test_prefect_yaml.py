@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from flows.services.deployments import ENTRYPOINTS
-from pipeline.jobs.request import WorkersRequest
+from pipeline.compute.request import WorkersRequest
 
 if TYPE_CHECKING:
     from tests.conftest import Command

@@ -93,7 +93,7 @@ def test_a_real_failure_is_the_first_line_however_many_others_there_are(
     assert said.code == 3
     lines = [line for line in said.err.splitlines() if not line.startswith("ingest:")]
     assert lines[0].startswith("  zz.png: PictureError: chunk")
-    assert lines[1].startswith("  a0.gif: UnsupportedError: the file is a GIF, wanted JPEG")
+    assert lines[1].startswith("  a0.gif: UnsupportedError: the file is a GIF, expected JPEG")
     assert lines[1].endswith("(and 24 more like this)")
     assert lines[2:] == [LEFT_OUT]
 

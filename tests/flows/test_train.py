@@ -17,7 +17,7 @@ import pytest
 
 from flows.terminal import options
 from models import checkpoint
-from pipeline.compute.cluster import Stop
+from pipeline.compute.submission import Stop
 from pipeline.recipes.files import RECIPES_DIR, recipe_names
 from pipeline.storage.locks import hold
 
@@ -423,7 +423,7 @@ def test_a_recipe_that_cannot_be_is_told_before_pictures_are_prepared(
 @pytest.mark.parametrize(
     ("fault", "code", "told"),
     [
-        (KeyboardInterrupt(), 130, "interrupted; the same command, with --resume if a step was"),
+        (KeyboardInterrupt(), 130, "interrupted; repeat the command, with --resume if a step was"),
         (OSError(28, "No space left on device", "out/metrics.csv"), 1, "'out/metrics.csv'; fix"),
     ],
 )

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from models.registry import DISCRIMINATORS
+from pipeline.compute.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,10 +27,8 @@ DENSE = ("srgan", "dcgan")
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with in_threads(1):
+        yield
 
 
 def discriminator(name: str, *, patch_px: int = 32, **arguments: Any) -> nn.Module:

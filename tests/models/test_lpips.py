@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from models.interpolation import enlarge, reduce
 from models.lpips import Lpips, alexnet, heads_file, load_lpips, read_heads
 from models.vgg import Features, vgg
+from pipeline.compute.threads import in_threads
 from pipeline.pictures.files import read_picture
 
 if TYPE_CHECKING:
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with in_threads(1):
+        yield
 
 
 @cache

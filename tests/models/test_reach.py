@@ -12,6 +12,7 @@ from models import registry
 from models.checkpoint import load
 from models.reach import reach_px
 from models.span import Span
+from pipeline.compute.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,10 +51,8 @@ def convolutions(kernel: int, count: int, *between: nn.Module) -> nn.Module:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with in_threads(1):
+        yield
 
 
 def span(features: int) -> nn.Module:

@@ -15,6 +15,7 @@ from models.reach import reach_px
 from models.span import Span
 from models.tile_independent import evenly
 from pipeline.compute.inference import Inference
+from pipeline.compute.threads import in_threads
 from tests.examples import examples
 
 if TYPE_CHECKING:
@@ -47,11 +48,9 @@ ENGINES = {
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Compute on one thread, as each worker of many does, or on as many as a test asks for."""
-    before = torch.get_num_threads()
     wanted = getattr(request, "param", 1)
-    torch.set_num_threads(wanted)
-    yield wanted
-    torch.set_num_threads(before)
+    with in_threads(wanted):
+        yield wanted
 
 
 def picture(height: int, width: int, dtype: str = "float32") -> NDArray[Any]:

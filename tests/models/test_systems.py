@@ -17,6 +17,7 @@ from models.registry import BUILDERS, build
 from models.spec import ModelSpec
 from models.tile_independent import in_pairs
 from pipeline.compute.inference import Inference
+from pipeline.compute.threads import in_threads
 from tests.examples import pairs
 
 if TYPE_CHECKING:
@@ -92,11 +93,9 @@ def picture(channels: int, height: int, width: int) -> NDArray[Any]:
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Compute on one thread, as each worker of many does, or on as many as a test asks for."""
-    before = torch.get_num_threads()
     wanted = getattr(request, "param", 1)
-    torch.set_num_threads(wanted)
-    yield wanted
-    torch.set_num_threads(before)
+    with in_threads(wanted):
+        yield wanted
 
 
 # --- shape, size, learning -----------------------------------------------------------------------

@@ -21,6 +21,7 @@ from models.vgg import (
     load_vgg,
     vgg,
 )
+from pipeline.compute.threads import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +31,8 @@ VGG19 = "vgg19_features_q8_caffe.safetensors"
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with in_threads(1):
+        yield
 
 
 def feature_file(name: str) -> Path:

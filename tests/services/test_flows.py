@@ -92,12 +92,12 @@ def test_every_flow_runs_to_its_end_and_shows_what_it_came_to(
         again = flow(**job, return_state=True)
         assert told_by_server(api, again)[:2] == ("COMPLETED", "Completed")
     made = prepare_dataset(
-        source=str(tmp_path / "hr"), dataset_dir=tmp_path / "dataset", recipe="span-x2",
+        src=str(tmp_path / "hr"), dataset_dir=tmp_path / "dataset", recipe="span-x2",
         settings=("patch_hr_px=64",), cluster=asked["cluster"], return_state=True,
     )  # fmt: skip
     assert told_by_server(api, made)[0] == "COMPLETED", made.message
     trained = train_model(
-        source=str(tmp_path / "dataset"), out_dir=tmp_path / "out", recipe="span-x2",
+        src=str(tmp_path / "dataset"), out_dir=tmp_path / "out", recipe="span-x2",
         settings=("steps=2",), device="cpu", readers=0, return_state=True,
     )  # fmt: skip
     assert told_by_server(api, trained)[0] == "COMPLETED", trained.message

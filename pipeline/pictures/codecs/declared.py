@@ -15,10 +15,10 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         PictureError: then.
     """
     if width < 1 or height < 1:
-        raise PictureError(f"declares {width} x {height} pixels, wanted at least 1 x 1")
+        raise PictureError(f"declares {width} x {height} pixels, expected at least 1 x 1")
     if width * height > max_pixels:
         raise PictureError(
-            f"declares {width} x {height} pixels, wanted at most {max_pixels} in all; "
+            f"declares {width} x {height} pixels, expected at most {max_pixels} in all; "
             f"cut the picture, or raise the bound if the file is trusted"
         )
 

@@ -33,7 +33,7 @@ def read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     with _open_jpeg(data) as image:
         check_size(*image.size, max_pixels)
         if image.mode not in ("L", "RGB"):
-            raise PictureError(f"colours are {image.mode}, wanted grey or RGB; convert to RGB")
+            raise PictureError(f"colours are {image.mode}, expected grey or RGB; convert to RGB")
         try:
             samples = np.asarray(image)
         except OSError:

@@ -32,7 +32,7 @@ def recompress(
     if len(pixels) not in (1, 3) or not 1 <= quality <= 100:
         raise PictureError(
             f"pixels have {len(pixels)} channels at quality {quality}, "
-            f"wanted 1 or 3 at quality 1 to 100; drop alpha first"
+            f"expected 1 or 3 at quality 1 to 100; drop alpha first"
         )
     if format == "jpeg":
         data = imagecodecs.jpeg8_encode(channels_last(pixels), level=quality, subsampling="420")

@@ -35,12 +35,12 @@ def read_png(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     width, height, depth, colour = struct.unpack_from(">IIBB", chunks[b"IHDR"])
     check_size(width, height, max_pixels)
     if b"IDAT" not in chunks:
-        raise PictureError("holds no pixels (no IDAT chunk), wanted some; the file is damaged")
+        raise PictureError("holds no pixels (no IDAT chunk), expected some; the file is damaged")
     if b"acTL" in chunks and (frames := int.from_bytes(chunks[b"acTL"][:4], "big")) > 1:
-        raise PictureError(f"holds {frames} frames, wanted one; export the frames as files")
+        raise PictureError(f"holds {frames} frames, expected one; export the frames as files")
     pixels = channels_first(_png_samples(chunks, bare))
     if pixels.shape[1:] != (height, width):
-        raise PictureError(f"decodes to {pixels.shape}, wanted {height} rows {width} columns")
+        raise PictureError(f"decodes to {pixels.shape}, expected {height} rows {width} columns")
     mode = _PNG_MODES[colour]
     if depth == 16:
         mode = "I;16" if colour == 0 else f"{mode};16"
@@ -145,7 +145,7 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
         if kind[:1].isupper() and kind not in _PNG_CRITICAL:
             raise PictureError(f"holds the unknown critical chunk {kind!r}; save it as a plain PNG")
         if not chunks and kind != b"IHDR":
-            raise PictureError(f"the first chunk is {kind!r}, wanted IHDR; the file is damaged")
+            raise PictureError(f"the first chunk is {kind!r}, expected IHDR; the file is damaged")
         body = data[at + 8 : end] if kind != b"IDAT" else b""
         chunks.setdefault(kind, body)
         if kind == b"tRNS" and chunks[b"IHDR"][9] in (0, 2):

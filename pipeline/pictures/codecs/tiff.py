@@ -90,7 +90,7 @@ def _only_page(file: tifffile.TiffFile) -> tifffile.TiffPage:
     if file.is_imagej:
         count = max(count, int((file.imagej_metadata or {}).get("images", 1)))
     if count != 1:
-        raise PictureError(f"holds {count} pages, wanted one; save the pages as files")
+        raise PictureError(f"holds {count} pages, expected one; save the pages as files")
     return full[0]
 
 
@@ -99,22 +99,22 @@ def _check_kind(page: tifffile.TiffPage) -> None:
     colour, bits = int(page.photometric), page.bitspersample
     if colour not in (_GREY_INVERTED, _GREY, _RGB, _PALETTE, _YCBCR):
         met = _COLOURS.get(colour, f"photometric {colour}")
-        raise PictureError(f"colours are {met}, wanted grey, RGB or palette; convert to RGB")
+        raise PictureError(f"colours are {met}, expected grey, RGB or palette; convert to RGB")
     if page.compression not in _TIFF_COMPRESSIONS:
         compression = getattr(page.compression, "name", page.compression)
         raise PictureError(
-            f"compression is {compression}, wanted LZW, Deflate or the like; save it with one"
+            f"compression is {compression}, expected LZW, Deflate or the like; save it with one"
         )
     if colour == _YCBCR and page.compression != _JPEG_IN_TIFF:
         raise PictureError("colours are YCbCr without JPEG compression; convert to RGB")
     if page.imagedepth != 1:
-        raise PictureError(f"is a volume of {page.imagedepth} slices, wanted one picture")
+        raise PictureError(f"is a volume of {page.imagedepth} slices, expected one picture")
     kind = (bits, int(page.sampleformat))
     small = bits == 1 or (bits in (2, 4) and colour == _PALETTE)
     if not (kind in ((8, 1), (16, 1), (32, 3)) or (small and kind[1] == 1)):
         names = {1: "unsigned", 2: "signed", 3: "floating point"}
         raise PictureError(
-            f"samples are {bits}-bit {names.get(kind[1], 'of an unknown kind')}, wanted 1, 8 or "
+            f"samples are {bits}-bit {names.get(kind[1], 'of an unknown kind')}, expected 1, 8 or "
             f"16-bit unsigned or 32-bit floating point"
         )
 
@@ -129,14 +129,14 @@ def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, ND
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     if colour == _GREY_INVERTED:
         if pixels.dtype == np.float32:
-            raise PictureError("floating point grey counts from white, wanted from black")
+            raise PictureError("floating point grey counts from white, expected from black")
         pixels = WHITE[pixels.dtype.name] - pixels
     base = 1 if colour in (_GREY_INVERTED, _GREY) else 3
     alpha = [int(kind) for kind in page.extrasamples]
     if len(pixels) - base != len(alpha) or alpha not in ([], [_PREMULTIPLIED], [_STRAIGHT]):
         raise PictureError(
             f"has {len(pixels)} channels whose meaning is not stated (extra samples {alpha}), "
-            f"wanted {base}, or {base + 1} with alpha; drop the others"
+            f"expected {base}, or {base + 1} with alpha; drop the others"
         )
     if alpha == [_PREMULTIPLIED]:
         pixels = _straighten(pixels)
@@ -150,7 +150,7 @@ def _resolve(pixels: NDArray[Any], page: tifffile.TiffPage) -> tuple[str, NDArra
     alpha = [int(kind) for kind in page.extrasamples]
     if len(pixels) != 1 + len(alpha) or alpha not in ([], [_STRAIGHT]):
         raise PictureError(
-            f"has a palette and {len(pixels) - 1} other channels (extra samples {alpha}), wanted "
+            f"has a palette and {len(pixels) - 1} other channels (extra samples {alpha}), expected "
             f"at most one of straight alpha; drop the others"
         )
     # Indices of one bit come as truth values, which would select instead.
@@ -173,7 +173,7 @@ def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
     excess = float((pixels[:-1].astype(np.float64) - alpha).max())
     if excess > top / 32:
         raise PictureError(
-            f"colours exceed their alpha by up to {excess:g}, wanted none above it, as the file "
+            f"colours exceed their alpha by up to {excess:g}, expected none above it, as the file "
             f"says that they are premultiplied; save it with straight alpha"
         )
     colours = pixels[:-1] * share

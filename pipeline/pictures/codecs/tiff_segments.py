@@ -48,7 +48,7 @@ def decode_segments(page: TiffPage, data: bytes, max_pixels: int) -> NDArray[Any
         ("fill order", page.fillorder, (1, 2)),
     ):
         if value not in known:
-            raise PictureError(f"its {name} is {value!r}, wanted 1 or 2; the file is damaged")
+            raise PictureError(f"its {name} is {value!r}, expected 1 or 2; the file is damaged")
     _check_places(page, data, max_pixels)
     if page.is_contiguous:
         return page.asarray(maxworkers=1)
@@ -81,7 +81,7 @@ def _check_places(page: TiffPage, data: bytes, max_pixels: int) -> None:
     if empty := sum(1 for offset, size in places if offset == 0 or size == 0):
         raise PictureError(
             f"holds no data for {empty} of its {len(places)} strips or tiles (a sparse file, such "
-            f"as GDAL writes), wanted all of them; write it again in full, with SPARSE_OK=FALSE"
+            f"as GDAL writes), expected all of them; write it again in full, with SPARSE_OK=FALSE"
         )
     for offset, size in places:
         if offset < 8 or size < 1 or offset + size > len(data):
@@ -91,7 +91,7 @@ def _check_places(page: TiffPage, data: bytes, max_pixels: int) -> None:
             )
     if page.is_contiguous and (declared := sum(page.databytecounts)) < page.nbytes:
         raise PictureError(
-            f"holds {declared} bytes of pixels, wanted {page.nbytes}; it is truncated or damaged"
+            f"holds {declared} bytes of pixels, expected {page.nbytes}; it is truncated or damaged"
         )
 
 
@@ -118,7 +118,7 @@ class _Segment:
         depth, height, width, count = pixels.shape
         if depth != 1 or height < rows or width < least or count != samples.shape[4]:
             raise PictureError(
-                f"holds {width} x {height} pixels of {count} samples, wanted {shape[2]} x {rows} "
+                f"holds {width} x {height} pixels of {count} samples, expected {shape[2]} x {rows} "
                 f"of {samples.shape[4]}; the file is damaged"
             )
         place = samples[plane, 0, top : top + rows, left : left + columns]
@@ -168,12 +168,12 @@ class _Segment:
             fits = frame.width == columns and rows <= frame.height <= most
         if not fits:
             raise PictureError(
-                f"its JPEG is {frame.width} x {frame.height} pixels, wanted {shape[2]} x "
+                f"its JPEG is {frame.width} x {frame.height} pixels, expected {shape[2]} x "
                 f"{shape[1]}; the file is damaged"
             )
         if len(frame.sampling) != shape[3]:
             raise PictureError(
-                f"its JPEG has {len(frame.sampling)} components, wanted {shape[3]}; the file is "
+                f"its JPEG has {len(frame.sampling)} components, expected {shape[3]}; the file is "
                 f"damaged"
             )
 

@@ -26,12 +26,12 @@ def read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     """Read the one frame, lossy or not, at the size of its own bitstream."""
     chunks = _webp_chunks(data)
     if b"ANMF" in chunks or b"ANIM" in chunks:
-        raise PictureError("is an animation, wanted one frame; export the frames as files")
+        raise PictureError("is an animation, expected one frame; export the frames as files")
     width, height = _webp_size(chunks)
     check_size(width, height, max_pixels)
     pixels = channels_first(imagecodecs.webp_decode(data))
     if pixels.shape[1:] != (height, width):
-        raise PictureError(f"decodes to {pixels.shape}, wanted {height} rows {width} columns")
+        raise PictureError(f"decodes to {pixels.shape}, expected {height} rows {width} columns")
     exif = filled(chunks.get(b"EXIF"))
     metadata = Metadata(
         format="webp",
@@ -81,7 +81,7 @@ def _webp_size(chunks: dict[bytes, bytes]) -> tuple[int, int]:
     if b"VP8 " in chunks:
         width, height = struct.unpack_from("<HH", chunks[b"VP8 "], 6)
         return width & 0x3FFF, height & 0x3FFF
-    raise PictureError("holds no VP8 or VP8L chunk, wanted one; the file is damaged")
+    raise PictureError("holds no VP8 or VP8L chunk, expected one; the file is damaged")
 
 
 def write_webp(picture: Picture, quality: int) -> bytes:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.core import ParameterSource
 
 from flows.cli import main
-from pipeline.compute.cluster import ClusterSettings
 from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import SourceError, UsageError
 
@@ -23,7 +22,7 @@ WORDS = (
     "--prune", "--check", "--unchecked", "--time-limit", "60",
 )  # fmt: skip
 REQUEST = {
-    "source": "photos",
+    "src": "photos",
     "dataset_dir": Path("set"),
     "recipe": "mine.toml",
     "settings": ("seed=2", "count=3"),
@@ -54,17 +53,17 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[PrepareRequest]:
 
 
 @pytest.mark.parametrize(
-    ("words", "cluster"),
+    ("words", "where"),
     [
-        (("--workers", "3"), ClusterSettings(workers=3)),
-        (("--cluster", "tcp://gpu:8786"), ClusterSettings(address="tcp://gpu:8786")),
+        (("--workers", "3"), {"workers": 3}),
+        (("--cluster", "tcp://gpu:8786"), {"cluster": "tcp://gpu:8786"}),
     ],
 )
 def test_every_option_of_prepare_is_in_the_request(
-    words: tuple[str, ...], cluster: ClusterSettings, requests: list[PrepareRequest], upres: Command
+    words: tuple[str, ...], where: dict[str, Any], requests: list[PrepareRequest], upres: Command
 ) -> None:
     assert upres("prepare", *WORDS, *words).code == 1
-    assert requests == [PrepareRequest(**REQUEST, cluster=cluster)]
+    assert requests == [PrepareRequest(**REQUEST, **where)]
 
 
 def test_no_option_of_prepare_and_no_field_of_the_request_is_forgotten_here() -> None:
@@ -75,8 +74,8 @@ def test_no_option_of_prepare_and_no_field_of_the_request_is_forgotten_here() ->
         said = ParameterSource.COMMANDLINE
         seen |= {p.name for p in command.params if context.get_parameter_source(p.name) is said}
     assert seen == {p.name for p in command.params}
-    assert {f.name for f in fields(PrepareRequest)} == {*REQUEST, "cluster"}
-    usual = PrepareRequest(source="", dataset_dir=Path())
+    assert {f.name for f in fields(PrepareRequest)} == {*REQUEST, "cluster", "workers"}
+    usual = PrepareRequest(src="", dataset_dir=Path())
     assert [name for name, value in REQUEST.items() if getattr(usual, name) == value] == []
 
 
@@ -85,7 +84,7 @@ def test_without_options_a_request_has_its_own_defaults(
 ) -> None:
     for words in ((), ("--preview",)):
         assert upres("prepare", "photos", "set", *words).code == 1
-    assert requests == [PrepareRequest(source="photos", dataset_dir=Path("set"))] * 2
+    assert requests == [PrepareRequest(src="photos", dataset_dir=Path("set"))] * 2
 
 
 @pytest.mark.parametrize(
@@ -101,4 +100,4 @@ def test_without_options_a_request_has_its_own_defaults(
 )
 def test_a_request_that_cannot_be_is_not_made(values: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        PrepareRequest(source="photos", dataset_dir=Path("set"), **values).check()
+        PrepareRequest(src="photos", dataset_dir=Path("set"), **values).check()

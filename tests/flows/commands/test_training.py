@@ -23,7 +23,7 @@ WORDS = (
     "--readers", "0", "--memory", "disk", "--resume",
 )  # fmt: skip
 REQUEST = {
-    "source": "photos",
+    "src": "photos",
     "out_dir": Path("run"),
     "recipe": "mine.toml",
     "settings": ("scale=2", "steps=9", "prepare.count=3"),
@@ -64,7 +64,7 @@ def test_no_option_of_train_and_no_field_of_the_request_is_forgotten_here() -> N
     seen = {p.name for p in command.params if context.get_parameter_source(p.name) is said}
     assert seen | ELSEWHERE == {p.name for p in command.params}
     assert {f.name for f in fields(TrainRequest)} == REQUEST.keys()
-    usual = TrainRequest(source="", out_dir=Path())
+    usual = TrainRequest(src="", out_dir=Path())
     assert [name for name, value in REQUEST.items() if getattr(usual, name) == value] == []
 
 
@@ -72,14 +72,14 @@ def test_without_options_a_request_has_its_own_defaults(
     requests: list[TrainRequest], upres: Command
 ) -> None:
     assert upres("train", "photos", "--out", "run").code == 1
-    assert requests == [TrainRequest(source="photos", out_dir=Path("run"))]
+    assert requests == [TrainRequest(src="photos", out_dir=Path("run"))]
 
 
 def test_what_a_training_asks_of_preparing_is_a_request_too() -> None:
     request = TrainRequest(**REQUEST)
     assert request.own_settings == ["scale=2", "steps=9"]
     assert request.preparing() == PrepareRequest(
-        source="photos",
+        src="photos",
         dataset_dir=Path("run/patches"),
         recipe="mine.toml",
         settings=("scale=2", "count=3"),
@@ -92,4 +92,4 @@ def test_what_a_training_asks_of_preparing_is_a_request_too() -> None:
 )
 def test_a_request_that_cannot_be_is_not_made(values: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        TrainRequest(source="photos", out_dir=Path("run"), **values)
+        TrainRequest(src="photos", out_dir=Path("run"), **values)

@@ -8,7 +8,7 @@ from pipeline.compute.outcomes import Failure
 
 def strange(number: int, words: str = "the file is a GIF") -> Failure:
     item = f"a{number:04}.gif"
-    return Failure(item, None, "UnsupportedError", f"{item}: {words}, wanted JPEG")
+    return Failure(item, None, "UnsupportedError", f"{item}: {words}, expected JPEG")
 
 
 def test_failed_tiles_come_first_then_damaged_pictures_then_the_rest() -> None:
@@ -18,8 +18,8 @@ def test_failed_tiles_come_first_then_damaged_pictures_then_the_rest() -> None:
     assert lines == [
         "z.png tile 7: NotFiniteError: returned NaN",
         "y.png: PictureError: damaged PNG",
-        "a0001.gif: UnsupportedError: the file is a GIF, wanted JPEG",
-        "a0002.gif: UnsupportedError: the file is a GIF, wanted JPEG",
+        "a0001.gif: UnsupportedError: the file is a GIF, expected JPEG",
+        "a0002.gif: UnsupportedError: the file is a GIF, expected JPEG",
     ]
 
 
@@ -31,7 +31,7 @@ def test_many_failures_for_one_reason_share_a_line() -> None:
     ]
     assert failure_lines([*many, *damaged]) == [
         "z0.png: PictureError: damaged PNG of 0 bytes (and 3 more like this)",
-        "a0000.gif: UnsupportedError: the file is a GIF, wanted JPEG (and 312 more like this)",
+        "a0000.gif: UnsupportedError: the file is a GIF, expected JPEG (and 312 more like this)",
     ]
 
 
@@ -39,7 +39,7 @@ def test_the_failures_of_a_disk_share_a_line_however_few_they_are() -> None:
     full = [Failure(f"{n}.png", None, "DiskError", "out is full") for n in range(2)]
     assert failure_lines([*full, strange(1)]) == [
         "0.png: DiskError: out is full (and 1 more like this)",
-        "a0001.gif: UnsupportedError: the file is a GIF, wanted JPEG",
+        "a0001.gif: UnsupportedError: the file is a GIF, expected JPEG",
     ]
 
 

@@ -20,6 +20,7 @@ from models.span import Span
 from models.spec import ModelSpec
 from pipeline.compute.backends import OpenVinoBackend, resolve_backend
 from pipeline.compute.inference import Inference, load_model, resolve_precision
+from pipeline.compute.threads import in_threads
 from pipeline.errors import ModelError, NotFiniteError, UsageError
 from pipeline.geometry import Rect
 from pipeline.geometry import Span as Pixels
@@ -80,11 +81,9 @@ def engine(model: str, backend: str, precision: str) -> Inference:
 
 @pytest.fixture(autouse=True)
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = torch.get_num_threads()
     wanted = getattr(request, "param", 1)
-    torch.set_num_threads(wanted)
-    yield wanted
-    torch.set_num_threads(before)
+    with in_threads(wanted):
+        yield wanted
 
 
 def picture(height: int, width: int, *batch: int) -> NDArray[np.float32]:

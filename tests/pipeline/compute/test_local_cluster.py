@@ -11,15 +11,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from pipeline.compute.cluster import (
-    Client,
-    ClusterSettings,
-    address_of,
-    connect,
-    submit_windowed,
-    workers_of,
-)
+from pipeline.compute.cluster import Client, ClusterSettings, address_of, connect, workers_of
 from pipeline.compute.local_cluster import key_of
+from pipeline.compute.submission import submit_windowed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,6 +10,7 @@ import pytest
 import torch
 from skimage import data
 
+from pipeline.compute.threads import in_threads
 from pipeline.degradation.apply import degrade_patches
 from pipeline.degradation.batch import degrade_batch
 from pipeline.degradation.chain import Degradation
@@ -27,10 +28,8 @@ ANY_BLUR = {"op": "blur", "sigma": [0.3, 3], "sigma_y": [0.3, 3], "angle": [-180
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Compute on one thread: on tensors this small, several spend their time waiting."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with in_threads(1):
+        yield
 
 
 def chain(*steps: dict, scale: int = 4) -> Degradation:

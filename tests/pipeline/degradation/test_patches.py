@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pytest
 import torch
@@ -14,15 +11,13 @@ from hypothesis import strategies as st
 from skimage import data
 
 from models.interpolation import reduce
+from pipeline.compute.threads import in_threads
 from pipeline.degradation.apply import degrade_bicubic, degrade_patches
 from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
 from pipeline.errors import PictureError, RecipeError
 from pipeline.pictures.codecs.lossy import recompress
 from tests.examples import examples
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 NAMES = sorted(PRESETS)
 RESIZE = {"op": "resize"}
@@ -47,24 +42,14 @@ def flat(level: int, *, count: int = 1, side: int = 48, channels: int = 3) -> np
     return np.full((count, channels, side, side), level, dtype=np.uint8)
 
 
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_patch_is_degraded_alike_alone_and_anywhere_in_a_batch(name: str) -> None:
     hr, seeds = photographs(64), np.random.default_rng(1).integers(0, 2**63, 64)
     degradation = preset(name)
-    with torch_threads(2):
+    with in_threads(2):
         whole = degrade_patches(hr, seeds, degradation, scale=4)
     order = np.random.default_rng(2).permutation(64)
-    with torch_threads(1):
+    with in_threads(1):
         shuffled = degrade_patches(hr[order], seeds[order], degradation, scale=4)
         np.testing.assert_array_equal(shuffled, whole[order])
         for i in (0, 7, 8, 63):
@@ -77,7 +62,7 @@ def test_large_patches_do_not_depend_on_the_number_of_threads(name: str) -> None
     hr = photographs(3, side=252)
     one, two = [], []
     for threads, results in ((1, one), (2, two)):
-        with torch_threads(threads):
+        with in_threads(threads):
             results.append(degrade_patches(hr, [1, 2, 3], preset(name, scale=3), scale=3))
     np.testing.assert_array_equal(one[0], two[0])
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pipeline.compute.request import WorkersRequest
 from pipeline.constants import DEFAULT_LIMIT_S, DEFAULT_MODEL, DEFAULT_TILE_PX
 from pipeline.errors import NoSourceError, UsageError
 from pipeline.jobs.request import (
@@ -15,10 +16,9 @@ from pipeline.jobs.request import (
     RerunRequest,
     ScoreRequest,
     UpscaleRequest,
-    WorkersRequest,
-    help_of,
 )
 from pipeline.jobs.run import Upscaling
+from pipeline.request_fields import help_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -404,7 +404,7 @@ def bombs() -> dict[str, bytes]:
 
 @pytest.mark.parametrize("name", bombs())
 def test_a_declared_size_above_the_bound_is_refused_before_decoding(name: str) -> None:
-    with pytest.raises(PictureError, match="wanted at most 200000000 in all"):
+    with pytest.raises(PictureError, match="expected at most 200000000 in all"):
         read_picture(bombs()[name], name=name, max_pixels=200_000_000)
 
 
@@ -567,7 +567,7 @@ def test_a_disk_that_is_full_is_told_with_the_file(
 
 def test_pixels_of_another_shape_or_type_cannot_become_a_picture() -> None:
     for wrong in (np.zeros((4, 4), np.uint8), np.zeros((5, 4, 4), np.uint8), np.zeros((1, 2, 2))):
-        with pytest.raises(PictureError, match="wanted"):
+        with pytest.raises(PictureError, match="expected"):
             picture(wrong)
 
 

@@ -66,7 +66,7 @@ def test_a_declared_range_becomes_0_to_1_and_is_undone_in_the_output(
 
 @pytest.mark.parametrize("factor", [255, 8, 65535])
 def test_values_beyond_that_nobody_declares_are_refused(factor: int) -> None:
-    with pytest.raises(PictureError, match=r"values go from .* wanted 0 to 1 .*none is declared"):
+    with pytest.raises(PictureError, match=r"values go from .* expected 0 to 1 .*none is declared"):
         decode_picture(tiff(UNIT * factor), name="a.tif")
 
 

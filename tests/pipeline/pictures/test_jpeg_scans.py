@@ -64,5 +64,5 @@ def test_a_file_without_a_frame_is_refused() -> None:
 
 def test_twelve_bits_are_called_so() -> None:
     file = imagecodecs.jpeg8_encode(COLOURS.astype(np.uint16) * 16, bitspersample=12)
-    with pytest.raises(PictureError, match="samples are 12-bit, wanted 8"):
+    with pytest.raises(PictureError, match="samples are 12-bit, expected 8"):
         decode_picture(file, name="a.jpg")

@@ -130,7 +130,7 @@ def test_what_could_hold_a_picture_fails_by_the_name_of_its_kind(
     found = verdict(name, head)
     assert not found.why
     assert words in found.unread
-    assert ", wanted JPEG, PNG" in found.unread
+    assert ", expected JPEG, PNG" in found.unread
     assert "; " in found.unread
 
 

@@ -35,7 +35,7 @@ def saved(format: str) -> bytes:
     ],
 )
 def test_pictures_of_other_formats_are_named(format: str, words: str) -> None:
-    with pytest.raises(PictureError, match=rf"^a\.x: the file is {words}.*wanted JPEG, PNG"):
+    with pytest.raises(PictureError, match=rf"^a\.x: the file is {words}.*expected JPEG, PNG"):
         decode_picture(saved(format), name="a.x")
 
 

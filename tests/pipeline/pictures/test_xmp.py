@@ -182,20 +182,6 @@ def test_resolutions_across_and_down_change_places_with_the_sides() -> None:
     assert xmp.turned(said("100/1", "7"), 3, width=4, height=3) == said("100/1", "7")
 
 
-def test_an_extension_becomes_part_of_the_packet_with_its_namespaces() -> None:
-    note = ' xmlns:xmpNote="http://ns.adobe.com/xmp/note/" xmpNote:HasExtendedXMP="AB"'
-    other = (
-        '<x:xmpmeta xmlns:x="adobe:ns:meta/"><r:RDF xmlns:p="urn:p" '
-        'xmlns:r="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-        '<r:Description r:about=""><p:a>1</p:a></r:Description></r:RDF></x:xmpmeta>'
-    )
-    whole = xmp.with_extension(packet(DC + note), other.encode())
-    assert b"HasExtendedXMP" not in whole
-    assert xmp.resized(whole, width=1, height=1) == whole, "still well-formed"
-    assert b'<r:Description xmlns:x="adobe:ns:meta/" xmlns:p="urn:p"' in whole
-    assert b"<p:a>1</p:a>" in whole
-
-
 BOMB = (
     b'<!DOCTYPE a [<!ENTITY b "cccccccccc"><!ENTITY d "&b;&b;&b;&b;">]>'
     b"<x:xmpmeta xmlns:x='adobe:ns:meta/'>&d;</x:xmpmeta>"

@@ -214,7 +214,7 @@ def test_members_that_point_outside_are_listed_and_refuse_to_be_read(
     assert len(files) == 3
     (item,) = set(files) - {"a.png", "etc/a.png"}
     assert item.startswith("_refused/")
-    with pytest.raises(SourceError, match="wanted a path inside it"):
+    with pytest.raises(SourceError, match="expected a path inside it"):
         files[item].read()
     assert files["a.png"].read() == files["etc/a.png"].read() == b"good"
 
@@ -275,7 +275,7 @@ def test_a_member_above_the_bound_is_not_unpacked(tmp_path: Path) -> None:
         file = next(file for file in list_source(str(path)) if file.item == "b/c.png")
         assert file.read(max_member_bytes=6) == b"second"
         with pytest.raises(
-            SourceError, match="declares 6 bytes inside its archive, wanted at most 5"
+            SourceError, match="declares 6 bytes inside its archive, expected at most 5"
         ):
             file.read(max_member_bytes=5)
 
@@ -456,7 +456,7 @@ def test_an_archive_of_another_kind_is_refused_by_its_name(
     tmp_path: Path, name: str, data: bytes, words: str
 ) -> None:
     (tmp_path / name).write_bytes(data + bytes(40))
-    with pytest.raises(SourceError, match=f"{words}, wanted .*; unpack it and give the folder"):
+    with pytest.raises(SourceError, match=f"{words}, expected .*; unpack it and give the folder"):
         list_source(str(tmp_path / name))
 
 
@@ -519,7 +519,7 @@ def test_a_file_that_is_named_as_the_source_is_never_left_out(tmp_path: Path) ->
     for name, data in (("a.txt", b"words"), ("Thumbs.db", b"1\0"), (".hidden.png", b"2")):
         (tmp_path / name).write_bytes(data)
         assert items(tmp_path / name) == [name]
-    with pytest.raises(UnsupportedError, match=r"a\.txt: the file is text, wanted JPEG"):
+    with pytest.raises(UnsupportedError, match=r"a\.txt: the file is text, expected JPEG"):
         only(tmp_path / "a.txt").read()
 
 

@@ -142,10 +142,10 @@ def one_jpeg(pixels: Any, **options: Any) -> bytes:
 @pytest.mark.parametrize(
     ("name", "shape", "wanted"),
     [
-        ("jpeg tiles", (16, 96), "its JPEG is 96 x 16 pixels, wanted 48 x 32"),
-        ("jpeg tiles", (48, 32), "its JPEG is 32 x 48 pixels, wanted 48 x 32"),
-        ("jpeg strips", (64, 60), "its JPEG is 60 x 64 pixels, wanted 120 x 32"),
-        ("jpeg strips", (31, 120), "its JPEG is 120 x 31 pixels, wanted 120 x 32"),
+        ("jpeg tiles", (16, 96), "its JPEG is 96 x 16 pixels, expected 48 x 32"),
+        ("jpeg tiles", (48, 32), "its JPEG is 32 x 48 pixels, expected 48 x 32"),
+        ("jpeg strips", (64, 60), "its JPEG is 60 x 64 pixels, expected 120 x 32"),
+        ("jpeg strips", (31, 120), "its JPEG is 120 x 31 pixels, expected 120 x 32"),
     ],
 )
 def test_a_jpeg_of_another_size_than_its_place_is_refused(
@@ -162,14 +162,18 @@ def test_a_jpeg_far_higher_than_the_picture_is_refused_before_decoding() -> None
     many_rows = bytearray(replaced(data, 0, bytes(high)))
     tag = many_rows.index(struct.pack("<H", 278), 8)
     struct.pack_into("<HII", many_rows, tag + 2, 4, 1, 2**32 - 1)
-    assert "its JPEG is 120 x 65500 pixels, wanted 120 x 100" in refusal(bytes(many_rows))
+    assert "its JPEG is 120 x 65500 pixels, expected 120 x 100" in refusal(bytes(many_rows))
 
 
 def test_a_jpeg_of_another_number_of_components_is_refused() -> None:
     grey = one_jpeg(COLOURS[:32, :48, 0])
-    assert "its JPEG has 1 components, wanted 3" in refusal(replaced(FILES["jpeg tiles"], 0, grey))
+    assert "its JPEG has 1 components, expected 3" in refusal(
+        replaced(FILES["jpeg tiles"], 0, grey)
+    )
     colour = one_jpeg(COLOURS[:32, :48], photometric="ycbcr")
-    assert "its JPEG has 3 components, wanted 1" in refusal(replaced(FILES["jpeg grey"], 0, colour))
+    assert "its JPEG has 3 components, expected 1" in refusal(
+        replaced(FILES["jpeg grey"], 0, colour)
+    )
 
 
 def test_a_tile_at_the_edge_is_not_stretched_over_a_place_of_another_shape() -> None:
@@ -183,10 +187,10 @@ def test_tags_whose_values_are_bytes_leave_no_pixels_undefined() -> None:
     data = bytearray(tiff(COLOURS, compression="jpeg", photometric="ycbcr", **TILES))
     at = data.index(struct.pack("<HHI", 284, 3, 1))
     struct.pack_into("<H", data, at + 2, 1)  # PlanarConfiguration of type BYTE.
-    assert "its planar configuration is b'\\x01', wanted 1 or 2" in refusal(bytes(data))
+    assert "its planar configuration is b'\\x01', expected 1 or 2" in refusal(bytes(data))
 
 
 def test_fewer_bytes_than_pixels_are_not_filled_up_from_the_rest_of_the_file() -> None:
     data = tiff(COLOURS, photometric="rgb")
     cut = patched(data, 0, size=1000) + bytes(COLOURS.nbytes)
-    assert "holds 1000 bytes of pixels, wanted 36000" in refusal(cut)
+    assert "holds 1000 bytes of pixels, expected 36000" in refusal(cut)

@@ -1,0 +1,58 @@
+"""What every request to compute something has in common: where the work runs, and how long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.constants import DEFAULT_LIMIT_S
+from pipeline.request_fields import optional
+
+if TYPE_CHECKING:
+    from pipeline.compute.cluster import ClusterSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersRequest:
+    """Where the work runs."""
+
+    cluster: str = optional(
+        "local", "Where to run: workers on this machine, or the address of a Dask scheduler."
+    )
+    workers: int | None = optional(
+        None, "Worker processes of a local cluster.  [default: one per core, at most 8]"
+    )
+
+    def cluster_settings(self, *, device: str | None = None) -> ClusterSettings:
+        """Return the workers asked for; a network on `device` gets one for each of its GPUs.
+
+        Raises:
+            UsageError: if the options contradict each other, or there is no such device.
+        """
+        from pipeline.compute.cluster import ClusterSettings
+        from pipeline.compute.inference import gpus_of
+
+        gpus = 0 if device is None else gpus_of(device)
+        # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
+        address = self.cluster or WorkersRequest.cluster
+        return ClusterSettings(address=address, workers=self.workers, gpus=gpus)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitedWorkersRequest(WorkersRequest):
+    """Where the work runs, and how long each unit of it may take."""
+
+    limit_s: float = optional(
+        DEFAULT_LIMIT_S,
+        "Seconds that one tile, or chunk of patches, may take before it counts as hanging.",
+    )
+
+    def check_limit(self) -> None:
+        """Refuse a limit that is out of range.
+
+        Raises:
+            UsageError: then.
+        """
+        from pipeline.compute.deadline import check_limit
+
+        check_limit(self.limit_s)

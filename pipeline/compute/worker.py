@@ -1,0 +1,65 @@
+"""What the code on a Dask worker can ask for: its number, its threads, values built once on it.
+
+A model gets to the workers this way (`on_every_worker`), never with a task.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+# First, as it says in one line what is wrong with Dask's configuration.
+from pipeline.compute.local_cluster import THREADS_VARIABLE  # isort: skip
+
+from distributed import WorkerPlugin, get_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pipeline.compute.cluster import Client
+
+_STATE: dict[str, Any] = {}
+"""What plugins built in this process, by key."""
+
+
+class StatePlugin(WorkerPlugin):
+    """Build a value once on every worker, also on those that come later."""
+
+    def __init__(self, key: str, build: Callable[[], Any]) -> None:
+        self.name = f"upres-{key}"
+        self._key = key
+        self._build = build
+
+    def setup(self, worker: Any) -> None:
+        """Build the value where the worker's tasks find it."""
+        _STATE[self._key] = self._build()
+
+
+def on_every_worker(client: Client, key: str, build: Callable[[], Any]) -> None:
+    """Call ``build()`` once on every worker; tasks there find the value under `key`."""
+    client.register_plugin(StatePlugin(key, build))
+
+
+def worker_state(key: str) -> Any:
+    """Return what `on_every_worker` built on the worker that runs this task."""
+    return _STATE[key]
+
+
+def torch_threads() -> int | None:
+    """Return how many threads the local cluster grants a worker, None outside of one."""
+    granted = os.environ.get(THREADS_VARIABLE)
+    return int(granted) if granted else None
+
+
+def worker_number() -> int:
+    """Return which worker of a local cluster this process is, from 0; 0 outside of one."""
+    try:
+        name = get_worker().name
+    except ValueError:
+        return 0
+    return name if isinstance(name, int) else 0
+
+
+def worker_name() -> str:
+    """Return the address of the worker that runs this task."""
+    return str(get_worker().address)
