@@ -75,6 +75,11 @@ class Speeds:
         """Return the fewest pixels that were measured."""
         return self.by_side[0][0] ** 2
 
+    @property
+    def most_px(self) -> int:
+        """Return the most pixels that were measured."""
+        return self.by_side[-1][0] ** 2
+
     def at(self, pixels: int) -> float:
         """Return the speed with so many pixels at once: between two sides a straight line.
 

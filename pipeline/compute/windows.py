@@ -99,9 +99,16 @@ def fastest_cut(n: int, height: int, width: int, *, reach_px: int, speeds: Speed
     else must beat clearly.
     """
     whole = Cut(n, height, width)
-    best = min(_cuts(whole, reach_px), key=lambda cut: _seconds(whole, cut, reach_px, speeds))
-    least = _seconds(whole, best, reach_px, speeds)
-    return best if _seconds(whole, whole, reach_px, speeds) >= _GAIN * least else whole
+    least_s = n * height * width / speeds.at(n * height * width) / _GAIN
+    best = whole
+    for cut, total_px in _cuts(whole, reach_px):
+        piece_px = cut.together * cut.height * cut.width
+        # Larger ones are as fast as the largest, and the whole has nothing twice.
+        if speeds.least_px <= piece_px <= speeds.most_px and total_px < least_s * speeds.at(
+            piece_px
+        ):
+            best, least_s = cut, total_px / speeds.at(piece_px)
+    return best
 
 
 def _may_pay(speeds: Speeds) -> bool:
@@ -109,37 +116,27 @@ def _may_pay(speeds: Speeds) -> bool:
     return any(fast >= _GAIN * slow for (_, fast), (_, slow) in combinations(speeds.by_side, 2))
 
 
-def _cuts(whole: Cut, reach_px: int) -> Iterator[Cut]:
-    """Yield every way in question: fewer pictures at once, or equal windows of each alone."""
-    for parts in range(1, whole.together + 1):
-        yield Cut(-(-whole.together // parts), whole.height, whole.width)
-    for height in _sides(whole.height, reach_px):
-        for width in _sides(whole.width, reach_px):
-            yield Cut(1, height, width)
+def _cuts(whole: Cut, reach_px: int) -> Iterator[tuple[Cut, int]]:
+    """Yield fewer pictures at once, and windows of each alone, with the pixels that all have."""
+    n, height, width = whole.together, whole.height, whole.width
+    for parts in range(2, n + 1):
+        yield Cut(-(-n // parts), height, width), n * height * width
+    cols = list(_sides(width, reach_px))
+    for rows_side, rows_px in _sides(height, reach_px):
+        for cols_side, cols_px in cols:
+            yield Cut(1, rows_side, cols_side), n * rows_px * cols_px
 
 
-def _sides(length: int, reach_px: int) -> Iterator[int]:
-    """Yield the sides of windows, from one to as many as are not mostly what surrounds them."""
+def _sides(length: int, reach_px: int) -> Iterator[tuple[int, int]]:
+    """Yield the sides of equal windows along an axis, and how many pixels all have together.
+
+    From one window to as many as are not mostly what surrounds what they own.
+    """
     parts, side = 1, length
     while parts == 1 or side > 4 * reach_px:
-        yield side
+        yield side, side * parts
         parts += 1
         side = equal_side(length, parts, reach_px)
-
-
-def _seconds(whole: Cut, cut: Cut, reach_px: int, speeds: Speeds) -> float:
-    """Return how long a batch takes that is cut so; for ever, where the pieces are too small."""
-    piece_px = cut.together * cut.height * cut.width
-    if cut != whole and piece_px < speeds.least_px:
-        return float("inf")
-    rows = _total(whole.height, cut.height, reach_px)
-    cols = _total(whole.width, cut.width, reach_px)
-    return whole.together * rows * cols / speeds.at(piece_px)
-
-
-def _total(length: int, side: int, reach_px: int) -> int:
-    """Return how many pixels all windows of a side have together, along one axis."""
-    return length if side == length else side * len(overlapping(length, side, reach_px))
 
 
 def _pieces(x: Tensor, cut: Cut, reach_px: int) -> Iterator[tuple[slice, Rect, Rect]]:
