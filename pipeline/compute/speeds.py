@@ -10,30 +10,31 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.compute.cluster import worker_number
 from pipeline.compute.machine import cores, processor
 from pipeline.errors import JobBusyError, ModelError, UpresError
-from pipeline.storage.atomic import write_atomic
-from pipeline.storage.locks import hold
+from pipeline.storage.user_cache import alone, keep, kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from models.spec import ModelSpec
     from pipeline.compute.backends import Backend
 
 logger = logging.getLogger(__name__)
+
+SPEEDS = "speeds"
+"""Name of the file that keeps them."""
 
 SIDES_PX = (298, 213, 170, 426, 128)
 """Windows that are measured, as long as time is left: those of a tile of 512 px in two and three
@@ -42,15 +43,11 @@ parts, of one of 256 px in two, and what is to be compared with them."""
 _BUDGET_S, _LEAST_BUDGET_S, _WALL_S = 2.0, 5.0, 30.0
 """Seconds of computing for all sides, for the first two, and by the clock on the wall."""
 
-_WAIT_S, _TURN_S = 60.0, 0.1
 _COMPILED_PX = 64
 """Side of the window by which a network is compiled, and its speed guessed."""
 
 _FIRST_AND_SECOND = 2.2
 """Of two runs of one size the first does more: a fifth, measured on OpenVINO 2026.4."""
-
-_FORMAT = 1
-_MOST_KEPT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,36 +121,25 @@ def known_or_measured(
     key = subject.key()
     if file is None:
         return _measured(key, measure) or Speeds()
-    known = _kept(file).get(key)
+    known = _known(file, key)
     if known is not None:
         return known
-    with ExitStack() as alone:
+    with ExitStack() as holding:
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            _await(file.with_suffix(".lock"), alone)
+            holding.enter_context(alone(file))
         except JobBusyError as error:
             logger.info("not measured here: %s", error)
             return Speeds()
         except (OSError, UpresError) as error:
             _warn(error)
             return _measured(key, measure) or Speeds()
-        known = _kept(file).get(key)
+        known = _known(file, key)
         if known is not None:
             return known
         speeds = _measured(key, measure)
         if speeds is not None:
             _keep(file, key, speeds)
         return speeds or Speeds()
-
-
-def cache_file() -> Path | None:
-    """Return where speeds are kept, by the XDG convention; None for who has no home."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        base = folder if folder.is_absolute() else Path.home() / ".cache"
-    except RuntimeError:
-        return None
-    return base / "upres" / "speeds.json"
 
 
 def measure_speeds(backend: Backend, *, channels: int, precision: str) -> Speeds | None:
@@ -216,57 +202,17 @@ def _warn(error: Exception) -> None:
     logger.log(level, "the speed of this machine is measured in every run, not kept: %s", error)
 
 
-def _kept(file: Path) -> dict[str, Speeds]:
-    """Return all that a file keeps, nothing where it cannot be read as one of ours."""
+def _known(file: Path, key: str) -> Speeds | None:
+    """Return what a file keeps of a subject, None where that is nothing that could be."""
     try:
-        document = json.loads(file.read_bytes())
-        if document["format"] != _FORMAT:
-            return {}
-        return {str(key): _speeds(pairs) for key, pairs in document["speeds"].items()}
-    except FileNotFoundError:
-        return {}
-    except (
-        AttributeError,
-        KeyError,
-        OSError,
-        OverflowError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        logger.info("%s cannot be read (%s), so it is written again", file, error)
-        return {}
-
-
-def _speeds(pairs: list[Any]) -> Speeds:
-    return Speeds(tuple((int(side), float(speed)) for side, speed in pairs))
+        pairs = kept(file)[key]
+        return Speeds(tuple((int(side), float(speed)) for side, speed in pairs))
+    except (KeyError, OverflowError, TypeError, ValueError):
+        return None
 
 
 def _keep(file: Path, key: str, speeds: Speeds) -> None:
-    """Add to a file what was measured; the oldest goes where it holds very many."""
-    kept = [(name, one) for name, one in _kept(file).items() if name != key]
-    kept = [*kept[-_MOST_KEPT + 1 :], (key, speeds)]
-    document = {"format": _FORMAT, "speeds": {name: one.by_side for name, one in kept}}
     try:
-        write_atomic(file, json.dumps(document, indent=1).encode())
+        keep(file, key, speeds.by_side)
     except OSError as error:
         _warn(error)
-
-
-def _await(lock: Path, stack: ExitStack) -> None:
-    """Hold a lock until `stack` closes, once those who hold it let go.
-
-    Raises:
-        JobBusyError: if they do not within a minute.
-        OSError, OccupiedError: if it cannot be written.
-    """
-    until = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            stack.enter_context(hold(lock, lock.parent, "a measurement"))
-        except JobBusyError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(_TURN_S)
-        else:
-            return

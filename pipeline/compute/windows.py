@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from models.reach import reach_px
 from pipeline.compute.backends import EXACT_MACHINES
-from pipeline.compute.speeds import Subject, cache_file, known_or_measured, measure_speeds
+from pipeline.compute.speeds import SPEEDS, Subject, known_or_measured, measure_speeds
 from pipeline.geometry import Rect, Span, equal_side, overlapping
+from pipeline.storage.user_cache import cache_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +83,7 @@ def in_fastest_pieces(backend: Backend, model: Model, *, precision: str) -> Back
     channels, scale = model.spec.channels, model.spec.scale
     subject = Subject.of(model.spec, backend=backend.name, precision=precision)
     measure = partial(measure_speeds, backend, channels=channels, precision=precision)
-    speeds = known_or_measured(subject, measure, cache_file())
+    speeds = known_or_measured(subject, measure, cache_file(SPEEDS))
     if not _may_pay(speeds):
         return backend
     reach = reach_px(model.network, channels=channels)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
 import pipeline.compute.speeds
+import pipeline.storage.user_cache
 from models.checkpoint import load
 from pipeline.compute.speeds import (
     SIDES_PX,
     Speeds,
     Subject,
-    cache_file,
     known_or_measured,
     measure_speeds,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 SUBJECT = Subject("a network", "torch", "fp32", 1)
 KNOWN = Speeds(((128, 2e6), (298, 1.5e6)))
@@ -149,7 +148,7 @@ def test_networks_that_differ_in_their_weights_alone_are_one() -> None:
     assert key("span-x4") != key("span-x2")
 
 
-_KEPT = '{"format": 1, "speeds": {"%s": %s}}'
+_KEPT = '{"format": 1, "kept": {"%s": %s}}'
 
 
 @pytest.mark.parametrize(
@@ -161,9 +160,9 @@ _KEPT = '{"format": 1, "speeds": {"%s": %s}}'
         "null",
         "{}",
         "[" * 100_000,
-        '{"format": 2, "speeds": {}}',
+        '{"format": 2, "kept": {}}',
         '{"format": 1}',
-        '{"format": 1, "speeds": []}',
+        '{"format": 1, "kept": []}',
         _KEPT % (SUBJECT.key(), "[[128, 0.0], [298, 1.0]]"),
         _KEPT % (SUBJECT.key(), "[[128, NaN], [298, 1.0]]"),
         _KEPT % (SUBJECT.key(), "[[128, Infinity], [298, 1.0]]"),
@@ -233,7 +232,7 @@ def test_of_many_workers_one_measures_and_the_others_wait_for_it(tmp_path: Path)
 def test_who_waited_for_another_in_vain_goes_on_unmeasured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pipeline.compute.speeds, "_WAIT_S", 0.2)
+    monkeypatch.setattr(pipeline.storage.user_cache, "_WAIT_S", 0.2)
     file = tmp_path / "speeds.json"
     inner: list[Speeds] = []
 
@@ -246,31 +245,6 @@ def test_who_waited_for_another_in_vain_goes_on_unmeasured(
     assert not [r for r in caplog.records if r.levelno > logging.INFO]
 
 
-def test_a_file_that_holds_very_many_loses_the_oldest(tmp_path: Path) -> None:
-    file = tmp_path / "speeds.json"
-    many = {str(n): [[128, 1.0]] for n in range(256)}
-    file.write_text(json.dumps({"format": 1, "speeds": many}))
-    known_or_measured(SUBJECT, lambda: KNOWN, file)
-    kept = list(json.loads(file.read_text())["speeds"])
-    assert (len(kept), kept[0], kept[-1]) == (256, "1", SUBJECT.key())
-
-
-@pytest.mark.parametrize("said", ["", "cache", "./cache"])
-def test_a_cache_folder_that_is_not_absolute_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str
-) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", said)
-    assert cache_file() == tmp_path / ".cache" / "upres" / "speeds.json"
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    assert cache_file() == tmp_path / "other" / "upres" / "speeds.json"
-
-
-def test_who_has_no_home_measures_for_himself(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", homeless)
-    assert cache_file() is None
-    assert known_or_measured(SUBJECT, lambda: KNOWN, None) == KNOWN
+def test_who_has_no_file_to_keep_them_in_measures_in_every_run() -> None:
+    for _ in range(2):
+        assert known_or_measured(SUBJECT, lambda: KNOWN, None) == KNOWN

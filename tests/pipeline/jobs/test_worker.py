@@ -14,11 +14,12 @@ from models.checkpoint import load
 from pipeline.compute.backends import resolve_backend
 from pipeline.compute.inference import resolve_precision
 from pipeline.compute.machine import cores
-from pipeline.compute.speeds import Speeds, Subject, cache_file
+from pipeline.compute.speeds import SPEEDS, Speeds, Subject
 from pipeline.compute.windows import WindowedBackend
 from pipeline.geometry import TileGrid
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress, Workbench, open_workbench
+from pipeline.storage.user_cache import cache_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,10 +55,10 @@ def keep(speeds: Speeds, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     # A worker alone on this machine has all its cores.
     keys = found | {key.replace("| 1 of", f"| {cores()} of") for key in found}
-    file = cache_file()
+    file = cache_file(SPEEDS)
     assert file is not None
     file.parent.mkdir(parents=True)
-    document = {"format": 1, "speeds": dict.fromkeys(keys, speeds.by_side)}
+    document = {"format": 1, "kept": dict.fromkeys(keys, speeds.by_side)}
     file.write_text(json.dumps(document))
 
 
