@@ -68,6 +68,29 @@ def cuts(length: int, step: int) -> list[Span]:
     return [Span(start, min(start + step, length)) for start in range(0, length, step)]
 
 
+def overlapping(length: int, side: int, margin: int) -> list[tuple[Span, Span]]:
+    """Return windows of `side` pixels that cover ``[0, length)``, each with the range it owns.
+
+    All are equally long: the last is moved back into the range. The owned ranges cover it exactly
+    once, and each stays `margin` pixels clear of the ends of its window that are inside the range.
+    """
+    if not 0 <= 2 * margin < side <= length:
+        raise ValueError(f"need 0 <= 2 * {margin} < {side} <= {length}")
+    found: list[tuple[Span, Span]] = []
+    owned = 0
+    for start in range(0, max(1, length - 2 * margin), side - 2 * margin):
+        window = Span(min(start, length - side), min(start + side, length))
+        stop = length if window.stop == length else window.stop - margin
+        found.append((window, Span(owned, stop)))
+        owned = stop
+    return found
+
+
+def equal_side(length: int, parts: int, margin: int) -> int:
+    """Return the least side of so many `overlapping` windows of ``[0, length)``."""
+    return -(-(length + (parts - 1) * 2 * margin) // parts)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Rect:
     """A rectangle of one picture: rows, then columns."""

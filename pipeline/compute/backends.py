@@ -24,8 +24,8 @@ from pipeline.errors import ModelError, UsageError
 
 TORCH, OPENVINO = "torch", "openvino"
 BACKENDS = (TORCH, OPENVINO)
-_MACHINES = ("x86_64", "AMD64")
-"""Machines on which OpenVINO gives tiles the bits of the whole picture, by measurement."""
+EXACT_MACHINES = ("x86_64", "AMD64")
+"""Machines on which tiles have the bits of the whole picture, by measurement."""
 _MOST_SHAPES = 128
 """openvino keeps about half a megabyte of code for every shape that it met."""
 
@@ -191,8 +191,8 @@ def _obstacle(*, device: str, model: str) -> str | None:
         return f"the device is {device}, expected cpu"
     if is_interpolation(model):
         return f"the model is {model}, expected a network, no interpolation"
-    if platform.machine() not in _MACHINES:
-        return f"this machine is {platform.machine()}, expected {' or '.join(_MACHINES)}"
+    if platform.machine() not in EXACT_MACHINES:
+        return f"this machine is {platform.machine()}, expected {' or '.join(EXACT_MACHINES)}"
     if importlib.util.find_spec("openvino") is None:
         return "the package openvino is not installed (pip install openvino)"
     return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import platform
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ROOT = Path("/")
+_OF_A_PROCESSOR = ("vendor_id", "model name", "cpu family", "model", "stepping", "cache size")
 
 
 def cores(root: Path = _ROOT) -> int:
@@ -28,6 +30,15 @@ def cores(root: Path = _ROOT) -> int:
         allowed = os.cpu_count() or 1
     quota = cpu_quota(root)
     return allowed if quota is None else max(1, min(allowed, math.ceil(quota)))
+
+
+def processor(root: Path = _ROOT) -> str:
+    """Return what tells one kind of CPU from another, by the words of the kernel."""
+    first, _, _ = _text(root / "proc/cpuinfo").partition("\n\n")
+    lines = (line.partition(":") for line in first.splitlines())
+    values = {name.strip(): value.strip() for name, _, value in lines}
+    named = [f"{name} {values[name]}" for name in _OF_A_PROCESSOR if values.get(name)]
+    return ", ".join(named) or platform.processor() or platform.machine()
 
 
 def memory_bytes(root: Path = _ROOT) -> int:

@@ -21,6 +21,7 @@ from pipeline.compute.deadline import Deadline
 from pipeline.compute.inference import Inference, load_model, own_device
 from pipeline.compute.outcomes import outcome_of
 from pipeline.compute.transparency import with_hidden, without_hidden
+from pipeline.compute.windows import in_fastest_pieces
 from pipeline.compute.worker import torch_threads, worker_name, worker_number, worker_state
 from pipeline.errors import ModelError
 from pipeline.geometry import Rect, Span
@@ -169,6 +170,9 @@ def open_workbench(address: ModelAddress, spec: UpscaleSpec) -> Workbench:
         device=device,
         backend=spec.backend,
     )
+    if device == "cpu" and inference.learned:
+        pieces = in_fastest_pieces(inference.backend, model, precision=spec.precision)
+        inference = replace(inference, backend=pieces)
     return Workbench(inference, batch_px(device))
 
 

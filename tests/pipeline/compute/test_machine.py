@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from pipeline.compute.machine import cores, cpu_quota, memory_bytes, memory_limit
+from pipeline.compute.machine import cores, cpu_quota, memory_bytes, memory_limit, processor
 
 GIB = 2**30
 PLENTY = 10**6
@@ -175,3 +175,35 @@ def test_a_process_in_a_limited_group_sees_the_limit() -> None:
     if done.returncode and "OSError" in done.stderr:
         pytest.skip(f"this account may not enter a control group here: {done.stderr[-200:]}")
     assert done.stdout.split() == ["1", "1.0"], done.stderr
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 17
+model name\t: AMD EPYC
+stepping\t: 1
+cpu MHz\t\t: 2596.146
+cache size\t: 1024 KB
+
+processor\t: 1
+vendor_id\t: AuthenticAMD
+model\t\t: 99
+"""
+
+
+def test_a_processor_is_named_by_what_does_not_change_from_run_to_run(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    file = tmp_path / "proc/cpuinfo"
+    file.write_text(CPUINFO)
+    named = processor(tmp_path)
+    assert named == (
+        "vendor_id AuthenticAMD, model name AMD EPYC, cpu family 25, model 17, stepping 1, "
+        "cache size 1024 KB"
+    )
+    file.write_text(CPUINFO.replace("2596.146", "1200.000"))
+    assert processor(tmp_path) == named
+    file.write_text(CPUINFO.replace("1024 KB", "2048 KB"))
+    assert processor(tmp_path) != named
+    file.unlink()
+    assert processor(tmp_path)
