@@ -13,7 +13,8 @@ import math
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,7 @@ class Subject:
 
     def key(self) -> str:
         """Return it as one line, with the machine and the version of what computes."""
-        library = f"{self.backend} {version(self.backend)} {self.precision}"
+        library = f"{self.backend} {_version(self.backend)} {self.precision}"
         return f"{self.network} | {library} | {self.threads} of {cores()} cores | {processor()}"
 
 
@@ -131,7 +132,7 @@ def known_or_measured(
             logger.info("not measured here: %s", error)
             return Speeds()
         except (OSError, UpresError) as error:
-            _warn(error)
+            _warn(str(error))
             return _measured(key, measure) or Speeds()
         known = _known(file, key)
         if known is not None:
@@ -196,10 +197,19 @@ def _measured(key: str, measure: Callable[[], Speeds | None]) -> Speeds | None:
     return speeds
 
 
-def _warn(error: Exception) -> None:
+@cache
+def _warn(error: str) -> None:
     """Say once, of all workers of a cluster of this machine, that nothing can be kept."""
     level = logging.INFO if worker_number() else logging.WARNING
     logger.log(level, "the speed of this machine is measured in every run, not kept: %s", error)
+
+
+def _version(package: str) -> str:
+    """Return the version of a package, "" where it was installed under another name."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
 
 
 def _known(file: Path, key: str) -> Speeds | None:
@@ -215,4 +225,4 @@ def _keep(file: Path, key: str, speeds: Speeds) -> None:
     try:
         keep(file, key, speeds.by_side)
     except OSError as error:
-        _warn(error)
+        _warn(str(error))

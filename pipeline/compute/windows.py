@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 _GAIN = 1.05
 """How many times as fast pieces must promise to be: what is less may be noise of the measuring."""
 
+_LEAST_PX = 32
+"""No window is smaller, however little a network looks around: each call costs something."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cut:
@@ -134,7 +137,7 @@ def _sides(length: int, reach_px: int) -> Iterator[tuple[int, int]]:
     From one window to as many as are not mostly what surrounds what they own.
     """
     parts, side = 1, length
-    while parts == 1 or side > 4 * reach_px:
+    while parts == 1 or side > max(_LEAST_PX, 4 * reach_px):
         yield side, side * parts
         parts += 1
         side = equal_side(length, parts, reach_px)

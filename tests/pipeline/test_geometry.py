@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from pipeline.geometry import Rect, Span, TileGrid, cuts
+from pipeline.geometry import Rect, Span, TileGrid, cuts, equal_side, overlapping
 from tests.examples import examples
 
 LENGTH = 60
@@ -170,6 +170,39 @@ def test_cuts_put_a_length_together_again(length: int, step: int) -> None:
     pieces = cuts(length, step)
     assert [p for piece in pieces for p in range(piece.start, piece.stop)] == list(range(length))
     assert all(len(piece) == step for piece in pieces[:-1])
+
+
+@given(
+    length=st.integers(1, 700),
+    parts=st.integers(1, 12),
+    margin=st.integers(0, 30),
+)
+def test_overlapping_windows_are_equal_and_own_every_pixel_once_clear_of_their_ends(
+    length: int, parts: int, margin: int
+) -> None:
+    side = equal_side(length, parts, margin)
+    assume(2 * margin < side <= length)
+    found = overlapping(length, side, margin)
+    assert len(found) <= parts
+    assert {len(window) for window, _ in found} == {side}
+    assert [at for _, owned in found for at in range(owned.start, owned.stop)] == [*range(length)]
+    for window, owned in found:
+        assert window.start == 0 or owned.start - window.start >= margin
+        assert window.stop == length or window.stop - owned.stop >= margin
+
+
+def test_the_sides_of_a_tile_in_parts_are_those_that_overlap_by_the_reach_alone() -> None:
+    assert [equal_side(554, parts, 21) for parts in (1, 2, 3, 4)] == [554, 298, 213, 170]
+    assert overlapping(554, 298, 21) == [
+        (Span(0, 298), Span(0, 277)),
+        (Span(256, 554), Span(277, 554)),
+    ]
+
+
+@pytest.mark.parametrize(("side", "margin"), [(10, 5), (0, 0), (101, 5), (20, -1)])
+def test_windows_that_own_nothing_or_stick_out_are_refused(side: int, margin: int) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"2 * {margin} < {side} <= 100")):
+        overlapping(100, side, margin)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 4), (3, 3), (4, 3)])

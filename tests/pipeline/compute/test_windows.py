@@ -247,6 +247,12 @@ def test_a_tile_far_larger_than_what_was_measured_is_cut_only_where_that_pays() 
     assert cut(1, 8234, 8234, steep) == Cut(1, 213, 213)
 
 
+def test_a_network_that_looks_no_pixel_far_is_cut_too() -> None:
+    found = fastest_cut(1, 554, 554, reach_px=0, speeds=XEON_48)
+    assert 128**2 <= found.height * found.width <= 170**2
+    assert fastest_cut(1, 1, 3, reach_px=0, speeds=XEON_48) == Cut(1, 1, 3)
+
+
 @given(
     n=st.integers(1, 300),
     height=st.integers(1, 1200),
