@@ -7,6 +7,7 @@ cut. Not: how fast a machine is with which size (`pipeline.compute.speeds`).
 
 from __future__ import annotations
 
+import logging
 import platform
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from models.checkpoint import Model
     from pipeline.compute.backends import Backend
     from pipeline.compute.speeds import Speeds
+
+logger = logging.getLogger(__name__)
 
 _GAIN = 1.05
 """How many times as fast pieces must promise to be: what is less may be noise of the measuring."""
@@ -112,6 +115,7 @@ def fastest_cut(n: int, height: int, width: int, *, reach_px: int, speeds: Speed
             piece_px
         ):
             best, least_s = cut, total_px / speeds.at(piece_px)
+    logger.info("%s goes through the network as %s", whole, best)
     return best
 
 
