@@ -164,7 +164,7 @@ def test_one_interrupt_finishes_what_is_in_flight_and_the_same_command_the_rest(
             driver.process.send_signal(number)
         code, document = driver.finish()
     assert code == 130
-    assert f"{number.name}: finishing what is in flight" in driver.log.read_text()
+    assert f"{number.name}: finishing the work in progress" in driver.log.read_text()
     units = document["units"]
     assert units["failed"] == 0
     assert 0 < units["done"] < UNITS
@@ -184,7 +184,7 @@ def test_a_second_interrupt_ends_at_once(
         driver.wait_until(driver.done)
         workers = driver.workers()
         driver.interrupt()
-        driver.wait_until(lambda: "finishing what is in flight" in driver.log.read_text())
+        driver.wait_until(lambda: "finishing the work in progress" in driver.log.read_text())
         driver.interrupt()
         code, document = driver.finish(timeout_s=60)
     assert code == 130

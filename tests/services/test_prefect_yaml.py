@@ -37,7 +37,11 @@ def going_on(*words: str, environ: dict[str, str], log: Path) -> Iterator[None]:
         yield
     finally:
         process.terminate()
-        process.wait(180)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # A worker of Prefect's that loses the signal.
+            process.kill()
+            process.wait()
 
 
 def answers(url: str) -> bool:
