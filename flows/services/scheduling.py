@@ -110,7 +110,7 @@ def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
         ledger = f"sqlite:///{_absolute(folder, ledger.removeprefix('sqlite:///'))}"
     return replace(
         request,
-        src=_absolute(folder, request.src),
+        src=request.src and _absolute(folder, request.src),
         job_dir=Path(_absolute(folder, request.job_dir)),
         reference=request.reference and _absolute(folder, request.reference),
         export_dir=request.export_dir and Path(_absolute(folder, request.export_dir)),

@@ -42,6 +42,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["photos", "job", "--at", "02:00", "--until", "noon"], "noon"),
         (["photos", "job", "--at", "02:00", "--timezone", "Mars/North"], "Mars/North"),
         (["nowhere", "job", "--at", "02:00"], "nowhere"),
+        (["", "job", "--at", "02:00"], "the source is empty"),
         (["photos", "job", "--at", "02:00", "--until", "2:00"], "--until 2:00 is when the run beg"),
         (["photos", "photos", "--at", "02:00"], "photos exists and is not a job; name a new or"),
         (["photos", "", "--at", "02:00"], "exists and is not a job; name a new or empty folder"),

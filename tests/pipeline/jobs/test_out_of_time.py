@@ -63,8 +63,8 @@ def run(
 ) -> Callable[..., JobResult]:  # fmt: skip
     for n in range(PICTURES):
         # Of different sizes, or they would share one stack and its few units.
-        save(tmp_path / "in" / f"{n:02}.png", photo(200 + n, 200, at=n))
-        save(tmp_path / "hr" / f"{n:02}.png", photo(400 + 2 * n, 400))
+        save(tmp_path / "in" / f"{n:02}.png", photo(150 + n, 150, at=n))
+        save(tmp_path / "hr" / f"{n:02}.png", photo(300 + 2 * n, 300))
 
     def go(night: Night | None = None, *, job: str = "job", **asked: Any) -> JobResult:
         if night is not None:
@@ -87,7 +87,7 @@ def test_it_ends_between_units_and_the_next_run_makes_the_same_bytes(
     assert not first.stopped
     assert not first.failed
     assert 0 < units["done"] == first.computed_units
-    assert units["done"] + units["pending"] == 24 * 16
+    assert units["done"] + units["pending"] == PICTURES * 9
     assert units["pending"] > 100, "what was in flight came in, and no more"
     assert first.left.startswith(f"{units['pending']} tiles, ")
     assert first.to_json()["out_of_time"] is True
