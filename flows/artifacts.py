@@ -27,6 +27,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
 from flows.run_log import run_logger
+from flows.services.deployments import BY_HAND
 from flows.summary import plain, rerun_advice, summary
 from flows.terminal.printing import visible
 
@@ -181,7 +182,7 @@ def _deployment_of_rerun() -> str:
     """Return the identifier of the deployment from which a person starts `rerun-failed`."""
     try:
         with get_client(sync_client=True) as client:
-            return str(client.read_deployment_by_name("rerun-failed/upres").id)
+            return str(client.read_deployment_by_name(f"rerun-failed/{BY_HAND}").id)
     except (httpx.HTTPError, PrefectException):
         return ""  # The run was begun by a script, at a server that has no deployments.
 

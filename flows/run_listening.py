@@ -36,9 +36,9 @@ class FlowListener(JobListener):
     folder: Path
     """What is worked on; its name is in the keys of artifacts."""
     megapixels: float = 0.0
-    """Megapixels of SR that were written, and the time that took."""
+    """Megapixels of SR that were written while this listened."""
     units: int = 0
-    """Tiles that were done in that time."""
+    """Tiles that were done in the same time."""
 
     def log(self, line: str, *, level: int = logging.INFO) -> None:
         """Log a line."""
@@ -55,7 +55,7 @@ class FlowListener(JobListener):
 
     @contextmanager
     def counting(self, stage: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-        """Log the begin of a stage, and how many units it did."""
+        """Log that a stage begins, and how many units it did."""
         self.log(f"{stage} begins")
         counted = (0, 0)
 
@@ -72,7 +72,7 @@ class FlowListener(JobListener):
 
     @contextmanager
     def upscaling(self) -> Iterator[Callable[[UpscaleProgress], None]]:
-        """Log the begin of upscaling, how many tiles it did, and each tile that fails."""
+        """Log that upscaling begins, how many tiles it did, and each tile that fails."""
         self.log("upscale begins")
         last: UpscaleProgress | None = None
 

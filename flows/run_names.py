@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException
 
 from flows.terminal.printing import visible
+from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
 
 if TYPE_CHECKING:
@@ -35,9 +37,14 @@ def name_of_run() -> str:
 
 
 def name_of(flow: str, parameters: dict[str, Any], due: datetime, zone: Callable[[], str]) -> str:
-    """Return what to call a run of `flow`; `zone` is asked where no parameter names a time zone."""
-    folder = next((parameters[one] for one in _FOLDERS if parameters.get(one)), "")
-    clocks = due.astimezone(zone_of(str(parameters.get("timezone") or zone())))
+    """Return what to call a run of `flow`; `zone` is asked where no parameter names a time zone.
+
+    Parameters may be anything that a person typed. The flow refuses what is wrong, not its name.
+    """
+    folder = str(next((parameters[one] for one in _FOLDERS if parameters.get(one)), ""))
+    clocks = due
+    with suppress(UsageError):
+        clocks = due.astimezone(zone_of(str(parameters.get("timezone") or zone())))
     return visible(
         " ".join(filter(None, [flow, PurePath(folder).name, f"{clocks:%Y-%m-%d %H:%M}"]))
     )

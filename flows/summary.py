@@ -1,4 +1,4 @@
-"""What a run came to, as the text that Prefect's pages show: counts, and what to do now."""
+"""The result of a run, as the text that Prefect's pages show: counts, and what to do now."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def summary(
     scores: dict[str, Any],
     left_s: float | None,
 ) -> str:
-    """Return what a run came to, in Markdown."""
+    """Return the result of a run in Markdown."""
     items, units = result.status.items, result.status.units
     states = ("done", "failed", "pending")
     per_s = speed.megapixels_per_s

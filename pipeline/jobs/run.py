@@ -74,8 +74,9 @@ class Upscaling:
     def asked_for(self, backend: str) -> Upscaling:
         """Return the same, with the backend that was asked for named otherwise.
 
-        Raises: UsageError: if the job is computed by another one: tiles of one picture would no
-        longer fit together.
+        Raises:
+            UsageError: if the job is computed by another one: tiles of one picture would no longer
+                fit together.
         """
         device = resolve_device(self.model.device)
         resolved = resolve_backend(backend, device=device, model=self.spec.model)

@@ -40,6 +40,7 @@ DUE = datetime(2026, 11, 28, 1, 0, 7, tzinfo=UTC)
          "prepare-dataset faces 2026-11-28 01:00"),
         ("train-model", {"out_dir": "/d/span"}, "UTC", "train-model span 2026-11-28 01:00"),
         ("nightly", {"job_dir": "/"}, "UTC", "nightly 2026-11-28 01:00"),
+        ("nightly", {"job_dir": 3, "timezone": "Mars/North"}, "UTC", "nightly 3 2026-11-28 01:00"),
     ],
 )  # fmt: skip
 def test_a_run_is_called_by_flow_folder_and_the_time_it_was_due(
