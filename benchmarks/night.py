@@ -39,10 +39,16 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - began, cpu_seconds() - cpu
 
 
-def turn(folder: Path, settings: Settings, workers: int) -> dict[str, tuple[float, float]]:
+def turn(
+    folder: Path, settings: Settings, workers: int, *, codec: str | None = None
+) -> dict[str, tuple[float, float]]:
     """Run the main job once; return the seconds of each stage."""
     request = settings.request(
-        folder.parent / "in", folder / "job", workers=workers, export_dir=folder / "out"
+        folder.parent / "in",
+        folder / "job",
+        workers=workers,
+        export_dir=folder / "out",
+        codec=codec,
     )
     with open_stages(request, JobListener(), command="benchmark") as stages:
         seconds = {name: measured(getattr(stages, name)) for name in STAGES}

@@ -15,3 +15,6 @@ PREPARE = "prepare"
 
 MEMORIES = ("auto", "disk", "ram", "gpu")
 """Where patches are kept for reading: `auto` is the fastest of the others that holds them."""
+
+JPEGXL, ZSTD = CODECS = ("jpegxl", "zstd")
+"""How the arrays of an archive may be compressed, always without loss."""

@@ -17,6 +17,7 @@ from pipeline.jobs.request import IngestRequest, RerunRequest, UpscaleRequest
 @click.argument("src", metavar="SRC")
 @click.argument("archive", type=click.Path(path_type=Path))
 @options.names_option
+@options.codec_option
 @options.cluster_options
 @options.json_option
 @options.reported
@@ -53,6 +54,7 @@ def ingest(as_json: bool, **asked: Any) -> None:
 )
 @options.format_option
 @options.replacing_options
+@options.codec_option
 @options.asked(UpscaleRequest, "ledger", "--ledger", metavar="URL")
 @options.asked(UpscaleRequest, "until", "--until", metavar="TIME")
 @options.asked(UpscaleRequest, "budget", "--budget", metavar="DURATION")

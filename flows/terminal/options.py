@@ -16,10 +16,10 @@ import click
 from flows.terminal.printing import guarded, json_text, visible
 from flows.terminal.utf8 import restart_in_utf8
 from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
-from pipeline.constants import LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_S, MOST_TILE_PX
+from pipeline.constants import CODECS, LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_S, MOST_TILE_PX
 from pipeline.dataset.request import PrepareRequest
 from pipeline.jobs.export_names import CHOICES
-from pipeline.jobs.request import ExportRequest, UpscaleRequest, check_halo
+from pipeline.jobs.request import ExportRequest, IngestRequest, UpscaleRequest, check_halo
 from pipeline.request_fields import field_of, help_of, is_needed
 from pipeline.sources.request import SourceRequest
 from pipeline.training.request import TrainRequest
@@ -154,6 +154,8 @@ def json_option(function: F) -> F:
 
 
 names_option = asked(SourceRequest, "names", "--names", type=EncodingType(), metavar="ENCODING")
+
+codec_option = asked(IngestRequest, "codec", "--codec", type=click.Choice(CODECS))
 
 reference_option = asked(UpscaleRequest, "reference", "--reference", metavar="HR")
 

@@ -68,6 +68,7 @@ def run_ingest(
     client: Client,
     names: str = "",
     skip: Path | None = None,
+    codec: str | None = None,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Ingestion:
@@ -86,7 +87,7 @@ def run_ingest(
     before = [item for item, row in known.items() if row.state == INGESTED]
     listed = {file.item for file in files} | _out_of_sight(known, files)
     check_same_source(source, listed, before)
-    archive = Archive.open_or_create(archive_dir.absolute())
+    archive = Archive.open_or_create(archive_dir.absolute(), codec=codec)
     allowed = readers((file.address for file in files), near=archive.path)
     close_to(archive.path, allowed)
     ledger.close_to(allowed)

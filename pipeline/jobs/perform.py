@@ -59,6 +59,7 @@ def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> J
                 ledger=ledger,
                 client=client,
                 names=request.names or "",
+                codec=request.codec,
                 stop=stop,
                 report=report,
             )

@@ -73,8 +73,19 @@ class _Narrowed:
         return (plan for plan in kept if plan is not None)
 
 
-def plan_job(job: Job, *, spec: UpscaleSpec, ledger: Ledger, choice: Choice | None = None) -> Plan:
-    """Return what upscaling the whole job by `spec`, or by `choice`, would compute now."""
+def plan_job(
+    job: Job,
+    *,
+    spec: UpscaleSpec,
+    ledger: Ledger,
+    choice: Choice | None = None,
+    codec: str | None = None,
+) -> Plan:
+    """Return what upscaling the whole job by `spec`, or by `choice`, would compute now.
+
+    The SR archive is there from then on, and compresses its new arrays by `codec`, as
+    ``Archive.open_or_create`` says.
+    """
     chooser = Chooser(spec, choice, ledger)
-    sr = Archive.open_or_create(job.sr_dir)
+    sr = Archive.open_or_create(job.sr_dir, codec=codec)
     return Plan([TilePlanner(chooser, ledger, sr), ChunkPlanner(job, chooser, ledger, sr)])

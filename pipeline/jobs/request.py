@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
-from pipeline.constants import DEFAULT_MODEL, DEFAULT_TILE_PX, LEAST_TILE_PX, MOST_TILE_PX
+from pipeline.constants import CODECS, DEFAULT_MODEL, DEFAULT_TILE_PX, LEAST_TILE_PX, MOST_TILE_PX
 from pipeline.errors import UsageError
 from pipeline.jobs.export_names import CHOICES, SAME
 from pipeline.request_fields import needed, optional, same_as
@@ -62,6 +62,12 @@ class IngestRequest(SourceRequest, WorkersRequest):
 
     archive: Path = needed("Archive, which is created or continued.")  # noqa: RUF009 - it is a field.
 
+    codec: str | None = optional(
+        None,
+        "Lossless compression of the pictures that are stored from now on: jpegxl is half as "
+        "large, zstd is read faster and by more programs.  [default: as before; zstd at first]",
+    )
+
     def check(self) -> None:
         """Refuse to make the archive of what is in it.
 
@@ -70,6 +76,7 @@ class IngestRequest(SourceRequest, WorkersRequest):
         """
         from pipeline.sources.overlap import check_not_own_source
 
+        check_codec(self.codec)
         check_not_own_source(self.archive, src=self.src, what="archive")
 
 
@@ -114,6 +121,7 @@ class UpscaleRequest(LimitedWorkersRequest):
     file_format: str = same_as(ExportRequest, "format")
     overwrite: bool = same_as(ExportRequest, "overwrite")
     prune: bool = same_as(ExportRequest, "prune")
+    codec: str | None = same_as(IngestRequest, "codec")
     ledger: str | None = optional(None, "Database of the ledger.  [default: SQLite in JOB]")
     until: str = optional(
         "",
@@ -164,6 +172,7 @@ class UpscaleRequest(LimitedWorkersRequest):
         self._check_time()
         self.cluster_settings(device=self.device)
         check_tile(self.tile_px)
+        check_codec(self.codec)
         check_halo(self.halo)
         self.check_limit()
         check_source(self.src, names=self.names or "")
@@ -267,6 +276,16 @@ def check_tile(tile_px: int) -> None:
     """
     if not LEAST_TILE_PX <= tile_px <= MOST_TILE_PX:
         raise UsageError(f"tile is {tile_px} px, expected {LEAST_TILE_PX} to {MOST_TILE_PX} px")
+
+
+def check_codec(codec: str | None) -> None:
+    """Refuse a compression that does not exist.
+
+    Raises:
+        UsageError: then.
+    """
+    if codec not in (None, *CODECS):
+        raise UsageError(f"codec is {codec!r}, expected {' or '.join(CODECS)}")
 
 
 def check_halo(halo: str | int) -> None:

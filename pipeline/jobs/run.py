@@ -146,10 +146,11 @@ class Run:
         *,
         names: str = "",
         skip: Path | None = None,
+        codec: str | None = None,
     ) -> Ingestion:
         """Bring `source` into the job's LR archive, or look through it where it is one.
 
-        `names` and `skip` are as for `list_source`.
+        `names` and `skip` are as for `list_source`, `codec` as for ``Archive.open_or_create``.
         """
         # Not resolved: the user chose the name of the link.
         self.ledger.keep_source(os.path.abspath(source))  # noqa: PTH100
@@ -164,11 +165,12 @@ class Run:
             client=client,
             names=names,
             skip=skip,
+            codec=codec,
             stop=self.stop,
             report=report,
         )
 
-    def plan(self, upscaling: Upscaling) -> Plan:
+    def plan(self, upscaling: Upscaling, *, codec: str | None = None) -> Plan:
         """Return what upscaling the whole job would compute now: all that is not done.
 
         If there is an SR archive but the ledger has no unit, the ledger was lost: it is rebuilt
@@ -179,7 +181,7 @@ class Run:
             look_at_new(self.job, self.ledger)
         if is_archive(self.job.sr_dir) and not self.ledger.knows_units():
             adopt_shards(self.job, spec=spec, ledger=self.ledger, choice=choice)
-        plan = plan_job(self.job, spec=spec, ledger=self.ledger, choice=choice)
+        plan = plan_job(self.job, spec=spec, ledger=self.ledger, choice=choice, codec=codec)
         close_to(self.job.sr_dir, self.job.readers)
         return plan
 

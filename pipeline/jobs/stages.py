@@ -65,6 +65,7 @@ class Stages:
                 report,
                 names=request.names or "",
                 skip=request.export_dir,
+                codec=request.codec,
             )
 
     def check_export(self) -> None:
@@ -79,7 +80,7 @@ class Stages:
     def upscale(self) -> int:
         """Compute every unit that is not done; return how many were."""
         return compute(
-            self.run.plan(self.upscaling),
+            self.run.plan(self.upscaling, codec=self.request.codec),
             self.upscaling,
             run=self.run,
             client=self.client,

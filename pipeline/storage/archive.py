@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING, Any
 import zarr
 from zarr.storage import LocalStore, StorePath
 
+from pipeline.constants import ZSTD
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.storage.disk import fsync, sync_tree
 from pipeline.storage.image import StoredImage
 from pipeline.storage.item_folders import is_claimed, is_item, item_folders
 from pipeline.storage.item_paths import item_path, name_of, outer_items
 from pipeline.storage.item_writing import mend_outer, remove_item, sync_metadata, write_pixels
+from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.stack import Stack
 from pipeline.storage.stack_index import Index, Member, index_of, locate, stack_ids, stamp_of
 from pipeline.storage.stack_kind import STACKS_FOLDER
 from pipeline.storage.zarr_metadata import (
     CHECK_DISK,
-    CODEC,
     LEVEL,
     METADATA,
     PROVENANCE_KEY,
@@ -45,6 +46,9 @@ if TYPE_CHECKING:
 
 ARCHIVE_KEY = "upres_archive"
 """Attribute of an archive's own group: the version of how its items are laid out."""
+
+CODEC_KEY = "upres_codec"
+"""Attribute of an archive's own group: how its new arrays are compressed, by zstd if absent."""
 
 SOURCE_SHARD_PX = 4096
 _OPEN_CHUNKS = 64
@@ -84,16 +88,29 @@ class Archive:
         return cls(path, group)
 
     @classmethod
-    def open_or_create(cls, path: Path) -> Archive:
-        """Open the archive at `path`, or make an empty one where there is none."""
+    def open_or_create(cls, path: Path, *, codec: str | None = None) -> Archive:
+        """Open the archive at `path`, or make an empty one where there is none.
+
+        New arrays will be compressed by `codec`, one of `CODECS`; None leaves that as it is, which
+        is zstd in a new archive.
+        """
         if is_archive(path):
-            return cls.open(path)
+            found = cls.open(path)
+            if codec and codec != found.codec:
+                found._group.update_attributes({CODEC_KEY: codec})
+            return found
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise ArchiveError(
                 f"{path} exists and is not an archive; name an empty folder or one that upres wrote"
             )
-        group = zarr.create_group(LocalStore(path), zarr_format=3, attributes={ARCHIVE_KEY: 1})
+        facts = {ARCHIVE_KEY: 1, **({CODEC_KEY: codec} if codec else {})}
+        group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=facts)
         return cls(path, group)
+
+    @property
+    def codec(self) -> str:
+        """Return how new arrays are compressed."""
+        return str(self._group.attrs.get(CODEC_KEY, ZSTD))
 
     def items(self) -> Iterator[str]:
         """Yield the ids of all complete items, sorted."""
@@ -201,7 +218,9 @@ class Archive:
         folder = self.path / STACKS_FOLDER
         mend_outer(self.path, f"{STACKS_FOLDER}/")
         made = self._group.require_group(STACKS_FOLDER)
-        found = Stack.create(made, folder, stack, kind, chunk_members=chunk_members, chunks=chunks)
+        found = Stack.create(
+            made, folder, stack, kind, chunk_members=chunk_members, chunks=chunks, codec=self.codec
+        )
         for path in (folder / METADATA, folder, self.path):
             fsync(path)
         return found
@@ -271,9 +290,9 @@ class Archive:
             dtype=dtype,
             chunks=(shape[0], *layout.chunk_px),
             shards=(shape[0], *layout.shard_px),
-            compressors=CODEC,
             dimension_names=("c", "y", "x"),
             config={"write_empty_chunks": True},
+            **compression(self.codec, axes="cyx", dtype=dtype, channels=shape[0]),
         )
         if pixels is not None:
             write_pixels(array, pixels, layout)

@@ -26,8 +26,9 @@ from pipeline.storage.chunk_members import (
 )
 from pipeline.storage.disk import fsync, holds_bytes
 from pipeline.storage.image import StoredImage
+from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.stack_kind import Kind, stack_folder
-from pipeline.storage.zarr_metadata import CODEC, LEVEL, METADATA, describe, open_array
+from pipeline.storage.zarr_metadata import LEVEL, METADATA, describe, open_array
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -116,6 +117,7 @@ class Stack:
         *,
         chunk_members: int,
         chunks: int,
+        codec: str,
     ) -> Stack:
         """Make a stack, deleting what was there."""
         name = stack_folder(stack)
@@ -131,9 +133,9 @@ class Stack:
             dtype=kind.dtype,
             chunks=(1, *size),
             shards=(chunk_members, *size),
-            compressors=CODEC,
             dimension_names=("n", "c", "y", "x"),
             config={"write_empty_chunks": True},
+            **compression(codec, axes="ncyx", dtype=kind.dtype, channels=kind.channels),
         )
         for path in (folder / LEVEL / METADATA, folder / LEVEL, folder / METADATA, folder):
             fsync(path)

@@ -12,7 +12,6 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import zarr
-from zarr.codecs import ZstdCodec
 
 from pipeline.errors import ArchiveError, UnreadableError
 
@@ -31,9 +30,6 @@ DTYPES = ("uint8", "uint16", "float32")
 
 CHECK_DISK = "check the disk and who may read it, then run the same command again"
 """What to do where the fault is not in the archive."""
-
-# The checksum turns a flipped bit into an error.
-CODEC = ZstdCodec(level=1, checksum=True)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

@@ -59,6 +59,7 @@ OTHER_THAN_DEFAULT = {
     "file_format": "png",
     "overwrite": True,
     "prune": True,
+    "codec": "zstd",
     "ledger": "sqlite:///ledger.db",
     "until": "06:30",
     "budget": "5h",
