@@ -8,19 +8,20 @@ Sources: Zarr v3 core specification; OME-Zarr (NGFF) 0.5.
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import zarr
 from zarr.codecs import ZstdCodec
 
 from pipeline.errors import ArchiveError, UnreadableError
+from pipeline.storage.disk import holds_below
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from zarr.storage import StorePath
+
+    from pipeline.storage.store import Place
 
 LEVEL = "0"
 """Name of the full-size array of an image or a stack."""
@@ -36,7 +37,7 @@ CHECK_DISK = "check the disk and who may read it, then run the same command agai
 CODEC = ZstdCodec(level=1, checksum=True)
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Place) -> dict[str, Any]:
     """Return what the ``zarr.json`` of a folder says.
 
     Raises:
@@ -59,7 +60,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return found
 
 
-def read_provenance(folder: Path) -> Mapping[str, Any]:
+def read_provenance(folder: Place) -> Mapping[str, Any]:
     """Return the provenance in the metadata of an item's folder.
 
     Raises:
@@ -77,7 +78,7 @@ def read_provenance(folder: Path) -> Mapping[str, Any]:
     return provenance
 
 
-def open_array(place: StorePath, folder: Path, *, axes: str = "cyx") -> zarr.Array[Any]:
+def open_array(place: StorePath, folder: Place, *, axes: str = "cyx") -> zarr.Array[Any]:
     """Open the full-size array of an image, or (`axes` "ncyx") of a stack.
 
     Raises:
@@ -114,6 +115,6 @@ def describe(name: str, *, axes: str = "cyx") -> dict[str, Any]:
     return {"version": "0.5", "multiscales": [{"name": name, "axes": named, "datasets": [level]}]}
 
 
-def holds_metadata(folder: Path) -> bool:
+def holds_metadata(folder: Place) -> bool:
     """Return whether any folder inside `folder` has Zarr metadata."""
-    return any(METADATA in names for at, _, names in os.walk(folder) if at != str(folder))
+    return holds_below(folder, METADATA)
