@@ -181,9 +181,15 @@ class Archive:
         return [stack for stack in stack_ids(self.path) if self.has_stack(stack)]
 
     def has_stack(self, stack: str) -> bool:
-        """Return whether there is a sound stack of this id."""
+        """Return whether there is a sound stack of this id.
+
+        Raises:
+            UnreadableError: if the disk, or the store, does not say.
+        """
         try:
             self.stack(stack)
+        except UnreadableError:
+            raise  # Whoever makes one where there is none deletes what is there.
         except ArchiveError:
             return False
         return True

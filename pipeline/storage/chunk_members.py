@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StoreError
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.disk import make_folders, numbered_files, remove_tree
 from pipeline.storage.store import BucketPlace
@@ -44,6 +44,7 @@ def read_chunk(file: Place) -> Chunk | None:
 
     Raises:
         ArchiveError: if it is damaged.
+        StoreError: if it is in a bucket that does not answer.
     """
     try:
         found = json.loads(file.read_bytes())
@@ -54,6 +55,8 @@ def read_chunk(file: Place) -> Chunk | None:
         return Chunk(dict(found["facts"]), members)
     except FileNotFoundError:
         return None
+    except StoreError:
+        raise  # Nobody knows whether it is damaged: what is, is deleted.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(
             f"{file} is damaged ({type(error).__name__}: {error}); delete it and ingest again"

@@ -12,12 +12,12 @@ import errno
 import os
 import re
 import threading
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from itertools import chain
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import obstore
 from obstore import store as obstores
@@ -32,10 +32,12 @@ from obstore.exceptions import (
 from pipeline.errors import NoStoreError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from obstore import ObjectMeta, PutMode
+
+T = TypeVar("T")
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -46,6 +48,7 @@ errors 5xx, lost connections, and answers that do not come."""
 _ANSWER_S = 30
 _CONNECT_S = 5
 _MOST_TRIES = 20
+_MOMENT_S = 0.3
 _PAGE = 1000
 _WHOLE_BYTES = 16 * 2**20
 """Up to here an object is sent in one request, above in parts of `_PART_BYTES`."""
@@ -192,36 +195,52 @@ class Bucket:
         """Remove objects, those that are there."""
         with self.plain(keys[0] if keys else ""):
             for start in range(0, len(keys), _PAGE):
-                try:
-                    obstore.delete(self._opened(), list(keys[start : start + _PAGE]))
-                except FileNotFoundError:
-                    for key in keys[start : start + _PAGE]:
-                        self._delete_one(key)
+                page = list(keys[start : start + _PAGE])
+                _patiently(lambda page=page: self._delete_all(page))  # type: ignore[misc]
 
-    def _delete_one(self, key: str) -> None:
+    def _delete_all(self, keys: Sequence[str]) -> None:
         try:
-            obstore.delete(self._opened(), key)
+            obstore.delete(self._opened(), keys)
         except FileNotFoundError:
-            return
+            # Some stores say so, and then nothing of the others.
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    obstore.delete(self._opened(), key)
 
     def below(self, folder: str, *, after: str = "") -> Iterator[Stored]:
         """Yield every object below a folder, at any depth, sorted by key: a request for 1,000.
 
         With `after` only those whose keys are behind it.
         """
-        with self.plain(folder):
-            pages = obstore.list(
-                self._opened(), folder or None, offset=after or None, chunk_size=_PAGE
-            )
-            for meta in chain.from_iterable(pages):
-                # Some stores keep an object of no bytes for a folder.
-                if meta["path"] != folder:
-                    yield Stored.of(meta)
+        pages = self._pages(folder, after)
+        while True:
+            with self.plain(folder):
+                page = next(pages, None)
+            if page is None:
+                return
+            # Some stores keep an object of no bytes for a folder.
+            yield from (Stored.of(meta) for meta in page if meta["path"] != folder)
+
+    def _pages(self, folder: str, after: str) -> Iterator[Sequence[ObjectMeta]]:
+        """Yield the pages of a listing; one that is cut off is asked for again."""
+        last, began = after, time.monotonic()
+        while True:
+            try:
+                for page in obstore.list(
+                    self._opened(), folder or None, offset=last or None, chunk_size=_PAGE
+                ):
+                    yield page
+                    last, began = page[-1]["path"] if page else last, time.monotonic()
+            except BaseError as error:
+                if not _is_cut_off(error, began):
+                    raise
+            else:
+                return
 
     def listed(self, folder: str) -> tuple[list[str], list[Stored]]:
         """Return the folders (by their keys) and the objects that are in a folder."""
         with self.plain(folder):
-            found = obstore.list_with_delimiter(self._opened(), folder or None)
+            found = _patiently(lambda: obstore.list_with_delimiter(self._opened(), folder or None))
         objects = (Stored.of(meta) for meta in found["objects"] if meta["path"] != folder)
         return list(found["common_prefixes"]), list(objects)
 
@@ -266,7 +285,7 @@ class Bucket:
     def _opened(self, *, prefix: str = "", brief: bool = False) -> Any:
         with self.plain(prefix):
             # A process that was forked must not share connections with its parent.
-            return _open(self, prefix, os.getpid(), brief=brief)
+            return _open(self, prefix, (os.getpid(), _environment()), brief=brief)
 
     @contextmanager
     def plain(self, key: str) -> Iterator[None]:
@@ -329,8 +348,37 @@ def _answer_of(text: str) -> tuple[int | None, str]:
     return number, code[1] if code else ""
 
 
+def _patiently(ask: Callable[[], T]) -> T:
+    """Return what is asked for; where the answer is cut off, ask again.
+
+    Requests that fail before are sent again by obstore itself.
+    """
+    began = time.monotonic()
+    while True:
+        try:
+            return ask()
+        except BaseError as error:
+            if not _is_cut_off(error, began):
+                raise
+
+
+def _is_cut_off(error: BaseError, began: float) -> bool:
+    """Return whether an answer was cut off, so that it may be asked for again after a moment."""
+    answered, _ = _answer_of(str(error))
+    if answered is not None or time.monotonic() - began > AGAIN_S / 2:
+        return False
+    time.sleep(_MOMENT_S)
+    return True
+
+
+def _environment() -> int:
+    """Return a number that changes with whatever in the environment stores are opened by."""
+    names = (n for n in os.environ if n.startswith(("AWS_", "AZURE_", "GOOGLE_")))
+    return hash(tuple(sorted((name, os.environ[name]) for name in names)))
+
+
 @lru_cache(maxsize=64)
-def _open(bucket: Bucket, prefix: str, _process: int, *, brief: bool) -> Any:
+def _open(bucket: Bucket, prefix: str, _where: tuple[int, int], *, brief: bool) -> Any:
     """Open a bucket with what is in the environment; once in a process."""
     least = timedelta(seconds=2 if brief else _ANSWER_S)
     client: Any = {

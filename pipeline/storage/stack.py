@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StoreError, UnreadableError
 from pipeline.storage.chunk_members import (
     MEMBERS,
     Chunk,
@@ -32,7 +32,14 @@ from pipeline.storage.disk import (
 )
 from pipeline.storage.image import StoredImage
 from pipeline.storage.stack_kind import Kind, stack_folder
-from pipeline.storage.zarr_metadata import CODEC, LEVEL, METADATA, describe, open_array
+from pipeline.storage.zarr_metadata import (
+    CHECK_DISK,
+    CODEC,
+    LEVEL,
+    METADATA,
+    describe,
+    open_array,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -105,6 +112,8 @@ class Stack:
         folder = root / name
         try:
             array = open_array(place / name / LEVEL, folder / LEVEL, axes="ncyx")
+        except UnreadableError as error:
+            raise UnreadableError(f"{folder}: the stack {error}; {CHECK_DISK}") from error
         except ArchiveError as error:
             raise ArchiveError(
                 f"{folder}: the stack {error}; delete its folder and ingest again"
@@ -218,6 +227,10 @@ class Stack:
             if not holds_bytes(file):
                 raise FileNotFoundError(file)
             block = np.asarray(self.array[start : start + self.chunk_members])
+        except StoreError as error:
+            raise UnreadableError(
+                f"{self.id} chunk {number} cannot be read ({error}); {CHECK_DISK}"
+            ) from error
         except (RuntimeError, ValueError, OSError, KeyError) as error:
             raise ArchiveError(
                 f"{self.id} chunk {number} cannot be read ({type(error).__name__}: {error}); "
