@@ -33,12 +33,12 @@ from flows.terminal.printing import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
     from uuid import UUID
 
     from pipeline.jobs.request import UpscaleRequest
     from pipeline.jobs.results import JobResult
     from pipeline.reports.night import BeforeAfter, Look, Speed
+    from pipeline.storage.store import Place
 
 PROGRESS_EVERY_S = 5.0
 _PATIENCE_S = 10.0
@@ -46,7 +46,7 @@ _PATIENCE_S = 10.0
 MOST_ROWS = 25
 
 
-def key_of(job_dir: Path, what: str) -> str:
+def key_of(job_dir: Place, what: str) -> str:
     """Return the key of an artifact of a job: lower case letters, digits and dashes."""
     name = re.sub(r"[^a-z0-9]+", "-", job_dir.name.lower()).strip("-") or "job"
     place = zlib.crc32(str(job_dir.absolute()).encode(errors="surrogateescape"))
@@ -54,7 +54,7 @@ def key_of(job_dir: Path, what: str) -> str:
 
 
 @contextmanager
-def moving(job_dir: Path, stage: str) -> Iterator[Callable[[int, int], None]]:
+def moving(job_dir: Place, stage: str) -> Iterator[Callable[[int, int], None]]:
     """Show how far a stage is, every few seconds; yield a function of ``(done, total)``.
 
     A separate thread talks to Prefect. Its server may be slow or gone, but the stage never waits.
@@ -111,7 +111,7 @@ class _Progress:
             update_progress_artifact(self._id, percent, description=about)
 
 
-def show_links(job_dir: Path, *, report: Path, dashboard: str) -> None:
+def show_links(job_dir: Place, *, report: Place, dashboard: str) -> None:
     """Show where the report is and will be, and where Dask shows its workers."""
     lines = [
         f"Report of the job, written as the run ends: {plain(str(report))}",
@@ -139,7 +139,7 @@ def show_night(
     _show(job_dir, "summary", text, "Summary of the run")
 
 
-def show_looks(job_dir: Path, looks: Sequence[Look]) -> None:
+def show_looks(job_dir: Place, looks: Sequence[Look]) -> None:
     """Show the failed and the worst tiles in a table, without the columns that say nothing."""
     rows = [_row(look) for look in looks]
     told = {name for row in rows for name, value in row.items() if value != ""}
@@ -163,7 +163,7 @@ def _row(look: Look) -> dict[str, str | int]:
     }
 
 
-def show_pictures(job_dir: Path, pictures: Sequence[BeforeAfter]) -> None:
+def show_pictures(job_dir: Place, pictures: Sequence[BeforeAfter]) -> None:
     """Show windows before and after, side by side."""
     parts = [
         f"**{plain(one.item)}**\n\n| bicubic | upscaled |\n|---|---|\n"
@@ -187,7 +187,7 @@ def _deployment_of_rerun() -> str:
         return ""  # The run was begun by a script, at a server that has no deployments.
 
 
-def _show(job_dir: Path, what: str, markdown: str, about: str) -> None:
+def _show(job_dir: Place, what: str, markdown: str, about: str) -> None:
     if FlowRunContext.get() is not None:
         key = key_of(job_dir, what)
         _offered(lambda: create_markdown_artifact(markdown, key=key, description=about))

@@ -21,11 +21,11 @@ from pipeline.errors import JobBusyError, UpresError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from prefect.client.schemas.objects import State
 
     from pipeline.jobs.results import JobResult
+    from pipeline.storage.store import Place
 
 WITH_FAILURES, OUT_OF_TIME, SKIPPED = "CompletedWithFailures", "OutOfTime", "Skipped"
 """Names of states: something failed; time was up; another run has the lock."""
@@ -97,13 +97,13 @@ def document_of(state: State[Any]) -> dict[str, Any]:
     return document
 
 
-def ending_of_job(result: JobResult, document: dict[str, Any], *, job_dir: Path) -> Ending:
+def ending_of_job(result: JobResult, document: dict[str, Any], *, job_dir: Place) -> Ending:
     """Return how a flow ends whose run has this result."""
     left = f"time was up, left: {result.left}; the next run goes on" if result.out_of_time else ""
     return Ending(document=document, trouble=_trouble(result, job_dir), out_of_time=left)
 
 
-def _trouble(result: JobResult, job_dir: Path) -> str:
+def _trouble(result: JobResult, job_dir: Place) -> str:
     items, units = result.status.items, result.status.units
     advice = f"start rerun-failed with job_dir={job_dir}"
     parts = []

@@ -9,9 +9,12 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import PlainValidator, WithJsonSchema
 
 from pipeline.request_fields import help_of, is_needed
+from pipeline.storage.store import Place, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
     import click
 
 F = TypeVar("F", bound="Callable[..., Any]")
+
+_PLACE = Annotated[
+    Any, PlainValidator(place_of), WithJsonSchema({"type": "string", "format": "path"})
+]
 
 _EMPTY = inspect.Parameter.empty
 
@@ -47,7 +54,7 @@ def filled_from(request: type[Any], *, command: click.Command) -> Callable[[F], 
 
 
 def _parameters(request: type[Any]) -> Iterator[inspect.Parameter]:
-    types = get_type_hints(request)
+    types = {name: _in_forms(kind) for name, kind in get_type_hints(request).items()}
     for field in _fields(request):
         default = _EMPTY if is_needed(field) else field.default
         yield inspect.Parameter(
@@ -56,6 +63,11 @@ def _parameters(request: type[Any]) -> Iterator[inspect.Parameter]:
             default=default,
             annotation=types[field.name],
         )
+
+
+def _in_forms(kind: Any) -> Any:
+    """Return what Prefect is to take for a type of a request: a place is a text in its forms."""
+    return {Place: _PLACE, Place | None: _PLACE | None}.get(kind, kind)
 
 
 def _fields(request: type[Any]) -> Iterable[Field[Any]]:

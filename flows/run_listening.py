@@ -16,11 +16,11 @@ from pipeline.jobs.listener import JobListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from pipeline.compute.cluster import ClusterSettings
     from pipeline.compute.outcomes import Failure
     from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.storage.store import Place
 
 MOST_LINES = 200
 """How many failures of one stage are logged, one line each. The report lists all."""
@@ -33,7 +33,7 @@ class FlowListener(JobListener):
     """Logs when stages begin and end, and what fails. Each line begins with `about`."""
 
     about: str
-    folder: Path
+    folder: Place
     """What is worked on; its name is in the keys of artifacts."""
     megapixels: float = 0.0
     """Megapixels of SR that were written while this listened."""

@@ -13,15 +13,14 @@ from pipeline.jobs.request import RerunRequest
 from pipeline.reports.night import nights_left
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.jobs.request import UpscaleRequest
     from pipeline.jobs.results import JobResult
     from pipeline.reports.night import Speed
+    from pipeline.storage.store import Place
 
 
 def summary(
-    job_dir: Path,
+    job_dir: Place,
     result: JobResult,
     speed: Speed,
     scores: dict[str, Any],

@@ -26,13 +26,13 @@ from pipeline.storage.ledger import REJECTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from prefect.tasks import Task
 
     from pipeline.jobs.export import ExportResult
     from pipeline.jobs.ingest import Ingestion
     from pipeline.jobs.stages import RunAddress, Stages
+    from pipeline.storage.store import Place
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -70,7 +70,7 @@ class Scored:
     stopped: bool
 
 
-def listener_of(job_dir: Path, run_id: str) -> FlowListener:
+def listener_of(job_dir: Place, run_id: str) -> FlowListener:
     """Return the listener that logs a run on a job."""
     return FlowListener(f"job {job_dir.name} run {run_id}", job_dir)
 
@@ -131,7 +131,7 @@ def export_pictures(run: RunAddress) -> ExportResult | None:
 
 
 @patient
-def report_job(job_dir: Path) -> str:
+def report_job(job_dir: Place) -> str:
     """Write the job's report, and show what is worth a look; return the report's path."""
     job = open_job(job_dir)
     written = str(write_report(job))

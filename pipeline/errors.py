@@ -50,6 +50,14 @@ class DiskError(UpresError, OSError):
     """A disk is full, or may not be written: whatever was to be put there is not."""
 
 
+class StoreError(UpresError, OSError):
+    """An object store refused a request, or did not answer for as long as it is asked again."""
+
+
+class NoStoreError(StoreError, UsageError):
+    """A command names a bucket, or a kind of address, that there is not."""
+
+
 class UnreadableError(ArchiveError):
     """A disk failed, or kept its files to itself: what the archive holds there is not known."""
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import sys
 from contextlib import closing
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from flows.terminal import options
 from pipeline.jobs.request import IngestRequest, RerunRequest, UpscaleRequest
+from pipeline.storage.store import local
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Place
 
 
 @click.command()
 @click.argument("src", metavar="SRC")
-@click.argument("archive", type=click.Path(path_type=Path))
+@click.argument("archive", type=options.PLACE)
 @options.names_option
 @options.codec_option
+@options.asked(IngestRequest, "ledger", "--ledger", metavar="URL")
 @options.cluster_options
 @options.json_option
 @options.reported
 def ingest(as_json: bool, **asked: Any) -> None:
     """Bring pictures into a Zarr archive.
 
-    SRC is a picture, folder, glob, .zip, .cbz or .tar. ARCHIVE is created or continued: repeat the
-    command to add what is new or changed. ARCHIVE.ledger.sqlite records what became of each file.
+    SRC is a picture, folder, glob, s3://BUCKET/PREFIX, .zip, .cbz or .tar. ARCHIVE is created or
+    continued: repeat the command to add what is new or changed. ARCHIVE.ledger.sqlite records what
+    became of each file.
     """
     from flows.terminal.job_listening import CommandTerminal
     from flows.terminal.job_results import end_with
@@ -36,7 +41,7 @@ def ingest(as_json: bool, **asked: Any) -> None:
 
 @click.command()
 @click.argument("src", metavar="SRC")
-@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB", type=options.PLACE)
 @options.asked(UpscaleRequest, "model", "--model", metavar="NAME|FILE|auto")
 @options.asked(UpscaleRequest, "restore", "--restore", type=float, metavar="0..1")
 @options.names_option
@@ -49,7 +54,7 @@ def ingest(as_json: bool, **asked: Any) -> None:
     UpscaleRequest,
     "export_dir",
     "--export",
-    type=click.Path(path_type=Path),
+    type=options.PLACE,
     metavar="DIR",
 )
 @options.format_option
@@ -64,8 +69,9 @@ def ingest(as_json: bool, **asked: Any) -> None:
 def upscale(as_json: bool, **asked: Any) -> None:
     """Upscale pictures into a job.
 
-    SRC is a picture, folder, glob, .zip, .tar, or an archive made by `upres ingest`. JOB is created
-    or continued: finished tiles are not computed again.
+    SRC is a picture, folder, glob, s3://BUCKET/PREFIX, .zip, .tar, or an archive made by `upres
+    ingest`. JOB is a folder or s3://BUCKET/PREFIX. It is created or continued: finished tiles are
+    not computed again.
     """
     from flows.terminal.exports import print_export
     from flows.terminal.job_listening import CommandTerminal
@@ -80,11 +86,11 @@ def upscale(as_json: bool, **asked: Any) -> None:
 
 
 @click.command()
-@click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB|DATASET", type=options.PLACE)
 @click.option("--items", "list_items", is_flag=True, help="List every item.")
 @options.json_option
 @options.reported
-def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
+def status(job_dir: Place, list_items: bool, as_json: bool) -> None:
     """Show how much of a job or dataset is done, and what failed.
 
     The exit code is 3 if items, tiles or chunks failed, and 0 otherwise.
@@ -94,11 +100,11 @@ def status(job_dir: Path, list_items: bool, as_json: bool) -> None:
     if is_dataset(job_dir):
         from flows.commands.datasets import print_status
 
-        print_status(job_dir, list_items=list_items, as_json=as_json)
+        print_status(local(job_dir, "DATASET"), list_items=list_items, as_json=as_json)
     _end_with_job(job_dir, list_items=list_items, as_json=as_json)
 
 
-def _end_with_job(job_dir: Path, *, list_items: bool, as_json: bool) -> NoReturn:
+def _end_with_job(job_dir: Place, *, list_items: bool, as_json: bool) -> NoReturn:
     from flows.terminal import job_results
     from pipeline.compute.status import read_status
     from pipeline.jobs.choice import chosen_models
@@ -121,7 +127,7 @@ def _end_with_job(job_dir: Path, *, list_items: bool, as_json: bool) -> NoReturn
 
 
 @click.command()
-@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB", type=options.PLACE)
 @options.asked(RerunRequest, "item", "--item", metavar="GLOB")
 @options.asked(RerunRequest, "error", "--error", metavar="TEXT")
 @options.asked(RerunRequest, "stale", "--stale", is_flag=True)

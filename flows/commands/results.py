@@ -14,15 +14,17 @@ from flows.terminal.printing import number_of, visible
 from pipeline.compute.request import WorkersRequest
 from pipeline.jobs.export_names import SAME
 from pipeline.jobs.request import ExportRequest, ScoreRequest
+from pipeline.storage.store import local
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pipeline.compute.outcomes import Failure
+    from pipeline.storage.store import Place
 
 
 @click.command()
-@click.argument("job_dir", metavar="JOB", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB", type=options.PLACE)
 @options.reference_option
 @options.names_option
 @options.cluster_options
@@ -52,7 +54,7 @@ def score(as_json: bool, **asked: Any) -> None:
 
 
 @click.command()
-@click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB|DATASET", type=options.PLACE)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -60,7 +62,7 @@ def score(as_json: bool, **asked: Any) -> None:
 )
 @options.json_option
 @options.reported
-def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
+def report(job_dir: Place, out: Path | None, as_json: bool) -> None:
     """Write the report of a job or a dataset, one HTML file.
 
     JOB/report.html: figures, before and after, and a map of every tile's score.
@@ -71,8 +73,9 @@ def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
     from pipeline.reports.job_report import write_report
     from pipeline.storage.dataset import is_dataset
 
+    path: Place
     if is_dataset(job_dir):
-        path = report_dataset(job_dir, out=out)
+        path = report_dataset(local(job_dir, "DATASET"), out=out)
     elif out is not None:
         raise click.UsageError("--out is for a DATASET; a job's report is JOB/report.html")
     else:
@@ -84,16 +87,16 @@ def report(job_dir: Path, out: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("job_dir", metavar="JOB|DATASET", type=click.Path(path_type=Path))
-@click.argument("out_dir", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("job_dir", metavar="JOB|DATASET", type=options.PLACE)
+@click.argument("out_dir", metavar="DIR", type=options.PLACE)
 @options.format_option
 @options.replacing_options
 @options.cluster_options
 @options.json_option
 @options.reported
 def export(
-    job_dir: Path,
-    out_dir: Path,
+    job_dir: Place,
+    out_dir: Place,
     file_format: str,
     overwrite: bool,
     prune: bool,
@@ -116,7 +119,7 @@ def export(
 
 
 def _export_job(
-    job_dir: Path, request: ExportRequest, workers: WorkersRequest, *, as_json: bool
+    job_dir: Place, request: ExportRequest, workers: WorkersRequest, *, as_json: bool
 ) -> NoReturn:
     from flows.terminal.exports import print_export
     from flows.terminal.job_listening import CommandTerminal
@@ -133,7 +136,7 @@ def _export_job(
 
 
 def _export_dataset(
-    dataset_dir: Path, request: ExportRequest, workers: WorkersRequest, *, as_json: bool
+    dataset_dir: Place, request: ExportRequest, workers: WorkersRequest, *, as_json: bool
 ) -> NoReturn:
     from flows.terminal.listening import Terminal
     from pipeline.dataset.export import export_dataset
@@ -142,10 +145,10 @@ def _export_dataset(
         raise click.UsageError(f"--format is {request.format}, but patches are written as png")
     if request.prune:
         raise click.UsageError("--prune is for jobs, not for datasets")
-    settings, out_dir = workers.cluster_settings(), request.out_dir
+    settings, out_dir = workers.cluster_settings(), local(request.out_dir, "DIR")
     with options.interruptible() as stop:
         exported = export_dataset(
-            dataset_dir,
+            local(dataset_dir, "DATASET"),
             out_dir,
             settings,
             overwrite=request.overwrite,

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
 
+    from pipeline.storage.store import Place
+
 _UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _PAGE = 200
 _LATE = timedelta(minutes=1)
@@ -87,7 +89,7 @@ class Watch:
         return [_mark(client, run) for run in silent if run.id in before]
 
 
-def mark_dead_runs_of(job_dir: Path) -> list[str]:
+def mark_dead_runs_of(job_dir: Place) -> list[str]:
     """Mark the dead runs on a job that the run of this process holds; return their names.
 
     Whether a worker or a script began them. One that lives, or whose machine may only be slow to
@@ -96,7 +98,7 @@ def mark_dead_runs_of(job_dir: Path) -> list[str]:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return []
-    own, folder = context.flow_run.id, os.path.realpath(job_dir)
+    own, folder = context.flow_run.id, os.path.realpath(str(job_dir))
 
     def is_dead(run: FlowRun) -> bool:
         asked, place = run.parameters.get("job_dir"), place_of(run)

@@ -238,7 +238,7 @@ def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
 def _name_of(job: ScheduledJob, others: list[DeploymentResponse]) -> str:
     """Return the name of a job: that which it has, or else the one it asks for, if that is free."""
     names = {deployment.name for deployment in others} | {BY_HAND}
-    place = os.path.realpath(job.request.job_dir)
+    place = os.path.realpath(str(job.request.job_dir))
     for deployment in others:
         if os.path.realpath(str(deployment.parameters.get("job_dir"))) == place:
             return deployment.name

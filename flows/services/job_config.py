@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 from flows.services.scheduling import ScheduledJob, check_at, check_job, placed, zone_name
 from pipeline.errors import NoSourceError, UsageError
 from pipeline.jobs.request import UpscaleRequest
+from pipeline.storage.store import BucketPlace, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,10 +91,12 @@ def _value(where: str, value: Any, kind: Any) -> Any:
         value = f"{value:%H:%M}"
     kinds = [one for one in get_args(kind) if one is not NoneType] if _is_union(kind) else [kind]
     for one in kinds:
+        if one is Path and isinstance(value, str):
+            return place_of(value)
         accepted = _KINDS.get(one, (one,))
         if isinstance(value, accepted) and (one is bool or not isinstance(value, bool)):
             return one(value)
-    wanted = " or ".join(_WORDS.get(one, one.__name__) for one in kinds)
+    wanted = " or ".join(_WORDS.get(one, one.__name__) for one in kinds if one is not BucketPlace)
     raise UsageError(f"{where} is {value!r}, expected {wanted}")
 
 

@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
 from pipeline.jobs.job import check_folder
+from pipeline.storage.store import Place, place_of
 
 if TYPE_CHECKING:
     from pipeline.jobs.request import UpscaleRequest
@@ -46,7 +47,7 @@ class ScheduledJob:
         asked = {one.name: getattr(self.request, one.name) for one in fields(self.request)}
         defaults = {one.name: one.default for one in fields(self.request)}
         return {
-            name: str(value) if isinstance(value, Path) else value
+            name: str(value) if isinstance(value, Place) else value
             for name, value in asked.items()
             if value != defaults[name]
         }
@@ -111,9 +112,9 @@ def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
     return replace(
         request,
         src=request.src and _absolute(folder, request.src),
-        job_dir=Path(_absolute(folder, request.job_dir)),
+        job_dir=place_of(_absolute(folder, request.job_dir)),
         reference=request.reference and _absolute(folder, request.reference),
-        export_dir=request.export_dir and Path(_absolute(folder, request.export_dir)),
+        export_dir=request.export_dir and place_of(_absolute(folder, request.export_dir)),
         model=_absolute(folder, request.model) if model.is_file() else request.model,
         ledger=ledger,
     )
@@ -133,10 +134,10 @@ def _check_text(place: str) -> None:
         ) from error
 
 
-def _absolute(folder: Path, place: str | Path) -> str:
+def _absolute(folder: Path, place: str | Place) -> str:
     if "://" in str(place):
         return str(place)
-    return os.path.abspath(folder / Path(place).expanduser())  # noqa: PTH100 - links stay.
+    return os.path.abspath(folder / Path(str(place)).expanduser())  # noqa: PTH100 - links stay.
 
 
 def _zone_of_machine() -> str:

@@ -10,12 +10,11 @@ from flows.terminal.failures import SHOWN
 from flows.terminal.printing import number_of, visible
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from pipeline.jobs.export import ExportResult
+    from pipeline.storage.store import Place
 
 
-def print_export(exported: ExportResult, out_dir: Path) -> None:
+def print_export(exported: ExportResult, out_dir: Place) -> None:
     """Print how many files were written, and which files stay although their pictures are gone."""
     counts = [f"{number_of(exported.written, 'picture')} written below {visible(str(out_dir))}"]
     if exported.unchanged:
@@ -27,7 +26,7 @@ def print_export(exported: ExportResult, out_dir: Path) -> None:
         _print_gone(exported, out_dir)
 
 
-def _print_gone(exported: ExportResult, out_dir: Path) -> None:
+def _print_gone(exported: ExportResult, out_dir: Place) -> None:
     hint = "--prune removes those that this job wrote"
     if exported.kept:
         hint = "not pruned: changed since, not written by this job, or not to be removed"

@@ -18,10 +18,12 @@ from flows.terminal.utf8 import restart_in_utf8
 from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
 from pipeline.constants import CODECS, LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_S, MOST_TILE_PX
 from pipeline.dataset.request import PrepareRequest
+from pipeline.errors import UsageError
 from pipeline.jobs.export_names import CHOICES
 from pipeline.jobs.request import ExportRequest, IngestRequest, UpscaleRequest, check_halo
 from pipeline.request_fields import field_of, help_of, is_needed
 from pipeline.sources.request import SourceRequest
+from pipeline.storage.store import is_address, place_of
 from pipeline.training.request import TrainRequest
 
 if TYPE_CHECKING:
@@ -206,6 +208,22 @@ def device_options(precision: str = UpscaleRequest.precision) -> Callable[[F], F
         asked(UpscaleRequest, "backend", "--backend", type=BACKENDS),
         asked(UpscaleRequest, "precision", "--precision", type=precisions, default=precision),
     )
+
+
+class PlaceType(click.Path):
+    """A local path, or an address such as ``s3://bucket/prefix``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the place."""
+        if not isinstance(value, str) or not is_address(value):
+            return super().convert(value, param, ctx)
+        try:
+            return place_of(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+PLACE = PlaceType(path_type=Path)
 
 
 class FeaturesType(click.Path):

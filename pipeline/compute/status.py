@@ -10,14 +10,14 @@ from pipeline.compute.outcomes import Failure
 from pipeline.storage.ledger import INGESTED, REJECTED, VANISHED, ItemCount, Ledger, Note
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pipeline.storage.store import Place
 
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
     """Counts of items and units, and every failure with its reason."""
 
-    folder: Path
+    folder: Place
     counts: tuple[ItemCount, ...]
     failures: tuple[Failure, ...]
     upscales: bool = True
@@ -71,7 +71,7 @@ class JobStatus:
         }
 
 
-def read_status(folder: Path, ledger: Ledger, *, upscales: bool = True) -> JobStatus:
+def read_status(folder: Place, ledger: Ledger, *, upscales: bool = True) -> JobStatus:
     """Return the status by the ledger, failures in the order of their items."""
     counts = tuple(ledger.count_items())
     rejected = [Failure(c.item, None, c.error, c.message) for c in counts if c.state == REJECTED]

@@ -16,12 +16,12 @@ from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.jobs.worker import Workbench
     from pipeline.storage.ledger import UnitRow
+    from pipeline.storage.store import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class ChunkTask:
     lr_pixels: int
     """Of all its images together."""
     halo_px: int
-    source_dir: Path
-    sr_dir: Path
+    source_dir: Place
+    sr_dir: Place
     source_sha256: str
     """Content that the LR chunk must have."""
     facts: Mapping[str, Any]

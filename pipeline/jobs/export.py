@@ -12,19 +12,18 @@ import os
 import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
 from pipeline.compute.submission import Stop, submit_windowed
-from pipeline.errors import DiskError, OccupiedError
+from pipeline.errors import DiskError, OccupiedError, StoreError
+from pipeline.jobs.export_facts import Facts
 from pipeline.jobs.export_file import (
-    Exported,
     ExportTask,
-    Facts,
     discard,
     export_item,
+    is_there,
     put_in_place,
     remove,
 )
@@ -33,11 +32,14 @@ from pipeline.jobs.export_plan import MADE_FOLDER, contents_of
 from pipeline.storage.access import close_to, make_folder
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.ledger import EXPORT, ExportRow, Note
+from pipeline.storage.store import BucketPlace, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from pipeline.compute.cluster import Client
+    from pipeline.jobs.export_facts import Exported
     from pipeline.jobs.export_plan import ExportPlan
     from pipeline.storage.ledger import Ledger
 
@@ -134,11 +136,14 @@ class _Export:
         """Yield each task once its folder exists; remove what a killed export left there."""
         ready: set[Path] = set()
         for task in self._plan.tasks:
+            if isinstance(task.path, BucketPlace):
+                yield task  # There are no folders in a bucket, nor names of unfinished files.
+                continue
             try:
-                if task.path.parent not in ready:
-                    self._make_folder(task.path.parent, task.folder_readers)
+                if task.file.parent not in ready:
+                    self._make_folder(task.file.parent, task.folder_readers)
                     _remove_partials(task)
-                    ready.add(task.path.parent)
+                    ready.add(task.file.parent)
             except OSError as error:
                 told = self._unwritten(_in_the_way(error))
                 if isinstance(told, DiskError) and not self._plan.request.root.is_dir():
@@ -181,7 +186,8 @@ class _Export:
                 continue
             self.written += 1
             self._rows.append(_row_of(task, exported.facts))
-        for folder in {task.path.parent for task, _ in waiting}:
+        on_disk = (task for task, _ in waiting if not isinstance(task.path, BucketPlace))
+        for folder in {task.file.parent for task in on_disk}:
             sync_folder(folder)
         self._ledger.put_exports(self._rows)
         self._rows = []
@@ -199,7 +205,7 @@ class _Export:
         Only files that did not change since the job wrote them are removed, and empty folders that
         it made.
         """
-        here = [row for row in self._plan.gone if os.path.lexists(row.path)]
+        here = [row for row in self._plan.gone if is_there(place_of(row.path))]
         forgotten = {row.path for row in self._plan.gone} - {row.path for row in here}
         own = [row for row in here if not row.adopted]
         pruned = self._removed(own) if prune else set()
@@ -214,7 +220,7 @@ class _Export:
         removed = set()
         for row in rows:
             try:
-                if remove(Path(row.path), contents_of(row)):
+                if remove(place_of(row.path), contents_of(row), job=self._plan.job):
                     removed.add(row.path)
             except OSError as error:
                 self.failures.append(Failure.of(row.item, self._unwritten(error)))
@@ -234,7 +240,7 @@ class _Export:
 
     def _make_folder(self, folder: Path, allowed: int) -> None:
         root = self._plan.request.root
-        missing = [p for p in (folder, *folder.parents) if p.is_relative_to(root)]
+        missing = [p for p in (folder, *folder.parents) if p.is_relative_to(str(root))]
         for path in reversed(missing):
             is_new = not path.is_dir()
             make_folder(path, allowed)
@@ -275,17 +281,17 @@ class _Export:
         if isinstance(error, DiskError):
             return self._unwritten(error)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            name = os.fsencode(task.path.name)
+            name = os.fsencode(task.file.name)
             return OSError(
                 f"the file would be called {task.path.name[:40]}... ({len(name)} bytes, its path "
-                f"{len(os.fsencode(task.path))}), longer than the disk takes; rename it in "
+                f"{len(os.fsencode(task.file))}), longer than the disk takes; rename it in "
                 "its source, or export into a folder with a shorter path"
             )
         return error
 
     def _unwritten(self, error: OSError) -> OSError:
         """Return an error that says which folder cannot be written, why, and what to do."""
-        if isinstance(error, OccupiedError):
+        if isinstance(error, OccupiedError | StoreError):
             return error
         # A full disk concerns all its folders; missing permission concerns one folder.
         is_of_disk = error.errno in _OF_DISK or not error.filename
@@ -319,7 +325,7 @@ def _folder_row(path: Path) -> ExportRow:
 def _remove_partials(task: ExportTask) -> None:
     """Remove the unfinished files that a killed export of this job left in a folder."""
     start, _, _ = task.partial_name.rpartition("-")
-    for path in task.path.parent.iterdir():
+    for path in task.file.parent.iterdir():
         if path.name.startswith(f"{start}-") and path.name.endswith(".partial"):
             path.unlink(missing_ok=True)
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from pipeline.errors import DiskError, OccupiedError, PictureError
 from pipeline.geometry import Rect, Span
+from pipeline.jobs.export_facts import Exported, Facts
+from pipeline.jobs.export_object import export_object, remove_object
 from pipeline.jobs.item_images import sr_image
 from pipeline.pictures.files import encode_picture, read_picture
 from pipeline.pictures.metadata import from_json
@@ -26,12 +28,14 @@ from pipeline.pictures.travel import enlarged
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.archive import Archive
 from pipeline.storage.atomic import place_new, write_new
+from pipeline.storage.store import BucketPlace, local
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
     from pipeline.storage.ledger import ItemRow
+    from pipeline.storage.store import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +43,8 @@ class ExportTask:
     """One item to write as a file, and what is known of the file that may be there."""
 
     row: ItemRow
-    sr_dir: Path
-    path: Path
+    sr_dir: Place
+    path: Place
     partial_name: str
     """What the finished file is called, in the same folder, until it is put into its place."""
     format: str
@@ -58,34 +62,18 @@ class ExportTask:
     """Who may look into its folder, where that is made."""
     overwrite: bool = False
     """Whether a file that the job did not write may be replaced."""
+    job: str = ""
+    """Id of the job."""
 
     @property
     def partial(self) -> Path:
         """Return where the finished file waits."""
-        return self.path.with_name(self.partial_name)
+        return self.file.with_name(self.partial_name)
 
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What distinguishes a file from another one."""
-
-    size_bytes: int
-    mtime_ns: int
-    sha256: str
-    """"" of what is not a regular file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Exported:
-    """The file of an item: finished next to its place, or (`is_new` False) already there."""
-
-    facts: Facts
-    is_new: bool
-    replaces: Facts | None = None
-    notes: tuple[str, ...] | None = None
-    """Metadata that the file could not keep; None where it was not checked again."""
-    overwrites: bool = False
-    """Whether it replaces a file that somebody else wrote."""
+    @property
+    def file(self) -> Path:
+        """Return its path where it is on a disk."""
+        return local(self.path, "the exported file")
 
 
 def facts_of(path: Path) -> Facts | None:
@@ -110,6 +98,8 @@ def export_item(task: ExportTask) -> Exported:
         ArchiveError: if a chunk of it is damaged.
         DiskError: if the file cannot be written; nothing is left of it.
     """
+    if isinstance(task.path, BucketPlace):
+        return export_object(task, task.path, export_item)
     there = facts_of(task.path)
     if there is not None and there.sha256 in task.current:
         return Exported(there, is_new=False)
@@ -133,7 +123,7 @@ def export_item(task: ExportTask) -> Exported:
             readers=task.readers,
         )
     except OSError as error:
-        raise DiskError(error.errno, error.strerror, str(task.path.parent)) from error
+        raise DiskError(error.errno, error.strerror, str(task.file.parent)) from error
     facts = Facts(len(content), task.partial.stat().st_mtime_ns, sha256)
     return Exported(facts, is_new=True, replaces=there, overwrites=not ours, notes=notes)
 
@@ -154,13 +144,15 @@ def put_in_place(task: ExportTask, exported: Exported) -> None:
     Raises: OccupiedError: if another file has appeared there; it stays, and the finished one is
     removed.
     """
+    if isinstance(task.path, BucketPlace):
+        return  # There is no other name that it could have waited under.
     before = exported.replaces
     try:
-        if before is None or not os.path.lexists(task.path):
-            place_new(task.partial, task.path)
+        if before is None or not os.path.lexists(task.file):
+            place_new(task.partial, task.file)
             return
-        _check_same(task.path, before)
-        task.partial.replace(task.path)
+        _check_same(task.file, before)
+        task.partial.replace(task.file)
     except FileExistsError as error:
         raise OccupiedError(
             f"{task.path} appeared or changed while its picture was being written; it was left as "
@@ -175,12 +167,21 @@ def discard(task: ExportTask) -> None:
 
     If it cannot be removed now, the next export of the job removes it.
     """
+    if isinstance(task.path, BucketPlace):
+        return
     with suppress(OSError):
         task.partial.unlink(missing_ok=True)
 
 
-def remove(path: Path, contents: Collection[str]) -> bool:
+def is_there(path: Place) -> bool:
+    """Return whether anything is at the place of a file."""
+    return path.exists() if isinstance(path, BucketPlace) else os.path.lexists(path)
+
+
+def remove(path: Place, contents: Collection[str], *, job: str) -> bool:
     """Remove a file if its content (sha256) is one of `contents`; return whether it was."""
+    if isinstance(path, BucketPlace):
+        return remove_object(job, path, contents)
     there = facts_of(path)
     if there is None or not there.sha256 or there.sha256 not in contents:
         return False
@@ -193,12 +194,12 @@ def _is_ours(task: ExportTask, there: Facts, content: bytes) -> bool:
     if not there.sha256:
         return False
     # The latter: exported before upres kept record of that, and not touched since.
-    return there.sha256 in task.ours or (task.of_a_run and _same_pixels(task.path, content))
+    return there.sha256 in task.ours or (task.of_a_run and _same_pixels(task.file, content))
 
 
 def _check_overwritten(task: ExportTask, there: Facts) -> None:
     """Make sure that a file of somebody else may be replaced."""
-    if task.path.is_dir() and not task.path.is_symlink():
+    if task.file.is_dir() and not task.file.is_symlink():
         raise OccupiedError(
             f"{task.path} is a folder, expected a file; move it away, or export into another folder"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
@@ -12,6 +12,8 @@ from pipeline.pictures.formats import EXTENSIONS, SUFFIXES, WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from pipeline.storage.store import Place
 
 SAME = "same"
 """Asks for the format of each item's source."""
@@ -40,7 +42,7 @@ def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:
     return names
 
 
-def paths_of(formats: Mapping[str, str], out_dir: Path) -> dict[str, Path]:
+def paths_of(formats: Mapping[str, str], out_dir: Place) -> dict[str, Place]:
     """Return item -> path below `out_dir`, of items with the formats that they are written in.
 
     Raises:
@@ -52,7 +54,7 @@ def paths_of(formats: Mapping[str, str], out_dir: Path) -> dict[str, Path]:
     return {item: _inside(out_dir, names[item]) for item in formats}
 
 
-def folded(path: Path | str) -> str:
+def folded(path: Place | str) -> str:
     """Return what names have in common that are one name where case or accents do not count."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", str(path)).casefold())
 
@@ -65,7 +67,7 @@ def _renamed(item: str, format: str) -> str:
     return str(path.with_suffix(SUFFIXES[format])) if known else item + SUFFIXES[format]
 
 
-def _inside(out_dir: Path, name: str) -> Path:
+def _inside(out_dir: Place, name: str) -> Place:
     """Return the path of `name` below `out_dir`; refuse one that leads out of it."""
     parts = PurePosixPath(name).parts
     if not parts or PurePosixPath(name).is_absolute() or ".." in parts:

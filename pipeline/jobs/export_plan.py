@@ -25,6 +25,7 @@ from pipeline.jobs.item_images import sr_image
 from pipeline.storage.access import readers
 from pipeline.storage.ledger import VANISHED, ExportRow
 from pipeline.storage.places import Identity
+from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.jobs.request import ExportRequest
     from pipeline.storage.ledger import ItemRow, Ledger
+    from pipeline.storage.object_store import Stored
+    from pipeline.storage.store import Place
 
 RULES = 2
 """Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
@@ -54,7 +57,9 @@ class ExportPlan:
     tasks: tuple[ExportTask, ...] = ()
     known: Mapping[str, ExportRow] = field(default_factory=dict)
     """What the job wrote below the folder before, by path."""
-    settled: Mapping[Path, int] = field(default_factory=dict)
+    job: str = ""
+    """Id of the job."""
+    settled: Mapping[Place, int] = field(default_factory=dict)
     """Files that are up to date, each with who may read it."""
     gone: tuple[ExportRow, ...] = ()
     """Files that the job wrote for pictures that are gone from the source or renamed."""
@@ -89,6 +94,7 @@ def plan_export(
             failures.append(Failure.of(item, error))
     return ExportPlan(
         request=request,
+        job=job.id,
         tasks=tuple(tasks),
         known=known,
         settled=settled,
@@ -107,30 +113,49 @@ class _Places:
         request: ExportRequest,
         by_item: Mapping[str, ItemRow],
         known: Mapping[str, ExportRow],
-        paths: Mapping[str, Path],
+        paths: Mapping[str, Place],
     ) -> None:
         self._job, self._ledger, self._request = job, ledger, request
         self._by_item, self._known, self._paths = by_item, known, paths
         self._targets = {str(path): item for item, path in paths.items()}
         self._originals = Originals(by_item.values())
 
-    def is_current(self, path: Path, row: ItemRow, format: str) -> bool:
+    def is_current(self, path: Place, row: ItemRow, format: str) -> bool:
         """Return whether the file is there, up to date, and unchanged since the job wrote it."""
         before = self._known.get(str(path))
         if before is None or before.coming_sha256 or not _is_of(before, row, format):
             return False
-        return _is_as_written(path, before)
+        return self._is_as_written(path, before)
 
-    def task(self, path: Path, row: ItemRow, format: str) -> ExportTask:
+    def _is_as_written(self, path: Place, before: ExportRow) -> bool:
+        """Return whether a file is as the job left it, by its size and its time or etag."""
+        if not isinstance(path, BucketPlace):
+            return _is_as_written(path, before)
+        facts = self._objects.get(path.key)
+        found = None if facts is None else (facts.size_bytes, facts.etag)
+        return found == (before.size_bytes, before.mtime_ns)
+
+    def _is_there(self, path: Place) -> bool:
+        if isinstance(path, BucketPlace):
+            return path.key in self._objects
+        return os.path.lexists(path)
+
+    @cached_property
+    def _objects(self) -> Mapping[str, Stored]:
+        """What is below the place of the export, where that is in a bucket: listed once."""
+        root = self._request.root
+        return {one.key: one for one in root.below()} if isinstance(root, BucketPlace) else {}
+
+    def task(self, path: Place, row: ItemRow, format: str) -> ExportTask:
         """Return the task that writes the file of an item.
 
         Raises:
             UsageError: if what is there is an original.
             OccupiedError: if the place is that of another item's file.
         """
-        there = os.path.lexists(path)
+        there = self._is_there(path)
         before = self._known.get(str(path))
-        if there and (before is None or not _is_as_written(path, before)):
+        if there and (before is None or not self._is_as_written(path, before)):
             self._originals.check(path)
         if there and before is None:
             before = self._called_otherwise(path)
@@ -150,9 +175,10 @@ class _Places:
             readers=allowed,
             folder_readers=folder_allowed,
             overwrite=self._request.overwrite,
+            job=self._job.id,
         )
 
-    def readers(self, path: Path, row: ItemRow) -> tuple[int, int]:
+    def readers(self, path: Place, row: ItemRow) -> tuple[int, int]:
         """Return who may read the file of an item, and who its folder.
 
         It is those who may read its source, or the job where the source is gone.
@@ -183,7 +209,7 @@ class _Places:
             if (gone or renamed) and not (twin and _is_one(before.path, twin)):
                 yield before
 
-    def _called_otherwise(self, path: Path) -> ExportRow | None:
+    def _called_otherwise(self, path: Place) -> ExportRow | None:
         """Return the row of another file of the job that this file system takes for `path`."""
         before = self._by_folded.get(folded(path))
         if before is None or not _is_one(before.path, path):
@@ -196,7 +222,9 @@ class _Places:
             )
         return before
 
-    def _is_of_a_run(self, path: Path) -> bool:
+    def _is_of_a_run(self, path: Place) -> bool:
+        if isinstance(path, BucketPlace):
+            return False  # There, exported files say whose they are.
         modified = path.lstat().st_mtime_ns
         return any(start <= modified <= end for start, end in self._runs)
 
@@ -283,9 +311,9 @@ def contents_of(row: ExportRow) -> set[str]:
     return {row.sha256, *coming} - {""}
 
 
-def _is_one(path: str | Path, other: str | Path) -> bool:
-    identity = Identity.of(path)
-    return identity is not None and identity == Identity.of(other)
+def _is_one(path: str | Place, other: str | Place) -> bool:
+    identity = Identity.of(str(path))
+    return identity is not None and identity == Identity.of(str(other))
 
 
 def _ns(when: str) -> int:

@@ -17,6 +17,7 @@ from pipeline.jobs.export_names import SAME, paths_of
 from pipeline.sources.overlap import check_export_folder
 from pipeline.storage.ledger import INGESTED
 from pipeline.storage.places import Identity, identities
+from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.jobs.request import ExportRequest
     from pipeline.storage.ledger import ItemRow
+    from pipeline.storage.store import Place
 
 
 def check_targets(
@@ -37,6 +39,8 @@ def check_targets(
     """
     request.check()
     check_export_folder(request.out_dir, src=source, job_dir=job.folder)
+    if isinstance(request.out_dir, BucketPlace):
+        return  # A place in a bucket has one name, so that was all.
     targets, originals = _likely_targets(rows, request), Originals(rows)
     for path in filter(_has_other_names, targets):
         originals.check(path)
@@ -58,13 +62,14 @@ class Originals:
     def __init__(self, rows: Iterable[ItemRow]) -> None:
         self._sources = {row.source for row in rows if row.source}
 
-    def check(self, path: str | Path) -> None:
+    def check(self, path: str | Place) -> None:
         """Refuse to write where an original is.
 
         Raises:
             UsageError: then.
         """
-        if Identity.of(path) in self._identities:
+        other = str(path) if isinstance(path, BucketPlace) else None
+        if other in self._sources or (other is None and Identity.of(str(path)) in self._identities):
             raise UsageError(
                 f"export would put {path} in the place of an original; name another folder"
             )

@@ -30,14 +30,14 @@ from pipeline.sources.listing import check_same_source, list_source
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.archive import Archive
 from pipeline.storage.item_paths import clashing
-from pipeline.storage.ledger import INGEST, INGESTED, ItemRow, Ledger
+from pipeline.storage.ledger import INGEST, INGESTED, ItemRow, Ledger, ObjectRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
-    from pathlib import Path
 
     from pipeline.compute.cluster import Client
     from pipeline.sources.source_file import SourceFile
+    from pipeline.storage.store import Place
 
 _BATCH = 64
 
@@ -63,11 +63,11 @@ class Ingestion:
 def run_ingest(
     source: str,
     *,
-    archive_dir: Path,
+    archive_dir: Place,
     ledger: Ledger,
     client: Client,
     names: str = "",
-    skip: Path | None = None,
+    skip: Place | None = None,
     codec: str | None = None,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
@@ -138,6 +138,7 @@ class _Ingest:
         self._known = known
         self._total = total
         self._report = report
+        self._unread = _unchanged_objects(known, ledger)
 
     def store(self, files: Iterable[SourceFile], *, alone: bool = False) -> list[Ingested]:
         """Store files as images of their own; return those that wait for a stack instead."""
@@ -147,6 +148,7 @@ class _Ingest:
             known={i: r.sha256 for i, r in self._known.items() if r.state == INGESTED},
             stacked=sound_members(self._archive),
             alone=alone,
+            unread=self._unread,
         )
         return [one for one in self._run(ingest_files, tasks) if one.waits]
 
@@ -161,6 +163,7 @@ class _Ingest:
         batch: list[ItemRow] = []
         for _, results in work_through(self._client, work, tasks, stop=self._stop):
             ingested += results
+            self._ledger.put_objects(_objects(results))
             stored = (one.row for one in results if not one.waits)
             batch += [with_known_upscaling(row, self._known) for row in stored]
             self._note(results)
@@ -180,6 +183,29 @@ class _Ingest:
     def _record(self, batch: list[ItemRow]) -> None:
         self._ledger.put_items(batch)
         self.rows += batch
+
+
+def _unchanged_objects(known: Mapping[str, ItemRow], ledger: Ledger) -> dict[str, ObjectRow]:
+    """Return the objects whose content the ledger still records: these need not be read again."""
+    return {
+        item: row
+        for item, row in ledger.objects().items()
+        if item in known and (known[item].state, known[item].sha256) == (INGESTED, row.sha256)
+    }
+
+
+def _objects(results: Iterable[Ingested]) -> list[ObjectRow]:
+    """Return the objects that were read, of pictures that came from a bucket."""
+    return [
+        ObjectRow(
+            item=one.file.item,
+            etag=one.file.etag,
+            size_bytes=one.file.size_bytes,
+            sha256=one.row.sha256,
+        )
+        for one in results
+        if one.file.etag and one.row.state == INGESTED and one.row.sha256
+    ]
 
 
 def _clashed(file: SourceFile, other: str) -> ItemRow:

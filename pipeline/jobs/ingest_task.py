@@ -26,24 +26,26 @@ from pipeline.storage.stack_kind import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from pipeline.pictures.picture import Picture
-    from pipeline.storage.ledger import ItemRow
+    from pipeline.storage.ledger import ItemRow, ObjectRow
     from pipeline.storage.stack_index import Member
+    from pipeline.storage.store import Place
 
 
 @dataclass(frozen=True, slots=True)
 class IngestTask(PictureTask[SourceFile]):
     """Some files to bring into an archive as images of their own, unless they fit a stack."""
 
-    archive_dir: Path
+    archive_dir: Place
     known: Mapping[str, str]
     """Content hashes, by item, that the archive should hold."""
     stacked: Mapping[str, Member]
     """Where those of them are that are in a stack."""
     alone: bool = False
     """Whether small pictures are stored as images too, instead of in a stack."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Content hashes, by item, of objects in a bucket that did not change since they were read."""
 
     def failed(self, error: BaseException) -> list[Ingested]:
         """Return that no file could be ingested: a worker died, or the disk is full."""
@@ -57,7 +59,7 @@ class PackTask:
     stack: str
     chunk: int
     files: tuple[SourceFile, ...]
-    archive_dir: Path
+    archive_dir: Place
     seen: Mapping[str, Traces] = field(default_factory=dict)
     """Traces by content: those of files that did not change since they were looked at."""
 
@@ -97,10 +99,11 @@ class Ingested:
 def plan_ingest(
     files: Iterable[SourceFile],
     *,
-    archive_dir: Path,
+    archive_dir: Place,
     known: Mapping[str, str],
     stacked: Mapping[str, Member],
     alone: bool = False,
+    unread: Mapping[str, ObjectRow] | None = None,
 ) -> Iterator[IngestTask]:
     """Yield tasks of few files or few bytes that hold each of `files` once, in their order."""
     for group in small_groups(files):
@@ -111,7 +114,15 @@ def plan_ingest(
             {item: known[item] for item in items if item in known},
             {item: stacked[item] for item in items if item in stacked},
             alone,
+            {file.item: seen.sha256 for file in group if (seen := _seen(file, unread or {}))},
         )
+
+
+def _seen(file: SourceFile, unread: Mapping[str, ObjectRow]) -> ObjectRow | None:
+    """Return what is known of an object with this very etag and size."""
+    row = unread.get(file.item)
+    same = row is not None and (row.etag, row.size_bytes) == (file.etag, file.size_bytes)
+    return row if same else None
 
 
 def ingest_files(task: IngestTask) -> list[Ingested]:
@@ -156,6 +167,11 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
 def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
     row = ingested_row(file)
     try:
+        if file.item in task.unread:
+            row = replace(row, sha256=task.unread[file.item])
+            unchanged = _unchanged(row, archive, task)
+            if unchanged is not None:
+                return Ingested(file, unchanged, notes=_notes_on(unchanged, archive, task))
         data, row = _read(file)
         unchanged = _unchanged(row, archive, task)
         if unchanged is not None:

@@ -1,4 +1,7 @@
-"""A job: the folder that is upscaled into, night after night, and the lock that guards it."""
+"""A job: the folder that is upscaled into, night after night, and the lock that guards it.
+
+A job in a bucket has ledger and lock elsewhere: in PostgreSQL, or in a file that the user names.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import ArchiveError, JobBusyError, LedgerError, UsageError
+from pipeline.errors import ArchiveError, JobBusyError, LedgerError, StoreError, UsageError
 from pipeline.storage.access import make_folder, readers
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.dataset import is_dataset
-from pipeline.storage.ledger import FILE_NAME, Ledger
-from pipeline.storage.locks import check_lock, hold
+from pipeline.storage.ledger import (
+    FILE_NAME,
+    Ledger,
+    without_password,
+)
+from pipeline.storage.locks import check_lock, hold, hold_by_ledger
 from pipeline.storage.places import is_inside
+from pipeline.storage.store import BucketPlace, check_stores, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+
+    from pipeline.storage.store import Place
 
 DESCRIPTION = "job.json"
 LOCK = "lock"
@@ -32,9 +42,9 @@ LOCK = "lock"
 class Job:
     """Where everything of one job is."""
 
-    folder: Path
+    folder: Place
     id: str
-    source_dir: Path
+    source_dir: Place
     """The LR archive: ``source.zarr`` of the job, or an archive elsewhere."""
     ledger_url: str
 
@@ -44,12 +54,12 @@ class Job:
         return self.source_dir.parent == self.folder
 
     @property
-    def sr_dir(self) -> Path:
+    def sr_dir(self) -> Place:
         """Return where the SR archive is."""
         return self.folder / "sr.zarr"
 
     @property
-    def report_path(self) -> Path:
+    def report_path(self) -> Place:
         """Return where the report is."""
         return self.folder / "report.html"
 
@@ -82,8 +92,8 @@ class Job:
 
     def open_ledger(self) -> Ledger:
         """Open the ledger of this job."""
-        if self.ledger_url == _file_url(self.folder):
-            return Ledger.open_file((self.folder / FILE_NAME).resolve(), job=self.id)
+        if (path := self._ledger_in_folder) is not None:
+            return Ledger.open_file(path, job=self.id)
         return Ledger.open(self.ledger_url, job=self.id)
 
     def open_ledger_to_read(self) -> Ledger:
@@ -91,18 +101,26 @@ class Job:
         try:
             return self.open_ledger()
         except LedgerError:
-            if self.ledger_url != _file_url(self.folder):
+            if (path := self._ledger_in_folder) is None:
                 raise
-            path = (self.folder / FILE_NAME).resolve()
             return Ledger.open_file(path, job=self.id, read_only=True)
 
+    @property
+    def _ledger_in_folder(self) -> Path | None:
+        """Return the file of the ledger in the folder of the job, None where it is elsewhere."""
+        if isinstance(self.folder, BucketPlace) or self.ledger_url != _file_url(self.folder):
+            return None
+        return (self.folder / FILE_NAME).resolve()
 
-def open_job(folder: Path) -> Job:
-    """Return the job in `folder`.
+
+def open_job(folder: Place, *, ledger_url: str | None = None) -> Job:
+    """Return the job in `folder`; `ledger_url`, where it is known, has its ledger's password.
 
     Raises:
         UsageError: if there is none, or its description is damaged.
+        StoreError: if it is in a bucket that cannot be used.
     """
+    check_stores(folder)
     folder = folder.absolute()
     path = folder / DESCRIPTION
     try:
@@ -111,9 +129,11 @@ def open_job(folder: Path) -> Job:
         return Job(
             folder=folder,
             id=values["id"],
-            source_dir=folder / values["source"],
-            ledger_url=values["ledger"] or _file_url(folder),
+            source_dir=_source_in(folder, values["source"]),
+            ledger_url=_ledger_of(folder, values["ledger"], asked=ledger_url),
         )
+    except StoreError:
+        raise
     except FileNotFoundError as error:
         if is_dataset(folder):
             raise UsageError(
@@ -127,7 +147,24 @@ def open_job(folder: Path) -> Job:
         ) from error
 
 
-def _why_not_a_job(folder: Path) -> str:
+def _source_in(folder: Place, source: str) -> Place:
+    """Return the LR archive by what a description says: its name in the job, or its address."""
+    place = place_of(source)
+    if isinstance(place, BucketPlace) or place.is_absolute():
+        return place
+    return folder / source
+
+
+def _ledger_of(folder: Place, described: str, *, asked: str | None) -> str:
+    """Return the URL of a ledger, with the password that is asked for where it is the same."""
+    if isinstance(folder, Path):
+        return described or _file_url(folder)
+    if asked and without_password(asked) == described:
+        return asked
+    return described
+
+
+def _why_not_a_job(folder: Place) -> str:
     """Return what is at `folder` instead of a job, and what to do, in one line."""
     if is_archive(folder):
         return (
@@ -136,10 +173,17 @@ def _why_not_a_job(folder: Path) -> str:
     start = f"start one with `upres upscale SRC {folder}`"
     if not folder.exists():
         return f"{folder} does not exist, expected a job; check the path, or {start}"
-    below = next((path.parent for path in sorted(folder.glob(f"*/{DESCRIPTION}"))), None)
+    below = _job_below(folder)
     if below is not None:
         return f"{folder} is not a job (it has no {DESCRIPTION}); did you mean {below}?"
     return f"{folder} is not a job (it has no {DESCRIPTION}); {start}"
+
+
+def _job_below(folder: Place) -> Place | None:
+    if isinstance(folder, BucketPlace):
+        inner = (place for place, facts in folder.listed() if facts is None)
+        return next((place for place in inner if (place / DESCRIPTION).exists()), None)
+    return next((path.parent for path in sorted(folder.glob(f"*/{DESCRIPTION}"))), None)
 
 
 def _check_description(values: dict[str, object]) -> None:
@@ -148,7 +192,7 @@ def _check_description(values: dict[str, object]) -> None:
         raise ValueError(f"expected text for {' and '.join(wrong or ['id'])}")
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Place) -> None:
     """Refuse a folder that is not a job and cannot become one, because of what is in it.
 
     Raises:
@@ -160,7 +204,7 @@ def check_folder(folder: Path) -> None:
         raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")
 
 
-def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Job:
+def create_job(folder: Place, *, source: str, ledger_url: str | None = None) -> Job:
     """Return the job in `folder`, made where there is none.
 
     A Zarr archive as `source` is read where it is; anything else is ingested into the job.
@@ -172,31 +216,29 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
         LedgerError: if the ledger cannot be opened, or is a file of another program.
         OccupiedError: if the lock is one.
     """
-    folder = folder.absolute()
-    archive = Path(source).resolve() if is_archive(Path(source)) else None
+    check_stores(folder, source)
+    folder, given = folder.absolute(), place_of(source)
+    archive = given.resolve() if is_archive(given) else None
     ledger_url = ledger_url and _absolute(ledger_url)
     if (folder / DESCRIPTION).exists():
-        job = open_job(folder)
+        job = open_job(folder, ledger_url=ledger_url)
         _check_same(job, archive=archive, ledger_url=ledger_url)
         return job
     if archive is not None:
         Archive.open(archive)
     check_folder(folder)
     job_id = uuid.uuid4().hex
-    # Before anything is written: a mistyped URL, or another program's file, must not spoil the job.
-    check_lock(folder / LOCK)
-    if ledger_url:
-        Ledger.open(ledger_url, job=job_id).close()
-    elif (folder / FILE_NAME).exists():
-        Ledger.open_file((folder / FILE_NAME).resolve(), job=job_id).close()
-    whole = [source] if os.path.lexists(source) else []
-    make_folder(folder, readers(whole, near=folder))
+    _check_lock_and_ledger(folder, ledger_url, job_id)
     values = {
         "id": job_id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": str(archive or "source.zarr"),
         "ledger": ledger_url or "",
     }
+    if isinstance(folder, BucketPlace):
+        return _described_in_bucket(folder, values)
+    whole = [source] if os.path.lexists(source) else []
+    make_folder(folder, readers(whole, near=folder))
     with replace_atomically(folder / DESCRIPTION) as file:
         if ledger_url:
             # It may hold a password.
@@ -205,14 +247,47 @@ def create_job(folder: Path, *, source: str, ledger_url: str | None = None) -> J
     return open_job(folder)
 
 
+def _check_lock_and_ledger(folder: Place, ledger_url: str | None, job_id: str) -> None:
+    """Try both before anything is written: a mistyped URL, or a foreign file, must spoil no job."""
+    if isinstance(folder, Path):
+        check_lock(folder / LOCK)
+        if not ledger_url and (folder / FILE_NAME).exists():
+            Ledger.open_file((folder / FILE_NAME).resolve(), job=job_id).close()
+    elif not ledger_url:
+        raise UsageError(
+            f"{folder} is in a bucket, which cannot hold the ledger of a job; name a place for it "
+            "with --ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:////PATH"
+        )
+    if ledger_url:
+        Ledger.open(ledger_url, job=job_id).close()
+
+
+def _described_in_bucket(folder: BucketPlace, values: dict[str, str]) -> Job:
+    """Describe a new job in a bucket, unless somebody else just did; return what is there then.
+
+    Others may read the bucket, so the description has no password of the ledger.
+    """
+    url = values["ledger"]
+    described = json.dumps({**values, "ledger": without_password(url)}, indent=2).encode()
+    place = folder / DESCRIPTION
+    # A request that is sent again may find what it stored itself: whose it is, the id says.
+    with suppress(FileExistsError):
+        place.of_bucket.put(place.key, described, replaces=False)
+    job = open_job(folder, ledger_url=url)
+    if job.id != values["id"]:
+        raise JobBusyError(f"{folder} was just started by another run; repeat the command")
+    return job
+
+
 @contextmanager
-def started_job(folder: Path, *, source: str, ledger_url: str | None = None) -> Iterator[Job]:
+def started_job(folder: Place, *, source: str, ledger_url: str | None = None) -> Iterator[Job]:
     """Yield the job that `create_job` returns; remove a new one that fails while it is empty.
 
     So a failed start, such as one from a folder without pictures, leaves nothing that looks like a
     job. An interrupted job is kept, to be continued.
     """
     folder = folder.absolute()
+    check_stores(folder)
     before = {path.name for path in folder.iterdir()} if folder.is_dir() else None
     job = create_job(folder, source=source, ledger_url=ledger_url)
     try:
@@ -232,13 +307,15 @@ def _take_away(job: Job, before: set[str] | None) -> None:
         return
     for name in own - kept:
         (job.folder / name).unlink(missing_ok=True)
-    if before is None:
+    if before is None and isinstance(job.folder, Path):
         job.folder.rmdir()
 
 
 def hold_job(job: Job, command: str) -> AbstractContextManager[None]:
-    """Hold the job for one run, as `hold` says."""
-    return hold(job.folder / LOCK, job.folder, command)
+    """Hold the job for one run, as `hold` says; where it is in a bucket, by its ledger."""
+    if isinstance(job.folder, Path):
+        return hold(job.folder / LOCK, job.folder, command)
+    return hold_by_ledger(job.ledger_url, job=job.id, what=job.folder, command=command)
 
 
 def _file_url(folder: Path) -> str:
@@ -257,16 +334,16 @@ def _absolute(url: str) -> str:
     return f"sqlite:///{Path(path).resolve()}"
 
 
-def _holds_other_things(folder: Path) -> bool:
+def _holds_other_things(folder: Place) -> bool:
     return any(path.name not in (LOCK, FILE_NAME) for path in folder.iterdir())
 
 
-def _is_one(archive: Path, other: Path) -> bool:
+def _is_one(archive: Place, other: Place) -> bool:
     """Return whether two paths lead to the same folder."""
     return is_inside(archive, other) and is_inside(other, archive)
 
 
-def _check_same(job: Job, *, archive: Path | None, ledger_url: str | None) -> None:
+def _check_same(job: Job, *, archive: Place | None, ledger_url: str | None) -> None:
     if archive is not None and is_inside(archive, job.folder / "source.zarr"):
         raise UsageError(
             f"{archive} is the job's own copy of its pictures; give the pictures themselves, or "
@@ -280,5 +357,5 @@ def _check_same(job: Job, *, archive: Path | None, ledger_url: str | None) -> No
         raise UsageError(
             f"{job.folder} upscales the archive {job.source_dir}; give that, or use another folder"
         )
-    if ledger_url is not None and ledger_url != job.ledger_url:
+    if ledger_url and ledger_url != job.ledger_url:
         raise UsageError(f"{job.folder} has its ledger elsewhere; leave --ledger out")

@@ -6,7 +6,7 @@ Nothing is printed: a `JobListener` gets the progress.
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import connect
@@ -18,10 +18,11 @@ from pipeline.jobs.listener import JobListener
 from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
 from pipeline.storage.ledger import Ledger
-from pipeline.storage.locks import hold, lock_and_ledger_beside
+from pipeline.storage.locks import hold, hold_by_ledger, lock_and_ledger_beside
+from pipeline.storage.store import local
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
     from pipeline.compute.cluster import ClusterSettings
     from pipeline.jobs.export import ExportResult
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         UpscaleRequest,
     )
     from pipeline.jobs.run import Run, Upscaling
+    from pipeline.storage.store import Place
 
 _SILENT = JobListener()
 
@@ -46,11 +48,9 @@ def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> J
     """
     settings = request.cluster_settings()
     request.check()
-    lock, ledger_path = lock_and_ledger_beside(request.archive)
     with (
         listener.stopping() as stop,
-        hold(lock, request.archive.resolve(), "upres ingest"),
-        closing(Ledger.open_file(ledger_path, job="ingest")) as ledger,
+        _held_archive(request) as ledger,
     ):
         with connect(settings) as client, listener.counting("ingest", "files") as report:
             ingestion = run_ingest(
@@ -65,6 +65,27 @@ def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> J
             )
         status = read_status(request.archive, ledger, upscales=False)
     return JobResult(status=status, ingestion=ingestion, stopped=stop.requested)
+
+
+@contextmanager
+def _held_archive(request: IngestRequest) -> Iterator[Ledger]:
+    """Hold an archive that is to be written, and open its ledger: beside it, or where asked for."""
+    archive, command = request.archive, "upres ingest"
+    if request.ledger:
+        # One database may have the ledgers of many archives.
+        job = f"ingest {archive.resolve()}"
+        with (
+            hold_by_ledger(request.ledger, job=job, what=archive, command=command),
+            closing(Ledger.open(request.ledger, job=job)) as ledger,
+        ):
+            yield ledger
+        return
+    lock, path = lock_and_ledger_beside(local(archive, "ARCHIVE"))
+    with (
+        hold(lock, archive.resolve(), command),
+        closing(Ledger.open_file(path, job="ingest")) as ledger,
+    ):
+        yield ledger
 
 
 def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> JobResult:
@@ -158,7 +179,7 @@ def score_job(request: ScoreRequest, listener: JobListener = _SILENT) -> ScoreRe
 
 
 def export_job(
-    job_dir: Path,
+    job_dir: Place,
     request: ExportRequest,
     settings: ClusterSettings,
     listener: JobListener = _SILENT,

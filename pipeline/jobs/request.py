@@ -17,6 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.jobs.export_names import CHOICES, SAME
 from pipeline.request_fields import needed, optional, same_as
 from pipeline.sources.request import SourceRequest
+from pipeline.storage.store import BucketPlace, Place, check_stores
 
 if TYPE_CHECKING:
     from pipeline.jobs.budget import Budget
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class ExportRequest:
     """What is to be exported where, and what may be replaced or removed for it."""
 
-    out_dir: Path = needed("Folder of the exported files.")  # noqa: RUF009 - it is a field.
+    out_dir: Place = needed("Folder of the exported files, or s3://BUCKET/PREFIX.")  # noqa: RUF009 - it is a field.
     format: str = optional(
         SAME, "File format of the exported pictures; same is that of the source."
     )
@@ -51,8 +52,10 @@ class ExportRequest:
             raise UsageError(f"format is {self.format!r}, expected {', '.join(CHOICES)}")
 
     @property
-    def root(self) -> Path:
+    def root(self) -> Place:
         """Return the folder by the one name that the ledger knows it by."""
+        if isinstance(self.out_dir, BucketPlace):
+            return self.out_dir
         return Path(os.path.realpath(self.out_dir))
 
 
@@ -60,7 +63,8 @@ class ExportRequest:
 class IngestRequest(SourceRequest, WorkersRequest):
     """Pictures to bring into an archive."""
 
-    archive: Path = needed("Archive, which is created or continued.")  # noqa: RUF009 - it is a field.
+    archive: Place = needed("Archive, which is created or continued.")  # noqa: RUF009 - it is a field.
+    ledger: str | None = optional(None, "Database of the ledger.  [default: SQLite beside ARCHIVE]")
 
     codec: str | None = optional(
         None,
@@ -69,14 +73,21 @@ class IngestRequest(SourceRequest, WorkersRequest):
     )
 
     def check(self) -> None:
-        """Refuse to make the archive of what is in it.
+        """Refuse to make the archive of what is in it, or where no ledger can be.
 
         Raises:
             UsageError: then.
+            StoreError: if archive or pictures are in a bucket that cannot be used.
         """
         from pipeline.sources.overlap import check_not_own_source
 
         check_codec(self.codec)
+        check_stores(self.archive, self.src)
+        if isinstance(self.archive, BucketPlace) and not self.ledger:
+            raise UsageError(
+                f"{self.archive} is in a bucket, which cannot hold the ledger; name a place for it "
+                "with --ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:////PATH"
+            )
         check_not_own_source(self.archive, src=self.src, what="archive")
 
 
@@ -85,8 +96,8 @@ class UpscaleRequest(LimitedWorkersRequest):
     """Everything asked of the main job: ingest, upscale, score, export."""
 
     src: str = same_as(SourceRequest, "src")
-    job_dir: Path = needed(  # noqa: RUF009 - it is a field.
-        "Folder of the job, which is created or continued."
+    job_dir: Place = needed(  # noqa: RUF009 - it is a field.
+        "Folder of the job, or s3://BUCKET/PREFIX, which is created or continued."
     )
     model: str = optional(
         DEFAULT_MODEL,
@@ -113,16 +124,18 @@ class UpscaleRequest(LimitedWorkersRequest):
         "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
     )
     reference: str | None = optional(
-        None, "Originals to score against: a folder, glob, .zip or .tar."
+        None, "Originals to score against: a folder, glob, s3://BUCKET/PREFIX, .zip or .tar."
     )
-    export_dir: Path | None = optional(  # noqa: RUF009 - it is a field.
-        None, "Write the finished pictures as files below DIR."
+    export_dir: Place | None = optional(  # noqa: RUF009 - it is a field.
+        None, "Write the finished pictures as files below DIR, or below s3://BUCKET/PREFIX."
     )
     file_format: str = same_as(ExportRequest, "format")
     overwrite: bool = same_as(ExportRequest, "overwrite")
     prune: bool = same_as(ExportRequest, "prune")
     codec: str | None = same_as(IngestRequest, "codec")
-    ledger: str | None = optional(None, "Database of the ledger.  [default: SQLite in JOB]")
+    ledger: str | None = optional(
+        None, "Database of the ledger; needed for a job in a bucket.  [default: SQLite in JOB]"
+    )
     until: str = optional(
         "",
         "Stop between tiles at this time of the day, such as 06:30; repeat the command to go on. "
@@ -165,9 +178,11 @@ class UpscaleRequest(LimitedWorkersRequest):
             UsageError: if options contradict each other or are out of range, or the export would
                 be read by this run or the next one.
             NoSourceError: if there is nothing at the source or at the reference.
+            StoreError: if anything is in a bucket that cannot be used.
         """
         from pipeline.sources.listing import check_source
 
+        check_stores(self.src, self.job_dir, self.reference, self.export_dir)
         self._check_export()
         self._check_time()
         self.cluster_settings(device=self.device)
@@ -238,7 +253,7 @@ class UpscaleRequest(LimitedWorkersRequest):
 class RerunRequest(WorkersRequest):
     """Which units of a job to compute again: those that failed, narrowed by `item` and `error`."""
 
-    job_dir: Path = needed("Folder of the job.")  # noqa: RUF009 - it is a field.
+    job_dir: Place = needed("Folder of the job, or s3://BUCKET/PREFIX.")  # noqa: RUF009 - it is a field.
     item: str = optional("*", "Only items whose id matches.")
     error: str = optional("", "Only failures that contain TEXT.")
     stale: bool = optional(False, "Also all units whose pixels are of another model or spec.")
@@ -263,7 +278,7 @@ class RerunRequest(WorkersRequest):
 class ScoreRequest(WorkersRequest):
     """A job to score: against originals (`reference`), or else against its own LR input."""
 
-    job_dir: Path = needed("Folder of the job.")  # noqa: RUF009 - it is a field.
+    job_dir: Place = needed("Folder of the job, or s3://BUCKET/PREFIX.")  # noqa: RUF009 - it is a field.
     reference: str | None = same_as(UpscaleRequest, "reference")
     names: str | None = same_as(SourceRequest, "names")
 

@@ -35,10 +35,10 @@ from pipeline.jobs.upscale import (
 from pipeline.jobs.worker import ModelAddress
 from pipeline.storage.access import close_to
 from pipeline.storage.archive import is_archive
+from pipeline.storage.store import is_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from pipeline.compute.cluster import Client
     from pipeline.compute.outcomes import Failure
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.units import UnitPlan
     from pipeline.jobs.upscale import UpscaleProgress
     from pipeline.storage.ledger import Ledger
+    from pipeline.storage.store import Place
 
 
 def _silent(_done: int, _of: int) -> None:
@@ -145,7 +146,7 @@ class Run:
         report: Callable[[int, int], None] = _silent,
         *,
         names: str = "",
-        skip: Path | None = None,
+        skip: Place | None = None,
         codec: str | None = None,
     ) -> Ingestion:
         """Bring `source` into the job's LR archive, or look through it where it is one.
@@ -153,7 +154,8 @@ class Run:
         `names` and `skip` are as for `list_source`, `codec` as for ``Archive.open_or_create``.
         """
         # Not resolved: the user chose the name of the link.
-        self.ledger.keep_source(os.path.abspath(source))  # noqa: PTH100
+        kept = source if is_address(source) else os.path.abspath(source)  # noqa: PTH100
+        self.ledger.keep_source(kept)
         if not self.job.owns_source:
             adopt_archive(self.job.open_source(), self.ledger)
             self.ledger.close_to(self.job.readers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.sources.source_file import SourceFile
     from pipeline.storage.image import StoredImage
+    from pipeline.storage.store import Place
 
 REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"
 """What a score compares: SR with HR; bicubic enlargement with HR; SR, reduced, with LR."""
@@ -58,8 +59,8 @@ class ScoreTask:
     row: ItemRow
     grid: TileGrid
     scale: int
-    source_dir: Path
-    sr_dir: Path
+    source_dir: Place
+    sr_dir: Place
     reference: SourceFile | None
 
 

@@ -163,7 +163,7 @@ class RunAddress:
         """
         stop = TimedStop(self.ends)
         with ExitStack() as opened:
-            job = open_job(self.request.job_dir)
+            job = open_job(self.request.job_dir, ledger_url=self.request.ledger)
             run = opened.enter_context(part_of(job, self.run_id, stop=stop))
             try:
                 client = opened.enter_context(connect(ClusterSettings(address=self.scheduler)))

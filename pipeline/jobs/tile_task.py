@@ -19,7 +19,6 @@ from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.worker import Workbench
     from pipeline.storage.image import StoredImage
     from pipeline.storage.ledger import UnitRow
+    from pipeline.storage.store import Place
 
 _OPEN_IMAGES = 64
 
@@ -40,8 +40,8 @@ class TileTask:
     numbers: tuple[int, ...]
     fingerprint: str
     grid: TileGrid
-    source_dir: Path
-    sr_dir: Path
+    source_dir: Place
+    sr_dir: Place
     source_sha256: str
     """Hash of the content that the LR item must have; "" where the lock of the job protects it."""
     limit_s: float
@@ -155,6 +155,6 @@ def _check_unchanged(task: TileTask) -> None:
 
 
 @lru_cache(maxsize=_OPEN_IMAGES)
-def _image(archive_dir: Path, item: str, _fingerprint: str) -> StoredImage:
+def _image(archive_dir: Place, item: str, _fingerprint: str) -> StoredImage:
     """Open an item once for all its tiles; another fingerprint means that it was replaced."""
     return Archive.open(archive_dir).image(item)

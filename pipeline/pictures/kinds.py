@@ -197,6 +197,12 @@ def is_readable_name(name: str) -> bool:
     return extension(name) in EXTENSIONS
 
 
+def says_what_it_is(name: str) -> bool:
+    """Tell whether a file is what its name promises, unless the name lies: no look is needed."""
+    end = extension(name)
+    return end in EXTENSIONS or end in _BLIND or _by_name(end) is not None
+
+
 def verdict(name: str, head: bytes | None) -> Verdict:
     """Return what becomes of a file with this name and these first bytes (None: unreadable).
 

@@ -32,9 +32,9 @@ from pipeline.storage.own_files import check_own, is_report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.jobs.job import Job
+    from pipeline.storage.store import Place
 
 MAX_PORTRAITS = 24
 MAX_LINES = 5_000
@@ -122,7 +122,7 @@ class Portrait:
         return self.line.row.width * _unit(self.line.row.height, self.line.row.width)
 
 
-def write_report(job: Job) -> Path:
+def write_report(job: Job) -> Place:
     """Write the report of `job`, whole or not at all, and return where it is.
 
     A job in any state has one: empty, half done, not scored, or with damaged archives. At most 24

@@ -9,15 +9,15 @@ with its reason. What is left out is counted in the `Listing`.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from pipeline.errors import NoSourceError, SourceError
+from pipeline.errors import NoSourceError, SourceError, StoreError
 from pipeline.pictures.kinds import is_readable_name, unreadable, verdict
 from pipeline.pictures.signatures import HEAD_BYTES
+from pipeline.sources.buckets import BucketFiles
 from pipeline.sources.folders import Found, Walk
 from pipeline.sources.globs import Pattern, is_glob
 from pipeline.sources.item_names import item_of, member_item, reason_of, shown_path
@@ -25,9 +25,12 @@ from pipeline.sources.left_out import LeftOut
 from pipeline.sources.packed import Container, Packed, container_at
 from pipeline.sources.source_file import SourceFile
 from pipeline.sources.zip_names import ZipNames, check_encoding
+from pipeline.storage.store import BucketPlace, check_stores, is_address, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
+
+    from pipeline.storage.store import Place
 
 T = TypeVar("T")
 
@@ -60,13 +63,13 @@ class Listing(Sequence[T], Generic[T]):
         return [*([str(self.left_out)] if self.left_out else []), *self.notes]
 
 
-def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listing[SourceFile]:
+def list_source(src: str, *, names: str = "", skip: Place | None = None) -> Listing[SourceFile]:
     """Return every file at `src`, sorted by item, each item once; the same files, the same list.
 
     `src` is a file (its item is its name), a folder of any depth, a glob (`globs`; items are
     relative to the part before the first wildcard; folders that match are listed whole), or a zip
     or tar archive by its content or name (.zip, .cbz, .tar, .cbt, .tar.gz, ...). A path that exists
-    is never taken for a glob.
+    is never taken for a glob. In a bucket (``s3://...``) it is an object, a prefix or a glob.
 
     Links are followed: to files wherever they lead, to folders once, as `Walk` says. Left out, and
     counted, are litter, sidecars and what else `kinds` names, and the Zarr stores and jobs of
@@ -84,17 +87,16 @@ def list_source(src: str, *, names: str = "", skip: Path | None = None) -> Listi
         check_encoding(names)
     if not src:
         raise NoSourceError("the source is empty, expected a file, folder or glob")
-    if scheme := re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", src):
-        raise NoSourceError(
-            f"{shown_path(src)} is a {scheme[0]} address, expected a path; copy it into a local "
-            "folder"
-        )
+    place = place_of(src)
     listing = _Lister(ZipNames(names), skip)
     try:
-        # An address must mean the same file in every working directory, a worker's too.
-        # Not resolve(): the name of a link is the name that the user chose.
-        found = _unique(listing.files(os.path.abspath(src)))  # noqa: PTH100
-    except SourceError:
+        if isinstance(place, BucketPlace):
+            found = _unique(BucketFiles(place, listing.left_out, skip).files())
+        else:
+            # An address must mean the same file in every working directory, a worker's too.
+            # Not resolve(): the name of a link is the name that the user chose.
+            found = _unique(listing.files(os.path.abspath(src)))  # noqa: PTH100
+    except (SourceError, StoreError):
         raise
     except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte.
         raise SourceError(f"{shown_path(src)} cannot be listed ({reason_of(error)})") from error
@@ -121,7 +123,11 @@ def check_source(src: str, *, names: str = "") -> None:
     """
     if names:
         check_encoding(names)
-    if not os.path.lexists(src) and not is_glob(src):
+    if is_address(src):
+        check_stores(src)
+        if not is_glob(src) and not place_of(src).exists():
+            list_source(src)
+    elif not os.path.lexists(src) and not is_glob(src):
         list_source(src)
 
 
@@ -153,7 +159,7 @@ class _Lister:
     """One listing on its way: files come out, the rest is counted."""
 
     names: ZipNames
-    skip: Path | None
+    skip: Place | None
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def files(self, src: str) -> Iterable[SourceFile]:
@@ -180,7 +186,8 @@ class _Lister:
         return _listed(found, unread)
 
     def _below(self, folder: str, pattern: Pattern) -> Iterator[SourceFile]:
-        for found in Walk(folder, pattern, self.left_out, skip=self.skip).found():
+        skip = self.skip if isinstance(self.skip, Path) else None
+        for found in Walk(folder, pattern, self.left_out, skip=skip).found():
             if found.refused:
                 yield _refuse(found)
                 continue

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import UsageError
 from pipeline.pictures.formats import EXTENSIONS
+from pipeline.sources.buckets import split
 from pipeline.storage.archive import is_archive
 from pipeline.storage.places import Identity, folders_below, is_inside, lineage, ways_below
+from pipeline.storage.store import BucketPlace, is_address, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pipeline.storage.store import Place
+
 
 def check_export_folder(
-    out_dir: Path, *, src: str | None, job_dir: Path, reference: str | None = None
+    out_dir: Place, *, src: str | None, job_dir: Place, reference: str | None = None
 ) -> None:
     """Refuse to export where the next run would read, or where an archive keeps its pixels.
 
@@ -33,9 +37,9 @@ def check_export_folder(
         UsageError: if `out_dir` is a file; is in an archive, in the source `src` or in
             `reference`; or if a file there is one of the source, by a hard link.
     """
-    if os.path.lexists(out_dir) and not out_dir.is_dir():
+    if not _is_folder_or_free(out_dir):
         raise UsageError(f"cannot export into {out_dir}: it is not a folder; name a new folder")
-    store = next((f.path for f in lineage(out_dir) if (f.path / "zarr.json").is_file()), None)
+    store = next((f for f in _folders_of(out_dir) if (f / "zarr.json").is_file()), None)
     if store is not None:
         raise UsageError(
             f"cannot export into {out_dir}: it is in the Zarr store {store}; name another folder"
@@ -47,7 +51,7 @@ def check_export_folder(
         )
     if src is None:
         return
-    own = is_inside(job_dir, Path(src)) and is_inside(out_dir, job_dir)
+    own = is_inside(job_dir, place_of(src)) and is_inside(out_dir, job_dir)
     if not own and reads(src, out_dir):
         raise UsageError(
             f"cannot export into {out_dir}: it is in the source {src}, by this or another name, so "
@@ -59,6 +63,20 @@ def check_export_folder(
             f"cannot export into {out_dir}: it holds the original {original} itself, by a hard "
             "link or another name; name another folder"
         )
+
+
+def _is_folder_or_free(place: Place) -> bool:
+    """Return whether files may be put into a place, as far as what is there now shows."""
+    if isinstance(place, BucketPlace):
+        return not place.is_file()
+    return place.is_dir() or not os.path.lexists(place)
+
+
+def _folders_of(place: Place) -> list[Path] | list[BucketPlace]:
+    """Return a place and those that it is in, nearest first, as far as they exist."""
+    if isinstance(place, BucketPlace):
+        return [place, *place.parents]
+    return [folder.path for folder in lineage(place)]
 
 
 def check_outside_source(place: Path, *, src: str, what: str) -> None:
@@ -79,25 +97,29 @@ def check_outside_source(place: Path, *, src: str, what: str) -> None:
     check_not_own_source(place, src=src, what=what)
 
 
-def check_not_own_source(place: Path, *, src: str, what: str) -> None:
+def check_not_own_source(place: Place, *, src: str, what: str) -> None:
     """Refuse to make `what` (an archive, a dataset) of what is in it already.
 
     Raises:
         UsageError: if the source `src` is the folder `place` or, where that is there, is in it.
     """
-    root = Path(src)
-    if not os.path.lexists(src) or not is_inside(root, place):
+    root = place_of(src)
+    if isinstance(root, Path) and not os.path.lexists(src):
+        return
+    if not is_inside(root, place):
         return
     if is_inside(place, root) or (place / "zarr.json").is_file():
         raise UsageError(f"the source {src} is the {what} {place} or is in it; name another folder")
 
 
-def reads(src: str, folder: Path) -> bool:
+def reads(src: str, folder: Place) -> bool:
     """Return whether files in `folder` would be among those that are read at `src`.
 
     A picture or an archive as `src` is one file, whatever is beside it.
     """
-    source = Path(src)
+    source = place_of(src)
+    if isinstance(source, BucketPlace) or isinstance(folder, BucketPlace):
+        return isinstance(source, BucketPlace) and _reads_bucket(source, folder)
     if source.is_dir():
         if is_inside(folder, source):
             return True
@@ -111,6 +133,15 @@ def reads(src: str, folder: Path) -> bool:
         return _may_match(pattern, below.parts)
 
     return any(enter(way) for way in ways_below(folder, root, enter))
+
+
+def _reads_bucket(source: BucketPlace, folder: Place) -> bool:
+    """Return whether objects in `folder` would be among those that `source` stands for."""
+    root, pattern = split(source)
+    if not isinstance(folder, BucketPlace) or not folder.is_relative_to(root):
+        return False
+    below = folder.key[len(root.key) :].strip("/")
+    return _may_match(pattern, below.split("/") if below else ())
 
 
 def _split(pattern: str) -> tuple[Path, tuple[str, ...]]:
@@ -134,8 +165,10 @@ def _may_match(pattern: Sequence[str], folders: Sequence[str]) -> bool:
     return alike and _may_match(rest, folders[1:])
 
 
-def _shared_files(src: str, out_dir: Path) -> Iterator[Path]:
+def _shared_files(src: str, out_dir: Place) -> Iterator[Path]:
     """Yield the files of a source that are in `out_dir` under the name that they are read by."""
+    if is_address(src) or isinstance(out_dir, BucketPlace):
+        return
     source = Path(src)
     if source.is_file() and source.suffix.lower() in EXTENSIONS:
         if Identity.of(source) == Identity.of(out_dir / source.name):

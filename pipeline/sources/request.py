@@ -11,7 +11,9 @@ from pipeline.request_fields import needed, optional
 class SourceRequest:
     """Where the pictures are."""
 
-    src: str = needed("Pictures: a file, folder, glob, .zip, .tar, or an archive of upres.")
+    src: str = needed(
+        "Pictures: a file, folder, glob, s3://BUCKET/PREFIX, .zip, .tar, or an archive of upres."
+    )
     names: str | None = optional(
         None, "Encoding of file names in a .zip or .tar that does not say it, such as cp932."
     )

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import SourceError, UnsupportedError
 from pipeline.sources.item_names import reason_of, shown_path
 from pipeline.sources.packed import BROKEN, Container, Member
+from pipeline.storage.store import BucketPlace, is_address, place_of
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Place
 
 MAX_MEMBER_BYTES = 2 << 30
 """What one member of a zip or tar may declare; above it is taken for a decompression bomb."""
@@ -33,6 +38,8 @@ class SourceFile:
     unread: str | None = None
     modified_ns: int | None = None
     """When a member was modified, if its archive knows."""
+    etag: str = ""
+    """Of an object in a bucket: differs whenever the content does."""
 
     def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of the file.
@@ -47,6 +54,8 @@ class SourceFile:
         if self.unread is not None:
             raise UnsupportedError(f"{self.item}: {self.unread}")
         try:
+            if is_address(self.address):
+                return self._read_object(place_of(self.address))
             if self.member is None:
                 return Path(self.address).read_bytes()
             return self._read_member(self.member, max_member_bytes)
@@ -62,6 +71,16 @@ class SourceFile:
                 f"{self.item}: cannot be read from {shown_path(self.address)} ({words}), expected "
                 f"{self.size_bytes} bytes; {remedy}"
             ) from error
+
+    def _read_object(self, place: Place) -> bytes:
+        if not isinstance(place, BucketPlace):
+            raise SourceError(f"{shown_path(self.address)} is not in a bucket")
+        try:
+            return place.of_bucket.get(place.key, etag=self.etag)
+        except FileExistsError:
+            raise SourceError(
+                f"{shown_path(self.address)} changed since it was listed; ingest the source again"
+            ) from None
 
     def _read_member(self, member: Member, max_member_bytes: int) -> bytes:
         if self.size_bytes > max_member_bytes:

@@ -12,8 +12,12 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.storage.store import BucketPlace
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from pipeline.storage.store import Place
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +25,22 @@ GROUP, OTHERS = 0o070, 0o007
 EVERYONE = GROUP | OTHERS
 
 
-def readers(paths: Iterable[str | Path], *, near: Path) -> int:
+def readers(paths: Iterable[str | Place], *, near: Place) -> int:
     """Return the permission bits of those, beside the owner, who may read every one of `paths`.
 
     That is any of `GROUP` and `OTHERS`. The folders that lead to a path count as well, but for
     those that lead to `near` too, where a copy is to be: whom they keep out, they keep out there.
     A path that is not there, or cannot be looked at, is for nobody else. Other groups than that
-    of this process count as nobody, as its files will not be theirs.
+    of this process count as nobody, as its files will not be theirs. So does everybody else for
+    what is in a bucket, as its credentials are this account's. In a bucket `near`, the bucket says
+    who may read: there it is `EVERYONE`.
     """
+    if isinstance(near, BucketPlace):
+        return EVERYONE
     shared = {near.absolute(), *near.absolute().parents}
     allowed = EVERYONE
     passed: dict[Path, int] = {}
-    for path in {Path(path).absolute() for path in paths}:
+    for path in {Path(str(path)).absolute() for path in paths}:
         allowed &= _bits(path, 0o044)
         for folder in path.parents:
             if folder in shared:
@@ -43,12 +51,14 @@ def readers(paths: Iterable[str | Path], *, near: Path) -> int:
     return allowed
 
 
-def close_to(path: Path, allowed: int) -> None:
+def close_to(path: Place, allowed: int) -> None:
     """Take from a file or folder of upres's own all permissions that `allowed` does not name.
 
     None are added. A folder that is closed closes all that is in it. Where permissions cannot be
     changed (some disks have none, or the file is another account's), that is logged.
     """
+    if isinstance(path, BucketPlace):
+        return
     mode = stat.S_IMODE(path.stat().st_mode)
     if not mode & EVERYONE & ~allowed:
         return
@@ -63,9 +73,9 @@ def close_to(path: Path, allowed: int) -> None:
         )
 
 
-def make_folder(path: Path, allowed: int) -> None:
+def make_folder(path: Place, allowed: int) -> None:
     """Make a folder, and those that lead to it, for `allowed`; one that is there stays as it is."""
-    if path.is_dir():
+    if isinstance(path, BucketPlace) or path.is_dir():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

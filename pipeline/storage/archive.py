@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import zarr
-from zarr.storage import LocalStore, StorePath
+from zarr.storage import StorePath
 
 from pipeline.constants import ZSTD
 from pipeline.errors import ArchiveError, UnreadableError
@@ -33,16 +33,17 @@ from pipeline.storage.zarr_metadata import (
     open_array,
     read_provenance,
 )
+from pipeline.storage.zarr_stores import store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.storage.image import Layout
     from pipeline.storage.stack import StackedImage
     from pipeline.storage.stack_kind import Kind
+    from pipeline.storage.store import Place
 
 ARCHIVE_KEY = "upres_archive"
 """Attribute of an archive's own group: the version of how its items are laid out."""
@@ -57,13 +58,13 @@ _OPEN_CHUNKS = 64
 class Archive:
     """A Zarr group that holds images by item id."""
 
-    def __init__(self, path: Path, group: zarr.Group) -> None:
+    def __init__(self, path: Place, group: zarr.Group) -> None:
         self.path = path
         self._group = group
         self._images = lru_cache(maxsize=_OPEN_CHUNKS)(self._images_of)
 
     @classmethod
-    def open(cls, path: Path) -> Archive:
+    def open(cls, path: Place) -> Archive:
         """Open an existing archive.
 
         Raises:
@@ -72,7 +73,7 @@ class Archive:
         try:
             if not is_archive(path):  # Opening would make the folder.
                 raise FileNotFoundError(path)
-            group = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
+            group = zarr.open_group(store_at(path), mode="r+", zarr_format=3)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise ArchiveError(_no_archive(path, error)) from error
@@ -88,7 +89,7 @@ class Archive:
         return cls(path, group)
 
     @classmethod
-    def open_or_create(cls, path: Path, *, codec: str | None = None) -> Archive:
+    def open_or_create(cls, path: Place, *, codec: str | None = None) -> Archive:
         """Open the archive at `path`, or make an empty one where there is none.
 
         New arrays will be compressed by `codec`, one of `CODECS`; None leaves that as it is, which
@@ -104,7 +105,7 @@ class Archive:
                 f"{path} exists and is not an archive; name an empty folder or one that upres wrote"
             )
         facts = {ARCHIVE_KEY: 1, **({CODEC_KEY: codec} if codec else {})}
-        group = zarr.create_group(LocalStore(path), zarr_format=3, attributes=facts)
+        group = zarr.create_group(store_at(path), zarr_format=3, attributes=facts)
         return cls(path, group)
 
     @property
@@ -197,9 +198,15 @@ class Archive:
         return [stack for stack in stack_ids(self.path) if self.has_stack(stack)]
 
     def has_stack(self, stack: str) -> bool:
-        """Return whether there is a sound stack of this id."""
+        """Return whether there is a sound stack of this id.
+
+        Raises:
+            UnreadableError: if the disk, or the store, does not say.
+        """
         try:
             self.stack(stack)
+        except UnreadableError:
+            raise  # Whoever makes one where there is none deletes what is there.
         except ArchiveError:
             return False
         return True
@@ -316,14 +323,14 @@ class Archive:
             self.delete(item)
 
 
-def _no_archive(path: Path, error: Exception) -> str:
+def _no_archive(path: Place, error: Exception) -> str:
     return (
         f"{path} is not a Zarr v3 archive ({type(error).__name__}); make one with "
         "`upres ingest SRC ARCHIVE`"
     )
 
 
-def is_archive(path: Path) -> bool:
+def is_archive(path: Place) -> bool:
     """Return whether a Zarr v3 group or array is at `path`.
 
     Raises:

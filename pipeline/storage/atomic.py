@@ -1,30 +1,41 @@
 """Files that appear whole or not at all.
 
-What belongs here: replacing one local file. Not: Zarr stores, which replace shards on their own.
+What belongs here: replacing one file, or one object of a bucket. Not: Zarr stores, which replace
+shards on their own.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.storage.access import EVERYONE, close_to
+from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from pipeline.storage.store import Place
+
 
 @contextmanager
-def replace_atomically(path: Path, *, readers: int = EVERYONE) -> Iterator[BinaryIO]:
+def replace_atomically(path: Place, *, readers: int = EVERYONE) -> Iterator[BinaryIO]:
     """Yield a file to write; on a clean exit it becomes `path`, durable on the disk.
 
     Any other exit leaves what stood at `path` untouched and removes the partial file. A reader of
     `path` sees the old bytes or the new ones, never a mixture. The folder must exist. The file is
-    for its owner and `readers`, as far as the umask lets them.
+    for its owner and `readers`, as far as the umask lets them. An object of a bucket is stored in
+    one request at the end; who may read it is for the bucket to say.
     """
+    if isinstance(path, BucketPlace):
+        content = io.BytesIO()
+        yield content
+        path.write_bytes(content.getvalue())
+        return
     # The name does not hold the final one: that may already be as long as a name can be.
     partial = path.with_name(f".{uuid.uuid4().hex}.partial")
     try:
@@ -43,7 +54,7 @@ def replace_atomically(path: Path, *, readers: int = EVERYONE) -> Iterator[Binar
     sync_folder(path.parent)
 
 
-def write_atomic(path: Path, content: bytes, *, readers: int = EVERYONE) -> None:
+def write_atomic(path: Place, content: bytes, *, readers: int = EVERYONE) -> None:
     """Make `content` all of `path`, under the promises of `replace_atomically`."""
     with replace_atomically(path, readers=readers) as file:
         file.write(content)

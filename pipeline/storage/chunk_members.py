@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StoreError
 from pipeline.storage.atomic import write_atomic
-from pipeline.storage.disk import numbered_files
+from pipeline.storage.disk import make_folders, numbered_files, remove_tree
+from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
+
+    from pipeline.storage.store import Place
 
 MEMBERS = "members"
 """Name of the folder with these files, in that of the stack."""
@@ -38,11 +39,12 @@ def content_sha256(members: Iterable[tuple[int, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(members)).encode()).hexdigest()
 
 
-def read_chunk(file: Path) -> Chunk | None:
+def read_chunk(file: Place) -> Chunk | None:
     """Return what a file of members says, None where there is none.
 
     Raises:
         ArchiveError: if it is damaged.
+        StoreError: if it is in a bucket that does not answer.
     """
     try:
         found = json.loads(file.read_bytes())
@@ -53,33 +55,37 @@ def read_chunk(file: Path) -> Chunk | None:
         return Chunk(dict(found["facts"]), members)
     except FileNotFoundError:
         return None
+    except StoreError:
+        raise  # Nobody knows whether it is damaged: what is, is deleted.
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ArchiveError(
             f"{file} is damaged ({type(error).__name__}: {error}); delete it and ingest again"
         ) from error
 
 
-def members_file(folder: Path, number: int) -> Path:
+def members_file(folder: Place, number: int) -> Place:
     """Return the file of the members of a chunk, in the folder of its stack."""
     return folder / MEMBERS / f"{number}.json"
 
 
-def members_files(folder: Path) -> Iterator[tuple[int, Path]]:
+def members_files(folder: Place) -> Iterator[tuple[int, Place]]:
     """Yield the number and the file of each chunk of a stack, oldest first."""
     return numbered_files(folder / MEMBERS, ".json")
 
 
-def write_chunk(file: Path, chunk: Chunk) -> None:
+def write_chunk(file: Place, chunk: Chunk) -> None:
     """Say what a chunk holds; durable when this returns."""
-    file.parent.mkdir(exist_ok=True)
+    make_folders(file.parent)
     members = {str(place): dict(m) for place, m in sorted(chunk.members.items())}
     content = {"facts": dict(chunk.facts), "members": members}
     write_atomic(file, json.dumps(content).encode())
 
 
-def remove_whatever(path: Path) -> None:
+def remove_whatever(path: Place) -> None:
     """Remove a file, a folder that stands in its place, or nothing."""
-    if path.is_dir():
-        shutil.rmtree(path)
+    if isinstance(path, BucketPlace):
+        path.unlink()
+    elif path.is_dir():
+        remove_tree(path)
     else:
         path.unlink(missing_ok=True)

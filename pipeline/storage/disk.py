@@ -1,18 +1,49 @@
-"""Files and folders as the disk has them: what is there, and that it stays there."""
+"""Files and folders as a disk or a bucket has them: what is there, and that it stays there.
+
+What a bucket has stored stays there, so nothing is to be synced.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import stat
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+
+    from pipeline.storage.store import Place
+
+AnyPlace = TypeVar("AnyPlace", bound="Place")
 
 
-def holds_bytes(file: Path) -> bool:
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is right in a folder of a bucket, as `os.DirEntry` says it of a disk."""
+
+    name: str
+    place: BucketPlace
+    is_folder: bool
+
+    def is_dir(self) -> bool:
+        """Return whether it is a folder."""
+        return self.is_folder
+
+    def is_file(self) -> bool:
+        """Return whether it is an object."""
+        return not self.is_folder
+
+
+def holds_bytes(file: Place) -> bool:
     """Return whether `file` is there and not empty: Zarr reads both other cases as black."""
+    if isinstance(file, BucketPlace):
+        facts = file.facts()
+        return facts is not None and facts.size_bytes > 0
     try:
         found = file.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -20,8 +51,14 @@ def holds_bytes(file: Path) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
-def scanned(folder: Path | str) -> list[os.DirEntry[str]]:
+def scanned(folder: Place) -> Sequence[os.DirEntry[str] | Entry]:
     """Return what is in a folder, nothing where there is none."""
+    if isinstance(folder, BucketPlace):
+        return [Entry(place.name, place, facts is None) for place, facts in folder.listed()]
+    return _scanned(folder)
+
+
+def _scanned(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
             return list(found)
@@ -29,19 +66,64 @@ def scanned(folder: Path | str) -> list[os.DirEntry[str]]:
         return []
 
 
-def numbered(folder: Path) -> Iterator[tuple[int, str]]:
-    """Yield (number, path) of what is in `folder` and is named by a number."""
-    for entry in scanned(folder):
-        if is_number(entry.name):
-            yield int(entry.name), entry.path
+def grid_of_files(folder: Place) -> Iterator[tuple[int, int]]:
+    """Yield (row, column) of each file ``folder/row/column`` that is not empty, by one walk."""
+    if isinstance(folder, BucketPlace):
+        for one in folder.below():
+            parts = PurePosixPath(one.key[len(folder.key) + 1 :]).parts
+            if len(parts) == 2 and all(map(is_number, parts)) and one.size_bytes:
+                yield int(parts[0]), int(parts[1])
+        return
+    for row in _scanned(folder):
+        if is_number(row.name):
+            for file in _scanned(row.path):
+                if is_number(file.name) and file.is_file() and file.stat().st_size:
+                    yield int(row.name), int(file.name)
 
 
-def numbered_files(folder: Path, suffix: str) -> Iterator[tuple[int, Path]]:
+def holds_below(folder: Place, name: str) -> bool:
+    """Return whether any folder inside `folder` holds a file of this name."""
+    if isinstance(folder, BucketPlace):
+        own = (folder / name).key
+        return any(f.key.endswith(f"/{name}") and f.key != own for f in folder.below())
+    return any(name in names for at, _, names in os.walk(folder) if at != str(folder))
+
+
+def head_of(file: Place, most_bytes: int) -> bytes:
+    """Return the first bytes of a file, of an object all of them."""
+    if isinstance(file, BucketPlace):
+        return file.read_bytes()[:most_bytes]
+    with file.open("rb") as opened:
+        return opened.read(most_bytes)
+
+
+def remove_tree(folder: Place) -> None:
+    """Remove a folder and all that is in it."""
+    if isinstance(folder, BucketPlace):
+        folder.remove_below()
+    else:
+        shutil.rmtree(folder)
+
+
+def make_folders(folder: Place) -> None:
+    """Make a folder and those that it is in, where there are such things."""
+    if isinstance(folder, Path):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def remove_partials_of(file: Place) -> None:
+    """Remove what Zarr, when it is killed, leaves beside a file that it was writing."""
+    if isinstance(file, Path):
+        for partial in file.parent.glob(f"{file.name}.*.partial"):
+            partial.unlink(missing_ok=True)
+
+
+def numbered_files(folder: AnyPlace, suffix: str) -> Iterator[tuple[int, AnyPlace]]:
     """Yield (number, path) of the files in `folder` called ``<number><suffix>``, lowest first."""
     stems = (Path(entry.name) for entry in scanned(folder))
     found = (int(p.stem) for p in stems if p.suffix == suffix and is_number(p.stem))
     for number in sorted(found):
-        yield number, folder / f"{number}{suffix}"
+        yield number, cast("AnyPlace", folder / f"{number}{suffix}")
 
 
 def is_number(name: str) -> bool:
@@ -49,14 +131,17 @@ def is_number(name: str) -> bool:
     return name.isdecimal() and name.isascii() and (name[0] != "0" or name == "0")
 
 
-def sync_tree(folder: Path) -> None:
+def sync_tree(folder: Place) -> None:
     """Make everything in a folder survive a power cut."""
-    for path in (folder, *folder.rglob("*")):
-        fsync(path)
+    if isinstance(folder, Path):
+        for path in (folder, *folder.rglob("*")):
+            fsync(path)
 
 
-def fsync(path: Path) -> None:
+def fsync(path: Place) -> None:
     """Make a file, or the names in a folder, survive a power cut."""
+    if isinstance(path, BucketPlace):
+        return
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from zarr.storage import LocalStore
 
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, Span
-from pipeline.storage.disk import fsync, holds_bytes, is_number, numbered, scanned
+from pipeline.storage.disk import fsync, grid_of_files, holds_bytes, remove_partials_of
 from pipeline.storage.zarr_metadata import CHECK_DISK
+from pipeline.storage.zarr_stores import place_at
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
+
+    from pipeline.storage.store import Place
 
 INNER_CHUNK_PX = 512
 
@@ -117,12 +118,7 @@ class StoredImage:
 
         ``(r, c) in shards_present() == has_shard(Rect(rows of shard r, cols of shard c))``
         """
-        return {
-            (row, int(entry.name))
-            for row, folder in numbered(self._file(f"{self.array.path}/c/0"))
-            for entry in scanned(folder)
-            if is_number(entry.name) and entry.is_file() and entry.stat().st_size
-        }
+        return set(grid_of_files(self._file(f"{self.array.path}/c/0")))
 
     def replace(self, rect: Rect, pixels: NDArray[Any]) -> None:
         """Write `rect`, which is exactly one shard, and make it durable.
@@ -145,9 +141,8 @@ class StoredImage:
         if len(keys) != 1 or not inside or rect != self._shard_at(rect):
             raise ArchiveError(f"{self.item}: {rect} is not one shard of {self._shard_px} px")
         file = self._file(keys[0])
-        # A writer that was killed leaves its partial file behind, beside the shard.
-        for stale in (file, *file.parent.glob(f"{file.name}.*.partial")):
-            stale.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+        remove_partials_of(file)
         self.array[rect.index] = pixels
         fsync(file)
         fsync(file.parent)
@@ -178,11 +173,8 @@ class StoredImage:
             spans.append(Span(start, min(start + side, length)))
         return Rect(*spans)
 
-    def _file(self, key: str) -> Path:
-        store = self.array.store
-        if not isinstance(store, LocalStore):
-            raise ArchiveError(f"{self.item} is in {store}, expected a local folder")
-        return store.root / key
+    def _file(self, key: str) -> Place:
+        return place_at(self.array.store) / key
 
     @property
     def _mend(self) -> str:

@@ -21,10 +21,11 @@ from pipeline.storage.zarr_metadata import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+    from pipeline.storage.store import Place
 
 
-def item_folders(root: Path, start: str = "") -> Iterator[str]:
+def item_folders(root: Place, start: str = "") -> Iterator[str]:
     """Yield the path of every folder from `start` on that is an item, complete or not.
 
     Complete items are not entered: their files are pixels.
@@ -44,7 +45,7 @@ def item_folders(root: Path, start: str = "") -> Iterator[str]:
             waiting.extend(f"{path}/{name}" if path else name for name in inner)
 
 
-def _inner_folders(folder: Path, *, top: bool) -> list[str]:
+def _inner_folders(folder: Place, *, top: bool) -> list[str]:
     """Return the folders in `folder` that may be or hold items: no stacks, no array of an item."""
     names = [entry.name for entry in scanned(folder) if entry.is_dir()]
     passed = STACKS_FOLDER if top else LEVEL
@@ -53,7 +54,7 @@ def _inner_folders(folder: Path, *, top: bool) -> list[str]:
     return names
 
 
-def is_item(folder: Path) -> bool:
+def is_item(folder: Place) -> bool:
     """Return whether a folder is, was or was to become an item, and no mere folder of items."""
     try:
         metadata = read_metadata(folder)
@@ -69,7 +70,7 @@ def is_item(folder: Path) -> bool:
     return bool({PROVENANCE_KEY, "ome"} & attributes.keys()) or _is_level(folder / LEVEL)
 
 
-def is_claimed(folder: Path) -> bool:
+def is_claimed(folder: Place) -> bool:
     """Return whether a folder is an item for certain: it carries provenance."""
     try:
         read_provenance(folder)
@@ -78,7 +79,7 @@ def is_claimed(folder: Path) -> bool:
     return True
 
 
-def is_unfinished(folder: Path) -> bool:
+def is_unfinished(folder: Place) -> bool:
     """Return whether a writer was interrupted here: sound metadata, but no provenance yet."""
     try:
         metadata = read_metadata(folder)
@@ -88,7 +89,7 @@ def is_unfinished(folder: Path) -> bool:
     return isinstance(attributes, dict) and PROVENANCE_KEY not in attributes
 
 
-def _is_level(folder: Path) -> bool:
+def _is_level(folder: Place) -> bool:
     """Return whether a folder called "0" is an array, rather than an item of that name."""
     if not folder.is_dir():
         return False

@@ -5,25 +5,23 @@ What an archive holds, and where, is in `pipeline.storage.archive`.
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, cuts
-from pipeline.storage.disk import fsync
+from pipeline.storage.disk import fsync, remove_tree
 from pipeline.storage.item_folders import is_claimed, is_unfinished, item_folders
 from pipeline.storage.item_paths import item_of, item_path, name_of, outer_items
 from pipeline.storage.zarr_metadata import LEVEL, METADATA, read_metadata
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import zarr
     from numpy.typing import NDArray
 
     from pipeline.storage.image import Layout
+    from pipeline.storage.store import Place
 
 
 def write_pixels(array: zarr.Array[Any], pixels: NDArray[Any], layout: Layout) -> None:
@@ -34,7 +32,7 @@ def write_pixels(array: zarr.Array[Any], pixels: NDArray[Any], layout: Layout) -
             array[index] = np.ascontiguousarray(pixels[index])
 
 
-def remove_item(root: Path, item: str) -> None:
+def remove_item(root: Place, item: str) -> None:
     """Remove an item and its pixels, if it is there, however damaged it is.
 
     Raises:
@@ -54,10 +52,10 @@ def remove_item(root: Path, item: str) -> None:
             )
     # Without its group file the item is gone for every reader before pixels vanish.
     (folder / METADATA).unlink(missing_ok=True)
-    shutil.rmtree(folder)
+    remove_tree(folder)
 
 
-def mend_outer(root: Path, path: str) -> None:
+def mend_outer(root: Place, path: str) -> None:
     """Remove unreadable metadata of the folders around an item: Zarr writes them again."""
     for outer in outer_items(path):
         file = root / outer / METADATA
@@ -75,10 +73,10 @@ def mend_outer(root: Path, path: str) -> None:
             )
 
 
-def sync_metadata(root: Path, path: str) -> None:
+def sync_metadata(root: Place, path: str) -> None:
     """Make the metadata of one item durable, and the folders that lead to it."""
     folder = root / path
-    outer = list(folder.parents)[: path.count("/") + 1]
+    outer = folder.parents[: path.count("/") + 1]
     level = folder / LEVEL
     for synced in (level / METADATA, level, folder / METADATA, folder, *outer):
         fsync(synced)

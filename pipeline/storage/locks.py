@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from filelock import lock_descriptor
 
 from pipeline.errors import JobBusyError, UsageError
-from pipeline.storage.ledger import FILE_NAME
+from pipeline.storage.ledger import FILE_NAME, hold_by_server, ledger_file
 from pipeline.storage.own_files import check_own
 
 if sys.platform != "win32":
@@ -27,7 +27,10 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+
+    from pipeline.storage.store import Place
 
 _HOLDER = re.compile(rb"\(pid \d+ on .*, since [-+:T\d]+\)\s*$")
 """How the content of every lock ends."""
@@ -49,7 +52,7 @@ def check_lock(lock: Path) -> None:
 
 
 @contextmanager
-def hold(lock: Path, what: Path, command: str) -> Iterator[None]:
+def hold(lock: Path, what: Place, command: str) -> Iterator[None]:
     """Hold `what` alone, by the file `lock`; `command` is how others hear of the holder.
 
     Raises:
@@ -96,6 +99,21 @@ def hold_to_read(lock: Path, what: Path, command: str) -> Iterator[None]:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+def hold_by_ledger(
+    url: str, *, job: str, what: Place, command: str
+) -> AbstractContextManager[None]:
+    """Hold `what`, which is in a bucket, by its ledger: by its server, or a lock beside its file.
+
+    Raises:
+        JobBusyError: if another process holds it; the message names that process and its start.
+        LedgerError: if the server cannot be reached.
+    """
+    file = ledger_file(url)
+    if file is None:
+        return hold_by_server(url, job=job, what=str(what), command=command)
+    return hold(file.with_name(f"{file.name}.lock"), what, command)
 
 
 def lock_and_ledger_beside(store: Path) -> tuple[Path, Path]:

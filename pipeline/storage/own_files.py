@@ -11,10 +11,12 @@ import zlib
 from typing import TYPE_CHECKING
 
 from pipeline.errors import OccupiedError
+from pipeline.storage.disk import head_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+
+    from pipeline.storage.store import Place
 
 _HEAD_BYTES = 64 * 1024
 _PNG_HEADER = 8 + 25
@@ -50,15 +52,14 @@ def is_trial(content: bytes) -> bool:
     return b"Content-Security-Policy" in content and " – upres try</title>".encode() in content
 
 
-def check_own(path: Path, is_own: Callable[[bytes], bool]) -> None:
+def check_own(path: Place, is_own: Callable[[bytes], bool]) -> None:
     """Make sure that what is at `path`, if anything, is a file that upres wrote.
 
     Raises:
         OccupiedError: if it is not.
     """
     try:
-        with path.open("rb") as file:
-            own = is_own(file.read(_HEAD_BYTES))
+        own = is_own(head_of(path, _HEAD_BYTES))
     except FileNotFoundError:
         return
     except IsADirectoryError:

@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from pipeline.storage.store import BucketPlace
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from pipeline.storage.store import Place
 
 _OURS = ("zarr.json", "job.json")
 """Files of folders that upres wrote, which are never read as sources and may hold many folders."""
@@ -90,8 +94,10 @@ def inside(path: Path, folder: Path) -> Path | None:
     return None
 
 
-def is_inside(path: Path, folder: Path) -> bool:
-    """Return whether `path` is `folder` or is in it."""
+def is_inside(path: Place, folder: Place) -> bool:
+    """Return whether `path` is `folder` or is in it; in a bucket, its key says so."""
+    if isinstance(path, BucketPlace) or isinstance(folder, BucketPlace):
+        return isinstance(path, BucketPlace) and path.is_relative_to(folder)
     return inside(path, folder) is not None
 
 

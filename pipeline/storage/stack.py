@@ -8,13 +8,12 @@ written again. An image that changes leaves a hole in its chunk and goes into an
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StoreError, UnreadableError
 from pipeline.storage.chunk_members import (
     MEMBERS,
     Chunk,
@@ -24,21 +23,33 @@ from pipeline.storage.chunk_members import (
     remove_whatever,
     write_chunk,
 )
-from pipeline.storage.disk import fsync, holds_bytes
+from pipeline.storage.disk import (
+    fsync,
+    holds_bytes,
+    make_folders,
+    remove_partials_of,
+    remove_tree,
+)
 from pipeline.storage.image import StoredImage
 from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.stack_kind import Kind, stack_folder
-from pipeline.storage.zarr_metadata import LEVEL, METADATA, describe, open_array
+from pipeline.storage.zarr_metadata import (
+    CHECK_DISK,
+    LEVEL,
+    METADATA,
+    describe,
+    open_array,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
-    from pathlib import Path
 
     import zarr
     from numpy.typing import NDArray
     from zarr.storage import StorePath
 
     from pipeline.geometry import Rect
+    from pipeline.storage.store import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +96,13 @@ class StackedImage(StoredImage):
 class Stack:
     """One array of equal-sized images, chunk by chunk."""
 
-    def __init__(self, stack: str, folder: Path, array: zarr.Array[Any]) -> None:
+    def __init__(self, stack: str, folder: Place, array: zarr.Array[Any]) -> None:
         self.id = stack
         self.array = array
         self._folder = folder
 
     @classmethod
-    def open(cls, place: StorePath, root: Path, stack: str) -> Stack:
+    def open(cls, place: StorePath, root: Place, stack: str) -> Stack:
         """Open a stack of the archive folder `root`, which is `place` to Zarr.
 
         Raises:
@@ -101,6 +112,8 @@ class Stack:
         folder = root / name
         try:
             array = open_array(place / name / LEVEL, folder / LEVEL, axes="ncyx")
+        except UnreadableError as error:
+            raise UnreadableError(f"{folder}: the stack {error}; {CHECK_DISK}") from error
         except ArchiveError as error:
             raise ArchiveError(
                 f"{folder}: the stack {error}; delete its folder and ingest again"
@@ -111,7 +124,7 @@ class Stack:
     def create(
         cls,
         group: zarr.Group,
-        root: Path,
+        root: Place,
         stack: str,
         kind: Kind,
         *,
@@ -123,8 +136,8 @@ class Stack:
         name = stack_folder(stack)
         folder = root / name
         if folder.exists():
-            shutil.rmtree(folder)
-        (folder / MEMBERS).mkdir(parents=True)
+            remove_tree(folder)
+        make_folders(folder / MEMBERS)
         made = group.create_group(name, attributes={"ome": describe(name, axes="ncyx")})
         size = (kind.channels, kind.height, kind.width)
         array = made.create_array(
@@ -215,6 +228,10 @@ class Stack:
             if not holds_bytes(file):
                 raise FileNotFoundError(file)
             block = np.asarray(self.array[start : start + self.chunk_members])
+        except StoreError as error:
+            raise UnreadableError(
+                f"{self.id} chunk {number} cannot be read ({error}); {CHECK_DISK}"
+            ) from error
         except (RuntimeError, ValueError, OSError, KeyError) as error:
             raise ArchiveError(
                 f"{self.id} chunk {number} cannot be read ({type(error).__name__}: {error}); "
@@ -250,17 +267,16 @@ class Stack:
         file = self._pixels_file(number)
         start = number * self.chunk_members
         self.array[start : start + self.chunk_members] = block
-        for path in (file, *list(file.parents)[:5]):
+        for path in (file, *file.parents[:5]):
             fsync(path)
         write_chunk(self._members_file(number), Chunk(facts, members))
 
     def remove(self, number: int) -> None:
         """Remove a chunk, its members first, whatever stands in its place."""
         file = self._pixels_file(number)
-        # A writer that was killed leaves its partial file behind, beside the shard.
-        partial = file.parent.glob(f"{file.name}.*.partial")
-        for path in (self._members_file(number), file, *partial):
+        for path in (self._members_file(number), file):
             remove_whatever(path)
+        remove_partials_of(file)
 
     def drop(self, number: int, places: Collection[int]) -> None:
         """Leave holes at `places` of a chunk: these images are not of the archive any more."""
@@ -279,10 +295,10 @@ class Stack:
         """Return the numbers of the chunks that were written, sorted."""
         return sorted(number for number, _ in members_files(self._folder))
 
-    def _members_file(self, number: int) -> Path:
+    def _members_file(self, number: int) -> Place:
         return members_file(self._folder, number)
 
-    def _pixels_file(self, number: int) -> Path:
+    def _pixels_file(self, number: int) -> Place:
         return self._folder / LEVEL / "c" / str(number) / "0" / "0" / "0"
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError
@@ -17,10 +19,12 @@ from pipeline.storage.chunk_members import (
 )
 from pipeline.storage.disk import scanned
 from pipeline.storage.stack_kind import STACKS_FOLDER, is_stack_id, stack_folder, stack_of
+from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
+
+    from pipeline.storage.store import Place
 
 _TICK_NS = 50_000_000
 
@@ -35,10 +39,14 @@ class Member:
     sha256: str
 
 
-def stamp_of(root: Path, member: Member) -> tuple[int, int]:
+def stamp_of(root: Place, member: Member) -> tuple[int, int] | str:
     """Return what changes whenever the chunk of a member does."""
+    file = members_file(root / stack_folder(member.stack), member.chunk)
+    if isinstance(file, BucketPlace):
+        facts = file.facts()
+        return "" if facts is None else facts.etag
     try:
-        found = members_file(root / stack_folder(member.stack), member.chunk).stat()
+        found = file.stat()
     except FileNotFoundError:
         return (0, 0)
     return (found.st_mtime_ns, found.st_ino)
@@ -56,18 +64,18 @@ class Index:
     """What is wrong with which chunk, by the id of its stack and its number."""
 
 
-def index_of(archive_dir: Path) -> Index:
+def index_of(archive_dir: Place) -> Index:
     """Read all files of members of an archive."""
     root = archive_dir / STACKS_FOLDER
     return _indexed(root, _stamps(root))
 
 
-def stack_ids(archive_dir: Path) -> list[str]:
+def stack_ids(archive_dir: Place) -> list[str]:
     """Return the ids of all stacks of an archive, sound or not."""
     return [stack_of(name) for name, _ in _stamps(archive_dir / STACKS_FOLDER)]
 
 
-def discard_broken(archive_dir: Path, broken: Iterable[str]) -> None:
+def discard_broken(archive_dir: Place, broken: Iterable[str]) -> None:
     """Remove the files of members that cannot be read: they name nothing that could be found."""
     for name in broken:
         stack, number = name.rsplit("/", 1)
@@ -75,7 +83,7 @@ def discard_broken(archive_dir: Path, broken: Iterable[str]) -> None:
         remove_whatever(members_file(folder, int(number)))
 
 
-def locate(archive_dir: Path, item: str) -> Member | None:
+def locate(archive_dir: Place, item: str) -> Member | None:
     """Return where an item is in the stacks of an archive, None if it is in none.
 
     The members are read once and again whenever a file of them was put in place.
@@ -85,12 +93,19 @@ def locate(archive_dir: Path, item: str) -> Member | None:
     if not stamps:
         return None
     # A folder that changes twice within one tick of the file system's clock keeps its time.
-    settled = time.time_ns() - max(stamp for _, stamp in stamps) > _TICK_NS
+    times = [stamp for _, stamp in stamps if isinstance(stamp, int)]
+    settled = not times or time.time_ns() - max(times) > _TICK_NS
     return (_remembered if settled else _indexed)(root, stamps).members.get(item)
 
 
-def _stamps(root: Path) -> tuple[tuple[str, int], ...]:
-    """Return the folder of each stack, with the time of the last change to its members."""
+_Stamps = tuple[tuple[str, int | str], ...]
+"""The folder of each stack, with what changes whenever its members do."""
+
+
+def _stamps(root: Place) -> _Stamps:
+    """Return the stamps of all stacks: of a folder its time, in a bucket a hash of the etags."""
+    if isinstance(root, BucketPlace):
+        return _stamps_in_bucket(root)
     stamps = []
     for entry in sorted(scanned(root), key=lambda e: e.name):
         if entry.is_dir() and is_stack_id(stack_of(entry.name)):
@@ -99,7 +114,16 @@ def _stamps(root: Path) -> tuple[tuple[str, int], ...]:
     return tuple(stamps)
 
 
-def _indexed(root: Path, stamps: tuple[tuple[str, int], ...]) -> Index:
+def _stamps_in_bucket(root: BucketPlace) -> _Stamps:
+    etags: dict[str, list[str]] = defaultdict(list)
+    for one in root.below():
+        name, _, inside = one.key[len(root.key) + 1 :].partition("/")
+        if inside and is_stack_id(stack_of(name)):
+            etags[name] += [f"{inside} {one.etag}"] * inside.startswith(f"{MEMBERS}/")
+    return tuple((n, sha256("\n".join(e).encode()).hexdigest()) for n, e in etags.items())
+
+
+def _indexed(root: Place, stamps: _Stamps) -> Index:
     found: dict[str, Member] = {}
     outdated: list[tuple[str, Member]] = []
     broken: dict[str, ArchiveError] = {}

@@ -8,18 +8,19 @@ Sources: Zarr v3 core specification; OME-Zarr (NGFF) 0.5.
 from __future__ import annotations
 
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import zarr
 
 from pipeline.errors import ArchiveError, UnreadableError
+from pipeline.storage.disk import holds_below
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from zarr.storage import StorePath
+
+    from pipeline.storage.store import Place
 
 LEVEL = "0"
 """Name of the full-size array of an image or a stack."""
@@ -32,7 +33,7 @@ CHECK_DISK = "check the disk and who may read it, then run the same command agai
 """What to do where the fault is not in the archive."""
 
 
-def read_metadata(folder: Path) -> dict[str, Any]:
+def read_metadata(folder: Place) -> dict[str, Any]:
     """Return what the ``zarr.json`` of a folder says.
 
     Raises:
@@ -55,7 +56,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     return found
 
 
-def read_provenance(folder: Path) -> Mapping[str, Any]:
+def read_provenance(folder: Place) -> Mapping[str, Any]:
     """Return the provenance in the metadata of an item's folder.
 
     Raises:
@@ -73,7 +74,7 @@ def read_provenance(folder: Path) -> Mapping[str, Any]:
     return provenance
 
 
-def open_array(place: StorePath, folder: Path, *, axes: str = "cyx") -> zarr.Array[Any]:
+def open_array(place: StorePath, folder: Place, *, axes: str = "cyx") -> zarr.Array[Any]:
     """Open the full-size array of an image, or (`axes` "ncyx") of a stack.
 
     Raises:
@@ -110,6 +111,6 @@ def describe(name: str, *, axes: str = "cyx") -> dict[str, Any]:
     return {"version": "0.5", "multiscales": [{"name": name, "axes": named, "datasets": [level]}]}
 
 
-def holds_metadata(folder: Path) -> bool:
+def holds_metadata(folder: Place) -> bool:
     """Return whether any folder inside `folder` has Zarr metadata."""
-    return any(METADATA in names for at, _, names in os.walk(folder) if at != str(folder))
+    return holds_below(folder, METADATA)

@@ -1,4 +1,4 @@
-"""A Prefect server that tests share, without a password and without a worker."""
+"""What tests with real servers share: Prefect, PostgreSQL, and an object store with workers."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tests.services.databases import postgresql_server
 from tests.services.nights import wait_for
+from tests.services.stores import BUCKET, SeaweedFS, environment, in_front_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.services.stores import Front
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +55,40 @@ def _healthy(url: str) -> bool:
         return httpx.get(f"{url}/health", trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """A server of these tests' own; yields the URL of its database."""
+    with postgresql_server() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SeaweedFS]:
+    """A store of these tests' own."""
+    store = SeaweedFS(tmp_path_factory.mktemp("weed"))
+    store.start()
+    store.make_bucket(BUCKET)
+    try:
+        yield store
+    finally:
+        store.kill()
+
+
+@pytest.fixture(scope="module")
+def front(seaweed: SeaweedFS) -> Iterator[Front]:
+    """A server in front of the store, which the environment names."""
+    with in_front_of(seaweed) as found, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(found.endpoint).items():
+            patch.setenv(name, value)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def store_workers(front: Front) -> Iterator[tuple[str, str]]:
+    """Two workers that were started where the environment names the store."""
+    from pipeline.compute.cluster import ClusterSettings, address_of, connect
+
+    with connect(ClusterSettings(workers=2)) as client:
+        yield "--cluster", address_of(client)

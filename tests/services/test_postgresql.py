@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,62 +12,12 @@ import pytest
 
 from pipeline.errors import LedgerError
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, ItemRow, Ledger, UnitRow
+from tests.services.databases import PASSWORD, binaries
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.conftest import Command, SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
-
-PASSWORD = "a secret of this test"
-
-
-def _binaries() -> Path | None:
-    """Return the folder of the server's programs, None where PostgreSQL is not installed."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).parent
-    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return debian[-1].parent if debian else None
-
-
-def _as_server(words: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
-    """Run a program of the server; it refuses to run as root, so root becomes another user."""
-    user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
-    return subprocess.run(words, check=True, capture_output=True, **user, **options)  # type: ignore[call-overload,no-any-return]
-
-
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of this test's own; yields the URL of its database."""
-    binaries = _binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed")
-    folder = Path("/tmp") / f"upres-postgresql-{os.getpid()}"  # a path a socket's name can hold
-    folder.mkdir(mode=0o700)
-    secret = folder / "password"
-    secret.write_text(PASSWORD)
-    if os.geteuid() == 0:
-        owner = pwd.getpwnam("postgres")
-        for path in (folder, secret):
-            os.chown(path, owner.pw_uid, owner.pw_gid)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    init = ["initdb", "-D", str(data), "-U", "upres", "--auth=scram-sha-256"]
-    _as_server([str(binaries / init[0]), *init[1:], f"--pwfile={secret}"], cwd=folder)
-    control = str(binaries / "pg_ctl")
-    listen = f"-h 127.0.0.1 -p {port} -k {folder}"
-    log = str(folder / "log")
-    _as_server([control, "-D", str(data), "-l", log, "-o", listen, "-w", "start"], cwd=folder)
-    try:
-        secret_in_url = PASSWORD.replace(" ", "%20")
-        yield f"postgresql+psycopg://upres:{secret_in_url}@127.0.0.1:{port}/postgres"
-    finally:
-        _as_server([control, "-D", str(data), "-m", "immediate", "stop"], cwd=folder)
-        shutil.rmtree(folder)
 
 
 def test_outcomes_are_counted_as_in_sqlite(postgresql: str) -> None:
@@ -139,7 +86,7 @@ def test_the_password_is_not_kept_where_others_may_read_it(
 def _database(url: str, name: str, program: str, *words: str) -> None:
     """Run a program of PostgreSQL's on the server of `url`, as docs/operations.md does."""
     at, _, _ = url.replace("+psycopg", "").rpartition("/")
-    path = shutil.which(program) or str((_binaries() or Path()) / program)
+    path = shutil.which(program) or str((binaries() or Path()) / program)
     subprocess.run([path, "--dbname", f"{at}/{name}", *words], check=True, capture_output=True)
 
 

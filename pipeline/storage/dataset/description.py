@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from pipeline.storage.store import Place
+
 DATASET_KEY = "upres_dataset"
 VERSION = 1
 
@@ -92,7 +94,7 @@ def check_place(path: Path) -> None:
         raise DatasetError(f"{path} exists and is not a dataset; name a new or empty folder")
 
 
-def is_dataset(path: Path) -> bool:
+def is_dataset(path: Place) -> bool:
     """Return whether `path` is a folder that describes itself as a dataset."""
     try:
         found = json.loads((path / METADATA).read_bytes())

@@ -8,6 +8,8 @@ SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 `notes`, `traces`, `runs`) reads and writes the rows of one subject, and `ledger` joins them.
 """
 
+from pipeline.storage.ledger.connections import ledger_file, without_password
+from pipeline.storage.ledger.holding import hold_by_server
 from pipeline.storage.ledger.ledger import FILE_NAME, Ledger
 from pipeline.storage.ledger.rows import (
     DONE,
@@ -21,6 +23,7 @@ from pipeline.storage.ledger.rows import (
     ItemCount,
     ItemRow,
     Note,
+    ObjectRow,
     ScoreRow,
     TraceRow,
     UnitRow,
@@ -40,7 +43,11 @@ __all__ = [
     "ItemRow",
     "Ledger",
     "Note",
+    "ObjectRow",
     "ScoreRow",
     "TraceRow",
     "UnitRow",
+    "hold_by_server",
+    "ledger_file",
+    "without_password",
 ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BUSY_S = 30.0
+_SERVER = "postgresql"
 
 
 def writing_engine(url: sa.URL) -> sa.Engine:
@@ -137,13 +138,36 @@ def parse_url(url: str) -> sa.URL:
         NoLedgerError: if it is not a URL.
     """
     try:
-        return sa.make_url(url)
+        parsed = sa.make_url(url)
     except (SQLAlchemyError, ValueError) as error:
         # The text stays out of the message: it may hold a password.
         raise NoLedgerError(
             "the ledger's URL cannot be read; expected postgresql://USER:PASSWORD@HOST/DATABASE "
             "or sqlite:////PATH"
         ) from error
+    # The driver that upres installs; SQLAlchemy's own choice is an older one.
+    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == _SERVER else parsed
+
+
+def without_password(url: str) -> str:
+    """Return the URL of a ledger as text without a password, for files that others may read.
+
+    Raises:
+        NoLedgerError: if it is not a URL.
+    """
+    parsed = parse_url(url)
+    plain = {k: v for k, v in parsed.query.items() if "password" not in k.lower()}
+    bare = parsed.set(query=plain)
+    # `set` takes None for a value to leave as it is.
+    bare = sa.URL.create(
+        bare.drivername, bare.username, None, bare.host, bare.port, bare.database, bare.query
+    )
+    return bare.render_as_string(hide_password=False)
+
+
+def ledger_file(url: str) -> Path | None:
+    """Return the file of a ledger's URL; None where it is on a server."""
+    return file_of(parse_url(url))
 
 
 def file_of(url: sa.URL) -> Path | None:

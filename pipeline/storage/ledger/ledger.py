@@ -22,6 +22,7 @@ from pipeline.storage.ledger.exports import ExportLedger
 from pipeline.storage.ledger.items import ItemLedger
 from pipeline.storage.ledger.messages import MOVE_AWAY, explain, without_secrets
 from pipeline.storage.ledger.notes import NoteLedger
+from pipeline.storage.ledger.objects import ObjectLedger
 from pipeline.storage.ledger.runs import RunLedger
 from pipeline.storage.ledger.scores import ScoreLedger
 from pipeline.storage.ledger.tables import JOBS, VERSION, create_tables
@@ -31,7 +32,16 @@ from pipeline.storage.ledger.units import UnitLedger
 FILE_NAME = "ledger.sqlite"
 
 
-class Ledger(ItemLedger, UnitLedger, ScoreLedger, ExportLedger, NoteLedger, TraceLedger, RunLedger):
+class Ledger(
+    ItemLedger,
+    UnitLedger,
+    ScoreLedger,
+    ExportLedger,
+    NoteLedger,
+    TraceLedger,
+    ObjectLedger,
+    RunLedger,
+):
     """The rows of one job in one database."""
 
     @classmethod

@@ -99,6 +99,16 @@ class TraceRow:
     because: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectRow:
+    """The object of a bucket that an item came from, and the hash of what was read."""
+
+    item: str
+    etag: str
+    size_bytes: int
+    sha256: str
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A sentence on something in an item's file that a stage, ingest or export, did not keep."""

@@ -147,6 +147,18 @@ EXPORTS = sa.Table(
     sa.Index("exports_by_item", "job", "item"),
 )
 
+# Which object of a bucket an item came from: one that has this etag and size is not read again.
+OBJECTS = sa.Table(
+    "objects",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+    sa.Column("item", sa.String, primary_key=True),
+    sa.Column("etag", sa.String, nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    # The content that was read.
+    sa.Column("sha256", sa.String, nullable=False),
+)
+
 SOURCES = sa.Table(
     "sources",
     METADATA,

@@ -1,0 +1,24 @@
+"""Objects of a job: which object of a bucket each item came from, to see whether it changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipeline.storage.ledger.database import JobRows
+from pipeline.storage.ledger.rows import ObjectRow
+from pipeline.storage.ledger.tables import OBJECTS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class ObjectLedger(JobRows):
+    """The objects that one job read its pictures from."""
+
+    def put_objects(self, rows: Iterable[ObjectRow]) -> None:
+        """Insert or replace the objects of items."""
+        self._put(OBJECTS, rows)
+
+    def objects(self) -> dict[str, ObjectRow]:
+        """Return the object of each item that came from a bucket."""
+        return {row["item"]: ObjectRow(**row) for row in self._rows(self._mine(OBJECTS))}

@@ -1,0 +1,109 @@
+"""Zarr's stores of places: a local folder, or what is below a prefix of a bucket."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from zarr.storage import LocalStore, ObjectStore
+
+from pipeline.errors import ArchiveError
+from pipeline.storage.store import BucketPlace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from zarr.abc.store import ByteRequest, Store
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+    from pipeline.storage.store import Place
+
+
+class BucketStore(ObjectStore[Any]):
+    """What is below a place in a bucket, as Zarr reads and writes it.
+
+    Errors are those of `pipeline.storage.object_store`. What is pickled is the address alone: who
+    unpickles it asks with what is in its own environment.
+    """
+
+    def __init__(self, place: BucketPlace, *, read_only: bool = False) -> None:
+        super().__init__(place.of_bucket.opened_at(place.key), read_only=read_only)
+        self.place = place
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes it again: its address."""
+        return (_again, (self.place, self.read_only))
+
+    def __str__(self) -> str:
+        """Return its address."""
+        return str(self.place)
+
+    def with_read_only(self, read_only: bool = False) -> BucketStore:
+        """Return the same store, to be written or not."""
+        return BucketStore(self.place, read_only=read_only)
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        """Return an object's bytes, None where there is none."""
+        with self._plain(key):
+            return await super().get(key, prototype, byte_range)
+
+    async def get_partial_values(
+        self,
+        prototype: BufferPrototype,
+        key_ranges: Iterable[tuple[str, ByteRequest | None]],
+    ) -> list[Buffer | None]:
+        """Return ranges of objects."""
+        with self._plain(""):
+            return await super().get_partial_values(prototype, key_ranges)
+
+    async def exists(self, key: str) -> bool:
+        """Return whether there is an object."""
+        with self._plain(key):
+            return await super().exists(key)
+
+    async def set(self, key: str, value: Buffer) -> None:
+        """Store an object: whole, and durable once this is over."""
+        self._check_writable()
+        with self._plain(key):
+            await self.place.of_bucket.put_async((self.place / key).key, value.as_buffer_like())
+
+    async def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        self._check_writable()
+        await asyncio.to_thread((self.place / key).unlink)
+
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove all objects below a prefix."""
+        self._check_writable()
+        await asyncio.to_thread((self.place / prefix).remove_below)
+
+    @contextmanager
+    def _plain(self, key: str) -> Iterator[None]:
+        with self.place.of_bucket.plain((self.place / key).key):
+            yield
+
+
+def _again(place: BucketPlace, read_only: bool) -> BucketStore:
+    return BucketStore(place, read_only=read_only)
+
+
+def store_at(place: Place) -> Store:
+    """Return Zarr's store of a place."""
+    return BucketStore(place) if isinstance(place, BucketPlace) else LocalStore(place)
+
+
+def place_at(store: object) -> Path | BucketPlace:
+    """Return the place that a store is of.
+
+    Raises:
+        ArchiveError: if it is another kind of store.
+    """
+    if isinstance(store, BucketStore):
+        return store.place
+    if not isinstance(store, LocalStore):
+        raise ArchiveError(f"pixels are in {store}, expected a local folder or a bucket")
+    return store.root

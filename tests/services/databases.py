@@ -1,0 +1,66 @@
+"""A real PostgreSQL for tests, on the loopback interface only."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PASSWORD = "a secret of this test"
+
+
+def binaries() -> Path | None:
+    """Return the folder of the server's programs, None where PostgreSQL is not installed."""
+    found = shutil.which("initdb")
+    if found:
+        return Path(found).parent
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return debian[-1].parent if debian else None
+
+
+def _as_server(words: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+    """Run a program of the server; it refuses to run as root, so root becomes another user."""
+    user = {"user": "postgres", "group": "postgres"} if os.geteuid() == 0 else {}
+    return subprocess.run(words, check=True, capture_output=True, **user, **options)  # type: ignore[call-overload,no-any-return]
+
+
+@contextmanager
+def postgresql_server() -> Iterator[str]:
+    """A server of these tests' own; yields the URL of its database."""
+    programs = binaries()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path("/tmp") / f"upres-postgresql-{os.getpid()}"  # a path a socket's name can hold
+    folder.mkdir(mode=0o700)
+    secret = folder / "password"
+    secret.write_text(PASSWORD)
+    if os.geteuid() == 0:
+        owner = pwd.getpwnam("postgres")
+        for path in (folder, secret):
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    data = folder / "data"
+    init = ["initdb", "-D", str(data), "-U", "upres", "--auth=scram-sha-256"]
+    _as_server([str(programs / init[0]), *init[1:], f"--pwfile={secret}"], cwd=folder)
+    control = str(programs / "pg_ctl")
+    listen = f"-h 127.0.0.1 -p {port} -k {folder}"
+    log = str(folder / "log")
+    _as_server([control, "-D", str(data), "-l", log, "-o", listen, "-w", "start"], cwd=folder)
+    try:
+        secret_in_url = PASSWORD.replace(" ", "%20")
+        yield f"postgresql+psycopg://upres:{secret_in_url}@127.0.0.1:{port}/postgres"
+    finally:
+        _as_server([control, "-D", str(data), "-m", "immediate", "stop"], cwd=folder)
+        shutil.rmtree(folder)

@@ -1,0 +1,257 @@
+"""A real object store for tests, and a server in front of it that fails as networks do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection, HTTPException
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BUCKET = "upres-test"
+KEY_ID, SECRET = "AKIAOFTHISTEST", "a-secret-of-this-test"
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """What a user sets to reach the store."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": endpoint,
+    }
+
+
+def free_ports(number: int) -> list[int]:
+    """Ports whose gRPC neighbours, which SeaweedFS takes too, can be ports as well."""
+    found: list[int] = []
+    while len(found) < number:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port + 10_000 < 65_536 and port not in found:
+            found.append(port)
+        else:
+            with socket.socket() as probe, suppress(OSError):
+                lower = 20_000 + (port % 10_000)
+                probe.bind(("127.0.0.1", lower))
+                if lower not in found:
+                    found.append(lower)
+    return found
+
+
+class SeaweedFS:
+    """One server on the loopback interface, whose files are in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port, *self._others = free_ports(4)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        weed = shutil.which("weed", path=os.pathsep.join((_scripts(), os.environ["PATH"])))
+        if weed is None:
+            pytest.skip("SeaweedFS is not installed")
+        master, volume, filer = self._others
+        words = [
+            weed, "server", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            "-master.telemetry=false", "-master.electionTimeout=1s",
+            "-master.heartbeatInterval=100ms", f"-master.port={master}", f"-volume.port={volume}",
+            "-filer", f"-filer.port={filer}", f"-filer.localSocket={self.folder}/f.sock",
+            "-s3", f"-s3.port={self.port}", f"-s3.localSocket={self.folder}/s.sock",
+            "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-s3.autoCreateBucket=false",
+            "-volume.max=0", "-volume.preStopSeconds=1", "-master.volumeSizeLimitMB=200",
+        ]  # fmt: skip
+        env = os.environ | {
+            "AWS_ACCESS_KEY_ID": KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "GOMEMLIMIT": "400MiB",
+        }
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(words, stdout=log, stderr=log, env=env)
+        end = time.monotonic() + 60
+        while not _answers(self.port):
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
+            assert time.monotonic() < end, "SeaweedFS did not start within a minute"
+            time.sleep(0.1)
+
+    def make_bucket(self, name: str) -> None:
+        """Make a bucket, by the door that asks for no credentials."""
+        connection = HTTPConnection("127.0.0.1", self._others[2], timeout=30)
+        connection.request("POST", f"/buckets/{name}/")
+        assert connection.getresponse().status < 300
+        connection.close()
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+
+def _scripts() -> str:
+    return str(Path(sys.executable).parent)
+
+
+def _answers(port: int) -> bool:
+    connection = HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+class _Forwarding(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def _serve(self) -> None:
+        front = self.server.front  # type: ignore[attr-defined]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        fault = front.next_fault(self.command, self.path)
+        if fault.isdecimal():
+            code = {"503": "SlowDown", "403": "AccessDenied"}[fault]
+            self._answer(int(fault), {}, f"<Error><Code>{code}</Code></Error>".encode())
+        elif fault == "reset":
+            self._cut()
+        elif fault == "hang":
+            front.released.wait(front.hang_s)
+            self._cut()
+        else:
+            self._forward(body, half=fault == "half")
+
+    def _forward(self, body: bytes, *, half: bool) -> None:
+        front = self.server.front  # type: ignore[attr-defined]
+        connection = HTTPConnection("127.0.0.1", front.behind, timeout=60)
+        try:
+            connection.putrequest(
+                self.command, self.path, skip_host=True, skip_accept_encoding=True
+            )
+            for name, value in self.headers.items():
+                connection.putheader(name, value)
+            connection.endheaders(body or None)
+            answer = connection.getresponse()
+            content = answer.read()
+            headers = {
+                k: v
+                for k, v in answer.getheaders()
+                if k.lower() not in ("transfer-encoding", "connection", "content-length", "date")
+            }
+            length = answer.getheader("Content-Length") if self.command == "HEAD" else None
+        except (OSError, HTTPException):
+            self._cut()
+            return
+        finally:
+            connection.close()
+        if half and len(content) > 1:
+            self.send_response(answer.status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+            self._cut()
+            return
+        self._answer(answer.status, headers, content, length=length)
+
+    def _answer(
+        self, status: int, headers: dict[str, str], content: bytes, length: str | None = None
+    ) -> None:
+        with suppress(OSError):
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", length or str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+    def _cut(self) -> None:
+        self.close_connection = True
+        with suppress(OSError):
+            self.wfile.flush()
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815
+
+
+class Front:
+    """A server in front of a store: it counts requests, and fails those that it is told to."""
+
+    def __init__(self, behind: int) -> None:
+        self.behind = behind
+        self.requests: Counter[str] = Counter()
+        """By method; listings are counted as LIST."""
+        self.failed = 0
+        self.hang_s = 40.0
+        self.released = threading.Event()
+        self.fault: Callable[[int, str, str], str] = lambda _number, _method, _path: ""
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Forwarding)
+        self._server.daemon_threads = True
+        self._server.front = self  # type: ignore[attr-defined]
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def next_fault(self, method: str, path: str) -> str:
+        """Count a request and say how it is to fail, "" for not at all."""
+        kind = "LIST" if "list-type=2" in path else method
+        with self._lock:
+            self.requests[kind] += 1
+            fault = self.fault(self.requests.total(), kind, path)
+            self.failed += bool(fault)
+        return fault
+
+    def run(self) -> None:
+        self._server.serve_forever(poll_interval=0.05)
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@contextmanager
+def in_front_of(store: SeaweedFS) -> Iterator[Front]:
+    """Yield a server in front of the store, without faults until some are asked for."""
+    front = Front(store.port)
+    thread = threading.Thread(target=front.run, daemon=True)
+    thread.start()
+    try:
+        yield front
+    finally:
+        front.close()
+        thread.join(timeout=10)
+
+
+def every(number: int, *faults: str) -> Callable[[int, str, str], str]:
+    """Return what fails every so many requests, in one way after the other."""
+
+    def fault(count: int, _method: str, _path: str) -> str:
+        return faults[count // number % len(faults)] if count % number == 0 else ""
+
+    return fault

@@ -1,0 +1,480 @@
+"""Jobs in a real object store: SeaweedFS, behind a server that fails as networks do."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from pipeline.storage.store import BucketPlace, place_of
+from tests.services.databases import PASSWORD
+from tests.services.nights import ROOT, UPRES
+from tests.services.stores import BUCKET, SECRET, Front, every
+
+if TYPE_CHECKING:
+    from tests.conftest import Command, Said, SavePicture, TakePhoto
+
+pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+NUMBERS = itertools.count()
+TILES = ("--model", "bicubic-x2", "--tile", 32)
+
+
+class Bucket:
+    """What one test has of a bucket."""
+
+    def __init__(self, key: str) -> None:
+        self.place = BucketPlace("s3", BUCKET, key)
+
+    def __truediv__(self, key: str) -> BucketPlace:
+        return self.place / key
+
+    def put(self, folder: Path, key: str) -> None:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                (self / key / str(path.relative_to(folder))).write_bytes(path.read_bytes())
+
+
+@pytest.fixture
+def bucket(front: Front) -> Bucket:
+    front.fault = lambda _number, _method, _path: ""
+    return Bucket(f"test-{next(NUMBERS)}")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
+    """A folder of pictures: large ones, ones that share a stack, and what is not a picture."""
+    folder = tmp_path / "in"
+    save(folder / "a.png", photo(70, 90))
+    save(folder / "trips" / "ü b#1%.png", photo(40, 70, at=50))
+    for n in range(17):
+        save(folder / "small" / f"{n:02}.png", photo(16, 20, at=n))
+    (folder / "notes.txt").write_text("not a picture")
+    return folder
+
+
+def pixels(place: Any) -> dict[str, bytes]:
+    """Everything below a place but what says when and from where it came."""
+    place = place_of(str(place))
+    if isinstance(place, Path):
+        found = {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    else:
+        found = {o.key[len(place.key) + 1 :]: place.of_bucket.get(o.key) for o in place.below()}
+    return {name: content for name, content in found.items() if not name.endswith(".json")}
+
+
+@pytest.fixture
+def on_disk(
+    pictures: Path, tmp_path: Path, upres: Command, store_workers: tuple[str, str]
+) -> dict[str, bytes]:
+    """The pixels of the same job on a local disk."""
+    said = upres("upscale", pictures, tmp_path / "job", *TILES, *store_workers)
+    assert said.code == 0, said.err
+    return pixels(tmp_path / "job" / "sr.zarr")
+
+
+def ledger_at(tmp_path: Path) -> tuple[str, str]:
+    return "--ledger", f"sqlite:///{tmp_path / 'elsewhere.sqlite'}"
+
+
+def test_a_job_in_a_bucket_has_the_bytes_of_one_on_a_disk(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, postgresql: str,
+    upres: Command, store_workers: tuple[str, str], monkeypatch: pytest.MonkeyPatch,
+    front: Front,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    job, out = bucket / "night/job", bucket / "out"
+    words = ("upscale", bucket / "photos", job, *TILES, "--ledger", postgresql, "--export", out,
+             "--json", *store_workers)  # fmt: skip
+    first = upres(*words)
+    assert (first.code, first.document["computed_units"]) == (0, len(on_disk) + 0), first.err
+    assert first.document["left_out"]["sidecars"] == 1
+    assert pixels(job / "sr.zarr") == on_disk
+    upres("export", tmp_path / "job", tmp_path / "out", *store_workers)
+    assert pixels(out) == pixels(tmp_path / "out")
+
+    # Nobody who reads the bucket learns a secret; the password comes from the environment now.
+    described = (job / "job.json").read_text()
+    assert PASSWORD not in described.replace("%20", " ")
+    assert SECRET not in described
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    before = front.requests["GET"]
+    again = upres(*words)
+    assert (again.code, again.document["computed_units"]) == (0, 0)
+    assert again.document["export"]["written"] == 0
+    assert front.requests["GET"] > before  # It went through the server that counts.
+
+    status = upres("status", job, "--json")
+    assert status.document["items"] == first.document["items"]
+    assert status.document["items"]["done"] == 19
+    scored = upres("score", job, "--reference", bucket / "out", "--json", *store_workers)
+    assert scored.code == 0, scored.err
+    assert all("psnr_y" in item["infinite"] for item in scored.document["items"])
+    assert upres("report", job).out.strip() == f"{job}/report.html"
+    assert b"upres report</title>" in (job / "report.html").read_bytes()
+    rerun = upres("rerun", job, "--json", *store_workers)
+    assert (rerun.code, rerun.document["computed_units"]) == (0, 0)
+
+
+def test_an_archive_in_a_bucket_is_made_and_upscaled_where_it_is(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path,
+    upres: Command, store_workers: tuple[str, str],
+) -> None:  # fmt: skip
+    archive = bucket / "lr.zarr"
+    refused = upres("ingest", pictures, archive, *store_workers)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--ledger" in refused.err
+    said = upres("ingest", pictures, archive, *ledger_at(tmp_path), "--json", *store_workers)
+    assert (said.code, said.document["items"]["done"]) == (0, 19), said.err
+    said = upres("upscale", archive, tmp_path / "local", *TILES, *store_workers)
+    assert said.code == 0, said.err
+    assert pixels(tmp_path / "local" / "sr.zarr") == on_disk
+
+
+@pytest.mark.parametrize("faults", [("503",), ("reset", "half")])
+def test_a_store_that_fails_every_third_request_gives_the_same_bytes(
+    faults: tuple[str, ...], bucket: Bucket, pictures: Path, on_disk: dict[str, bytes],
+    tmp_path: Path, upres: Command, store_workers: tuple[str, str], front: Front,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    front.failed, front.fault = 0, every(3, *faults)
+    said = upres("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path),
+                 "--export", bucket / "out", *store_workers)  # fmt: skip
+    assert said.code == 0, said.err
+    assert front.failed > 50
+    front.fault = every(10**9, "")
+    assert pixels(bucket / "job/sr.zarr") == on_disk
+    assert len(pixels(bucket / "out")) == 19
+
+
+def test_a_store_that_is_away_for_some_seconds_only_makes_the_run_longer(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, upres: Command,
+    store_workers: tuple[str, str], front: Front,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    begins: list[float] = []
+
+    def away(_number: int, method: str, path: str) -> str:
+        if not begins and method == "PUT" and "sr.zarr" in path and "/c/" in path:
+            begins.append(time.monotonic())
+        return "reset" if begins and time.monotonic() - begins[0] < 4 else ""
+
+    front.fault = away
+    said = upres("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path),
+                 *store_workers)  # fmt: skip
+    assert (said.code, bool(begins)) == (0, True), said.err
+    assert pixels(bucket / "job/sr.zarr") == on_disk
+
+
+def test_what_stays_broken_is_a_failed_tile_and_the_next_run_computes_it_alone(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, upres: Command,
+    store_workers: tuple[str, str], front: Front,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    front.fault = lambda _n, method, path: (
+        "403" if method == "PUT" and "sr.zarr/a.png/0/c/0/1/1" in path else ""
+    )
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path), "--json",
+             *store_workers)  # fmt: skip
+    said = upres(*words)
+    assert said.code == 3
+    (failure,) = said.document["failures"]
+    assert (failure["item"], failure["tile"], failure["error"]) == ("a.png", 4, "StoreError")
+    assert "AccessDenied" in failure["message"]
+    assert SECRET not in failure["message"]
+    front.fault = every(10**9, "")
+    again = upres(*words)
+    assert (again.code, again.document["computed_units"]) == (0, 1)
+    assert pixels(bucket / "job/sr.zarr") == on_disk
+
+
+def test_a_store_that_refuses_to_show_a_stack_does_not_lose_it(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, upres: Command,
+    store_workers: tuple[str, str], front: Front, photo: TakePhoto, save: SavePicture,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path),
+             *store_workers)  # fmt: skip
+    assert upres(*words).code == 0
+    save(tmp_path / "more" / "99.png", photo(16, 20, at=200))
+    bucket.put(tmp_path / "more", "photos/small")
+    for hidden in ("members/0.json", "3x16x20-uint8/0/zarr.json"):
+        front.fault = lambda _n, method, path, hidden=hidden: (
+            "403" if method in ("GET", "HEAD") and path.endswith(hidden) else ""
+        )
+        assert upres(*words).code in (1, 3)
+    front.fault = every(10**9, "")
+    assert upres(*words).code == 0
+    now = pixels(bucket / "job/sr.zarr")
+    assert {name: now[name] for name in on_disk} == on_disk
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "sqlite"])
+def test_a_run_that_is_killed_frees_its_job_and_the_next_one_writes_the_same_bytes(
+    kind: str, bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path,
+    upres: Command, store_workers: tuple[str, str], front: Front,
+    request: pytest.FixtureRequest,
+) -> None:  # fmt: skip
+    server = kind == "postgresql"
+    ledger = ("--ledger", request.getfixturevalue(kind)) if server else ledger_at(tmp_path)
+    bucket.put(pictures, "photos")
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger, "--json")
+    written = itertools.count()
+    begun: list[int] = []
+
+    def slow(_number: int, method: str, path: str) -> str:
+        if method == "PUT" and "sr.zarr" in path and "/c/" in path:
+            begun.append(next(written))
+            time.sleep(0.3)
+        return ""
+
+    front.fault = slow
+    process = subprocess.Popen(
+        [*UPRES, *map(str, words), *store_workers],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while len(begun) < 3 and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    assert len(begun) >= 3, process.communicate(timeout=5)[1][-2000:]
+    busy = upres(*words, *store_workers)
+    assert (busy.code, busy.err.count("\n")) == (1, 1)
+    assert f"is held by upres upscale (pid {process.pid} on " in busy.err
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    front.fault = every(10**9, "")
+    said = upres(*words, *store_workers)
+    assert said.code == 0, said.err
+    assert said.document["computed_units"] > 0
+    assert pixels(bucket / "job/sr.zarr") == on_disk
+
+
+def test_objects_are_read_again_only_where_etag_or_size_differ(
+    bucket: Bucket, pictures: Path, tmp_path: Path, upres: Command, front: Front,
+    store_workers: tuple[str, str], photo: TakePhoto, save: SavePicture,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    read: list[str] = []
+
+    def watch(_number: int, method: str, path: str) -> str:
+        if method == "GET" and "/photos/" in path and not path.endswith("/"):
+            read.append(path.rpartition("/")[2])
+        return ""
+
+    front.fault = watch
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path), "--json",
+             *store_workers)  # fmt: skip
+    assert upres(*words).code == 0
+    assert {"a.png", "00.png"} <= set(read)
+    read.clear()
+    assert upres(*words).code == 0
+    assert read == []
+    save(tmp_path / "new" / "a.png", photo(70, 90, at=100))
+    bucket.put(tmp_path / "new", "photos")
+    said = upres(*words)
+    assert (read, said.document["computed_units"]) == (["a.png"], 9)
+
+
+def test_an_object_that_changes_while_a_run_reads_is_noticed_and_read_by_the_next(
+    bucket: Bucket, pictures: Path, tmp_path: Path, upres: Command, front: Front,
+    store_workers: tuple[str, str], photo: TakePhoto, save: SavePicture,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    other = save(tmp_path / "new" / "a.png", photo(70, 90, at=100)).read_bytes()
+    changed: list[bool] = []
+
+    def change(_number: int, method: str, path: str) -> str:
+        if method == "GET" and path.endswith("/photos/a.png") and not changed:
+            changed.append(True)
+            (bucket / "photos/a.png").write_bytes(other)
+        return ""
+
+    front.fault = change
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path), "--json",
+             *store_workers)  # fmt: skip
+    said = upres(*words)
+    assert (said.code, changed) == (3, [True])
+    (failure,) = said.document["failures"]
+    assert failure["item"] == "a.png"
+    assert "changed since it was listed" in failure["message"]
+    again = upres(*words)
+    assert (again.code, again.document["computed_units"]) == (0, 9)
+
+
+def told(said: Said, code: int, *words: str) -> None:
+    """One line, with these words and no secret, on stderr alone."""
+    assert (said.code, said.out, said.err.count("\n")) == (code, "", 1), said.err
+    for word in words:
+        assert word in said.err
+    for secret in (SECRET, "127.0.0.1", PASSWORD):
+        assert secret not in said.err
+
+
+def test_a_store_that_cannot_be_used_is_told_in_a_line_within_ten_seconds(
+    bucket: Bucket, pictures: Path, tmp_path: Path, upres: Command, front: Front,
+    store_workers: tuple[str, str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+
+    def upscale(source: object, job: object) -> Said:
+        began = time.monotonic()
+        said = upres("upscale", source, job, *TILES, *ledger_at(tmp_path), *store_workers)
+        assert time.monotonic() - began < 10
+        return said
+
+    photos, job = bucket / "photos", bucket / "job"
+    told(upscale(photos, "s3://no-such-bucket/job"), 2, "no bucket 'no-such-bucket'")
+    told(upscale("s3://no-such-bucket/photos", tmp_path / "j"), 2, "no bucket 'no-such-bucket'")
+    told(upscale(bucket / "nothing", job), 2, "nothing does not exist")
+    told(upscale("ftp://me:pw@host/x", job), 2, "ftp://", "expected a local path, s3://")
+    told(upscale(f"s3://{SECRET}@{bucket.place.bucket}/x", job), 2, "names no bucket")
+    told(upres("status", bucket / "job"), 2, "does not exist, expected a job")
+    front.fault = lambda _n, _method, _path: "hang"
+    told(upscale(photos, job), 1, "does not answer", "AWS_ENDPOINT_URL")
+    front.released.set()
+    front.fault = every(1, "503")
+    told(upscale(photos, job), 1, "the store answered 503 SlowDown")
+    front.fault = every(10**9, "")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    told(upres("status", bucket / "job"), 1, "does not answer")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "not an address")
+    told(upres("status", bucket / "job"), 2, "AWS_ENDPOINT_URL is not an address")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", front.endpoint)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    told(upscale(photos, job), 1, "refuses the credentials", "AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    assert list(job.below()) == []
+
+
+def test_an_archive_of_pictures_in_a_bucket_is_refused_in_a_line(
+    bucket: Bucket, tmp_path: Path, upres: Command, store_workers: tuple[str, str]
+) -> None:
+    (bucket / "p/photos.zip").write_bytes(b"PK\3\4" + bytes(60))
+    said = upres("upscale", bucket / "p/photos.zip", tmp_path / "job", *TILES, *store_workers)
+    told(said, 2, "photos.zip is a zip archive in a bucket", "copy it to a local disk")
+
+
+def test_places_in_one_bucket_must_be_apart_as_on_a_disk(
+    bucket: Bucket, pictures: Path, tmp_path: Path, upres: Command, store_workers: tuple[str, str]
+) -> None:
+    bucket.put(pictures, "photos")
+    photos = bucket / "photos"
+
+    def upscale(*words: object) -> Said:
+        return upres("upscale", photos, bucket / "job", *TILES, *ledger_at(tmp_path), *words,
+                     *store_workers)  # fmt: skip
+
+    told(upscale("--export", photos / "out"), 2, "is in the source")
+    told(upscale("--export", photos), 2, "is in the source")
+    told(upscale("--reference", photos, "--export", photos / "x"), 2, "is in --reference")
+    told(upres("upscale", bucket / "job", bucket / "job2", *TILES, *ledger_at(tmp_path),
+               *store_workers), 2, "does not exist")  # fmt: skip
+    assert upscale("--export", bucket / "photos-out").code == 0
+    told(upscale("--export", bucket / "job/sr.zarr/x"), 2, "is in the Zarr store")
+    # A job among its pictures is never read as a source.
+    inside = upres("upscale", photos, photos / "job", *TILES, "--ledger",
+                   f"sqlite:///{tmp_path / 'inside.sqlite'}", "--json", *store_workers)  # fmt: skip
+    assert (inside.code, inside.document["items"]["done"]) == (0, 19), inside.err
+    again = upres("upscale", photos, photos / "job", *TILES, "--json", *store_workers)
+    assert (again.code, again.document["items"]["done"]) == (0, 19), again.err
+    assert again.document["left_out"]["of_upres"] == 1
+
+
+def test_objects_of_others_are_not_replaced_by_an_export(
+    bucket: Bucket, pictures: Path, tmp_path: Path, upres: Command, store_workers: tuple[str, str],
+    photo: TakePhoto, save: SavePicture,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    theirs, out = bucket / "out/a.png", bucket / "out"
+    theirs.write_bytes(b"theirs")
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path),
+             "--export", out, "--json", *store_workers)  # fmt: skip
+    said = upres(*words)
+    assert (said.code, theirs.read_bytes()) == (3, b"theirs")
+    (failure,) = said.document["failures"]
+    assert (failure["item"], failure["error"]) == ("a.png", "OccupiedError")
+    said = upres(*words, "--overwrite")
+    assert (said.code, said.document["export"]["written"]) == (0, 1)
+    ours = theirs.read_bytes()
+    assert ours.startswith(b"\x89PNG")
+    theirs.write_bytes(b"changed by them")
+    said = upres(*words)
+    assert (said.code, theirs.read_bytes()) == (3, b"changed by them")
+    theirs.unlink()
+    assert upres(*words).document["export"]["written"] == 1
+    assert theirs.read_bytes() == ours
+
+    # A lost ledger does not make strangers of the job's own objects.
+    (tmp_path / "elsewhere.sqlite").unlink()
+    said = upres(*words)
+    assert (said.code, said.document["computed_units"]) == (0, 0), said.err
+    (bucket / "photos/a.png").unlink()
+    said = upres(*words, "--prune")
+    assert (said.code, said.document["export"]["pruned"], theirs.exists()) == (0, 1, False)
+
+
+def test_a_listing_takes_a_request_for_a_thousand_objects(
+    bucket: Bucket, front: Front, tmp_path: Path
+) -> None:
+    from pipeline.sources.listing import list_source
+
+    for n in range(2_300):
+        (bucket / f"photos/{n % 40:02}/{n:04}.jpg").write_bytes(b"x")
+    front.requests.clear()
+    files = list_source(str(bucket / "photos"))
+    assert len(files) == 2_300
+    assert files[0].item == "00/0000.jpg"
+    assert front.requests.total() <= 5, front.requests
+    some = list_source(f"{bucket / 'photos'}/0[12]/*.JPG")
+    assert len(some) == sum(n % 40 in (1, 2) for n in range(2_300))
+
+
+def test_two_jobs_that_begin_at_one_place_do_not_take_each_other_for_their_own(
+    bucket: Bucket, tmp_path: Path, pictures: Path
+) -> None:
+    from pipeline.errors import JobBusyError
+    from pipeline.jobs import job as jobs
+
+    folder = bucket / "job"
+    url = f"sqlite:///{tmp_path / 'l.sqlite'}"
+    first = jobs.create_job(folder, source=str(pictures), ledger_url=url)
+    described = json.loads((folder / "job.json").read_text())
+    assert described["id"] == first.id
+    with pytest.raises(JobBusyError, match="was just started by another run"):
+        jobs._described_in_bucket(folder, {**described, "id": "another", "ledger": url})
+    assert json.loads((folder / "job.json").read_text()) == described
+
+
+def test_a_bucket_that_is_empty_after_a_failed_start_stays_so(
+    bucket: Bucket, tmp_path: Path, upres: Command, store_workers: tuple[str, str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    said = upres("upscale", tmp_path / "empty", bucket / "job", *TILES, *ledger_at(tmp_path),
+                 *store_workers)  # fmt: skip
+    assert said.code == 1
+    assert list(bucket.place.below()) == []
+
+
+def test_a_large_object_is_exported_in_parts_and_never_over_that_of_somebody_else(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    place = bucket / "large.bin"
+    file = tmp_path / "large"
+    file.write_bytes(np.random.default_rng(0).bytes(17 * 2**20))
+    place.of_bucket.put_file(place.key, file, replaces=False, attributes={"upres-job": "j"})
+    facts = place.facts()
+    assert facts is not None
+    assert (facts.size_bytes, (facts.attributes or {})["upres-job"]) == (17 * 2**20, "j")
+    assert place.read_bytes() == file.read_bytes()
+    with pytest.raises(FileExistsError):
+        place.of_bucket.put_file(place.key, file, replaces=False, attributes={})
+    with pytest.raises(FileExistsError):
+        place.of_bucket.put_file(place.key, file, replaces='"other"', attributes={})
