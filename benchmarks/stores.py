@@ -13,6 +13,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def stage_seconds(place: Place, pictures: Place, settings: Settings, ledger: Pat
             marks.append(time.perf_counter())
         if not stages.run.status().complete:
             raise SystemExit(f"the run failed: {stages.run.status().failures[:3]}")
-    return [after - before for before, after in zip(marks, marks[1:], strict=False)]
+    return [after - before for before, after in pairwise(marks)]
 
 
 def compare(folder: Path, bucket: BucketPlace, settings: Settings) -> None:
