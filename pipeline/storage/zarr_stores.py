@@ -73,6 +73,12 @@ class BucketStore(ObjectStore[Any]):
         with self._plain(key):
             await self.place.of_bucket.put_async((self.place / key).key, value.as_buffer_like())
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Store an object where there is none."""
+        self._check_writable()
+        with self._plain(key):
+            await patiently(partial(super().set_if_not_exists, key, value))
+
     async def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
         self._check_writable()
