@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.storage.store import BucketPlace
+from tests.services.stores import SeaweedFS, environment
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.conftest import SavePicture, TakePhoto
 
 ROOT = Path(__file__).parent.parent
@@ -29,10 +34,34 @@ def commands(document: Path) -> list[str]:
     return [line for line in lines if not re.match(r"(make|git|cd) ", line)]
 
 
+@pytest.fixture
+def bucket_of_pictures(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, str]]:
+    """What names a store that has the pictures of `tmp_path` in its bucket `pictures`."""
+    store = SeaweedFS(tmp_path_factory.mktemp("weed"))
+    store.start()
+    try:
+        store.make_bucket("pictures")
+        environ = environment(store.endpoint)
+        for name, value in environ.items():
+            monkeypatch.setenv(name, value)
+        for path in (tmp_path / "photos").rglob("*.*"):
+            below = path.relative_to(tmp_path)
+            BucketPlace("s3", "pictures", str(below)).write_bytes(path.read_bytes())
+        yield environ
+    finally:
+        store.kill()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 def test_every_command_of_the_document_does_what_it_says(
-    document: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture
+    document: Path,
+    tmp_path: Path,
+    photo: TakePhoto,
+    save: SavePicture,
+    request: pytest.FixtureRequest,
 ) -> None:
     for n, name in enumerate(("first.png", "trips/second.jpg", "trips/far/third.webp")):
         save(tmp_path / "photos" / name, photo(120, 132, at=n * 60))
@@ -42,6 +71,8 @@ def test_every_command_of_the_document_does_what_it_says(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(probe.getsockname()[1])}
+    if "s3://pictures" in "".join(commands(document)):
+        served |= request.getfixturevalue("bucket_of_pictures")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     told = subprocess.run(
         ["bash", "-c", script],

@@ -55,16 +55,19 @@ class BucketFiles:
             NoSourceError: if there is nothing, or a zip or tar archive.
             StoreError: if it cannot be listed.
         """
-        if self.place.exists():
-            facts = self.place.facts()
-            return [self._single(facts)] if facts else list(self._below(self.place, Pattern()))
+        facts = self.place.facts()
+        if facts is not None:
+            return [self._single(facts)]
+        objects = list(self.place.below())
+        if objects:
+            return list(self._below(self.place, objects, Pattern()))
         if not is_glob(self.place.key):
             raise NoSourceError(
                 f"{shown_path(str(self.place))} does not exist, expected an object, a prefix or a "
                 "glob; check the address"
             )
         base, parts = split(self.place)
-        found = list(self._below(base, Pattern(parts)))
+        found = list(self._below(base, list(base.below()), Pattern(parts)))
         if not found and not self.left_out:
             raise NoSourceError(
                 f"{shown_path(str(self.place))} matches no object; check it, or quote it for the "
@@ -85,8 +88,9 @@ class BucketFiles:
         unread = unreadable(name, head or b"") if seen.why else seen.unread
         return _listed(self.place, name, facts, unread)
 
-    def _below(self, root: BucketPlace, pattern: Pattern) -> Iterator[SourceFile]:
-        objects = list(root.below())
+    def _below(
+        self, root: BucketPlace, objects: Sequence[Stored], pattern: Pattern
+    ) -> Iterator[SourceFile]:
         start = len(root.key) + 1 if root.key else 0
         ours = self._ours(root, [one.key[start:] for one in objects])
         for one in objects:

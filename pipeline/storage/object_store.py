@@ -32,7 +32,7 @@ from obstore.exceptions import (
 from pipeline.errors import NoStoreError, StoreError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from obstore import ObjectMeta, PutMode
@@ -105,7 +105,9 @@ class Bucket:
         """
         options: obstore.GetOptions = {"if_match": etag} if etag else {}
         with self.plain(key):
-            return bytes(obstore.get(self._opened(), key, options=options).bytes())
+            return _patiently(
+                lambda: bytes(obstore.get(self._opened(), key, options=options).bytes())
+            )
 
     def get_head(self, key: str, most_bytes: int) -> bytes:
         """Return the first bytes of an object that has at least so many.
@@ -116,7 +118,9 @@ class Bucket:
         if not most_bytes:
             return b""  # A range of nothing is refused.
         with self.plain(key):
-            return bytes(obstore.get_range(self._opened(), key, start=0, end=most_bytes))
+            return _patiently(
+                lambda: bytes(obstore.get_range(self._opened(), key, start=0, end=most_bytes))
+            )
 
     def head(self, key: str) -> Stored:
         """Return what the store says of an object, with its attributes.
@@ -149,14 +153,16 @@ class Bucket:
             mode = {"e_tag": replaces} if replaces else "create"
         in_parts = mode == "overwrite" and len(content) > _WHOLE_BYTES
         with self.plain(key):
-            put = obstore.put(
-                self._opened(),
-                key,
-                content,
-                mode=mode,
-                attributes=dict(attributes or {}),
-                use_multipart=in_parts,
-                chunk_size=_PART_BYTES,
+            put = _patiently(
+                lambda: obstore.put(
+                    self._opened(),
+                    key,
+                    content,
+                    mode=mode,
+                    attributes=dict(attributes or {}),
+                    use_multipart=in_parts,
+                    chunk_size=_PART_BYTES,
+                )
             )
         return put["e_tag"] or ""
 
@@ -182,13 +188,19 @@ class Bucket:
             raise FileExistsError(errno.EEXIST, "another object is there", f"{self}/{key}")
         with self.plain(key):
             said = dict(attributes)
-            obstore.put(self._opened(), key, file, attributes=said, chunk_size=_PART_BYTES)
+            _patiently(
+                lambda: obstore.put(
+                    self._opened(), key, file, attributes=said, chunk_size=_PART_BYTES
+                )
+            )
 
     async def put_async(self, key: str, content: Any) -> None:
         """Store an object as `put`, while others are stored as well."""
         in_parts = len(content) > _WHOLE_BYTES
-        await obstore.put_async(
-            self._opened(), key, content, use_multipart=in_parts, chunk_size=_PART_BYTES
+        await patiently(
+            lambda: obstore.put_async(
+                self._opened(), key, content, use_multipart=in_parts, chunk_size=_PART_BYTES
+            )
         )
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -234,6 +246,7 @@ class Bucket:
             except BaseError as error:
                 if not _is_cut_off(error, began):
                     raise
+                time.sleep(_MOMENT_S)
             else:
                 return
 
@@ -251,7 +264,6 @@ class Bucket:
             NoStoreError: if there is no such bucket.
             StoreError: if its store does not answer, or refuses the credentials.
         """
-        self._check_endpoint()
         asked = threading.Thread(target=self._ask, args=(failed := [],), daemon=True)
         asked.start()
         asked.join(_CHECK_S + 1)
@@ -260,21 +272,14 @@ class Bucket:
         if failed:
             raise failed[0]
 
-    def _check_endpoint(self) -> None:
-        for name in _ENDPOINTS:
-            if not re.match(r"https?://[^/]|$", os.environ.get(name, "")):
-                raise NoStoreError(f"{name} is not an address, expected http(s)://HOST:PORT")
-
     def _ask(self, failed: list[BaseException]) -> None:
         async def first_page() -> None:
-            # A page of its own for the loop of this thread.
-            pages = obstore.list(self._opened(brief=True), None, chunk_size=1)
-            async for _ in pages:
+            async for _ in obstore.list(self._opened(brief=True), None, chunk_size=1):
                 break
 
         try:
             with self.plain(""):
-                asyncio.run(asyncio.wait_for(first_page(), _CHECK_S))
+                asyncio.run(asyncio.wait_for(patiently(first_page), _CHECK_S))
         except BaseException as error:
             failed.append(error)
 
@@ -360,15 +365,25 @@ def _patiently(ask: Callable[[], T]) -> T:
         except BaseError as error:
             if not _is_cut_off(error, began):
                 raise
+            time.sleep(_MOMENT_S)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Return what is asked for; where the answer is cut off, ask again."""
+    began = time.monotonic()
+    while True:
+        try:
+            return await ask()
+        except BaseError as error:
+            if not _is_cut_off(error, began):
+                raise
+            await asyncio.sleep(_MOMENT_S)
 
 
 def _is_cut_off(error: BaseError, began: float) -> bool:
     """Return whether an answer was cut off, so that it may be asked for again after a moment."""
     answered, _ = _answer_of(str(error))
-    if answered is not None or time.monotonic() - began > AGAIN_S / 2:
-        return False
-    time.sleep(_MOMENT_S)
-    return True
+    return answered is None and time.monotonic() - began < AGAIN_S / 2
 
 
 def _environment() -> int:
@@ -380,6 +395,10 @@ def _environment() -> int:
 @lru_cache(maxsize=64)
 def _open(bucket: Bucket, prefix: str, _where: tuple[int, int], *, brief: bool) -> Any:
     """Open a bucket with what is in the environment; once in a process."""
+    for name in _ENDPOINTS:
+        # What obstore cannot use makes it panic.
+        if re.fullmatch(r"(https?://[\w.:\[\]-]+(/[\w./-]*)?)?", os.environ.get(name, "")) is None:
+            raise NoStoreError(f"{name} is not an address, expected http(s)://HOST:PORT")
     least = timedelta(seconds=2 if brief else _ANSWER_S)
     client: Any = {
         "timeout": least,

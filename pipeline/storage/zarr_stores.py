@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zarr.storage import LocalStore, ObjectStore
 
 from pipeline.errors import ArchiveError
+from pipeline.storage.object_store import patiently
 from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ class BucketStore(ObjectStore[Any]):
     ) -> Buffer | None:
         """Return an object's bytes, None where there is none."""
         with self._plain(key):
-            return await super().get(key, prototype, byte_range)
+            return await patiently(partial(super().get, key, prototype, byte_range))
 
     async def get_partial_values(
         self,
@@ -58,7 +60,7 @@ class BucketStore(ObjectStore[Any]):
     ) -> list[Buffer | None]:
         """Return ranges of objects."""
         with self._plain(""):
-            return await super().get_partial_values(prototype, key_ranges)
+            return await patiently(partial(super().get_partial_values, prototype, list(key_ranges)))
 
     async def exists(self, key: str) -> bool:
         """Return whether there is an object."""
@@ -70,6 +72,12 @@ class BucketStore(ObjectStore[Any]):
         self._check_writable()
         with self._plain(key):
             await self.place.of_bucket.put_async((self.place / key).key, value.as_buffer_like())
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """Store an object where there is none."""
+        self._check_writable()
+        with self._plain(key):
+            await patiently(partial(super().set_if_not_exists, key, value))
 
     async def delete(self, key: str) -> None:
         """Remove an object, if it is there."""

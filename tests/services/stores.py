@@ -222,8 +222,9 @@ class Front:
         kind = "LIST" if "list-type=2" in path else method
         with self._lock:
             self.requests[kind] += 1
-            fault = self.fault(self.requests.total(), kind, path)
-            self.failed += bool(fault)
+            number = self.requests.total()
+        fault = self.fault(number, kind, path)  # It may send requests of its own.
+        self.failed += bool(fault)
         return fault
 
     def run(self) -> None:

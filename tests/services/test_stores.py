@@ -238,7 +238,7 @@ def test_a_run_that_is_killed_frees_its_job_and_the_next_one_writes_the_same_byt
 
     front.fault = slow
     process = subprocess.Popen(
-        [*UPRES, *map(str, words), *store_workers],
+        [*UPRES, *map(str, words), "--workers", "1"],
         env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     end = time.monotonic() + 120
@@ -280,7 +280,7 @@ def test_objects_are_read_again_only_where_etag_or_size_differ(
     save(tmp_path / "new" / "a.png", photo(70, 90, at=100))
     bucket.put(tmp_path / "new", "photos")
     said = upres(*words)
-    assert (read, said.document["computed_units"]) == (["a.png"], 9)
+    assert (set(read), said.document["computed_units"]) == ({"a.png"}, 9)
 
 
 def test_an_object_that_changes_while_a_run_reads_is_noticed_and_read_by_the_next(

@@ -12,6 +12,7 @@ from zarr.storage import LocalStore
 from pipeline.errors import DatasetError
 from pipeline.storage.dataset.spec import DatasetSpec
 from pipeline.storage.disk import fsync
+from pipeline.storage.store import BucketPlace
 from pipeline.storage.zarr_metadata import METADATA
 
 if TYPE_CHECKING:
@@ -95,7 +96,9 @@ def check_place(path: Path) -> None:
 
 
 def is_dataset(path: Place) -> bool:
-    """Return whether `path` is a folder that describes itself as a dataset."""
+    """Return whether `path` is a folder that describes itself as a dataset; in a bucket is none."""
+    if isinstance(path, BucketPlace):
+        return False
     try:
         found = json.loads((path / METADATA).read_bytes())
         return DATASET_KEY in found["attributes"]
