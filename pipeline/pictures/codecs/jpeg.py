@@ -6,7 +6,7 @@ import io
 import threading
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import JpegImagePlugin
@@ -16,15 +16,19 @@ from pipeline.pictures import jpeg_segments
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
 from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
+from pipeline.pictures.jpeg_joining import interval_rows, join
 from pipeline.pictures.jpeg_scans import read_frame
 from pipeline.pictures.jpeg_stream import check_whole
 from pipeline.pictures.metadata import Metadata
-from pipeline.pictures.picture import Picture, channels_first, channels_last
+from pipeline.pictures.picture import channels_first, channels_last
+from pipeline.pictures.strips import ahead, gathered, recut
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from pipeline.pictures.strips import Strips
 
 
 def read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
@@ -72,6 +76,8 @@ def _jpeg_samples(data: bytes) -> NDArray[Any]:
 
 
 _SILENCE = threading.Lock()
+_WHOLE_PIXELS = 2**26
+"""A picture of no more is compressed at once, in 10 bytes a pixel, without restart markers."""
 
 
 @contextmanager
@@ -82,16 +88,30 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def write_jpeg(picture: Picture, quality: int) -> bytes:
-    """Write 4:4:4, with what Pillow does not write put in as segments behind its own."""
+def write_jpeg(file: BinaryIO, pixels: Strips, metadata: Metadata, quality: int) -> None:
+    """Write 4:4:4, a large picture in strips with restart markers between them."""
+    _, height, width = pixels.shape
+    if height * width <= _WHOLE_PIXELS:
+        file.write(_encoded(gathered(pixels), metadata, quality))
+        return
+    rows = interval_rows(width)
+    plain = Metadata(format="jpeg", mode=metadata.mode)  # Only the first strip's header is used.
+    strips = (
+        _encoded(strip, plain if number else metadata, quality)
+        for number, strip in enumerate(recut(ahead(pixels), rows))
+    )
+    join(file, strips, width=width, height=height, rows=rows)
+
+
+def _encoded(pixels: NDArray[Any], metadata: Metadata, quality: int) -> bytes:
+    """Return a JPEG, with what Pillow does not write put in as segments behind its own."""
     options: dict[str, Any] = {"quality": quality, "subsampling": 0}
-    if dpi := picture.metadata.dpi:
+    if dpi := metadata.dpi:
         options["dpi"] = tuple(min(65535, max(1, round(value))) for value in dpi)
-    metadata = picture.metadata
     segments = [
         *jpeg_segments.extended_segments(metadata.xmp_extended or b""),
         *jpeg_segments.photoshop_segments(metadata.iptc, metadata.photoshop),
         *jpeg_segments.comment_segments(metadata.comments),
     ]
-    data = save(channels_last(picture.pixels), "JPEG", metadata, options)
+    data = save(channels_last(pixels), "JPEG", metadata, options)
     return jpeg_segments.with_segments(data, segments) if segments else data

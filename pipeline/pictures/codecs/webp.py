@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -14,12 +14,15 @@ from pipeline.pictures.codecs.declared import check_size, filled
 from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.metadata import Metadata, in_words
-from pipeline.pictures.picture import Picture, channels_first, channels_last, mode_of
+from pipeline.pictures.picture import channels_first, channels_last, mode_of
+from pipeline.pictures.strips import gathered
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from pipeline.pictures.strips import Strips
 
 
 def read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
@@ -84,13 +87,13 @@ def _webp_size(chunks: dict[bytes, bytes]) -> tuple[int, int]:
     raise PictureError("holds no VP8 or VP8L chunk, expected one; the file is damaged")
 
 
-def write_webp(picture: Picture, quality: int) -> bytes:
-    """Write without loss; grey as equal RGB."""
-    pixels, metadata = picture.pixels, picture.metadata
+def write_webp(file: BinaryIO, strips: Strips, metadata: Metadata, quality: int) -> None:
+    """Write without loss; grey as equal RGB. The encoder takes the whole picture at once."""
+    pixels = gathered(strips)
     if len(pixels) <= 2:
         pixels = np.concatenate([pixels[:1], pixels[:1], pixels])
         if metadata.icc and metadata.icc[16:20] == b"GRAY":
             metadata = replace(metadata, icc=None)  # It cannot describe RGB.
     # "exact" keeps the colours below full transparency.
     options = {"lossless": True, "exact": True}
-    return save(channels_last(pixels), "WEBP", metadata, options)
+    file.write(save(channels_last(pixels), "WEBP", metadata, options))
