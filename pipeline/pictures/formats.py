@@ -218,8 +218,10 @@ def holding(name: str, shape: tuple[int, ...], dtype: str) -> Format:
     if not BY_NAME[name].holds(shape, dtype):
         channels, height, width = shape
         fitting = [other.upper() for other in sorted(WRITTEN) if BY_NAME[other].holds(shape, dtype)]
+        side_px = BY_NAME[name].side_px
+        most = f" (at most {side_px} a side)" if max(height, width) > side_px else ""
         raise PictureError(
             f"{name.upper()} cannot hold {width} x {height} pixels of {channels} channels "
-            f"{dtype}; write {' or '.join(fitting) or 'smaller pictures'} instead"
+            f"{dtype}{most}; write {' or '.join(fitting) or 'smaller pictures'} instead"
         )
     return BY_NAME[name]

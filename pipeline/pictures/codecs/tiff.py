@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import imagecodecs
 import numpy as np
@@ -233,7 +233,7 @@ def write_tiff(file: BinaryIO, pixels: Strips, metadata: Metadata, quality: int)
 
 
 def _tiff_strips(
-    pixels: Strips, metadata: Metadata, *, order: str, rows: int
+    pixels: Strips, metadata: Metadata, *, order: Literal["<", ">"], rows: int
 ) -> Iterator[NDArray[Any]]:
     """Yield the strips ``(y, x, c)`` of a file, as their samples are stored."""
     channels, _, width = pixels.shape
@@ -251,7 +251,7 @@ def _tiff_strips(
 def _packed(strip: NDArray[Any]) -> bytes:
     """Return a strip ``(y, x, c)`` as it is compressed: differences along its rows, by Deflate."""
     predict = imagecodecs.floatpred_encode if strip.dtype.kind == "f" else imagecodecs.delta_encode
-    return bytes(imagecodecs.deflate_encode(predict(strip, axis=-2)))
+    return bytes(imagecodecs.deflate_encode(predict(strip, axis=-2).tobytes()))
 
 
 def _metadata_bytes(metadata: Metadata) -> int:
