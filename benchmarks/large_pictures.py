@@ -100,15 +100,15 @@ def measured(folder: Path, what: str, format: str) -> str:
 
 def alone(folder: Path, what: str, format: str) -> None:
     """Measure this process."""
-    idle = _peak_mb()
+    idle, before_s = _peak_mb(), time.process_time()
     height, width = Archive.open(folder / "sr.zarr").image("large").size
     began = time.perf_counter()
     {"export": export, "ingest": ingest}[what](folder, format)
-    seconds = time.perf_counter() - began
+    seconds, cpu_s = time.perf_counter() - began, time.process_time() - before_s
     megapixels = height * width / 1e6
     print(
-        f"{_peak_mb():.0f} MB at most, {idle:.0f} MB before, {seconds:.1f} s, "
-        f"{megapixels / seconds:.1f} megapixels a second"
+        f"{_peak_mb():.0f} MB at most, {idle:.0f} MB before; {seconds:.1f} s, "
+        f"{megapixels / seconds:.1f} megapixels a second; {cpu_s:.1f} s of CPU time"
     )
 
 

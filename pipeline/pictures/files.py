@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from pipeline.errors import PictureError, UpresError, in_one_line
+from pipeline.errors import DiskError, PictureError, UpresError, in_one_line
 from pipeline.pictures import travel
 from pipeline.pictures.codecs.previews import thumbnail
 from pipeline.pictures.formats import READ, holding, recognised
@@ -52,7 +52,8 @@ def read_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Pic
 def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Return the one picture in a file's bytes, upright, at the file's own depth.
 
-    The pixels may be a view in any order of memory, which spares a large picture its second copy.
+    The pixels may be a view in any order of memory, which spares a large picture its second copy,
+    and read-only. Within `spooling_in` large ones are on the disk.
     `name` is the file's name, which stands in every error; the bytes decide the format. Size is
     checked before anything is decoded. CMYK, several frames and every other kind that is not
     listed at `Picture` are refused.
@@ -73,6 +74,8 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
         return upright(Picture(pixels=pixels, metadata=metadata))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
+    except DiskError:
+        raise  # Not of the file, but of where large pictures are decoded.
     except Exception as error:  # Decoders raise anything on damaged bytes, MemoryError included.
         words = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, UnicodeDecodeError):  # Of a decoder that fails to say what is wrong.

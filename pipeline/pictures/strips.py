@@ -63,6 +63,29 @@ class OneStrip:
         yield self.pixels
 
 
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The strips of a picture, each of them changed, to `more` channels than before."""
+
+    strips: Strips
+    change: Callable[[NDArray[Any]], NDArray[Any]]
+    more: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return (channels, rows, columns)."""
+        channels, height, width = self.strips.shape
+        return channels + self.more, height, width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the type of a pixel."""
+        return self.strips.dtype
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return map(self.change, self.strips)
+
+
 def recut(strips: Iterable[NDArray[Any]], rows: int) -> Iterator[NDArray[Any]]:
     """Yield the same rows as strips of exactly `rows`; the last one has what remains."""
     parts: list[NDArray[Any]] = []

@@ -7,6 +7,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import imagecodecs
+import numpy as np
 
 from pipeline.errors import PictureError
 from pipeline.pictures import png_chunks
@@ -17,6 +18,7 @@ from pipeline.pictures.interlace import decode_interlaced
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import channels_first, channels_last
 from pipeline.pictures.strips import ahead, gathered, recut
+from pipeline.storage.spool import is_large, large_array
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,10 +86,24 @@ def _png_samples(chunks: dict[bytes, bytes], bare: bytes) -> NDArray[Any]:
 
 def _png_decode(header: bytes, bare: bytes, palette: Mapping[bytes, bytes]) -> NDArray[Any]:
     if header[12] != 1:
-        return imagecodecs.png_decode(bare)
+        return imagecodecs.png_decode(bare, out=_large(header, palette))
     return decode_interlaced(
         header, _png_data(bare), palette=palette, decode=imagecodecs.png_decode
     )
+
+
+def _large(header: bytes, palette: Mapping[bytes, bytes]) -> NDArray[Any] | None:
+    """Return where the samples of a large picture are put, None of others.
+
+    Of palettes and transparent colours only libpng knows what they come to.
+    """
+    width, height, depth, colour = struct.unpack_from(">IIBB", header)
+    if palette or depth < 8 or colour not in _PNG_COLOURS.values():
+        return None
+    channels = {kind: count for count, kind in _PNG_COLOURS.items()}[colour]
+    shape = (height, width, channels)[: 3 if channels > 1 else 2]
+    dtype = np.dtype(f"u{depth // 8}")
+    return large_array(shape, dtype) if is_large(shape, dtype) else None
 
 
 def _check_indices(header: bytes, bare: bytes, *, entries: int) -> None:
@@ -129,7 +145,7 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
     """
     chunks: dict[bytes, bytes] = {}
     # libpng prints complaints about other chunks, such as odd colour profiles, on stderr.
-    bare = [_PNG_SIGNATURE]
+    bare: list[bytes | memoryview] = [_PNG_SIGNATURE]
     at = len(_PNG_SIGNATURE)
     kind = b""
     while kind != b"IEND":
@@ -160,7 +176,7 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
         if kind == b"tRNS" and chunks[b"IHDR"][9] in (0, 2):
             bare.append(_png_chunk(kind, _png_key(body, chunks[b"IHDR"][8])))
         elif kind[:1].isupper() or kind == b"tRNS":
-            bare.append(data[at : end + 4])
+            bare.append(memoryview(data)[at : end + 4])
         at = end + 4
     return chunks, b"".join(bare)
 

@@ -12,6 +12,7 @@ from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.formats import holding
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture, channels_last
+from pipeline.pictures.strips import OneStrip
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,4 +57,4 @@ def encode_preview(pixels: NDArray[Any], *, format: Literal["jpeg", "png"]) -> b
     picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
     holding(format, picture.pixels.shape, picture.pixels.dtype.name)
     options = {"quality": 90, "subsampling": 0} if format == "jpeg" else {}
-    return save(channels_last(pixels), format.upper(), picture.metadata, options)
+    return save(OneStrip(pixels), format.upper(), picture.metadata, options)

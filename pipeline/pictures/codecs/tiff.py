@@ -21,6 +21,7 @@ from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import WHITE, channels_first, mode_of
 from pipeline.pictures.strips import ahead, in_order, recut
 from pipeline.pictures.tiff_tree import Layout
+from pipeline.storage.spool import changed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,12 +137,15 @@ def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, ND
     if colour == _PALETTE:
         return _resolve(pixels, page)
     if page.bitspersample == 1:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        pixels = changed(pixels, lambda band: band.astype(np.uint8) * np.uint8(255))
+    native = pixels.dtype.newbyteorder("=")
+    if pixels.dtype != native:
+        pixels = changed(pixels, lambda band: band.astype(native))
     if colour == _GREY_INVERTED:
         if pixels.dtype == np.float32:
             raise PictureError("floating point grey counts from white, expected from black")
-        pixels = WHITE[pixels.dtype.name] - pixels
+        white = WHITE[pixels.dtype.name]
+        pixels = changed(pixels, lambda band: white - band)
     base = 1 if colour in (_GREY_INVERTED, _GREY) else 3
     alpha = [int(kind) for kind in page.extrasamples]
     if len(pixels) - base != len(alpha) or alpha not in ([], [_PREMULTIPLIED], [_STRAIGHT]):
@@ -150,7 +154,7 @@ def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, ND
             f"expected {base}, or {base + 1} with alpha; drop the others"
         )
     if alpha == [_PREMULTIPLIED]:
-        pixels = _straighten(pixels)
+        pixels = changed(pixels, _straighten)
     mode = "1" if page.bitspersample == 1 else mode_of(len(pixels), pixels.dtype)
     # As Pillow names it; the pixels are straight, and are premultiplied again in a TIFF.
     return mode.replace("A", "a") if alpha == [_PREMULTIPLIED] else mode, pixels
@@ -164,16 +168,19 @@ def _resolve(pixels: NDArray[Any], page: tifffile.TiffPage) -> tuple[str, NDArra
             f"has a palette and {len(pixels) - 1} other channels (extra samples {alpha}), expected "
             f"at most one of straight alpha; drop the others"
         )
-    # Indices of one bit come as truth values, which would select instead.
-    indices = pixels[0].astype(np.uint8) if pixels.dtype == np.bool_ else pixels[0]
     colormap = page.colormap
-    if colormap is None or indices.max() >= colormap.shape[1]:
+    if colormap is None or pixels[0].max() >= colormap.shape[1]:
         raise PictureError("pixels point outside the palette; the file is damaged")
     # Entries are 16 bits wide; where none of them is above 255, their writer meant 8 bits, as
     # libtiff takes it too.
-    colours = colormap >> 8 if colormap.max() > 255 else colormap
-    resolved = colours.astype(np.uint8)[:, indices]
-    return ("PA", np.concatenate([resolved, pixels[1:]])) if alpha else ("P", resolved)
+    colours = (colormap >> 8 if colormap.max() > 255 else colormap).astype(np.uint8)
+
+    def resolved(band: NDArray[Any]) -> NDArray[Any]:
+        # Indices of one bit come as truth values, which would select instead.
+        indices = band[0].astype(np.uint8) if band.dtype == np.bool_ else band[0]
+        return np.concatenate([colours[:, indices], band[1:]]) if alpha else colours[:, indices]
+
+    return "PA" if alpha else "P", changed(pixels, resolved, channels=3 + len(alpha))
 
 
 def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
