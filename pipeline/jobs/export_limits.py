@@ -6,6 +6,7 @@ LR is there is held against them at the size that it will have.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.compute.outcomes import Failure
@@ -43,7 +44,7 @@ def unwritable(job: Job, rows: Iterable[ItemRow], *, scale: int, format: str) ->
 def remarks_on(failures: Iterable[Failure]) -> Iterator[str]:
     """Yield a line for each of the first failures, and one that counts the others."""
     waiting = iter(failures)
-    for failure, _ in zip(waiting, range(_SHOWN), strict=False):
+    for failure in islice(waiting, _SHOWN):
         yield f"{failure.item} will be upscaled but not exported: {failure.message}"
     if more := sum(1 for _ in waiting):
         yield f"{more} more will be upscaled but not exported, for such reasons"

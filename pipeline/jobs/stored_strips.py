@@ -46,8 +46,8 @@ class StoredStrips:
         row_bytes = channels * width * self.dtype.itemsize
         chunk_rows = self.image.chunk_px[0]
         # Chunks are read again for each part of a row of them: reading is faster than encoding.
-        parts = -(-chunk_rows * row_bytes // _STRIP_BYTES)
-        for rows in cuts(height, max(1, -(-chunk_rows // parts))):
+        parts = -(-chunk_rows // max(1, _STRIP_BYTES // row_bytes))
+        for rows in cuts(height, -(-chunk_rows // parts)):
             yield self._strip(rows)
 
     def _strip(self, rows: Span) -> NDArray[Any]:
