@@ -6,7 +6,6 @@ Each measurement is a process of its own. Run it in two checkouts to compare the
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.rig import photographs
 from pipeline.geometry import Rect, cuts
 from pipeline.jobs.export_file import ExportTask, export_item
 from pipeline.jobs.ingest_task import IngestTask, ingest_files
@@ -48,6 +46,8 @@ def make_archive(folder: Path, *, height: int, width: int, channels: int, dtype:
 
 
 def _photograph(folder: Path, channels: int) -> np.ndarray:
+    from benchmarks.rig import photographs  # It imports more than a worker does.
+
     photographs(folder, 2)
     file = next(iter(list_source(str(folder))))
     pixels = read_picture(file.read(), name=file.item).pixels
@@ -113,7 +113,9 @@ def alone(folder: Path, what: str, format: str) -> None:
 
 
 def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    # Not getrusage: a process that was started by a large one begins with that one's peak.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024 / 1e6
 
 
 def main() -> None:

@@ -14,14 +14,14 @@ import tempfile
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from pipeline.errors import DiskError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import DTypeLike, NDArray
@@ -42,7 +42,9 @@ class _Spool:
         self._thread: Thread | None = None
 
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        size_bytes = math.prod(shape) * dtype.itemsize
+        return np.frombuffer(self.mapped(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
+
+    def mapped(self, size_bytes: int) -> mmap.mmap:
         with tempfile.TemporaryFile(dir=self._folder) as file:
             try:
                 # Writing to a mapped file that the disk has no room for would kill the process.
@@ -58,7 +60,7 @@ class _Spool:
         if self._thread is None and hasattr(mmap, "MADV_DONTNEED"):
             self._thread = Thread(target=self._let_go, daemon=True)
             self._thread.start()
-        return np.frombuffer(mapped, dtype).reshape(shape)
+        return mapped
 
     def _let_go(self) -> None:
         while not self._ended.wait(_LET_GO_S):
@@ -106,6 +108,27 @@ def large_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     if spool is None or not is_large(shape, dtype):
         return np.empty(shape, dtype)
     return spool.array(shape, np.dtype(dtype))
+
+
+def large_bytes(parts: Iterable[bytes | memoryview], size_bytes: int) -> bytes:
+    """Return the joined bytes, of `size_bytes` in all, on the disk if they are many.
+
+    These can be sliced, searched, and given to what takes a buffer; they have no other methods of
+    bytes. Fewer parts than announced leave them shorter, and what is more is left out.
+
+    Raises:
+        DiskError: if the disk has no room for them.
+    """
+    spool = _SPOOL.get()
+    if spool is None or not is_large((size_bytes,), np.uint8):
+        return b"".join(parts)
+    mapped = spool.mapped(size_bytes)
+    for part in parts:
+        mapped.write(part[: size_bytes - mapped.tell()])
+    if mapped.tell() < size_bytes:
+        return mapped[: mapped.tell()]
+    mapped.seek(0)
+    return cast("bytes", mapped)
 
 
 def changed(

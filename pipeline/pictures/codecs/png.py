@@ -18,7 +18,7 @@ from pipeline.pictures.interlace import decode_interlaced
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import channels_first, channels_last
 from pipeline.pictures.strips import ahead, gathered, recut
-from pipeline.storage.spool import is_large, large_array
+from pipeline.storage.spool import is_large, large_array, large_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -178,7 +178,7 @@ def _png_chunks(data: bytes) -> tuple[dict[bytes, bytes], bytes]:
         elif kind[:1].isupper() or kind == b"tRNS":
             bare.append(memoryview(data)[at : end + 4])
         at = end + 4
-    return chunks, b"".join(bare)
+    return chunks, large_bytes(bare, sum(map(len, bare)))
 
 
 def _png_icc(chunk: bytes | None) -> bytes | None:

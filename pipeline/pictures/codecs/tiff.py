@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import mmap
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import imagecodecs
@@ -47,7 +48,8 @@ _CLASSIC_BYTES = 2**32 - 2**25
 
 def read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     """Read the one page at its own depth; what tifffile would tolerate or fill in is refused."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    # Of bytes on the disk, a copy in memory would be too much; they can be read like a file.
+    with tifffile.TiffFile(data if isinstance(data, mmap.mmap) else io.BytesIO(data)) as file:
         page = _only_page(file)
         check_size(page.imagewidth, page.imagelength, max_pixels)
         _check_kind(page)

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from pipeline.errors import DiskError
-from pipeline.storage.spool import changed, equal, is_large, large_array, spooling_in
+from pipeline.pictures.files import decode_picture
+from pipeline.sources.listing import list_source
+from pipeline.storage.spool import (
+    changed,
+    equal,
+    is_large,
+    large_array,
+    large_bytes,
+    spooling_in,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import SavePicture, TakePhoto
 
 SHAPE = (160, 1 << 20)
 
@@ -71,3 +85,36 @@ def test_arrays_are_compared_to_their_last_row(monkeypatch: pytest.MonkeyPatch) 
     other[-1, -1] = 1
     assert not equal(some, other)
     assert not equal(some, some[:-1])
+
+
+@pytest.mark.parametrize("announced", [5, 8, 11])
+def test_large_bytes_are_the_parts_as_far_as_they_were_announced(
+    announced: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.storage.spool.LARGE_BYTES", 0)
+    parts = [b"abc", memoryview(b"defgh")]
+    with spooling_in(tmp_path):
+        joined = large_bytes(parts, announced)
+        assert joined[:] == b"abcdefgh"[:announced]
+        assert len(joined) == min(8, announced)
+        assert hashlib.sha256(joined).digest() == hashlib.sha256(joined[:]).digest()
+    assert large_bytes(parts, announced) == b"abcdefgh"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+def test_a_large_file_of_a_source_has_the_bytes_that_it_has_otherwise(
+    name: str,
+    tmp_path: Path,
+    photo: TakePhoto,
+    save: SavePicture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = save(tmp_path / "in" / name, photo(50, 40))
+    (file,) = list_source(str(path))
+    assert type(file.read()) is bytes
+    monkeypatch.setattr("pipeline.storage.spool.LARGE_BYTES", 0)
+    with spooling_in(tmp_path):
+        data = file.read()
+        path.write_bytes(b"another file, of another size")
+        assert isinstance(data, bytes) is (name == "a.jpg")
+        assert np.array_equal(decode_picture(data, name=name).pixels.shape, (3, 50, 40))
