@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from models.registry import shipped
@@ -93,7 +94,7 @@ class Chooser:
             yield from ((row, Chosen(self.spec)) for row in rows)
             return
         waiting = iter(rows)
-        while batch := [row for row, _ in zip(waiting, range(_AT_ONCE), strict=False)]:
+        while batch := list(islice(waiting, _AT_ONCE)):
             known = self.ledger.traces_of(row.item for row in batch)
             for row in batch:
                 yield row, self._of(known.get(row.item))

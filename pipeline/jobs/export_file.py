@@ -6,34 +6,36 @@ place (`put_in_place`), and what removes one (`remove`). Which items are exporte
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipeline.errors import DiskError, OccupiedError, PictureError
-from pipeline.geometry import Rect, Span
+from pipeline.errors import DiskError, OccupiedError, PictureError, UpresError
 from pipeline.jobs.export_facts import Exported, Facts
 from pipeline.jobs.export_object import export_object, remove_object
 from pipeline.jobs.item_images import sr_image
-from pipeline.pictures.files import encode_picture, read_picture
+from pipeline.jobs.stored_strips import StoredStrips
+from pipeline.pictures.files import encode_strips, read_picture
 from pipeline.pictures.metadata import from_json
-from pipeline.pictures.picture import Picture
 from pipeline.pictures.travel import enlarged
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.archive import Archive
-from pipeline.storage.atomic import place_new, write_new
+from pipeline.storage.atomic import new_file, place_new
+from pipeline.storage.disk import fsync
 from pipeline.storage.store import BucketPlace, local
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
+    from pipeline.storage.image import StoredImage
     from pipeline.storage.ledger import ItemRow
     from pipeline.storage.store import Place
 
@@ -100,31 +102,52 @@ def export_item(task: ExportTask) -> Exported:
     """
     if isinstance(task.path, BucketPlace):
         return export_object(task, task.path, export_item)
-    there = facts_of(task.path)
+    there = facts_of(task.file)
     if there is not None and there.sha256 in task.current:
         return Exported(there, is_new=False)
     image = sr_image(Archive.open(task.sr_dir), task.row)
-    whole = Rect(Span(0, image.size[0]), Span(0, image.size[1]))
+    try:
+        notes = encode_item(task, image)
+        return _compared(task, there, notes, mtime_ns=image.provenance.get("mtime_ns"))
+    except UpresError:
+        discard(task)
+        raise
+    except OSError as error:
+        discard(task)
+        raise DiskError(error.errno, error.strerror, str(task.file.parent)) from error
+
+
+def encode_item(task: ExportTask, image: StoredImage) -> tuple[str, ...]:
+    """Encode the SR picture of an item into the local file `task.partial`; return notes.
+
+    Memory does not grow with the picture, as `encode_strips` says.
+    """
     metadata = enlarged(from_json(image.provenance), image.size[0] // task.row.height)
-    picture = Picture(pixels=image.read(whole), metadata=metadata)
-    content, notes = encode_picture(picture, name=task.path.name, format=task.format)
-    sha256 = hashlib.sha256(content).hexdigest()
-    if there is not None and there.sha256 == sha256:
+    with new_file(task.partial, readers=task.readers) as file:
+        return encode_strips(
+            StoredStrips(image), metadata, file, name=task.path.name, format=task.format
+        )
+
+
+def _compared(
+    task: ExportTask, there: Facts | None, notes: tuple[str, ...], *, mtime_ns: int | None
+) -> Exported:
+    """Return the result of an encoded file, after comparing it with what is at its place.
+
+    The encoded file is durable then, or gone where the same is there already.
+    """
+    encoded = facts_of(task.partial)
+    if encoded is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(task.partial))
+    if there is not None and there.sha256 == encoded.sha256:
+        discard(task)
         return Exported(there, is_new=False, notes=notes)
-    ours = there is None or _is_ours(task, there, content)
+    ours = there is None or _is_ours(task, there)
     if there is not None and not ours:
         _check_overwritten(task, there)
-    taken_ns = image.provenance.get("mtime_ns")
-    try:
-        write_new(
-            task.partial,
-            content,
-            lambda path: finish(path, mtime_ns=taken_ns),
-            readers=task.readers,
-        )
-    except OSError as error:
-        raise DiskError(error.errno, error.strerror, str(task.file.parent)) from error
-    facts = Facts(len(content), task.partial.stat().st_mtime_ns, sha256)
+    finish(task.partial, mtime_ns=mtime_ns)
+    fsync(task.partial)
+    facts = replace(encoded, mtime_ns=task.partial.stat().st_mtime_ns)
     return Exported(facts, is_new=True, replaces=there, overwrites=not ours, notes=notes)
 
 
@@ -189,12 +212,12 @@ def remove(path: Place, contents: Collection[str], *, job: str) -> bool:
     return True
 
 
-def _is_ours(task: ExportTask, there: Facts, content: bytes) -> bool:
+def _is_ours(task: ExportTask, there: Facts) -> bool:
     """Return whether the job wrote what is at the place of a file."""
     if not there.sha256:
         return False
     # The latter: exported before upres kept record of that, and not touched since.
-    return there.sha256 in task.ours or (task.of_a_run and _same_pixels(task.file, content))
+    return there.sha256 in task.ours or (task.of_a_run and _same_pixels(task.file, task.partial))
 
 
 def _check_overwritten(task: ExportTask, there: Facts) -> None:
@@ -223,9 +246,9 @@ def _check_same(path: Path, before: Facts) -> None:
         raise FileExistsError(path)
 
 
-def _same_pixels(path: Path, content: bytes) -> bool:
+def _same_pixels(path: Path, other: Path) -> bool:
     try:
-        found = read_picture(path.read_bytes(), name=path.name).pixels
+        pixels = read_picture(path.read_bytes(), name=path.name).pixels
     except (PictureError, OSError):
         return False
-    return np.array_equal(found, read_picture(content, name=path.name).pixels)
+    return np.array_equal(pixels, read_picture(other.read_bytes(), name=path.name).pixels)

@@ -22,6 +22,7 @@ from pipeline.pictures.traces import Traces, traces
 from pipeline.sources.source_file import SourceFile
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
 from pipeline.storage.image import Layout
+from pipeline.storage.spool import spooling_in
 from pipeline.storage.stack_kind import Kind
 
 if TYPE_CHECKING:
@@ -132,7 +133,11 @@ def ingest_files(task: IngestTask) -> list[Ingested]:
     row in state rejected, with the reason, and leaves the archive as it was.
     """
     archive = Archive.open(task.archive_dir)
-    return [_ingested(file, archive, task) for file in task.pictures]
+    ingested = []
+    for file in task.pictures:
+        with spooling_in(task.archive_dir):
+            ingested.append(_ingested(file, archive, task))
+    return ingested
 
 
 def pack_chunk(task: PackTask) -> list[Ingested]:

@@ -19,6 +19,7 @@ from pipeline.errors import UsageError
 from pipeline.jobs.adopt import adopt_archive
 from pipeline.jobs.choice import Choice, choose, look_at_new
 from pipeline.jobs.export import run_export
+from pipeline.jobs.export_limits import unwritable
 from pipeline.jobs.export_plan import plan_export
 from pipeline.jobs.export_targets import check_targets
 from pipeline.jobs.ingest import Ingestion, run_ingest
@@ -35,6 +36,7 @@ from pipeline.jobs.upscale import (
 from pipeline.jobs.worker import ModelAddress
 from pipeline.storage.access import close_to
 from pipeline.storage.archive import is_archive
+from pipeline.storage.ledger import INGESTED
 from pipeline.storage.store import is_address
 
 if TYPE_CHECKING:
@@ -267,6 +269,11 @@ class Run:
             UsageError: if it would.
         """
         check_targets(self.job, self.ledger.items(), source=self.ledger.source(), request=request)
+
+    def unwritable(self, request: ExportRequest, *, scale: int) -> Iterator[Failure]:
+        """Yield a failure for each picture that the export will not be able to write."""
+        rows = self.ledger.items(INGESTED)
+        return unwritable(self.job, rows, scale=scale, format=request.format)
 
     def plan_export(self, request: ExportRequest) -> ExportPlan:
         """Return which finished pictures are to be written, as `plan_export`."""

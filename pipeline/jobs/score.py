@@ -18,7 +18,7 @@ from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
-from pipeline.pictures.files import read_picture
+from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metrics import (
     Scores,
     Similarity,
@@ -32,6 +32,7 @@ from pipeline.sources.listing import list_source
 from pipeline.sources.name_forms import by_form
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreRow
+from pipeline.storage.spool import spooling_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -176,12 +177,13 @@ def score_item(task: ScoreTask) -> list[ScoreRow]:
     sr = sr_image(Archive.open(task.sr_dir), task.row)
     if task.reference is None:
         return [_row(task, t, CONSISTENCY, _consistency(task, t, lr, sr)) for t in task.grid]
-    hr = _read_original(task.reference, sr)
-    rows = []
-    for tile in task.grid:
-        for kind, scores in _against_original(task, tile, lr, sr, hr).items():
-            rows.append(_row(task, tile, kind, scores))
-    return rows
+    with spooling_in(task.sr_dir):
+        hr = _read_original(task.reference, sr)
+        return [
+            _row(task, tile, kind, scores)
+            for tile in task.grid
+            for kind, scores in _against_original(task, tile, lr, sr, hr).items()
+        ]
 
 
 def read_scores(ledger: Ledger) -> list[ItemScores]:
@@ -277,7 +279,7 @@ def _read_original(file: SourceFile, sr: StoredImage) -> NDArray[Any]:
     An original whose sides are not multiples of the scale was cut at the bottom and the right
     before it was reduced, by less than the scale.
     """
-    pixels = read_picture(file.read(), name=file.item).pixels
+    pixels = decode_picture(file.read(), name=file.item).pixels
     height, width = sr.size
     spec_scale = int(sr.provenance["spec"]["scale"])
     extra = (pixels.shape[1] - height, pixels.shape[2] - width)
@@ -300,7 +302,7 @@ def _with_channels_of(pixels: NDArray[Any], sr: StoredImage, file: SourceFile) -
         raise PictureError(
             f"original {file.item} has {colours} colour channels, expected {expected}; convert it"
         )
-    return np.ascontiguousarray(pixels)
+    return pixels
 
 
 def _row(task: ScoreTask, tile: int, kind: str, scores: Scores) -> ScoreRow:

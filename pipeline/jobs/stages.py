@@ -15,6 +15,7 @@ from pipeline.compute.cluster import ClusterSettings, address_of, connect, dashb
 from pipeline.errors import ClusterError, UsageError
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
 from pipeline.jobs.export import ExportResult
+from pipeline.jobs.export_limits import remarks_on
 from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
@@ -71,11 +72,17 @@ class Stages:
     def check_export(self) -> None:
         """Make sure that the export will not get in the way of the source, once that is known.
 
+        Pictures that it will not be able to write are remarked on.
+
         Raises:
             UsageError: if it would.
         """
-        if self.request.export is not None:
-            self.run.check_export(self.request.export)
+        export = self.request.export
+        if export is None:
+            return
+        self.run.check_export(export)
+        for line in remarks_on(self.run.unwritable(export, scale=self.upscaling.spec.scale)):
+            self.listener.remark(line)
 
     def upscale(self) -> int:
         """Compute every unit that is not done; return how many were."""

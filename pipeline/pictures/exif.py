@@ -237,13 +237,16 @@ def additions(
     return tags
 
 
-def graft(tiff: bytes, added: tuple[Tag, ...]) -> bytes:
-    """Return the file with entries added to its directory, which moves to the end of the file."""
-    layout = Layout.of(tiff)
+def grafted(head: bytes, added: tuple[Tag, ...], *, size: int) -> tuple[bytes, bytes]:
+    """Return what begins a TIFF of `size` bytes and what follows it, to add entries to it.
+
+    Its directory moves to the end of the file. `head` is all that comes before its pixels, among
+    which the directory is now.
+    """
+    layout = Layout.of(head)
     codes = {tag.code for tag in added}
-    kept = tuple(tag for tag in read_tree(tiff, layout.root(tiff), layout) if tag.code not in codes)
-    tiff += b"\0" * (-len(tiff) % 16)
-    root = layout.pack("I", "Q", len(tiff))
-    start = 8 if layout.big else 4
-    directory = pack_directory(kept + added, len(tiff), layout)
-    return b"".join([tiff[:start], root, tiff[start + len(root) :], directory])
+    kept = tuple(tag for tag in read_tree(head, layout.root(head), layout) if tag.code not in codes)
+    padding = b"\0" * (-size % 16)
+    at = size + len(padding)
+    first = head[: 8 if layout.big else 4] + layout.pack("I", "Q", at)
+    return first, padding + pack_directory(kept + added, at, layout)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from pipeline.errors import UpresError
 from pipeline.pictures import geotiff
 from pipeline.pictures.exif_editor import THUMBNAIL, THUMBNAIL_BYTES, Editor
 
@@ -84,6 +85,8 @@ def resized(
                 if entry := directory.get(code):
                     editor.put_side(entry, side)
         notes = _renew_thumbnail(editor, thumbnail)
+    except UpresError:  # Of the pixels that the thumbnail is made of.
+        raise
     except (ValueError, struct.error):
         return exif, ()
     return bytes(editor.data), notes

@@ -10,13 +10,14 @@ from (`sources`), nor archives.
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from pipeline.errors import PictureError, in_one_line
+from pipeline.errors import DiskError, PictureError, UpresError, in_one_line
 from pipeline.pictures import travel
 from pipeline.pictures.codecs.previews import thumbnail
 from pipeline.pictures.formats import READ, holding, recognised
@@ -26,6 +27,7 @@ from pipeline.pictures.orientation import upright
 from pipeline.pictures.picture import Picture
 from pipeline.pictures.raws import raw_magic, raw_tiff
 from pipeline.pictures.signatures import HEAD_BYTES, described
+from pipeline.pictures.strips import OneStrip
 from pipeline.pictures.target import Target
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.atomic import replace_atomically
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.pictures.formats import Format
+    from pipeline.pictures.metadata import Metadata
+    from pipeline.pictures.strips import Strips
 
 MAX_PIXELS = 1_000_000_000
 """Rows times columns that a file may declare; above it is taken for a decompression bomb."""
@@ -48,7 +52,8 @@ def read_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Pic
 def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> Picture:
     """Return the one picture in a file's bytes, upright, at the file's own depth.
 
-    The pixels may be a view in any order of memory, which spares a large picture its second copy.
+    The pixels may be a view in any order of memory, which spares a large picture its second copy,
+    and read-only. Within `spooling_in` large ones are on the disk.
     `name` is the file's name, which stands in every error; the bytes decide the format. Size is
     checked before anything is decoded. CMYK, several frames and every other kind that is not
     listed at `Picture` are refused.
@@ -69,6 +74,8 @@ def decode_picture(data: bytes, *, name: str, max_pixels: int = MAX_PIXELS) -> P
         return upright(Picture(pixels=pixels, metadata=metadata))
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
+    except DiskError:
+        raise  # Not of the file, but of where large pictures are decoded.
     except Exception as error:  # Decoders raise anything on damaged bytes, MemoryError included.
         words = " ".join(str(error).split())[:200] or type(error).__name__
         if isinstance(error, UnicodeDecodeError):  # Of a decoder that fails to say what is wrong.
@@ -122,23 +129,52 @@ def encode_picture(
     Raises:
         PictureError: The format cannot hold the picture; the message names formats that can.
     """
-    channels, height, width = picture.pixels.shape
+    file, pixels = io.BytesIO(), OneStrip(picture.pixels)
+    notes = encode_strips(pixels, picture.metadata, file, name=name, format=format, quality=quality)
+    return file.getvalue(), notes
+
+
+def encode_strips(
+    pixels: Strips,
+    metadata: Metadata,
+    file: BinaryIO,
+    *,
+    name: str,
+    format: str,
+    quality: int = 95,
+) -> tuple[str, ...]:
+    """Write a picture as `encode_picture` into a new file, and return notes.
+
+    Memory does not grow with the picture, except for WebP, whose encoder takes all of it at once.
+    The file is one that can be read and sought, and is not whole where this raises.
+
+    Raises:
+        PictureError: As `encode_picture`.
+        UpresError: What reading the pixels raises.
+        OSError: The file system refuses.
+    """
+    channels, height, width = pixels.shape
     target = Target(
-        format=holding(format, picture.pixels),
+        format=holding(format, pixels.shape, pixels.dtype.name),
         width=width,
         height=height,
         channels=channels,
-        dtype=picture.pixels.dtype.name,
-        thumbnail=partial(thumbnail, picture.pixels),
+        dtype=pixels.dtype.name,
+        thumbnail=partial(thumbnail, pixels),
     )
     if not 1 <= quality <= 100:
         raise PictureError(f"quality is {quality}, expected 1 to 100")
     try:
-        metadata, notes = travel.fitted(picture.metadata, target)
-        return target.format.write(replace(picture, metadata=metadata), quality), notes
+        fitted, notes = travel.fitted(metadata, target)
+        target.format.write(file, pixels, fitted, quality)
     except PictureError as error:
         raise PictureError(f"{name}: {error}") from None
+    except UpresError:
+        raise
     except Exception as error:  # Encoders raise anything, such as on metadata above a limit.
+        if isinstance(error, OSError) and error.errno:
+            raise  # Of the file system: encoders do not number theirs.
         raise PictureError(
             f"{name}: cannot be written as {format.upper()} ({error}); write TIFF instead"
         ) from error
+    return notes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import PictureError
+from pipeline.storage.spool import changed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,8 +70,11 @@ def to_unit(
         return pixels, None
     if declared is not None and _fits(low, high, *declared):
         bottom, top = declared
-        unit = (pixels.astype(np.float64) - bottom) / (top - bottom)
-        return unit.astype(np.float32), declared
+
+        def unit(band: NDArray[Any]) -> NDArray[Any]:
+            return ((band.astype(np.float64) - bottom) / (top - bottom)).astype(np.float32)
+
+        return changed(pixels, unit), declared
     says = (
         f"the file declares {declared[0]:g} to {declared[1]:g}" if declared else "none is declared"
     )

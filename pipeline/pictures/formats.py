@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pipeline.errors import PictureError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.pictures.metadata import Metadata
-    from pipeline.pictures.picture import Picture
+    from pipeline.pictures.strips import Strips
 
 UNBOUNDED = sys.maxsize
 SEGMENT_BYTES = 65_533
@@ -89,20 +89,20 @@ class Format:
         read = cast("Callable[[bytes, int], tuple[NDArray[Any], Metadata]]", _codec(self.reader))
         return read(data, max_pixels)
 
-    def write(self, picture: Picture, quality: int) -> bytes:
-        """Return the bytes of a file; `quality` counts where the format loses.
+    def write(self, file: BinaryIO, pixels: Strips, metadata: Metadata, quality: int) -> None:
+        """Write all of a new file, which can be read and sought; `quality` counts where it loses.
 
-        The picture is one that the format holds, its metadata fitted to it (`travel.fitted`).
+        The pixels are such as the format holds, the metadata is fitted to them (`travel.fitted`).
         """
         if self.writer is None:
             raise PictureError(f"{self.title} is only read, expected a format that is written")
-        write = cast("Callable[[Picture, int], bytes]", _codec(self.writer))
-        return write(picture, quality)
+        write = cast("Callable[[BinaryIO, Strips, Metadata, int], None]", _codec(self.writer))
+        write(file, pixels, metadata, quality)
 
-    def holds(self, pixels: NDArray[Any]) -> bool:
-        """Return whether a file can hold pixels (c, y, x) of this depth and size."""
-        channels, *sides = pixels.shape
-        fits = channels in self.channels and pixels.dtype.name in self.dtypes
+    def holds(self, shape: tuple[int, ...], dtype: str) -> bool:
+        """Return whether a file can hold pixels of this shape (c, y, x) and depth."""
+        channels, *sides = shape
+        fits = channels in self.channels and dtype in self.dtypes
         return self.writer is not None and fits and max(sides) <= self.side_px
 
     def most(self, block: Block) -> int:
@@ -207,19 +207,21 @@ def recognised(head: bytes) -> Format | None:
     return next((format for format in FORMATS if format.signature.match(head)), None)
 
 
-def holding(name: str, pixels: NDArray[Any]) -> Format:
-    """Return the format of a name, after checking that its files can hold the pixels.
+def holding(name: str, shape: tuple[int, ...], dtype: str) -> Format:
+    """Return the format of a name, after checking that its files can hold (c, y, x) of a depth.
 
     Raises:
         PictureError: If not; the message names formats that can.
     """
     if name not in WRITTEN:
         raise PictureError(f"format is {name!r}, expected one of {', '.join(sorted(WRITTEN))}")
-    if not BY_NAME[name].holds(pixels):
-        channels, height, width = pixels.shape
-        fitting = [other.upper() for other in sorted(WRITTEN) if BY_NAME[other].holds(pixels)]
+    if not BY_NAME[name].holds(shape, dtype):
+        channels, height, width = shape
+        fitting = [other.upper() for other in sorted(WRITTEN) if BY_NAME[other].holds(shape, dtype)]
+        side_px = BY_NAME[name].side_px
+        most = f" (at most {side_px} a side)" if max(height, width) > side_px else ""
         raise PictureError(
             f"{name.upper()} cannot hold {width} x {height} pixels of {channels} channels "
-            f"{pixels.dtype}; write {' or '.join(fitting) or 'smaller pictures'} instead"
+            f"{dtype}{most}; write {' or '.join(fitting) or 'smaller pictures'} instead"
         )
     return BY_NAME[name]

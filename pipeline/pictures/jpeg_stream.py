@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.errors import PictureError
 from pipeline.pictures.jpeg_probes import first_short, with_noise
 from pipeline.pictures.jpeg_scans import EOI, Tables, scans_of
+from pipeline.storage.spool import equal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,6 +237,6 @@ class _Stream:
         if self.pixels is None:
             return False
         try:
-            return np.array_equal(self.decode(data), self.pixels)
+            return equal(self.decode(data), self.pixels)
         except Exception:  # Decoders raise anything on damaged bytes: then it is not the same.
             return False

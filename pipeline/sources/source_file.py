@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import SourceError, UnsupportedError
+from pipeline.errors import DiskError, SourceError, UnsupportedError
 from pipeline.sources.item_names import reason_of, shown_path
 from pipeline.sources.packed import BROKEN, Container, Member
+from pipeline.storage.spool import large_bytes
 from pipeline.storage.store import BucketPlace, is_address, place_of
 
 if TYPE_CHECKING:
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
 
 MAX_MEMBER_BYTES = 2 << 30
 """What one member of a zip or tar may declare; above it is taken for a decompression bomb."""
+
+_HEAD_BYTES, _PART_BYTES = 8, 8 << 20
+_MAPPED = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How the files of PNG and TIFF begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +49,9 @@ class SourceFile:
     """Of an object in a bucket: differs whenever the content does."""
 
     def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
-        """Return the bytes of the file.
+        """Return the bytes of the file, a copy of that moment.
+
+        Within `spooling_in`, those of a large PNG or TIFF are on the disk, as `large_bytes` says.
 
         Raises:
             SourceError: It vanished, is unreadable or refused, its archive changed since it was
@@ -57,10 +66,12 @@ class SourceFile:
             if is_address(self.address):
                 return self._read_object(place_of(self.address))
             if self.member is None:
-                return Path(self.address).read_bytes()
+                return _file_bytes(Path(self.address))
             return self._read_member(self.member, max_member_bytes)
         except SourceError as error:
             raise SourceError(f"{self.item}: {error}") from None
+        except DiskError:
+            raise  # Not of the file, but of where it would be copied to.
         except (OSError, EOFError, MemoryError, ValueError, *BROKEN) as error:
             words = reason_of(error)
             if isinstance(error, PermissionError):
@@ -101,3 +112,15 @@ class SourceFile:
                 f"the archive is damaged"
             )
         return data
+
+
+def _file_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+        # The decoders of others copy all bytes of a file into memory anyway.
+        if head.startswith(_MAPPED):
+            size_bytes = os.fstat(file.fileno()).st_size
+            parts = iter(lambda: file.read(_PART_BYTES), b"")
+            return large_bytes(chain([head], parts), size_bytes)
+        file.seek(0)
+        return file.read()

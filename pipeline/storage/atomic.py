@@ -16,7 +16,7 @@ from pipeline.storage.access import EVERYONE, close_to
 from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from pipeline.storage.store import Place
@@ -66,23 +66,20 @@ def remove_partials(folder: Path) -> None:
         partial.unlink(missing_ok=True)
 
 
-def write_new(
-    path: Path, content: bytes, finish: Callable[[Path], None], *, readers: int = EVERYONE
-) -> None:
-    """Make a new file, call ``finish(path)`` for its attributes, and make both durable.
+@contextmanager
+def new_file(path: Path, *, readers: int = EVERYONE) -> Iterator[BinaryIO]:
+    """Yield a new file to write, which can be read and sought; it stays on a clean exit.
 
-    The file is for its owner and `readers`, as far as the umask lets them.
+    It is for its owner and `readers`, as far as the umask lets them. It is not durable yet.
 
     Raises:
         OSError: if there is a file already, or it cannot be written; then nothing is left.
     """
-    with path.open("xb") as file:
+    with path.open("x+b") as file:
         try:
             close_to(path, readers)
-            file.write(content)
+            yield file
             file.flush()
-            finish(path)
-            os.fsync(file.fileno())
         except BaseException:
             path.unlink(missing_ok=True)
             raise

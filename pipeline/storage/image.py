@@ -78,6 +78,12 @@ class StoredImage:
         """Return the type of a pixel: uint8, uint16 or float32."""
         return np.dtype(self.array.dtype)
 
+    @property
+    def chunk_px(self) -> tuple[int, int]:
+        """Return (rows, columns) of the least that is read and decoded at once."""
+        *_, rows, cols = self.array.chunks
+        return int(rows), int(cols)
+
     def read(self, rect: Rect) -> NDArray[Any]:
         """Return the pixels ``(c, rows, cols)`` of `rect`.
 

@@ -28,7 +28,7 @@ def recompress(
         PictureError: If the format cannot hold the pixels, or the quality is none.
     """
     picture = Picture(pixels=pixels, metadata=Metadata(format=format, mode="RGB"))
-    holding(format, picture.pixels)
+    holding(format, picture.pixels.shape, picture.pixels.dtype.name)
     if len(pixels) not in (1, 3) or not 1 <= quality <= 100:
         raise PictureError(
             f"pixels have {len(pixels)} channels at quality {quality}, "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import logging
-from typing import TYPE_CHECKING, Any
+import mmap
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -13,15 +15,22 @@ from pipeline.errors import PictureError
 from pipeline.pictures import photoshop
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
 from pipeline.pictures.codecs.tiff_segments import decode_segments
-from pipeline.pictures.exif import SAMPLE_RANGE, additions, byte_order, graft
+from pipeline.pictures.exif import SAMPLE_RANGE, additions, byte_order, grafted
 from pipeline.pictures.exif import of_tiff as exif_of_tiff
 from pipeline.pictures.float_range import declared_range, from_unit, to_unit
 from pipeline.pictures.metadata import Metadata
-from pipeline.pictures.picture import WHITE, Picture, channels_first, channels_last, mode_of
+from pipeline.pictures.picture import WHITE, channels_first, mode_of
+from pipeline.pictures.strips import ahead, in_order, recut
 from pipeline.pictures.tiff_tree import Layout
+from pipeline.storage.spool import changed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
+
+    from pipeline.pictures.strips import Strips
+    from pipeline.pictures.tiff_tree import Tag
 
 # tifffile logs what it tolerates; what upres does not tolerate is raised here instead.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -31,11 +40,16 @@ _JPEG_IN_TIFF = 7
 # None, CCITT 2-4, LZW, JPEG, Deflate, PackBits, old Deflate, LZMA, Zstandard.
 _TIFF_COMPRESSIONS = (1, 2, 3, 4, 5, _JPEG_IN_TIFF, 8, 32773, 32946, 34925, 50000)
 _PREMULTIPLIED, _STRAIGHT = 1, 2
+_STRIP_BYTES, _BAND_BYTES = 1 << 18, 1 << 22
+"""Samples in a strip of a file that is written, and those that are in memory at once."""
+_CLASSIC_BYTES = 2**32 - 2**25
+"""Of samples and metadata; more need a BigTIFF, whose offsets have 64 bits."""
 
 
 def read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     """Read the one page at its own depth; what tifffile would tolerate or fill in is refused."""
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    # Of bytes on the disk, a copy in memory would be too much; they can be read like a file.
+    with tifffile.TiffFile(data if isinstance(data, mmap.mmap) else io.BytesIO(data)) as file:
         page = _only_page(file)
         check_size(page.imagewidth, page.imagelength, max_pixels)
         _check_kind(page)
@@ -125,12 +139,15 @@ def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, ND
     if colour == _PALETTE:
         return _resolve(pixels, page)
     if page.bitspersample == 1:
-        pixels = pixels.astype(np.uint8) * np.uint8(255)
-    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+        pixels = changed(pixels, lambda band: band.astype(np.uint8) * np.uint8(255))
+    native = pixels.dtype.newbyteorder("=")
+    if pixels.dtype != native:
+        pixels = changed(pixels, lambda band: band.astype(native))
     if colour == _GREY_INVERTED:
         if pixels.dtype == np.float32:
             raise PictureError("floating point grey counts from white, expected from black")
-        pixels = WHITE[pixels.dtype.name] - pixels
+        white = WHITE[pixels.dtype.name]
+        pixels = changed(pixels, lambda band: white - band)
     base = 1 if colour in (_GREY_INVERTED, _GREY) else 3
     alpha = [int(kind) for kind in page.extrasamples]
     if len(pixels) - base != len(alpha) or alpha not in ([], [_PREMULTIPLIED], [_STRAIGHT]):
@@ -139,7 +156,7 @@ def _tiff_pixels(page: tifffile.TiffPage, pixels: NDArray[Any]) -> tuple[str, ND
             f"expected {base}, or {base + 1} with alpha; drop the others"
         )
     if alpha == [_PREMULTIPLIED]:
-        pixels = _straighten(pixels)
+        pixels = changed(pixels, _straighten)
     mode = "1" if page.bitspersample == 1 else mode_of(len(pixels), pixels.dtype)
     # As Pillow names it; the pixels are straight, and are premultiplied again in a TIFF.
     return mode.replace("A", "a") if alpha == [_PREMULTIPLIED] else mode, pixels
@@ -153,16 +170,19 @@ def _resolve(pixels: NDArray[Any], page: tifffile.TiffPage) -> tuple[str, NDArra
             f"has a palette and {len(pixels) - 1} other channels (extra samples {alpha}), expected "
             f"at most one of straight alpha; drop the others"
         )
-    # Indices of one bit come as truth values, which would select instead.
-    indices = pixels[0].astype(np.uint8) if pixels.dtype == np.bool_ else pixels[0]
     colormap = page.colormap
-    if colormap is None or indices.max() >= colormap.shape[1]:
+    if colormap is None or pixels[0].max() >= colormap.shape[1]:
         raise PictureError("pixels point outside the palette; the file is damaged")
     # Entries are 16 bits wide; where none of them is above 255, their writer meant 8 bits, as
     # libtiff takes it too.
-    colours = colormap >> 8 if colormap.max() > 255 else colormap
-    resolved = colours.astype(np.uint8)[:, indices]
-    return ("PA", np.concatenate([resolved, pixels[1:]])) if alpha else ("P", resolved)
+    colours = (colormap >> 8 if colormap.max() > 255 else colormap).astype(np.uint8)
+
+    def resolved(band: NDArray[Any]) -> NDArray[Any]:
+        # Indices of one bit come as truth values, which would select instead.
+        indices = band[0].astype(np.uint8) if band.dtype == np.bool_ else band[0]
+        return np.concatenate([colours[:, indices], band[1:]]) if alpha else colours[:, indices]
+
+    return "PA" if alpha else "P", changed(pixels, resolved, channels=3 + len(alpha))
 
 
 def _straighten(pixels: NDArray[Any]) -> NDArray[Any]:
@@ -190,21 +210,24 @@ def _tiff_dpi(page: tifffile.TiffPage) -> tuple[float, float] | None:
     return usable_dpi([per_inch * top / bottom for top, bottom in pair])
 
 
-def write_tiff(picture: Picture, quality: int) -> bytes:
+def write_tiff(file: BinaryIO, pixels: Strips, metadata: Metadata, quality: int) -> None:
     """Write Deflate strips, then a second directory that adds EXIF and XMP to tifffile's."""
-    metadata = picture.metadata
-    pixels, alpha = _tiff_alpha(picture)
-    pixels, range_tags = _tiff_range(pixels, metadata)
+    channels, height, width = pixels.shape
     added = additions(metadata.exif, metadata.xmp, iptc=metadata.iptc, photoshop=metadata.photoshop)
     order = byte_order(metadata.exif)
-    file = io.BytesIO()
+    row_bytes = channels * width * pixels.dtype.itemsize
+    rows = min(height, max(1, _STRIP_BYTES // row_bytes))
     tifffile.imwrite(
         file,
-        channels_last(pixels),
+        in_order(_packed, _tiff_strips(pixels, metadata, order=order, rows=rows)),
+        shape=(height, width, channels) if channels > 1 else (height, width),
+        dtype=pixels.dtype,
+        rowsperstrip=rows,
+        bigtiff=height * row_bytes + _metadata_bytes(metadata) > _CLASSIC_BYTES,
         byteorder=order,
-        photometric="rgb" if len(pixels) >= 3 else "minisblack",
-        planarconfig="contig" if len(pixels) > 1 else None,
-        extrasamples=alpha,
+        photometric="rgb" if channels >= 3 else "minisblack",
+        planarconfig="contig" if channels > 1 else None,
+        extrasamples=_tiff_alpha(channels, metadata),
         compression="zlib",
         predictor=True,
         iccprofile=metadata.icc,
@@ -212,33 +235,75 @@ def write_tiff(picture: Picture, quality: int) -> bytes:
         resolutionunit="inch" if metadata.dpi else None,
         metadata=None,
         software=False,
-        extratags=range_tags,
+        extratags=_tiff_range(channels, pixels.dtype, metadata),
     )
-    return graft(file.getvalue(), added) if added else file.getvalue()
+    if added:
+        _graft(file, added)
 
 
-def _tiff_alpha(picture: Picture) -> tuple[NDArray[Any], list[str] | None]:
-    """Return the pixels and the kind of their alpha: premultiplied where the origin's was."""
-    pixels = picture.pixels
-    if len(pixels) not in (2, 4):
-        return pixels, None
-    if "a" not in picture.metadata.mode:
-        return pixels, ["unassalpha"]
+def _tiff_strips(
+    pixels: Strips, metadata: Metadata, *, order: Literal["<", ">"], rows: int
+) -> Iterator[NDArray[Any]]:
+    """Yield the strips ``(y, x, c)`` of a file, as their samples are stored."""
+    channels, _, width = pixels.shape
+    premultiplied = _tiff_alpha(channels, metadata) == ["assocalpha"]
+    many = rows * max(1, _BAND_BYTES // (rows * channels * width * pixels.dtype.itemsize))
+    for band in recut(ahead(pixels), many):
+        stored = _premultiplied(band) if premultiplied else band
+        if metadata.value_range is not None and stored.dtype == np.float32:
+            stored = from_unit(stored, metadata.value_range)
+        last = np.moveaxis(stored, 0, 2).astype(stored.dtype.newbyteorder(order), order="C")
+        for start in range(0, len(last), rows):
+            yield last[start : start + rows]
+
+
+def _packed(strip: NDArray[Any]) -> bytes:
+    """Return a strip ``(y, x, c)`` as it is compressed: differences along its rows, by Deflate."""
+    predict = imagecodecs.floatpred_encode if strip.dtype.kind == "f" else imagecodecs.delta_encode
+    return bytes(imagecodecs.deflate_encode(predict(strip, axis=-2).tobytes()))
+
+
+def _metadata_bytes(metadata: Metadata) -> int:
+    blocks = (metadata.icc, metadata.exif, metadata.xmp, metadata.iptc, metadata.photoshop)
+    return sum(len(block) for block in blocks if block)
+
+
+def _graft(file: BinaryIO, added: tuple[Tag, ...]) -> None:
+    """Add entries to the directory of a file, which moves to the end of the file."""
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    with tifffile.TiffFile(file) as written:
+        start = int(written.pages[0].aspage().dataoffsets[0])
+    file.seek(0)
+    first, last = grafted(file.read(start), added, size=size)
+    file.seek(0)
+    file.write(first)
+    file.seek(size)
+    file.write(last)
+
+
+def _tiff_alpha(channels: int, metadata: Metadata) -> list[str] | None:
+    """Return the kind of the alpha: premultiplied where the origin's was."""
+    if channels not in (2, 4):
+        return None
+    return ["assocalpha"] if "a" in metadata.mode else ["unassalpha"]
+
+
+def _premultiplied(pixels: NDArray[Any]) -> NDArray[Any]:
     top = float(WHITE[pixels.dtype.name])
     colours = pixels[:-1] * (pixels[-1:].astype(np.float64) / top)
     if pixels.dtype != np.float32:
         colours = np.rint(colours)
-    return np.concatenate([colours.astype(pixels.dtype), pixels[-1:]]), ["assocalpha"]
+    return np.concatenate([colours.astype(pixels.dtype), pixels[-1:]])
 
 
 def _tiff_range(
-    pixels: NDArray[Any], metadata: Metadata
-) -> tuple[NDArray[Any], list[tuple[int, str, int, Any, bool]]]:
-    """Return the pixels in the value range of their origin, and the tags that declare it."""
-    if metadata.value_range is None or pixels.dtype != np.float32:
-        return pixels, []
-    count = len(pixels)
+    count: int, dtype: np.dtype[Any], metadata: Metadata
+) -> list[tuple[int, str, int, Any, bool]]:
+    """Return the tags that declare the value range of the origin, in which the samples are."""
+    if metadata.value_range is None or dtype != np.float32:
+        return []
     tags = zip((340, 341), metadata.value_range, strict=True)
-    return from_unit(pixels, metadata.value_range), [
+    return [
         (code, "f", count, (value,) * count if count > 1 else value, True) for code, value in tags
     ]

@@ -19,6 +19,7 @@ from pipeline.pictures.codecs.declared import check_size
 from pipeline.pictures.fax import GROUP_3, GROUP_4, HUFFMAN, decode_fax
 from pipeline.pictures.jpeg_scans import read_frame
 from pipeline.pictures.jpeg_stream import check_whole
+from pipeline.storage.spool import is_large, large_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -51,8 +52,8 @@ def decode_segments(page: TiffPage, data: bytes, max_pixels: int) -> NDArray[Any
             raise PictureError(f"its {name} is {value!r}, expected 1 or 2; the file is damaged")
     _check_places(page, data, max_pixels)
     if page.is_contiguous:
-        return page.asarray(maxworkers=1)
-    samples = np.empty(page.shaped, page.dtype)
+        return _contiguous(page, data)
+    samples = large_array(page.shaped, cast("np.dtype[Any]", page.dtype))
     filled = 0
     for index, (offset, size) in enumerate(zip(page.dataoffsets, page.databytecounts, strict=True)):
         part = _Segment(page, data[offset : offset + size], index)
@@ -63,6 +64,16 @@ def decode_segments(page: TiffPage, data: bytes, max_pixels: int) -> NDArray[Any
     if filled != samples.size:
         raise PictureError(f"holds {filled} of {samples.size} samples; the file is damaged")
     return samples.reshape(page.shape)
+
+
+def _contiguous(page: TiffPage, data: bytes) -> NDArray[Any]:
+    dtype = cast("np.dtype[Any]", page.dtype)
+    if not is_large(page.shape, dtype) or page.fillorder == _MIRRORED:
+        return page.asarray(maxworkers=1)
+    dtype = dtype.newbyteorder(page.parent.byteorder)
+    count = math.prod(page.shape)
+    # The samples are part of the file's bytes, which nobody changes.
+    return np.frombuffer(data, dtype, count, page.dataoffsets[0]).reshape(page.shape)
 
 
 def _check_places(page: TiffPage, data: bytes, max_pixels: int) -> None:

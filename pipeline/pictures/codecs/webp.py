@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -14,12 +14,16 @@ from pipeline.pictures.codecs.declared import check_size, filled
 from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.metadata import Metadata, in_words
-from pipeline.pictures.picture import Picture, channels_first, channels_last, mode_of
+from pipeline.pictures.picture import channels_first, mode_of
+from pipeline.pictures.strips import Changed
+from pipeline.storage.spool import is_large, large_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from pipeline.pictures.strips import Strips
 
 
 def read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
@@ -29,7 +33,7 @@ def read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
         raise PictureError("is an animation, expected one frame; export the frames as files")
     width, height = _webp_size(chunks)
     check_size(width, height, max_pixels)
-    pixels = channels_first(imagecodecs.webp_decode(data))
+    pixels = channels_first(imagecodecs.webp_decode(data, out=_large(chunks, height, width)))
     if pixels.shape[1:] != (height, width):
         raise PictureError(f"decodes to {pixels.shape}, expected {height} rows {width} columns")
     exif = filled(chunks.get(b"EXIF"))
@@ -44,6 +48,15 @@ def read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     return pixels, metadata
 
 
+def _large(chunks: dict[bytes, bytes], height: int, width: int) -> NDArray[Any] | None:
+    """Return where the pixels of a large picture are put, None of others."""
+    alpha = b"ALPH" in chunks or bool(chunks.get(b"VP8X", b"\0")[0] & _ALPHA_FLAG)
+    if b"VP8L" in chunks:
+        alpha = bool(struct.unpack_from("<I", chunks[b"VP8L"], 1)[0] >> 28 & 1) or alpha
+    shape = (height, width, 4 if alpha else 3)
+    return large_array(shape, np.uint8) if is_large(shape, np.uint8) else None
+
+
 def _webp_notes(data: bytes, chunks: dict[bytes, bytes]) -> Iterator[str]:
     """Yield a note for each part of the file that is not kept."""
     for kind, body in chunks.items():
@@ -54,6 +67,7 @@ def _webp_notes(data: bytes, chunks: dict[bytes, bytes]) -> Iterator[str]:
         yield f"data behind the picture: {in_words(len(behind))}, not kept"
 
 
+_ALPHA_FLAG = 0x10
 _WEBP_CHUNKS = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ICCP", b"EXIF", b"XMP ")
 
 
@@ -84,13 +98,16 @@ def _webp_size(chunks: dict[bytes, bytes]) -> tuple[int, int]:
     raise PictureError("holds no VP8 or VP8L chunk, expected one; the file is damaged")
 
 
-def write_webp(picture: Picture, quality: int) -> bytes:
-    """Write without loss; grey as equal RGB."""
-    pixels, metadata = picture.pixels, picture.metadata
-    if len(pixels) <= 2:
-        pixels = np.concatenate([pixels[:1], pixels[:1], pixels])
+def write_webp(file: BinaryIO, pixels: Strips, metadata: Metadata, quality: int) -> None:
+    """Write without loss; grey as equal RGB. The encoder takes the whole picture at once."""
+    if pixels.shape[0] <= 2:
+        pixels = _as_rgb(pixels)
         if metadata.icc and metadata.icc[16:20] == b"GRAY":
             metadata = replace(metadata, icc=None)  # It cannot describe RGB.
     # "exact" keeps the colours below full transparency.
     options = {"lossless": True, "exact": True}
-    return save(channels_last(pixels), "WEBP", metadata, options)
+    file.write(save(pixels, "WEBP", metadata, options))
+
+
+def _as_rgb(grey: Strips) -> Strips:
+    return Changed(grey, lambda strip: np.concatenate([strip[:1], strip[:1], strip]), more=2)

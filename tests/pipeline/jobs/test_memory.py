@@ -12,10 +12,14 @@ import pytest
 
 from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.geometry import Rect, Span, cuts
+from pipeline.jobs.ingest_task import IngestTask, ingest_files
 from pipeline.jobs.job import create_job
+from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import Upscaling, run_on
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress
+from pipeline.reports.job_report import write_report
+from pipeline.sources.listing import list_source
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
 from pipeline.storage.image import Layout
 
@@ -84,3 +88,49 @@ def test_a_picture_of_400_megapixels_needs_no_more_memory_than_one_of_100(
     assert four_hundred < 2e9
     assert four_hundred < 1.1 * hundred
     assert _peak_bytes() < 1.1 * driver
+
+
+MOST_BYTES = 700e6
+
+
+def test_400_megapixels_are_exported_scored_reported_and_read_again_in_700_megabytes(
+    tmp_path: Path, photo: TakePhoto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
+    archive_dir, side = tmp_path / "source.zarr", 10_000
+    _write_large_picture(archive_dir, side, photo(256, 256, channels=1))
+    job = create_job(tmp_path / "job", source=str(archive_dir))
+    spec = make_spec("nearest-x2", tile_px=1024, halo="auto", precision="fp32", device="cpu")
+    upscaling = Upscaling(spec=spec, model=ModelAddress(name_or_file="nearest-x2"))
+    with run_on(job, "test") as run:
+        with connect(ClusterSettings(workers=1)) as client:
+            run.ingest(str(archive_dir), client)
+            run.upscale(upscaling, run.plan(upscaling), client)
+        for format in ("png", "tiff", "jpeg"):
+            request = ExportRequest(out_dir=tmp_path / format, format=format)
+            with connect(ClusterSettings(workers=1)) as client:
+                exported = run.export(run.plan_export(request), client)
+                assert (exported.written, exported.failures) == (1, ()), format
+                assert max(client.run(_peak_bytes).values()) < MOST_BYTES, format
+        with connect(ClusterSettings(workers=1)) as client:
+            assert run.score(None, client) == []
+            assert max(client.run(_peak_bytes).values()) < MOST_BYTES
+    before = _peak_bytes()
+    write_report(job)
+    assert _peak_bytes() - before < MOST_BYTES
+    corner = job.open_sr().image("large.png").read(Rect(Span(0, 64), Span(2 * side - 64, 2 * side)))
+    shutil.rmtree(job.folder)
+    for format in ("png", "tiff", "jpeg"):
+        target = tmp_path / f"{format}.zarr"
+        Archive.open_or_create(target)
+        files = tuple(list_source(str(tmp_path / format)))
+        with connect(ClusterSettings(workers=1)) as client:
+            (ingested,) = client.submit(
+                ingest_files, IngestTask(files, target, {}, {}, alone=True)
+            ).result()
+            assert (ingested.row.message, ingested.row.state) == ("", "ingested")
+            assert max(client.run(_peak_bytes).values()) < MOST_BYTES, format
+        image = Archive.open(target).image(ingested.row.item)
+        back = image.read(Rect(Span(0, 64), Span(2 * side - 64, 2 * side)))
+        assert np.abs(back.astype(int) - corner).max() <= (8 if format == "jpeg" else 0), format
+        shutil.rmtree(target)
