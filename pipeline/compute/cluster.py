@@ -20,12 +20,16 @@ from pipeline.compute.local_cluster import (  # isort: skip
 
 from distributed import Client as Client  # named so that other modules need no import of theirs
 
+from pipeline.compute.clusters.description import Queue
 from pipeline.compute.machine import cores, memory_bytes
 from pipeline.compute.metrics import show_figures
 from pipeline.errors import ClusterError, UpresError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+    from pipeline.compute.clusters.description import Description
 
 _GPU_THREADS = 6
 _MOST_WORKERS = 8
@@ -43,15 +47,19 @@ class ClusterSettings:
     """Where work runs. `address` is ``local`` or that of a Dask scheduler."""
 
     address: str = "local"
+    named: Description | None = None
+    """The cluster that has a name, and is not at an address yet."""
     workers: int | None = None
-    """Worker processes of a local cluster; None means one for each core, up to eight."""
+    """Worker processes of a local cluster; None means one for each core, up to eight. For a queue,
+    those that it is asked for; None means as many as its description says."""
     gpus: int = 0
     """GPUs that a local cluster computes on: one worker for each, unless `workers` says more."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers is {self.workers}, expected at least 1")
-        if self.address != "local" and self.workers is not None:
+        has_own = self.address != "local" and not isinstance(self.named, Queue)
+        if has_own and self.workers is not None:
             raise UsageError(
                 f"--workers {self.workers} goes with a local cluster; {self.address} has its own"
             )
@@ -64,7 +72,10 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     Raises:
         UsageError: if no scheduler answers at the address, or it has no workers.
     """
-    opened = _local(settings) if settings.address == "local" else _remote(settings.address)
+    if settings.named is not None:
+        opened = _named(settings.named, settings.workers)
+    else:
+        opened = _local(settings) if settings.address == "local" else _remote(settings.address)
     with opened as client:
         yield client
 
@@ -107,6 +118,15 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
         environment=environment,
     ) as client:
         yield client
+
+
+def _named(description: Description, workers: int | None) -> AbstractContextManager[Client]:
+    """Return what opens a cluster of the kind that is described."""
+    if isinstance(description, Queue):
+        from pipeline.compute.clusters.queue import open_queue
+
+        return open_queue(description, workers=workers)
+    raise NotImplementedError
 
 
 @contextmanager

@@ -58,6 +58,16 @@ def key_of(address: str) -> Security | None:
 
 
 @contextmanager
+def known_by(address: str, security: Security) -> Iterator[None]:
+    """Let `key_of` return `security` for the cluster at `address` within the block."""
+    _KEYS[address] = security
+    try:
+        yield
+    finally:
+        del _KEYS[address]
+
+
+@contextmanager
 def garbage_kept() -> Iterator[None]:
     """Collect no garbage within the block, in which Dask starts a thread for a client or a cluster.
 
@@ -89,19 +99,19 @@ def local_workers(
     """
     # Children look for modules where this process does, never in the working folder.
     inherited = {**environment, "PYTHONSAFEPATH": "1"}
-    with _own_configuration(), _own_environment(inherited), _own_folder() as folder:
+    with own_configuration(), _own_environment(inherited), _own_folder() as folder:
         _check_machine(count)
         security = Security.temporary()
         with _interrupts_ignored_by_children():
             cluster = _started(
                 count, security, nthreads=threads, memory_limit=memory_bytes, local_directory=folder
             )
-        with cluster, _client_of(cluster, security) as client:
-            _KEYS[cluster.scheduler_address] = security
-            try:
-                yield client
-            finally:
-                del _KEYS[cluster.scheduler_address]
+        with (
+            cluster,
+            _client_of(cluster, security) as client,
+            known_by(cluster.scheduler_address, security),
+        ):
+            yield client
 
 
 class _Unseen:
@@ -111,8 +121,8 @@ class _Unseen:
         """Start none: Dask's, which it has no switch for, shows all to whoever connects."""
 
 
-class _Scheduler(_Unseen, Scheduler):
-    """The scheduler of a local cluster."""
+class LocalScheduler(_Unseen, Scheduler):
+    """The scheduler of a cluster that this process starts."""
 
 
 class LocalWorker(_Unseen, Worker):
@@ -139,7 +149,10 @@ def _started(count: int, security: Security, **options: Any) -> SpecCluster:
     try:
         with garbage_kept():
             return SpecCluster(
-                scheduler={"cls": _Scheduler, "options": {**server, "port": 0, "dashboard": False}},
+                scheduler={
+                    "cls": LocalScheduler,
+                    "options": {**server, "port": 0, "dashboard": False},
+                },
                 workers=dict.fromkeys(range(count), worker),
                 security=security,
                 silence_logs=logging.CRITICAL,
@@ -213,7 +226,7 @@ def _check_machine(count: int) -> None:
 
 
 @contextmanager
-def _own_configuration() -> Iterator[None]:
+def own_configuration() -> Iterator[None]:
     """Let Dask's defaults hold for the block, but for what local workers need otherwise."""
     defaults = dask.config.merge(*dask.config.defaults)
     foreign = dict.fromkeys(dask.config.config.keys() - defaults.keys())

@@ -53,6 +53,7 @@ OTHER_THAN_DEFAULT = {
     "precision": "fp32",
     "limit_s": 60.0,
     "cluster": "tcp://scheduler:8786",
+    "clusters": Path("clusters.toml"),
     "workers": 2,
     "reference": "originals",
     "export_dir": Path("out"),
@@ -74,12 +75,14 @@ OF_OTHERS = {
         "model": "bicubic-x2",
         "backend": "torch",
         "cluster": "tcp://scheduler:8786",
+        "clusters": Path("clusters.toml"),
         "workers": 2,
     },
     "score": {
         "reference": "originals",
         "names": "cp932",
         "cluster": "tcp://scheduler:8786",
+        "clusters": Path("clusters.toml"),
         "workers": 2,
     },
     "prepare": {
@@ -93,6 +96,7 @@ OF_OTHERS = {
         "unchecked": True,
         "limit_s": 60.0,
         "cluster": "tcp://scheduler:8786",
+        "clusters": Path("clusters.toml"),
         "workers": 2,
     },
     "train": {
