@@ -16,11 +16,14 @@ from pipeline.compute.local_cluster import (  # isort: skip
     garbage_kept,
     key_of,
     local_workers,
+    most_workers,
+    tasks_at_once,
 )
 
 from distributed import Client as Client  # named so that other modules need no import of theirs
 
-from pipeline.compute.clusters.description import Queue
+from pipeline.compute.clusters.description import Queue, Scheduler, Ssh
+from pipeline.compute.clusters.security import security_of
 from pipeline.compute.machine import cores, memory_bytes
 from pipeline.compute.metrics import show_figures
 from pipeline.errors import ClusterError, UpresError, UsageError
@@ -29,12 +32,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from distributed import Security
+
     from pipeline.compute.clusters.description import Description
 
-_GPU_THREADS = 6
-_MOST_WORKERS = 8
-_WORKER_BYTES = 768 * 2**20
-"""What a worker fills with a network and a few tiles; less of it ends in dead workers."""
+_CONNECT_S = 8
 _FIRST_WORKER_S = 30.0
 SCHEDULER_GONE = (
     "the Dask scheduler is gone; start it and its workers again, then repeat the command "
@@ -99,8 +101,7 @@ def workers_of(client: Client) -> int:
 @contextmanager
 def _local(settings: ClusterSettings) -> Iterator[Client]:
     usable, memory = cores(), memory_bytes()
-    fitting = max(1, memory // _WORKER_BYTES)
-    count = settings.workers or settings.gpus or min(usable, _MOST_WORKERS, fitting)
+    count = settings.workers or settings.gpus or most_workers()
     threads = max(1, usable // count)
     # Dask presets one BLAS thread; torch's are set by the model plugin, once, on purpose.
     environment = {
@@ -112,8 +113,7 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
     }
     with local_workers(
         count,
-        # While one thread runs the network, the others read or write: a GPU needs more of them.
-        threads=_GPU_THREADS if settings.gpus else 2,
+        threads=tasks_at_once(gpu=bool(settings.gpus)),
         memory_bytes=memory // count,
         environment=environment,
     ) as client:
@@ -126,14 +126,20 @@ def _named(description: Description, workers: int | None) -> AbstractContextMana
         from pipeline.compute.clusters.queue import open_queue
 
         return open_queue(description, workers=workers)
-    raise NotImplementedError
+    if isinstance(description, Ssh):
+        from pipeline.compute.clusters.ssh import open_ssh
+
+        return open_ssh(description)
+    if isinstance(description, Scheduler):
+        return _remote(description.address, security_of(description))
+    raise description.wrong(f"kind {description.KIND} cannot be opened")
 
 
 @contextmanager
-def _remote(address: str) -> Iterator[Client]:
+def _remote(address: str, security: Security | None = None) -> Iterator[Client]:
     try:
         with garbage_kept():
-            client = Client(address, timeout="10s", security=key_of(address))
+            client = Client(address, timeout=f"{_CONNECT_S}s", security=security or key_of(address))
     except (OSError, TimeoutError) as error:
         raise UsageError(
             f"no Dask scheduler answers at {address!r} ({error}); start one with "

@@ -22,6 +22,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipeline.compute.machine import cores, memory_bytes
 from pipeline.errors import ClusterError
 
 try:
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 THREADS_VARIABLE = "UPRES_WORKER_THREADS"
 """Variable of the environment that says how many threads a worker may use."""
 
+_GPU_TASKS = 6
+_MOST_WORKERS = 8
+_WORKER_BYTES = 768 * 2**20
+"""What a worker fills with a network and a few tiles; less of it ends in dead workers."""
+
 _LOOPBACK = "127.0.0.1"
 _FILES, _FILES_A_WORKER = 40, 8
 """How many files a command has open, and how many more for each worker, with some reserve."""
@@ -50,6 +56,19 @@ _SEMAPHORES_A_WORKER = 8
 
 _KEYS: dict[str, Security] = {}
 """How this process proves itself to the clusters that it started, by their addresses."""
+
+
+def most_workers() -> int:
+    """Return how many workers fit this machine: one for each core, as far as memory allows."""
+    return min(cores(), _MOST_WORKERS, max(1, memory_bytes() // _WORKER_BYTES))
+
+
+def tasks_at_once(*, gpu: bool) -> int:
+    """Return how many tasks a worker runs at once.
+
+    While one thread runs the network, the others read or write: a GPU needs more of them.
+    """
+    return _GPU_TASKS if gpu else 2
 
 
 def key_of(address: str) -> Security | None:

@@ -111,7 +111,8 @@ class Ssh(Started):
     workers: int = 0
     """Workers on each host; 0 means one for each core, at most eight."""
     username: str = ""
-    port: int = 22
+    port: int = 0
+    """0 means what ssh itself has, by its own configuration."""
     key_file: str = ""
     known_hosts: str = ""
     scheduler_host: str = ""
@@ -124,7 +125,7 @@ class Ssh(Started):
             raise self.wrong(f"hosts is {self.hosts!r}, expected names of machines")
         if len(set(self.hosts)) < len(self.hosts):
             raise self.wrong(f"hosts names a machine twice: {', '.join(self.hosts)}")
-        if self.workers < 0 or not 0 < self.port < 2**16:
+        if self.workers < 0 or not 0 <= self.port < 2**16:
             raise self.wrong(f"workers is {self.workers} and port is {self.port}")
         for key in ("key_file", "known_hosts"):
             value = getattr(self, key)
@@ -134,7 +135,7 @@ class Ssh(Started):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue(Started):
-    """Jobs of a batch queue: each runs one worker, or one for each of its GPUs."""
+    """Jobs of a batch queue, each of which runs one worker."""
 
     workers: int = 1
     """Workers in all; `--workers` overrides it."""
@@ -159,6 +160,11 @@ class Queue(Started):
             raise self.wrong(f"wait_s is {self.wait_s}, expected at least 1")
         if not self.memory:
             raise self.wrong('memory is missing; a queue job asks for it, such as memory = "8GB"')
+        if self.gpus > 1:
+            raise self.wrong(
+                f"gpus is {self.gpus}; each queue job has one worker and one GPU, so set gpus = 1 "
+                "and ask for more workers"
+            )
         if self.walltime and not _WALLTIME.fullmatch(self.walltime):
             raise self.wrong(f"walltime is {self.walltime!r}, expected such as 08:00:00")
         for key in ("directives", "prologue"):

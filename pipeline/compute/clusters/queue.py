@@ -7,7 +7,6 @@ is replaced by another for as long as the run goes on.
 from __future__ import annotations
 
 import logging
-import math
 import shlex
 import shutil
 import sys
@@ -24,7 +23,7 @@ from pipeline.compute.clusters.started import (
     own_session,
     scheduler_options,
 )
-from pipeline.compute.local_cluster import LocalScheduler
+from pipeline.compute.local_cluster import LocalScheduler, tasks_at_once
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +43,6 @@ _GPU_REQUEST = {
     "lsf": '-gpu "num={}"',
     "sge": "-l gpu={}",
 }
-_GPU_THREADS = 6
 
 
 @contextmanager
@@ -56,8 +54,7 @@ def open_queue(description: Queue, *, workers: int | None) -> Iterator[Client]:
         ClusterError: if the queue refuses the job, or no worker comes within `wait_s`.
     """
     job_class, refusals = _job_class(description)
-    a_job = max(1, description.gpus)
-    count = math.ceil((workers or description.workers) / a_job) * a_job
+    count = workers or description.workers
     with _folder(description) as folder, own_session(description) as made:
         security = in_files(made, folder)
         cluster = _cluster(description, job_class, folder=folder, security=security)
@@ -96,7 +93,7 @@ def _job_class(description: Queue) -> tuple[type[Any], list[str]]:
         )
     refusals: list[str] = []
 
-    class Job(base):  # type: ignore[misc, valid-type]
+    class Job(base):  # type: ignore[misc]
         """A queue job of which it is known why it was refused."""
 
         async def start(self) -> None:
@@ -114,9 +111,7 @@ def _cluster(description: Queue, job_class: Any, *, folder: Path, security: Secu
     from dask_jobqueue.core import JobQueueCluster
 
     dask.config.set({"distributed.deploy.lost-worker-timeout": _REPLACED_AFTER})
-    a_job = max(1, description.gpus)
     computing = max(1, description.threads)
-    tasks = _GPU_THREADS if description.gpus else 2
     variables = environment_of(description, threads=computing)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     asked = {
@@ -133,9 +128,9 @@ def _cluster(description: Queue, job_class: Any, *, folder: Path, security: Secu
         security=security,
         protocol="tls://",
         log_directory=str(folder),
-        cores=tasks * a_job,
-        job_cpu=computing * a_job,
-        processes=a_job,
+        cores=tasks_at_once(gpu=bool(description.gpus)),
+        job_cpu=computing,
+        processes=1,
         memory=description.memory,
         python=shlex.quote(description.python or sys.executable),
         job_script_prologue=[*description.prologue, *exports],

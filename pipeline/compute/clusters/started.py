@@ -6,6 +6,7 @@ the workers; and waiting for them.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 # First, as it says in one line what is wrong with Dask's configuration.
 from pipeline.compute.local_cluster import (  # isort: skip
     THREADS_VARIABLE,
+    LocalScheduler,
     garbage_kept,
     known_by,
     own_configuration,
 )
 
-from distributed import Client
+from distributed import Client, SpecCluster
 
 from pipeline.compute.clusters.security import own_security
 from pipeline.errors import ClusterError
@@ -26,7 +28,7 @@ from pipeline.errors import ClusterError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from distributed import Security, SpecCluster
+    from distributed import Security
 
     from pipeline.compute.clusters.description import Started
 
@@ -71,6 +73,21 @@ def client_of(cluster: SpecCluster, security: Security) -> Iterator[Client]:
         client = Client(cluster, security=security, timeout="10s")
     with client, known_by(cluster.scheduler_address, security):
         yield client
+
+
+@contextmanager
+def scheduler_of(description: Started, security: Security, *, host: str) -> Iterator[SpecCluster]:
+    """Yield a scheduler in this process, whose workers others start."""
+    options = scheduler_options(description, security) | ({"host": host} if host else {})
+    with garbage_kept():
+        cluster = SpecCluster(
+            scheduler={"cls": LocalScheduler, "options": options},
+            workers={},
+            security=security,
+            silence_logs=logging.CRITICAL,
+        )
+    with cluster:
+        yield cluster
 
 
 def await_workers(client: Client, count: int, *, within_s: float, why: Callable[[], str]) -> None:
