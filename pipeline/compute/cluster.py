@@ -22,6 +22,7 @@ from pipeline.compute.local_cluster import (  # isort: skip
 
 from distributed import Client as Client  # named so that other modules need no import of theirs
 
+from pipeline.compute.agreement import agree
 from pipeline.compute.clusters.description import Queue, Scheduler, Ssh
 from pipeline.compute.clusters.security import security_of
 from pipeline.compute.machine import cores, memory_bytes
@@ -79,6 +80,8 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     else:
         opened = _local(settings) if settings.address == "local" else _remote(settings.address)
     with opened as client:
+        if settings.address != "local" and key_of(settings.address) is None:
+            agree(client)
         yield client
 
 

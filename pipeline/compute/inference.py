@@ -9,10 +9,8 @@ too short for a network get mirrored context, which is cut off again.
 from __future__ import annotations
 
 import math
-import platform
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from models import checkpoint
 from models.blocks import folded
 from models.interpolation import Nearest, interpolates
 from pipeline.compute.backends import TORCH, Backend, open_backend
+from pipeline.compute.instructions import computes_bf16, own_level
 from pipeline.compute.small_sides import Context
 from pipeline.compute.transparency import bounded_alpha, has_alpha, with_hidden, without_hidden
 from pipeline.errors import (
@@ -216,23 +215,22 @@ def own_device(device: str, worker: int) -> str:
     return f"cuda:{worker % torch.cuda.device_count()}" if resolved == "cuda" else resolved
 
 
-def resolve_precision(wanted: str, *, device: str) -> str:
-    """Return the precision that ``auto|fp32|bf16`` means: bf16 where `device` computes in it."""
+def resolve_precision(wanted: str, *, device: str, level: str | None = None) -> str:
+    """Return the precision that ``auto|fp32|bf16`` means: bf16 where `device` computes in it.
+
+    `level` is that of the CPU instructions, by default of this machine.
+    """
     if wanted == "auto":
-        return "bf16" if _computes_bf16(device) else "fp32"
+        return "bf16" if _computes_bf16(device, level) else "fp32"
     if wanted not in PRECISIONS:
         raise UsageError(f"precision is {wanted!r}, expected auto, {' or '.join(PRECISIONS)}")
     return wanted
 
 
-def _computes_bf16(device: str) -> bool:
+def _computes_bf16(device: str, level: str | None) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    cpuinfo = Path("/proc/cpuinfo")
-    if platform.system() != "Linux" or not cpuinfo.exists():
-        return False
-    flags = cpuinfo.read_text()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return computes_bf16(own_level() if level is None else level)
 
 
 def _channel_groups(windows: NDArray[Any], channels: int) -> list[NDArray[Any]]:

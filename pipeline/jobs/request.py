@@ -105,6 +105,11 @@ class UpscaleRequest(LimitedWorkersRequest):
     precision: str = optional(
         "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
     )
+    instructions: str = optional(
+        "auto",
+        "CPU instructions of all workers, such as avx2; auto is what the job has, or what all "
+        "workers have.",
+    )
     reference: str | None = optional(
         None, "Originals to score against: a folder, glob, .zip or .tar."
     )
@@ -158,6 +163,7 @@ class UpscaleRequest(LimitedWorkersRequest):
                 be read by this run or the next one.
             NoSourceError: if there is nothing at the source or at the reference.
         """
+        from pipeline.compute.instructions import check_level
         from pipeline.sources.listing import check_source
 
         self._check_export()
@@ -165,6 +171,7 @@ class UpscaleRequest(LimitedWorkersRequest):
         self.cluster_settings(device=self.device)
         check_tile(self.tile_px)
         check_halo(self.halo)
+        check_level(self.instructions)
         self.check_limit()
         check_source(self.src, names=self.names or "")
         if self.reference is not None:

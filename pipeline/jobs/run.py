@@ -26,7 +26,7 @@ from pipeline.jobs.job import hold_job
 from pipeline.jobs.plan import plan_job
 from pipeline.jobs.rerun import Rerun
 from pipeline.jobs.score import run_score
-from pipeline.jobs.spec import UpscaleSpec, make_spec
+from pipeline.jobs.spec import UpscaleSpec, computed_with, make_spec
 from pipeline.jobs.upscale import (
     adopt_shards,
     mark_damaged,
@@ -71,6 +71,12 @@ class Upscaling:
     choice: Choice | None = None
     """The choice of a model for each item; None where all have that of `spec`."""
 
+    @property
+    def instructions(self) -> str:
+        """Return the set of CPU instructions of its networks; "" where none is kept."""
+        restoring = None if self.choice is None else self.choice.restoring
+        return self.spec.instructions or ("" if restoring is None else restoring.spec.instructions)
+
     def asked_for(self, backend: str) -> Upscaling:
         """Return the same, with the backend that was asked for named otherwise.
 
@@ -100,7 +106,7 @@ class Upscaling:
         def make(model: str) -> UpscaleSpec:
             # A backend that was asked for is for networks.
             wanted = backend or ("auto" if is_interpolation(model) else self.backend)
-            return make_spec(
+            spec = make_spec(
                 model,
                 tile_px=self.spec.tile_px,
                 halo=self.halo,
@@ -108,6 +114,7 @@ class Upscaling:
                 device=device,
                 backend=wanted,
             )
+            return computed_with(spec, self.instructions, device=device)
 
         way, choice = choose(name, device=device, make=make)
         return replace(
@@ -214,7 +221,7 @@ class Run:
         self.ledger.keep_upscaling(
             {
                 **({} if choice is None else {"choice": choice.to_json()}),
-                "spec": asdict(upscaling.spec),
+                "spec": upscaling.spec.to_json(),
                 "model": asdict(upscaling.model),
                 "limit_s": upscaling.limit_s,
                 "halo": upscaling.halo,

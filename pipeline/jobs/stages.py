@@ -15,6 +15,7 @@ from pipeline.compute.cluster import ClusterSettings, address_of, connect, dashb
 from pipeline.errors import ClusterError, UsageError
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
 from pipeline.jobs.export import ExportResult
+from pipeline.jobs.instructions import settled
 from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
@@ -139,6 +140,13 @@ def open_stages(
         listener.holds_job()
         listener.connects(settings)
         with connect(settings) as client:
+            upscaling = settled(
+                upscaling,
+                run=run,
+                client=client,
+                instructions=request.instructions,
+                precision=request.precision,
+            )
             yield Stages(request, upscaling, run, client, listener, stop)
 
 
