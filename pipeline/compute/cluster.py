@@ -6,6 +6,7 @@ Other rooms import `Client` from here, not from `distributed`. `local_cluster` s
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -143,17 +144,8 @@ def _remote(address: str, security: Security | None = None) -> Iterator[Client]:
     try:
         with garbage_kept():
             client = Client(address, timeout=f"{_CONNECT_S}s", security=security or key_of(address))
-    except (OSError, TimeoutError) as error:
-        raise UsageError(
-            f"no Dask scheduler answers at {address!r} ({error}); start one with "
-            "`dask scheduler`, or leave --cluster out"
-        ) from error
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # What Dask raises for an address or a setting that cannot be, such as a lacking key.
-        raise UsageError(
-            f"no connection to {address!r} can be made ({error}); give the address that "
-            "`dask scheduler` shows, and check Dask's configuration files and variables DASK_*"
-        ) from error
+    except Exception as error:
+        raise _why_no_client(error, address, security) from error
     with client:
         _await_worker(client, address)
         try:
@@ -164,6 +156,32 @@ def _remote(address: str, security: Security | None = None) -> Iterator[Client]:
             if client.status == "running" or isinstance(error, UpresError):
                 raise
             raise ClusterError(SCHEDULER_GONE) from error
+
+
+def _why_no_client(error: Exception, address: str, security: Security | None) -> Exception:
+    """Return what is wrong with an address or the keys for it; a bug's exception as it is."""
+    if (
+        security is not None
+        and isinstance(error, OSError)
+        and re.search("TLS|SSL|X509", str(error))
+    ):
+        reason = str(error).partition(" Check your")[0].strip(" .")
+        return UsageError(
+            f"TLS with the scheduler at {address} fails ({reason}); check tls_ca_file, tls_cert and "
+            "tls_key of the cluster: the scheduler's certificate and this one are to be by that CA"
+        )
+    if isinstance(error, (OSError, TimeoutError)):
+        return UsageError(
+            f"no Dask scheduler answers at {address!r} ({error}); start one with "
+            "`dask scheduler`, or leave --cluster out"
+        )
+    if isinstance(error, (AttributeError, KeyError, RuntimeError, TypeError, ValueError)):
+        # What Dask raises for an address or a setting that cannot be, such as a lacking key.
+        return UsageError(
+            f"no connection to {address!r} can be made ({error}); give the address that "
+            "`dask scheduler` shows, and check Dask's configuration files and variables DASK_*"
+        )
+    return error
 
 
 def _await_worker(client: Client, address: str) -> None:

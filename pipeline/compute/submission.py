@@ -18,6 +18,7 @@ from pipeline.compute.cluster import SCHEDULER_GONE, workers_of  # isort: skip
 
 from distributed import KilledWorker
 
+from pipeline.compute.clusters.started import patience_s
 from pipeline.errors import ClusterError, WorkerError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ MAX_DEATHS = 2
 
 _IN_FLIGHT_PER_WORKER = 4
 _TURN_S = 1.0
-_NO_WORKERS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,10 @@ class _Flight(Generic[Task, Result]):
                 alone_since = None
                 continue
             alone_since = alone_since or time.monotonic()
-            if time.monotonic() - alone_since > _NO_WORKERS_S:
+            patience = patience_s(self._client)
+            if time.monotonic() - alone_since > patience:
                 raise ClusterError(
-                    f"there has been no worker for {_NO_WORKERS_S:.0f} s; start workers that have "
+                    f"there has been no worker for {patience:.0f} s; start workers that have "
                     "the same upres installed, then repeat the command to continue"
                 )
 

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from pipeline.compute.clusters.description import Started
 
 _TURN_S = 0.5
+_PATIENCE_S = 60.0
+_PATIENCE: dict[str, float] = {}
+"""How long to wait for workers that others start, by the id of the client."""
 _MEMORY_OF_DASK = {
     # Tasks leave nothing behind that could be spilled, and a worker that waits for memory to be
     # freed would wait for ever; one past its limit still ends.
@@ -90,6 +93,11 @@ def scheduler_of(description: Started, security: Security, *, host: str) -> Iter
         yield cluster
 
 
+def patience_s(client: Client) -> float:
+    """Return how long a run waits for workers of `client` to come back when all are gone."""
+    return _PATIENCE.get(client.id, _PATIENCE_S)
+
+
 def await_workers(client: Client, count: int, *, within_s: float, why: Callable[[], str]) -> None:
     """Wait until `count` workers are there; `why` returns what went wrong, "" while nothing did.
 
@@ -97,6 +105,7 @@ def await_workers(client: Client, count: int, *, within_s: float, why: Callable[
         ClusterError: if they do not come, or something went wrong.
     """
     deadline = time.monotonic() + within_s
+    _PATIENCE[client.id] = max(within_s, _PATIENCE_S)
     while len(client.scheduler_info(n_workers=-1)["workers"]) < count:
         if (wrong := why()) or time.monotonic() > deadline:
             raise ClusterError(wrong or f"no worker came within {within_s:.0f} s")
