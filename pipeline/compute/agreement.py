@@ -162,7 +162,8 @@ def hold_workers(client: Client, level: str) -> None:
     Raises:
         ModelError: if one cannot be held to it; it names the machine.
     """
-    client.register_plugin(Joining(client.id, level, _COMPARED.get(client.id)))
+    here = frozenset(client.scheduler_info(n_workers=-1)["workers"])
+    client.register_plugin(Joining(client.id, level, _COMPARED.get(client.id), here))
 
 
 def shared_level(client: Client) -> str:
@@ -189,10 +190,14 @@ class Joining(WorkerPlugin):
 
     name = _NAME
 
-    def __init__(self, run: str, level: str, own: Installation | None) -> None:
+    def __init__(
+        self, run: str, level: str, own: Installation | None, here: frozenset[str]
+    ) -> None:
         self._run = run
         self._level = level
         self._own = own
+        self._here = here
+        """Addresses of workers that were there before; others may use them too."""
 
     async def setup(self, worker: Any) -> None:
         """Check the worker; one that would compute other pixels is ended and reported."""
@@ -201,8 +206,8 @@ class Joining(WorkerPlugin):
                 raise ModelError(why)
             hold_to(self._level, run=self._run)
         except UpresError as error:
-            worker.log_event(_TOPIC, str(error))
-            if self._own is not None:
+            if worker.address not in self._here:
+                worker.log_event(_TOPIC, str(error))
                 await worker.close(reason="upres-refused", executor_wait=False)
             raise
 

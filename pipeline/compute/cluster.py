@@ -7,7 +7,7 @@ Other rooms import `Client` from here, not from `distributed`. `local_cluster` s
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from pipeline.compute.local_cluster import (  # isort: skip
     THREADS_VARIABLE,
     garbage_kept,
     key_of,
+    known_by,
     local_workers,
     most_workers,
     tasks_at_once,
@@ -81,8 +82,24 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     else:
         opened = _local(settings) if settings.address == "local" else _remote(settings.address)
     with opened as client:
-        if settings.address != "local" and key_of(settings.address) is None:
+        if settings.address != "local":
             agree(client)
+        yield client
+
+
+@contextmanager
+def join(address: str) -> Iterator[Client]:
+    """Yield a client of the workers of a run that goes on already, by their scheduler's address.
+
+    Raises:
+        ClusterError: if the scheduler is gone.
+    """
+    with ExitStack() as opened:
+        try:
+            client = opened.enter_context(_remote(address))
+        except UsageError as error:
+            # The address was right when the run began.
+            raise ClusterError(str(error)) from error
         yield client
 
 
@@ -150,7 +167,8 @@ def _remote(address: str, security: Security | None = None) -> Iterator[Client]:
         _await_worker(client, address)
         try:
             show_figures(client)
-            yield client
+            with known_by(address_of(client), security) if security else nullcontext():
+                yield client
         except Exception as error:
             # Whatever a call to the client raised: without a scheduler this is the reason.
             if client.status == "running" or isinstance(error, UpresError):
@@ -160,15 +178,12 @@ def _remote(address: str, security: Security | None = None) -> Iterator[Client]:
 
 def _why_no_client(error: Exception, address: str, security: Security | None) -> Exception:
     """Return what is wrong with an address or the keys for it; a bug's exception as it is."""
-    if (
-        security is not None
-        and isinstance(error, OSError)
-        and re.search("TLS|SSL|X509", str(error))
-    ):
+    of_tls = isinstance(error, OSError) and re.search("TLS|SSL|X509", str(error))
+    if security is not None and of_tls:
         reason = str(error).partition(" Check your")[0].strip(" .")
         return UsageError(
-            f"TLS with the scheduler at {address} fails ({reason}); check tls_ca_file, tls_cert and "
-            "tls_key of the cluster: the scheduler's certificate and this one are to be by that CA"
+            f"TLS with the scheduler at {address} fails ({reason}); check tls_ca_file, tls_cert "
+            "and tls_key of the cluster: both certificates must be signed by that CA"
         )
     if isinstance(error, (OSError, TimeoutError)):
         return UsageError(

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRECISIONS = ("fp32", "bf16")
+_GPUS = "cuda(:[0-9]{1,4})?"
 _CPU = torch.device("cpu")
 DEPTH_PX = 64
 """More than the reach of every network here, and than alpha grows by its own pixel."""
@@ -190,7 +191,7 @@ def resolve_device(wanted: str) -> str:
     """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?", wanted):
+    if wanted != "cpu" and not re.fullmatch(_GPUS, wanted):
         raise UsageError(f"device is {wanted!r}, expected auto, cpu, cuda or cuda:N")
     if wanted != "cpu":
         found = torch.cuda.device_count()
@@ -199,6 +200,17 @@ def resolve_device(wanted: str) -> str:
                 f"device is {wanted!r}, this machine has {found} CUDA devices; use cpu"
             )
     return wanted
+
+
+def kind_of_device(wanted: str) -> str:
+    """Return what ``auto|cpu|cuda[:N]`` means where the workers are, which may be elsewhere.
+
+    Each worker makes sure by itself that it has such a device.
+
+    Raises:
+        UsageError: if it is none of these.
+    """
+    return wanted if re.fullmatch(_GPUS, wanted) else resolve_device(wanted)
 
 
 def gpus_of(device: str) -> int:
@@ -229,7 +241,10 @@ def resolve_precision(wanted: str, *, device: str, level: str | None = None) -> 
 
 def _computes_bf16(device: str, level: str | None) -> bool:
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # Of a GPU elsewhere it is assumed.
+        return not torch.cuda.is_available() or bool(
+            torch.cuda.is_bf16_supported(including_emulation=False)
+        )
     return computes_bf16(own_level() if level is None else level)
 
 

@@ -41,10 +41,10 @@ class WorkersRequest:
         from pipeline.compute.clusters.file import described, is_name
         from pipeline.compute.inference import gpus_of
 
-        gpus = 0 if device is None else gpus_of(device)
         # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
         address = self.cluster or WorkersRequest.cluster
         named = described(address, self.clusters) if is_name(address) else None
+        gpus = gpus_of(device) if device is not None and address == "local" else 0
         return ClusterSettings(address=address, named=named, workers=self.workers, gpus=gpus)
 
 

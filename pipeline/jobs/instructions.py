@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
 from pipeline.compute.agreement import hold_workers, installations, listed, shared_level
-from pipeline.compute.inference import resolve_device, resolve_precision
+from pipeline.compute.inference import kind_of_device, resolve_precision
 from pipeline.compute.instructions import has_level
 from pipeline.errors import ArchiveError, ClusterError, LedgerError
 from pipeline.jobs.choice import Choice
@@ -64,7 +64,7 @@ def hold_as_before(upscaling: Upscaling, client: Client) -> None:
 
 
 def _matters(upscaling: Upscaling) -> bool:
-    on_cpu = resolve_device(upscaling.model.device) == "cpu"
+    on_cpu = kind_of_device(upscaling.model.device) == "cpu"
     return on_cpu and not is_interpolation(upscaling.spec.model)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
-from pipeline.compute.inference import resolve_device
+from pipeline.compute.inference import kind_of_device
 from pipeline.compute.metrics import count_units
 from pipeline.compute.status import read_status
 from pipeline.compute.submission import Stop
@@ -84,7 +84,7 @@ class Upscaling:
             UsageError: if the job is computed by another one: tiles of one picture would no longer
                 fit together.
         """
-        device = resolve_device(self.model.device)
+        device = kind_of_device(self.model.device)
         resolved = resolve_backend(backend, device=device, model=self.spec.model)
         if resolved != self.spec.backend:
             raise UsageError(

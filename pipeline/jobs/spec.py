@@ -11,7 +11,7 @@ from typing import Any
 from models.reach import reach_px
 from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
-from pipeline.compute.inference import load_model, resolve_device, resolve_precision
+from pipeline.compute.inference import kind_of_device, load_model, resolve_precision
 from pipeline.compute.small_sides import Context
 from pipeline.compute.transparency import has_alpha
 from pipeline.constants import LEAST_TILE_PX
@@ -102,7 +102,7 @@ def computed_with(spec: UpscaleSpec, instructions: str, *, device: str) -> Upsca
 
     On a GPU nothing depends on it, and an interpolation has the same bits with all of them.
     """
-    matters = resolve_device(device) == "cpu" and not is_interpolation(spec.model)
+    matters = kind_of_device(device) == "cpu" and not is_interpolation(spec.model)
     return replace(spec, instructions=instructions if matters else "")
 
 
@@ -139,7 +139,7 @@ def make_spec(
             f"{model.spec.name} looks at the whole picture, so no halo is wide enough to tile "
             "it exactly; give --halo PX to accept seams"
         )
-    device = resolve_device(device)
+    device = kind_of_device(device)
     spec = UpscaleSpec(
         model=model.spec.name,
         weights_sha256=model.sha256,

@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from pipeline.compute.driver import work_through
-from pipeline.compute.inference import resolve_device
+from pipeline.compute.inference import kind_of_device
 from pipeline.compute.metrics import count_units, timed
 from pipeline.compute.outcomes import Failure, record_outcomes
 from pipeline.compute.worker import on_every_worker
@@ -115,7 +115,7 @@ def _worked(
         ledger=ledger,
         client=client,
         limit_s=limit_s,
-        together_px=batch_px(resolve_device(way.model.device)),
+        together_px=batch_px(kind_of_device(way.model.device)),
     )
     yield from work_through(client, partial(upscale_units, key=key), tasks, stop=stop)
 

@@ -54,7 +54,8 @@ def started(folder: Path) -> Iterator[Sshd]:
     try:
         until = time.monotonic() + 20
         while not _listens(port):
-            assert server.poll() is None and time.monotonic() < until, (folder / "log").read_text()
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < until, (folder / "log").read_text()
             time.sleep(0.1)
         yield Sshd(port, folder / "user", folder / "known")
     finally:

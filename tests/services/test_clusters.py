@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -188,8 +189,6 @@ def test_each_worker_of_a_queue_has_a_gpu_of_its_own(
 
 
 def visible_gpus() -> str:
-    import os
-
     return os.environ["CUDA_VISIBLE_DEVICES"]
 
 
@@ -262,8 +261,6 @@ def test_workers_over_ssh_end_with_the_run_that_started_them(
 
 
 def process_id() -> int:
-    import os
-
     return os.getpid()
 
 
@@ -294,15 +291,18 @@ def encrypted(keys: Path) -> Iterator[tuple[str, dict[str, str]]]:
     options = [f"--{key.replace('_', '-')}={file}" for key, file in files.items()]
     address = f"tls://127.0.0.1:{slurm.free_port()}"
     port = address.rpartition(":")[2]
-    of_scheduler = ["scheduler", "--protocol=tls", "--host=127.0.0.1", f"--port={port}"]
-    of_worker = ["worker", address, "--nworkers=1", "--nthreads=2"]
-    import os
-
+    of_scheduler = [
+        "scheduler",
+        "--protocol=tls",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--no-dashboard",
+    ]
+    of_worker = ["worker", address, "--nworkers=1", "--nthreads=2", "--no-dashboard"]
     env = {**os.environ, **ENVIRONMENT}
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:], *options]
-            + ["--no-dashboard"],
+            [sys.executable, "-m", f"distributed.cli.dask_{words[0]}", *words[1:], *options],
             env=env,
             stderr=subprocess.DEVNULL,
         )
@@ -340,6 +340,6 @@ def test_a_wrong_certificate_is_one_line_within_ten_seconds(
         file = clusters(kind="scheduler", address=address, **wrong)
         began = time.monotonic()
         settings = WorkersRequest(cluster="there", clusters=file).cluster_settings()
-        with pytest.raises(UsageError, match="TLS .* check tls_ca_file"), connect(settings):
+        with pytest.raises(UsageError, match=r"TLS .* check tls_ca_file"), connect(settings):
             pass
         assert time.monotonic() - began < 10
