@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
 from pipeline.compute.agreement import hold_workers, installations, listed, shared_level
+from pipeline.compute.backends import OPENVINO
 from pipeline.compute.inference import kind_of_device, resolve_precision
-from pipeline.compute.instructions import has_level
-from pipeline.errors import ArchiveError, ClusterError, LedgerError
+from pipeline.compute.instructions import LEVELS, has_level
+from pipeline.errors import ArchiveError, ClusterError, LedgerError, UsageError
 from pipeline.jobs.choice import Choice
 from pipeline.jobs.spec import UpscaleSpec, computed_with
 from pipeline.storage.archive import is_archive
@@ -45,10 +46,11 @@ def settled(
         held = _hold_as_before(before, client)
         return _with(upscaling, before.instructions and held, precision=before.precision)
     level = shared_level(client) if instructions == AUTO else instructions
-    _hold(level, client, advice="leave them out, or give --instructions auto")
     wanted = upscaling.spec.precision
     if precision == AUTO:
         wanted = resolve_precision(AUTO, device="cpu", level=level)
+    _check_computable(upscaling, level, wanted)
+    _hold(level, client, advice="leave them out, or give --instructions auto")
     return _with(upscaling, level, precision=wanted)
 
 
@@ -66,6 +68,20 @@ def hold_as_before(upscaling: Upscaling, client: Client) -> None:
 def _matters(upscaling: Upscaling) -> bool:
     on_cpu = kind_of_device(upscaling.model.device) == "cpu"
     return on_cpu and not is_interpolation(upscaling.spec.model)
+
+
+def _check_computable(upscaling: Upscaling, level: str, precision: str) -> None:
+    """Refuse what OpenVINO ends its process with: bf16 on a CPU without AVX-512.
+
+    Raises:
+        UsageError: then.
+    """
+    by_openvino = upscaling.spec.backend == OPENVINO and precision == "bf16"
+    if by_openvino and level in LEVELS and not has_level(level, "avx512_core"):
+        raise UsageError(
+            f"openvino does not compute bf16 with the instructions {level}, expected avx512_core "
+            "or more; give --precision fp32, or --backend torch"
+        )
 
 
 def _with(upscaling: Upscaling, level: str, *, precision: str) -> Upscaling:

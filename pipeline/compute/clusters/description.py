@@ -17,6 +17,11 @@ _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B?", re.IGNORECASE)
 _WALLTIME = re.compile(r"[0-9]{1,4}(:[0-9]{2}){1,2}|[0-9]{1,3}-[0-9]{1,2}(:[0-9]{2}){0,2}")
 
 
+def _is_host(name: object) -> bool:
+    """Return whether ``ssh`` would take a name as that of a machine, not as one of its options."""
+    return isinstance(name, str) and re.fullmatch(r"[^\s-]\S*", name) is not None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
     """What all kinds of clusters have in common."""
@@ -121,7 +126,7 @@ class Ssh(Started):
     def check(self) -> None:
         """Refuse an empty or doubled list of hosts, and files that are not there."""
         Started.check(self)
-        if not self.hosts or not all(isinstance(host, str) and host for host in self.hosts):
+        if not self.hosts or not all(map(_is_host, self.hosts)):
             raise self.wrong(f"hosts is {self.hosts!r}, expected names of machines")
         if len(set(self.hosts)) < len(self.hosts):
             raise self.wrong(f"hosts names a machine twice: {', '.join(self.hosts)}")
