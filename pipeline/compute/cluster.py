@@ -25,7 +25,7 @@ from pipeline.compute.local_cluster import (  # isort: skip
 from distributed import Client as Client  # named so that other modules need no import of theirs
 
 from pipeline.compute.agreement import agree
-from pipeline.compute.clusters.description import Queue, Scheduler, Ssh
+from pipeline.compute.clusters.description import Kubernetes, Queue, Scheduler, Ssh
 from pipeline.compute.clusters.security import security_of
 from pipeline.compute.machine import cores, memory_bytes
 from pipeline.compute.metrics import show_figures
@@ -63,7 +63,7 @@ class ClusterSettings:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers is {self.workers}, expected at least 1")
-        has_own = self.address != "local" and not isinstance(self.named, Queue)
+        has_own = self.address != "local" and not isinstance(self.named, Queue | Kubernetes)
         if has_own and self.workers is not None:
             raise UsageError(
                 f"--workers {self.workers} goes with a local cluster; {self.address} has its own"
@@ -147,6 +147,10 @@ def _named(description: Description, workers: int | None) -> AbstractContextMana
         from pipeline.compute.clusters.queue import open_queue
 
         return open_queue(description, workers=workers)
+    if isinstance(description, Kubernetes):
+        from pipeline.compute.clusters.kubernetes import open_kubernetes
+
+        return open_kubernetes(description, workers=workers)
     if isinstance(description, Ssh):
         from pipeline.compute.clusters.ssh import open_ssh
 

@@ -206,6 +206,34 @@ class Sge(Queue):
     KIND: ClassVar[str] = "sge"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kubernetes(Started):
+    """Pods of Kubernetes."""
+
+    KIND: ClassVar[str] = "kubernetes"
+
+    image: str
+    """Image of the container, with upres in it."""
+    workers: int = 1
+    """Workers in all; `--workers` overrides it."""
+    namespace: str = ""
+    wait_s: int = 3600
+    """How long to wait until a worker comes."""
+
+    def check(self) -> None:
+        """Refuse what no pod could be."""
+        Started.check(self)
+        if self.workers < 1 or self.wait_s < 1:
+            raise self.wrong(f"workers is {self.workers} and wait_s is {self.wait_s}, both from 1")
+        if not self.memory:
+            raise self.wrong('memory is missing; a pod asks for it, such as memory = "8GB"')
+        if self.gpus > 1:
+            raise self.wrong(f"gpus is {self.gpus}; each worker has one, so set gpus = 1")
+        for key in ("python", "interface", "tls_cert"):
+            if getattr(self, key):
+                raise self.wrong(f"{key} is set, which kind kubernetes does not have; leave it out")
+
+
 KINDS: dict[str, type[Description]] = {
-    kind.KIND: kind for kind in (Scheduler, Ssh, Slurm, Pbs, Lsf, Sge)
+    kind.KIND: kind for kind in (Scheduler, Ssh, Slurm, Pbs, Lsf, Sge, Kubernetes)
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,26 @@ def test_the_command_line_refuses_an_unknown_name_before_anything_is_made(
     assert said.code == 2
     assert "did you mean night?" in said.err
     assert not (tmp_path / "job").exists()
+
+
+def test_the_examples_of_the_documents_are_clusters(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "clusters.md").read_text()
+    examples = re.findall(r"^```toml\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "keys").mkdir()
+    for name in ("ca.pem", "upres.pem", "upres.key"):
+        (tmp_path / "keys" / name).touch()
+    file = tmp_path / "clusters.toml"
+    file.write_text("\n".join(examples))
+    names = re.findall(r"^\[(\w+)\]$", file.read_text(), re.MULTILINE)
+    kinds = [described(name, file).KIND for name in names]
+    assert kinds == [kind for kind in KINDS if kind in kinds]
+    assert {"scheduler", "ssh", "slurm"} <= set(kinds)
+
+
+def test_every_key_stands_in_the_documents() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "clusters.md").read_text()
+    keys = {key for kind in KINDS.values() for key in kind.__dataclass_fields__} - {"name"}
+    assert [key for key in sorted(keys) if f"`{key}" not in page and f"{key} = " not in page] == []
 
 
 def test_the_other_queues_have_the_keys_of_slurm() -> None:
