@@ -41,7 +41,9 @@ def settled(
         return upscaling
     before = None
     if instructions == AUTO:
-        before = _continued(upscaling.spec, _finished(run), any_precision=precision == AUTO)
+        before = _continued(
+            upscaling.spec, _finished(run, upscaling.spec), any_precision=precision == AUTO
+        )
     if before is not None:
         held = _hold_as_before(before, client)
         return _with(upscaling, before.instructions and held, precision=before.precision)
@@ -110,8 +112,12 @@ def _continued(
     return None
 
 
-def _finished(run: Run) -> list[UpscaleSpec]:
-    """Return the specs of the job's tiles by its ledger; by its archive where that was lost."""
+def _finished(run: Run, spec: UpscaleSpec) -> list[UpscaleSpec]:
+    """Return the specs of the job's tiles by its ledger; by its archive where that was lost.
+
+    Of the archive one picture is looked at. Those of stacks have tiles as large as they are, so the
+    size is taken to be that of `spec`.
+    """
     try:
         last = run.ledger.upscaling()
         if last is not None:
@@ -123,7 +129,8 @@ def _finished(run: Run) -> list[UpscaleSpec]:
             sr = run.job.open_sr()
             for _, image in sr.survey():
                 if not isinstance(image, ArchiveError) and "spec" in image.provenance:
-                    return [UpscaleSpec.from_json(image.provenance["spec"])]
+                    before = UpscaleSpec.from_json(image.provenance["spec"])
+                    return [replace(before, tile_px=spec.tile_px)]
     except LedgerError:
         pass  # Of an upres whose tiles are stale now.
     return []
