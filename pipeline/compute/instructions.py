@@ -68,6 +68,12 @@ def held_level() -> str:
     return _HELD.get("level", "")
 
 
+def limited_to() -> str:
+    """Return the level that this process is held to below its own, "" where it is not."""
+    held = held_level()
+    return "" if held == own_level() else held
+
+
 def has_level(own: str, wanted: str) -> bool:
     """Return whether what has the level `own` can be held to `wanted`."""
     if own in LEVELS and wanted in LEVELS:
