@@ -54,6 +54,10 @@ def rerun_advice(request: UpscaleRequest, failed: int, *, deployment: str) -> st
     if request.cluster not in ("", RerunRequest.cluster):
         asked |= {"cluster": request.cluster}
         words += ["--cluster", request.cluster]
+        if request.clusters is not None:
+            file = str(request.clusters.absolute())
+            asked |= {"clusters": file}
+            words += ["--clusters", file]
     tiles = "1 tile" if failed == 1 else f"{failed:,} tiles"
     where = (
         f"Open [rerun-failed for this job]({_form_of(deployment, asked)}) and submit the form, or"

@@ -47,6 +47,7 @@ def ingest(as_json: bool, **asked: Any) -> None:
 @options.names_option
 @options.tile_options
 @options.device_options()
+@options.asked(UpscaleRequest, "instructions", "--instructions", metavar="auto|LEVEL")
 @options.limit_option
 @options.cluster_options
 @options.reference_option

@@ -79,6 +79,7 @@ def run_demo(
             export_dir=place / "images",
             file_format="png",
             cluster=cluster.cluster,
+            clusters=cluster.clusters,
             workers=cluster.workers,
             return_state=True,
         )

@@ -6,7 +6,8 @@ Other rooms import `Client` from here, not from `distributed`. `local_cluster` s
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import re
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,22 +16,30 @@ from pipeline.compute.local_cluster import (  # isort: skip
     THREADS_VARIABLE,
     garbage_kept,
     key_of,
+    known_by,
     local_workers,
+    most_workers,
+    tasks_at_once,
 )
 
 from distributed import Client as Client  # named so that other modules need no import of theirs
 
+from pipeline.compute.agreement import agree
+from pipeline.compute.clusters.description import Kubernetes, Queue, Scheduler, Ssh
+from pipeline.compute.clusters.security import security_of
 from pipeline.compute.machine import cores, memory_bytes
 from pipeline.compute.metrics import show_figures
 from pipeline.errors import ClusterError, UpresError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
-_GPU_THREADS = 6
-_MOST_WORKERS = 8
-_WORKER_BYTES = 768 * 2**20
-"""What a worker fills with a network and a few tiles; less of it ends in dead workers."""
+    from distributed import Security
+
+    from pipeline.compute.clusters.description import Description
+
+_CONNECT_S = 8
 _FIRST_WORKER_S = 30.0
 SCHEDULER_GONE = (
     "the Dask scheduler is gone; start it and its workers again, then repeat the command "
@@ -43,15 +52,19 @@ class ClusterSettings:
     """Where work runs. `address` is ``local`` or that of a Dask scheduler."""
 
     address: str = "local"
+    named: Description | None = None
+    """The cluster that has a name, and is not at an address yet."""
     workers: int | None = None
-    """Worker processes of a local cluster; None means one for each core, up to eight."""
+    """Worker processes of a local cluster; None means one for each core, up to eight. For a queue,
+    those that it is asked for; None means as many as its description says."""
     gpus: int = 0
     """GPUs that a local cluster computes on: one worker for each, unless `workers` says more."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers is {self.workers}, expected at least 1")
-        if self.address != "local" and self.workers is not None:
+        has_own = self.address != "local" and not isinstance(self.named, Queue | Kubernetes)
+        if has_own and self.workers is not None:
             raise UsageError(
                 f"--workers {self.workers} goes with a local cluster; {self.address} has its own"
             )
@@ -64,8 +77,29 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     Raises:
         UsageError: if no scheduler answers at the address, or it has no workers.
     """
-    opened = _local(settings) if settings.address == "local" else _remote(settings.address)
+    if settings.named is not None:
+        opened = _named(settings.named, settings.workers)
+    else:
+        opened = _local(settings) if settings.address == "local" else _remote(settings.address)
     with opened as client:
+        if settings.address != "local":
+            agree(client)
+        yield client
+
+
+@contextmanager
+def join(address: str) -> Iterator[Client]:
+    """Yield a client of the workers of a run that goes on already, by their scheduler's address.
+
+    Raises:
+        ClusterError: if the scheduler is gone.
+    """
+    with ExitStack() as opened:
+        try:
+            client = opened.enter_context(_remote(address))
+        except UsageError as error:
+            # The address was right when the run began.
+            raise ClusterError(str(error)) from error
         yield client
 
 
@@ -88,8 +122,7 @@ def workers_of(client: Client) -> int:
 @contextmanager
 def _local(settings: ClusterSettings) -> Iterator[Client]:
     usable, memory = cores(), memory_bytes()
-    fitting = max(1, memory // _WORKER_BYTES)
-    count = settings.workers or settings.gpus or min(usable, _MOST_WORKERS, fitting)
+    count = settings.workers or settings.gpus or most_workers()
     threads = max(1, usable // count)
     # Dask presets one BLAS thread; torch's are set by the model plugin, once, on purpose.
     environment = {
@@ -101,40 +134,73 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
     }
     with local_workers(
         count,
-        # While one thread runs the network, the others read or write: a GPU needs more of them.
-        threads=_GPU_THREADS if settings.gpus else 2,
+        threads=tasks_at_once(gpu=bool(settings.gpus)),
         memory_bytes=memory // count,
         environment=environment,
     ) as client:
         yield client
 
 
+def _named(description: Description, workers: int | None) -> AbstractContextManager[Client]:
+    """Return what opens a cluster of the kind that is described."""
+    if isinstance(description, Queue):
+        from pipeline.compute.clusters.queue import open_queue
+
+        return open_queue(description, workers=workers)
+    if isinstance(description, Kubernetes):
+        from pipeline.compute.clusters.kubernetes import open_kubernetes
+
+        return open_kubernetes(description, workers=workers)
+    if isinstance(description, Ssh):
+        from pipeline.compute.clusters.ssh import open_ssh
+
+        return open_ssh(description)
+    if isinstance(description, Scheduler):
+        return _remote(description.address, security_of(description))
+    raise description.wrong(f"kind {description.KIND} cannot be opened")
+
+
 @contextmanager
-def _remote(address: str) -> Iterator[Client]:
+def _remote(address: str, security: Security | None = None) -> Iterator[Client]:
     try:
         with garbage_kept():
-            client = Client(address, timeout="10s", security=key_of(address))
-    except (OSError, TimeoutError) as error:
-        raise UsageError(
-            f"no Dask scheduler answers at {address!r} ({error}); start one with "
-            "`dask scheduler`, or leave --cluster out"
-        ) from error
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        # What Dask raises for an address or a setting that cannot be, such as a lacking key.
-        raise UsageError(
-            f"no connection to {address!r} can be made ({error}); give the address that "
-            "`dask scheduler` shows, and check Dask's configuration files and variables DASK_*"
-        ) from error
+            client = Client(address, timeout=f"{_CONNECT_S}s", security=security or key_of(address))
+    except Exception as error:
+        raise _why_no_client(error, address, security) from error
     with client:
         _await_worker(client, address)
         try:
             show_figures(client)
-            yield client
+            with known_by(address_of(client), security) if security else nullcontext():
+                yield client
         except Exception as error:
             # Whatever a call to the client raised: without a scheduler this is the reason.
             if client.status == "running" or isinstance(error, UpresError):
                 raise
             raise ClusterError(SCHEDULER_GONE) from error
+
+
+def _why_no_client(error: Exception, address: str, security: Security | None) -> Exception:
+    """Return what is wrong with an address or the keys for it; a bug's exception as it is."""
+    of_tls = isinstance(error, OSError) and re.search("TLS|SSL|X509", str(error))
+    if security is not None and of_tls:
+        reason = str(error).partition(" Check your")[0].strip(" .")
+        return UsageError(
+            f"TLS with the scheduler at {address} fails ({reason}); check tls_ca_file, tls_cert "
+            "and tls_key of the cluster: both certificates must be signed by that CA"
+        )
+    if isinstance(error, (OSError, TimeoutError)):
+        return UsageError(
+            f"no Dask scheduler answers at {address!r} ({error}); start one with "
+            "`dask scheduler`, or leave --cluster out"
+        )
+    if isinstance(error, (AttributeError, KeyError, RuntimeError, TypeError, ValueError)):
+        # What Dask raises for an address or a setting that cannot be, such as a lacking key.
+        return UsageError(
+            f"no connection to {address!r} can be made ({error}); give the address that "
+            "`dask scheduler` shows, and check Dask's configuration files and variables DASK_*"
+        )
+    return error
 
 
 def _await_worker(client: Client, address: str) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from pipeline.compute.submission import submit_windowed
+from pipeline.compute.submission import EVERY_WORKER, submit_windowed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline.compute.cluster import Client
     from pipeline.compute.submission import Stop
@@ -32,6 +32,7 @@ def work_through(
     tasks: Iterable[Task],
     *,
     stop: Stop | None = None,
+    resources: Mapping[str, float] = EVERY_WORKER,
 ) -> Iterator[tuple[Task, list[Any]]]:
     """Yield each task with the results of its parts, as they come.
 
@@ -39,7 +40,12 @@ def work_through(
     does not take others with it. Once `stop` is requested no more tasks are begun.
     """
     outcomes = submit_windowed(
-        client, work, iter(tasks), stop=stop, split=lambda task: task.one_by_one()
+        client,
+        work,
+        iter(tasks),
+        stop=stop,
+        split=lambda task: task.one_by_one(),
+        resources=resources,
     )
     for outcome in outcomes:
         results = outcome.result

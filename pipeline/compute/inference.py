@@ -9,10 +9,8 @@ too short for a network get mirrored context, which is cut off again.
 from __future__ import annotations
 
 import math
-import platform
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from models import checkpoint
 from models.blocks import folded
 from models.interpolation import Nearest, interpolates
 from pipeline.compute.backends import TORCH, Backend, open_backend
+from pipeline.compute.instructions import computes_bf16, own_level
 from pipeline.compute.small_sides import Context
 from pipeline.compute.transparency import bounded_alpha, has_alpha, with_hidden, without_hidden
 from pipeline.errors import (
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 PRECISIONS = ("fp32", "bf16")
+_GPUS = "cuda(:[0-9]{1,4})?"
 _CPU = torch.device("cpu")
 DEPTH_PX = 64
 """More than the reach of every network here, and than alpha grows by its own pixel."""
@@ -191,7 +191,7 @@ def resolve_device(wanted: str) -> str:
     """
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?", wanted):
+    if wanted != "cpu" and not re.fullmatch(_GPUS, wanted):
         raise UsageError(f"device is {wanted!r}, expected auto, cpu, cuda or cuda:N")
     if wanted != "cpu":
         found = torch.cuda.device_count()
@@ -200,6 +200,17 @@ def resolve_device(wanted: str) -> str:
                 f"device is {wanted!r}, this machine has {found} CUDA devices; use cpu"
             )
     return wanted
+
+
+def kind_of_device(wanted: str) -> str:
+    """Return what ``auto|cpu|cuda[:N]`` means where the workers are, which may be elsewhere.
+
+    Each worker makes sure by itself that it has such a device.
+
+    Raises:
+        UsageError: if it is none of these.
+    """
+    return wanted if re.fullmatch(_GPUS, wanted) else resolve_device(wanted)
 
 
 def gpus_of(device: str) -> int:
@@ -216,23 +227,25 @@ def own_device(device: str, worker: int) -> str:
     return f"cuda:{worker % torch.cuda.device_count()}" if resolved == "cuda" else resolved
 
 
-def resolve_precision(wanted: str, *, device: str) -> str:
-    """Return the precision that ``auto|fp32|bf16`` means: bf16 where `device` computes in it."""
+def resolve_precision(wanted: str, *, device: str, level: str | None = None) -> str:
+    """Return the precision that ``auto|fp32|bf16`` means: bf16 where `device` computes in it.
+
+    `level` is that of the CPU instructions, by default of this machine.
+    """
     if wanted == "auto":
-        return "bf16" if _computes_bf16(device) else "fp32"
+        return "bf16" if _computes_bf16(device, level) else "fp32"
     if wanted not in PRECISIONS:
         raise UsageError(f"precision is {wanted!r}, expected auto, {' or '.join(PRECISIONS)}")
     return wanted
 
 
-def _computes_bf16(device: str) -> bool:
+def _computes_bf16(device: str, level: str | None) -> bool:
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    cpuinfo = Path("/proc/cpuinfo")
-    if platform.system() != "Linux" or not cpuinfo.exists():
-        return False
-    flags = cpuinfo.read_text()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+        # Of a GPU elsewhere it is assumed.
+        return not torch.cuda.is_available() or bool(
+            torch.cuda.is_bf16_supported(including_emulation=False)
+        )
+    return computes_bf16(own_level() if level is None else level)
 
 
 def _channel_groups(windows: NDArray[Any], channels: int) -> list[NDArray[Any]]:

@@ -22,6 +22,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipeline.compute.machine import cores, memory_bytes
 from pipeline.errors import ClusterError
 
 try:
@@ -42,6 +43,11 @@ if TYPE_CHECKING:
 THREADS_VARIABLE = "UPRES_WORKER_THREADS"
 """Variable of the environment that says how many threads a worker may use."""
 
+_GPU_TASKS = 6
+_MOST_WORKERS = 8
+_WORKER_BYTES = 768 * 2**20
+"""What a worker fills with a network and a few tiles; less of it ends in dead workers."""
+
 _LOOPBACK = "127.0.0.1"
 _FILES, _FILES_A_WORKER = 40, 8
 """How many files a command has open, and how many more for each worker, with some reserve."""
@@ -52,9 +58,32 @@ _KEYS: dict[str, Security] = {}
 """How this process proves itself to the clusters that it started, by their addresses."""
 
 
+def most_workers() -> int:
+    """Return how many workers fit this machine: one for each core, as far as memory allows."""
+    return min(cores(), _MOST_WORKERS, max(1, memory_bytes() // _WORKER_BYTES))
+
+
+def tasks_at_once(*, gpu: bool) -> int:
+    """Return how many tasks a worker runs at once.
+
+    While one thread runs the network, the others read or write: a GPU needs more of them.
+    """
+    return _GPU_TASKS if gpu else 2
+
+
 def key_of(address: str) -> Security | None:
     """Return what a client of this process's cluster at `address` needs, None for any other."""
     return _KEYS.get(address)
+
+
+@contextmanager
+def known_by(address: str, security: Security) -> Iterator[None]:
+    """Let `key_of` return `security` for the cluster at `address` within the block."""
+    _KEYS[address] = security
+    try:
+        yield
+    finally:
+        del _KEYS[address]
 
 
 @contextmanager
@@ -89,19 +118,19 @@ def local_workers(
     """
     # Children look for modules where this process does, never in the working folder.
     inherited = {**environment, "PYTHONSAFEPATH": "1"}
-    with _own_configuration(), _own_environment(inherited), _own_folder() as folder:
+    with own_configuration(), _own_environment(inherited), _own_folder() as folder:
         _check_machine(count)
         security = Security.temporary()
         with _interrupts_ignored_by_children():
             cluster = _started(
                 count, security, nthreads=threads, memory_limit=memory_bytes, local_directory=folder
             )
-        with cluster, _client_of(cluster, security) as client:
-            _KEYS[cluster.scheduler_address] = security
-            try:
-                yield client
-            finally:
-                del _KEYS[cluster.scheduler_address]
+        with (
+            cluster,
+            _client_of(cluster, security) as client,
+            known_by(cluster.scheduler_address, security),
+        ):
+            yield client
 
 
 class _Unseen:
@@ -111,8 +140,8 @@ class _Unseen:
         """Start none: Dask's, which it has no switch for, shows all to whoever connects."""
 
 
-class _Scheduler(_Unseen, Scheduler):
-    """The scheduler of a local cluster."""
+class LocalScheduler(_Unseen, Scheduler):
+    """The scheduler of a cluster that this process starts."""
 
 
 class LocalWorker(_Unseen, Worker):
@@ -139,7 +168,10 @@ def _started(count: int, security: Security, **options: Any) -> SpecCluster:
     try:
         with garbage_kept():
             return SpecCluster(
-                scheduler={"cls": _Scheduler, "options": {**server, "port": 0, "dashboard": False}},
+                scheduler={
+                    "cls": LocalScheduler,
+                    "options": {**server, "port": 0, "dashboard": False},
+                },
                 workers=dict.fromkeys(range(count), worker),
                 security=security,
                 silence_logs=logging.CRITICAL,
@@ -213,7 +245,7 @@ def _check_machine(count: int) -> None:
 
 
 @contextmanager
-def _own_configuration() -> Iterator[None]:
+def own_configuration() -> Iterator[None]:
     """Let Dask's defaults hold for the block, but for what local workers need otherwise."""
     defaults = dask.config.merge(*dask.config.defaults)
     foreign = dict.fromkeys(dask.config.config.keys() - defaults.keys())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path  # noqa: TC003 - flows make their forms of the annotations.
 from typing import TYPE_CHECKING
 
 from pipeline.constants import DEFAULT_LIMIT_S
@@ -17,10 +18,17 @@ class WorkersRequest:
     """Where the work runs."""
 
     cluster: str = optional(
-        "local", "Where to run: workers on this machine, or the address of a Dask scheduler."
+        "local",
+        "Where to run: workers on this machine, the address of a Dask scheduler, or the name of a "
+        "cluster.",
+    )
+    clusters: Path | None = optional(  # noqa: RUF009 - it is a field.
+        None, "TOML file that names clusters.  [default: ~/.config/upres/clusters.toml]"
     )
     workers: int | None = optional(
-        None, "Worker processes of a local cluster.  [default: one per core, at most 8]"
+        None,
+        "Worker processes of a local cluster or a queue.  [default: one per core, at most 8; of a "
+        "queue, as its description says]",
     )
 
     def cluster_settings(self, *, device: str | None = None) -> ClusterSettings:
@@ -30,12 +38,14 @@ class WorkersRequest:
             UsageError: if the options contradict each other, or there is no such device.
         """
         from pipeline.compute.cluster import ClusterSettings
+        from pipeline.compute.clusters.file import described, is_name
         from pipeline.compute.inference import gpus_of
 
-        gpus = 0 if device is None else gpus_of(device)
         # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
         address = self.cluster or WorkersRequest.cluster
-        return ClusterSettings(address=address, workers=self.workers, gpus=gpus)
+        named = described(address, self.clusters) if is_name(address) else None
+        gpus = gpus_of(device) if device is not None and address == "local" else 0
+        return ClusterSettings(address=address, named=named, workers=self.workers, gpus=gpus)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pipeline.compute.instructions import limited_to
 from pipeline.compute.machine import cores, processor
 from pipeline.compute.worker import worker_number
 from pipeline.errors import JobBusyError, ModelError, UpresError
@@ -108,7 +109,9 @@ class Subject:
 
     def key(self) -> str:
         """Return it as one line, with the machine and the version of what computes."""
-        library = f"{self.backend} {_version(self.backend)} {self.precision}"
+        library = (
+            f"{self.backend} {_version(self.backend)} {self.precision} {limited_to()}".rstrip()
+        )
         return f"{self.network} | {library} | {self.threads} of {cores()} cores | {processor()}"
 
 

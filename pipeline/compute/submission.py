@@ -18,10 +18,11 @@ from pipeline.compute.cluster import SCHEDULER_GONE, workers_of  # isort: skip
 
 from distributed import KilledWorker
 
+from pipeline.compute.clusters.started import patience_s
 from pipeline.errors import ClusterError, WorkerError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from distributed.client import Future
 
@@ -35,7 +36,12 @@ MAX_DEATHS = 2
 
 _IN_FLIGHT_PER_WORKER = 4
 _TURN_S = 1.0
-_NO_WORKERS_S = 60.0
+
+
+EVERY_WORKER: dict[str, float] = {}
+"""The resources that tasks ask for which any worker can do."""
+_GPU_SHARE = 1 / 64
+"""What a task takes of a GPU: many read and write for it, and one at a time computes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +69,24 @@ class Stop:
         return self._event.is_set()
 
 
+def gpu_resources(client: Client) -> dict[str, float]:
+    """Return what tasks for a GPU ask for; nothing where no worker says that it has one.
+
+    Asked for something that no worker has, they would wait for ever.
+    """
+    return {"GPU": _GPU_SHARE} if _having(client, {"GPU": _GPU_SHARE}) else {}
+
+
+def _having(client: Client, resources: Mapping[str, float]) -> list[str]:
+    """Return the addresses of the workers that have `resources`."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return [
+        address
+        for address, worker in workers.items()
+        if all(worker["resources"].get(name, 0) >= value for name, value in resources.items())
+    ]
+
+
 def submit_windowed(
     client: Client,
     function: Callable[[Task], Result],
@@ -70,16 +94,18 @@ def submit_windowed(
     *,
     stop: Stop | None = None,
     split: Callable[[Task], Iterable[Task]] = lambda task: (task,),
+    resources: Mapping[str, float] = EVERY_WORKER,
 ) -> Iterator[Outcome[Task, Result]]:
     """Run ``function(task)`` on the workers and yield every outcome as it comes.
 
     Only a few tasks a worker are in flight, so that memory does not grow with their number. A
     task whose worker died under it is cut by `split`, and each part is run again alone,
     `MAX_DEATHS` times at most. Every task given is yielded exactly once (or each of its parts
-    is), unless `stop` is requested: then those not yet submitted are left out.
+    is), unless `stop` is requested: then those not yet submitted are left out. Only workers that
+    have `resources` get tasks.
     """
     waiting = iter(tasks)
-    flight = _Flight(client, function)
+    flight = _Flight(client, function, resources)
     room = _IN_FLIGHT_PER_WORKER * workers_of(client)
     suspects: deque[Task] = deque()
     while True:
@@ -103,8 +129,11 @@ def submit_windowed(
 class _Flight(Generic[Task, Result]):
     """The tasks that were submitted and have no outcome yet."""
 
-    def __init__(self, client: Client, function: Callable[[Task], Result]) -> None:
+    def __init__(
+        self, client: Client, function: Callable[[Task], Result], resources: Mapping[str, float]
+    ) -> None:
         self._client = client
+        self._resources = dict(resources)
         self._function = function
         self._tasks: dict[Future[Any], Task] = {}
         self._landed: SimpleQueue[Future[Any]] = SimpleQueue()
@@ -115,7 +144,9 @@ class _Flight(Generic[Task, Result]):
     def submit(self, task: Task) -> None:
         """Send a task to the workers."""
         # Retries belong to the ledger; and a task that ran twice gives two outcomes, not one.
-        future = self._client.submit(self._function, task, pure=False, retries=0)
+        future = self._client.submit(
+            self._function, task, pure=False, retries=0, resources=self._resources or None
+        )
         self._tasks[future] = task
         future.add_done_callback(self._landed.put)
 
@@ -150,13 +181,14 @@ class _Flight(Generic[Task, Result]):
                 return self._landed.get(timeout=_TURN_S)
             if self._client.status != "running":
                 raise ClusterError(SCHEDULER_GONE)
-            if self._client.scheduler_info(n_workers=-1)["workers"]:
+            if _having(self._client, self._resources):
                 alone_since = None
                 continue
             alone_since = alone_since or time.monotonic()
-            if time.monotonic() - alone_since > _NO_WORKERS_S:
+            patience = patience_s(self._client)
+            if time.monotonic() - alone_since > patience:
                 raise ClusterError(
-                    f"there has been no worker for {_NO_WORKERS_S:.0f} s; start workers that have "
+                    f"there has been no worker for {patience:.0f} s; start workers that have "
                     "the same upres installed, then repeat the command to continue"
                 )
 

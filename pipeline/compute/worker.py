@@ -14,7 +14,7 @@ from pipeline.compute.local_cluster import THREADS_VARIABLE  # isort: skip
 from distributed import WorkerPlugin, get_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pipeline.compute.cluster import Client
 
@@ -25,19 +25,31 @@ _STATE: dict[str, Any] = {}
 class StatePlugin(WorkerPlugin):
     """Build a value once on every worker, also on those that come later."""
 
-    def __init__(self, key: str, build: Callable[[], Any]) -> None:
+    def __init__(
+        self, key: str, build: Callable[[], Any], resources: Mapping[str, float] | None = None
+    ) -> None:
         self.name = f"upres-{key}"
+        self._resources = dict(resources or {})
         self._key = key
         self._build = build
 
     def setup(self, worker: Any) -> None:
-        """Build the value where the worker's tasks find it."""
+        """Build the value where the worker's tasks find it; not where none of them will run."""
+        has = worker.state.total_resources
+        if any(has.get(name, 0) < value for name, value in self._resources.items()):
+            return
         _STATE[self._key] = self._build()
 
 
-def on_every_worker(client: Client, key: str, build: Callable[[], Any]) -> None:
-    """Call ``build()`` once on every worker; tasks there find the value under `key`."""
-    client.register_plugin(StatePlugin(key, build))
+def on_every_worker(
+    client: Client,
+    key: str,
+    build: Callable[[], Any],
+    *,
+    resources: Mapping[str, float] | None = None,
+) -> None:
+    """Call ``build()`` once on every worker that has `resources`; tasks find the value by `key`."""
+    client.register_plugin(StatePlugin(key, build, resources))
 
 
 def worker_state(key: str) -> Any:

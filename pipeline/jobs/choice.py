@@ -46,9 +46,13 @@ class Way:
     spec: UpscaleSpec
     model: ModelAddress
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads back."""
+        return {"spec": self.spec.to_json(), "model": asdict(self.model)}
+
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Way:
-        """Read what ``asdict`` gave."""
+        """Read what `to_json` gave."""
         return cls(UpscaleSpec.from_json(values["spec"]), ModelAddress(**values["model"]))
 
 
@@ -63,7 +67,10 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads back."""
-        return asdict(self)
+        return {
+            "asked": self.asked,
+            "restoring": None if self.restoring is None else self.restoring.to_json(),
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Choice:

@@ -6,7 +6,7 @@ The driver's side; the worker's is `pipeline.jobs.chunk_task`.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -255,7 +255,7 @@ def drop_orphans(job: Job, sr: Archive) -> None:
 def stack_spec(spec: UpscaleSpec, stack: str) -> dict[str, Any]:
     """Return the spec of the images of a stack: each is one tile, however large tiles are."""
     kind = Kind.of(stack)
-    return {**asdict(spec), "tile_px": max(spec.tile_px, kind.height, kind.width)}
+    return {**spec.to_json(), "tile_px": max(spec.tile_px, kind.height, kind.width)}
 
 
 def fingerprint_of(stack: Stack, chunk: int) -> str | None:

@@ -13,6 +13,7 @@ from pipeline.compute.cluster import connect
 from pipeline.compute.status import read_status
 from pipeline.jobs import stages
 from pipeline.jobs.ingest import run_ingest
+from pipeline.jobs.instructions import hold_as_before
 from pipeline.jobs.job import open_job
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.results import JobResult, ScoreResult
@@ -143,6 +144,7 @@ def rerun_job(request: RerunRequest, listener: JobListener = _SILENT) -> JobResu
             settings = request.cluster_settings(device=upscaling.model.device)
             listener.connects(settings)
             with connect(settings) as client:
+                hold_as_before(upscaling, client)
                 computed = stages.compute(
                     plan, upscaling, run=run, client=client, listener=listener
                 )

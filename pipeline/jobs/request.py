@@ -123,6 +123,11 @@ class UpscaleRequest(LimitedWorkersRequest):
     precision: str = optional(
         "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
     )
+    instructions: str = optional(
+        "auto",
+        "CPU instructions of all workers, such as avx2; auto is what the job has, or what all "
+        "workers have.",
+    )
     reference: str | None = optional(
         None, "Originals to score against: a folder, glob, s3://BUCKET/PREFIX, .zip or .tar."
     )
@@ -180,6 +185,7 @@ class UpscaleRequest(LimitedWorkersRequest):
             NoSourceError: if there is nothing at the source or at the reference.
             StoreError: if anything is in a bucket that cannot be used.
         """
+        from pipeline.compute.instructions import check_level
         from pipeline.sources.listing import check_source
 
         check_stores(self.src, self.job_dir, self.reference, self.export_dir)
@@ -189,6 +195,7 @@ class UpscaleRequest(LimitedWorkersRequest):
         check_tile(self.tile_px)
         check_codec(self.codec)
         check_halo(self.halo)
+        check_level(self.instructions)
         self.check_limit()
         check_source(self.src, names=self.names or "")
         if self.reference is not None:

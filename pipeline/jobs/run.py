@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
-from pipeline.compute.inference import resolve_device
+from pipeline.compute.inference import kind_of_device
 from pipeline.compute.metrics import count_units
 from pipeline.compute.status import read_status
 from pipeline.compute.submission import Stop
@@ -27,7 +27,7 @@ from pipeline.jobs.job import hold_job
 from pipeline.jobs.plan import plan_job
 from pipeline.jobs.rerun import Rerun
 from pipeline.jobs.score import run_score
-from pipeline.jobs.spec import UpscaleSpec, make_spec
+from pipeline.jobs.spec import UpscaleSpec, computed_with, make_spec
 from pipeline.jobs.upscale import (
     adopt_shards,
     mark_damaged,
@@ -74,6 +74,12 @@ class Upscaling:
     choice: Choice | None = None
     """The choice of a model for each item; None where all have that of `spec`."""
 
+    @property
+    def instructions(self) -> str:
+        """Return the set of CPU instructions of its networks; "" where none is kept."""
+        restoring = None if self.choice is None else self.choice.restoring
+        return self.spec.instructions or ("" if restoring is None else restoring.spec.instructions)
+
     def asked_for(self, backend: str) -> Upscaling:
         """Return the same, with the backend that was asked for named otherwise.
 
@@ -81,7 +87,7 @@ class Upscaling:
             UsageError: if the job is computed by another one: tiles of one picture would no longer
                 fit together.
         """
-        device = resolve_device(self.model.device)
+        device = kind_of_device(self.model.device)
         resolved = resolve_backend(backend, device=device, model=self.spec.model)
         if resolved != self.spec.backend:
             raise UsageError(
@@ -103,7 +109,7 @@ class Upscaling:
         def make(model: str) -> UpscaleSpec:
             # A backend that was asked for is for networks.
             wanted = backend or ("auto" if is_interpolation(model) else self.backend)
-            return make_spec(
+            spec = make_spec(
                 model,
                 tile_px=self.spec.tile_px,
                 halo=self.halo,
@@ -111,6 +117,7 @@ class Upscaling:
                 device=device,
                 backend=wanted,
             )
+            return computed_with(spec, self.instructions, device=device)
 
         way, choice = choose(name, device=device, make=make)
         return replace(
@@ -220,7 +227,7 @@ class Run:
         self.ledger.keep_upscaling(
             {
                 **({} if choice is None else {"choice": choice.to_json()}),
-                "spec": asdict(upscaling.spec),
+                "spec": upscaling.spec.to_json(),
                 "model": asdict(upscaling.model),
                 "limit_s": upscaling.limit_s,
                 "halo": upscaling.halo,

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from models.reach import reach_px
 from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
-from pipeline.compute.inference import load_model, resolve_device, resolve_precision
+from pipeline.compute.inference import kind_of_device, load_model, resolve_precision
 from pipeline.compute.small_sides import Context
 from pipeline.compute.transparency import has_alpha
 from pipeline.constants import LEAST_TILE_PX
@@ -19,6 +19,9 @@ from pipeline.errors import LedgerError, ModelError, UsageError
 from pipeline.geometry import TileGrid
 
 logger = logging.getLogger(__name__)
+
+_LATER = "instructions"
+"""The field that the first jobs do not have. Their fingerprints must not change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +37,11 @@ class UpscaleSpec:
     backend: str
     format: int = 1
     """Raised when the engine itself changes what it writes."""
+    instructions: str = ""
+    """The set of CPU instructions that computes a network (`pipeline.compute.instructions`).
+
+    "" where no pixel depends on it, and for jobs that began before it was kept.
+    """
 
     def __post_init__(self) -> None:
         if self.tile_px < LEAST_TILE_PX:
@@ -41,15 +49,20 @@ class UpscaleSpec:
         if self.halo_px < 0:
             raise UsageError(f"halo is {self.halo_px} px, expected at least 0")
 
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads; without instructions as it was before they were kept."""
+        values = asdict(self)
+        return values if self.instructions else {k: v for k, v in values.items() if k != _LATER}
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> UpscaleSpec:
-        """Read what ``asdict`` gave.
+        """Read what `to_json` gave.
 
         Raises:
             LedgerError: if fields are missing or unknown.
         """
         known = {f.name for f in fields(cls)}
-        if set(values) != known:
+        if {*values, _LATER} != known:
             raise LedgerError(
                 f"spec has fields {sorted(values)}, expected {sorted(known)}: it was written by "
                 "another upres; run `upres upscale` on the job again, which recomputes its pictures"
@@ -57,8 +70,8 @@ class UpscaleSpec:
         return cls(**values)
 
     def fingerprint(self) -> str:
-        """Return a hash of every field."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Return a hash of every field that is set."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def item_fingerprint(self, source_sha256: str, *, rules: str = "") -> str:
         """Return the fingerprint of upscaling the picture with this content by this spec.
@@ -82,6 +95,15 @@ class UpscaleSpec:
     def grid(self, height: int, width: int) -> TileGrid:
         """Return the tiles of an LR picture."""
         return TileGrid(height, width, self.tile_px, self.halo_px)
+
+
+def computed_with(spec: UpscaleSpec, instructions: str, *, device: str) -> UpscaleSpec:
+    """Return a spec whose pixels are computed with a set of CPU instructions.
+
+    On a GPU nothing depends on it, and an interpolation has the same bits with all of them.
+    """
+    matters = kind_of_device(device) == "cpu" and not is_interpolation(spec.model)
+    return replace(spec, instructions=instructions if matters else "")
 
 
 def seam_warning(spec: UpscaleSpec, reach: int | None) -> str | None:
@@ -117,7 +139,7 @@ def make_spec(
             f"{model.spec.name} looks at the whole picture, so no halo is wide enough to tile "
             "it exactly; give --halo PX to accept seams"
         )
-    device = resolve_device(device)
+    device = kind_of_device(device)
     spec = UpscaleSpec(
         model=model.spec.name,
         weights_sha256=model.sha256,

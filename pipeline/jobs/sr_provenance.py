@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,7 @@ def computed_by(spec: UpscaleSpec, fingerprint: str, *, because: str = "") -> di
     chosen = {CHOSEN_KEY: because} if because else {}
     return chosen | {
         "fingerprint": fingerprint,
-        "spec": asdict(spec),
+        "spec": spec.to_json(),
         "upres_version": version("upres"),
         "statement": _INTERPOLATED if is_interpolation(spec.model) else _SYNTHESISED,
     }

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import ClusterSettings, address_of, connect, dashboard_of
-from pipeline.errors import ClusterError, UsageError
+from pipeline.compute.cluster import address_of, connect, dashboard_of, join
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
 from pipeline.jobs.export import ExportResult
 from pipeline.jobs.export_limits import remarks_on
+from pipeline.jobs.instructions import settled
 from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
@@ -147,6 +147,13 @@ def open_stages(
         listener.holds_job()
         listener.connects(settings)
         with connect(settings) as client:
+            upscaling = settled(
+                upscaling,
+                run=run,
+                client=client,
+                instructions=request.instructions,
+                precision=request.precision,
+            )
             yield Stages(request, upscaling, run, client, listener, stop)
 
 
@@ -172,11 +179,7 @@ class RunAddress:
         with ExitStack() as opened:
             job = open_job(self.request.job_dir, ledger_url=self.request.ledger)
             run = opened.enter_context(part_of(job, self.run_id, stop=stop))
-            try:
-                client = opened.enter_context(connect(ClusterSettings(address=self.scheduler)))
-            except UsageError as error:
-                # The address was right when the run began.
-                raise ClusterError(str(error)) from error
+            client = opened.enter_context(join(self.scheduler))
             yield Stages(self.request, self.upscaling, run, client, listener, stop)
 
 

@@ -12,9 +12,10 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from pipeline.compute.driver import work_through
-from pipeline.compute.inference import resolve_device
+from pipeline.compute.inference import kind_of_device
 from pipeline.compute.metrics import count_units, timed
 from pipeline.compute.outcomes import Failure, record_outcomes
+from pipeline.compute.submission import EVERY_WORKER, gpu_resources
 from pipeline.compute.worker import on_every_worker
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import ArchiveError
@@ -107,7 +108,10 @@ def _worked(
     if first is None:
         return
     key = way.spec.fingerprint()
-    on_every_worker(client, key, partial(open_workbench, way.model, way.spec))
+    on_gpus = kind_of_device(way.model.device).startswith("cuda")
+    resources = gpu_resources(client) if on_gpus else EVERY_WORKER
+    workbench = partial(open_workbench, way.model, way.spec)
+    on_every_worker(client, key, workbench, resources=resources)
     tasks = _tasks(
         chain([first], own),
         job,
@@ -115,9 +119,10 @@ def _worked(
         ledger=ledger,
         client=client,
         limit_s=limit_s,
-        together_px=batch_px(resolve_device(way.model.device)),
+        together_px=batch_px(kind_of_device(way.model.device)),
     )
-    yield from work_through(client, partial(upscale_units, key=key), tasks, stop=stop)
+    work = partial(upscale_units, key=key)
+    yield from work_through(client, work, tasks, stop=stop, resources=resources)
 
 
 def adopt_shards(

@@ -8,10 +8,12 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+import distributed
 import pytest
 
 from pipeline.compute.cluster import workers_of
-from pipeline.compute.submission import MAX_DEATHS, Stop, submit_windowed
+from pipeline.compute.submission import MAX_DEATHS, Stop, gpu_resources, submit_windowed
+from pipeline.compute.worker import on_every_worker, worker_number
 from pipeline.errors import ClusterError, WorkerError
 
 if TYPE_CHECKING:
@@ -90,6 +92,34 @@ def test_an_exception_in_a_task_is_its_outcome_and_stops_no_other(client: Client
     assert outcomes[7].result is None
     assert [t for t, o in outcomes.items() if o.error is not None] == [7]
     assert set(outcomes) == set(range(1, 21))
+
+
+@pytest.mark.slow
+def test_tasks_for_a_gpu_run_on_workers_that_have_one_and_on_no_other() -> None:
+    resources = [{"GPU": 1}, {}]
+    workers = {
+        n: {"cls": distributed.Worker, "options": {"nthreads": 2, "resources": r}}
+        for n, r in enumerate(resources)
+    }
+    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "port": 0}}
+    with (
+        distributed.SpecCluster(scheduler=scheduler, workers=workers) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        client.wait_for_workers(2, timeout=60)
+        asked = gpu_resources(client)
+        on_every_worker(client, "of-gpus", dict, resources=asked)
+        ran_on = {o.result for o in submit_windowed(client, own_number, range(40), resources=asked)}
+        assert ran_on == {0}
+        assert {o.result for o in submit_windowed(client, own_number, range(40))} == {0, 1}
+        # Where no worker says that it has one, none is asked for: that would wait for ever.
+        client.retire_workers(names=[0])
+        assert gpu_resources(client) == {}
+
+
+def own_number(_task: int) -> int:
+    time.sleep(0.02)
+    return worker_number()
 
 
 def test_a_requested_stop_leaves_the_rest_unsubmitted(client: Client) -> None:
