@@ -33,6 +33,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of services first, in their order.
+
+    They wait for minutes for servers and clocks. Where several processes run the tests, one of them
+    begins with these while the others compute, and none waits alone at the end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("services") is None)
+
+
 class TakePhoto(Protocol):
     def __call__(
         self, height: int, width: int, channels: int = 3, dtype: str = "uint8", at: int = 0
