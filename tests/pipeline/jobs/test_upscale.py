@@ -147,19 +147,16 @@ def test_bf16_tiles_too_equal_the_untiled_picture(
     np.testing.assert_array_equal(sr, untiled(lr, "span-x4", precision="bf16"))
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 90), (31, 5), (32, 32), (33, 64)])
 def test_pictures_of_any_size_are_upscaled(
-    size: tuple[int, int],
-    source: Path,
-    folder: Path,
-    photo: TakePhoto,
-    save: SavePicture,
-    upscale: Upscale,
+    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
-    lr = photo(*size)
-    save(source / "a.png", lr)
-    done = upscale(source, folder)
-    np.testing.assert_array_equal(whole(done.job.open_sr(), "a.png"), untiled(lr, "bicubic-x2"))
+    sizes = [(1, 1), (1, 90), (31, 5), (32, 32), (33, 64)]
+    pictures = {f"{height}x{width}.png": photo(height, width) for height, width in sizes}
+    for name, lr in pictures.items():
+        save(source / name, lr)
+    sr = upscale(source, folder).job.open_sr()
+    for name, lr in pictures.items():
+        np.testing.assert_array_equal(whole(sr, name), untiled(lr, "bicubic-x2"), err_msg=name)
 
 
 def test_black_tiles_are_stored_like_any_other(
