@@ -125,7 +125,7 @@ def test_tiles_are_the_whole_picture_bit_for_bit(
 @pytest.mark.slow
 @models
 @precisions
-@settings(unhurried, max_examples=25)
+@settings(unhurried, max_examples=12)
 @given(height=st.integers(1, 260), width=st.integers(1, 260), tile_px=st.integers(16, 200))
 def test_tiles_of_large_pictures_are_the_whole_picture_in_openvino(
     model: str, precision: str, height: int, width: int, tile_px: int

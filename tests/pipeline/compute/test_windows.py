@@ -145,8 +145,7 @@ def test_grey_alpha_and_every_depth_have_the_bits_of_the_whole(
 
 @pytest.mark.slow
 @engines
-@pytest.mark.parametrize("features", [48, 64])
-@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize(("features", "threads"), [(48, 1), (64, 2)], indirect=["threads"])
 def test_shipped_widths_have_the_bits_of_the_whole(
     backend: str, precision: str, features: int, threads: int
 ) -> None:
