@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from skimage import data
 import tests.examples  # noqa: F401 - it bounds the examples of every property.
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Several of these share the cores, and torch's threads wait for each other by spinning.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of services first, in their order.
+
+    They wait for minutes for servers and clocks. Where several processes run the tests, one of them
+    begins with these while the others compute, and none waits alone at the end.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("services") is None)
 
 
 class TakePhoto(Protocol):
@@ -84,6 +94,28 @@ class Command(Protocol):
 
 class Digest(Protocol):
     def __call__(self, folder: Path) -> dict[str, str]: ...
+
+
+class Begun:
+    """A folder that every test of a module finds as one of them once made it, at the same path.
+
+    What most tests of a module begin with is so made once, and copied for the others: paths that
+    are recorded in it hold, and nothing that a test does to it is seen by the next one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._kept = folder / "begun", folder / "kept"
+
+    def as_made_by(self, make: Callable[[Path], object]) -> Path:
+        """Return the folder as ``make(folder)`` leaves it when it is empty."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._kept.exists():
+            shutil.copytree(self._kept, self._folder, symlinks=True)
+        else:
+            self._folder.mkdir()
+            make(self._folder)
+            shutil.copytree(self._folder, self._kept, symlinks=True)
+        return self._folder
 
 
 class Watched(sqlite3.Connection):
@@ -161,6 +193,12 @@ def shared_workers(client: Client) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cluster, "_local", connect)
         yield
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
+    """Return what a module's tests begin with, which is made once."""
+    return Begun(tmp_path_factory.mktemp("begun"))
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from pipeline.jobs.request import IngestRequest, RerunRequest, UpscaleRequest
 from pipeline.storage.store import local
 
 if TYPE_CHECKING:
+    from pipeline.jobs.choice import Chosen
+    from pipeline.storage.ledger import Ledger
     from pipeline.storage.store import Place
 
 
@@ -108,13 +110,12 @@ def status(job_dir: Place, list_items: bool, as_json: bool) -> None:
 def _end_with_job(job_dir: Place, *, list_items: bool, as_json: bool) -> NoReturn:
     from flows.terminal import job_results
     from pipeline.compute.status import read_status
-    from pipeline.jobs.choice import chosen_models
     from pipeline.jobs.job import open_job
 
     job = open_job(job_dir)
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
-        chosen = chosen_models(ledger) if list_items else {}
+        chosen = _chosen_models(ledger) if list_items else {}
     if as_json:
         document = job_results.status_document(found, runs, chosen, list_items=list_items)
         options.print_json(document)
@@ -125,6 +126,13 @@ def _end_with_job(job_dir: Place, *, list_items: bool, as_json: bool) -> NoRetur
         job_results.print_what_is_wrong(found)
     failed = bool(found.items["failed"] or found.items["rejected"])
     sys.exit(job_results.exit_code(failed=failed, stopped=False))
+
+
+def _chosen_models(ledger: Ledger) -> dict[str, Chosen]:
+    # It knows the networks, so it loads torch, which takes longer than all else of `status`.
+    from pipeline.jobs.choice import chosen_models
+
+    return chosen_models(ledger)
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,12 @@ def computed_by(spec: UpscaleSpec, fingerprint: str, *, because: str = "") -> di
     return chosen | {
         "fingerprint": fingerprint,
         "spec": spec.to_json(),
-        "upres_version": version("upres"),
+        "upres_version": _upres_version(),
         "statement": _INTERPOLATED if is_interpolation(spec.model) else _SYNTHESISED,
     }
+
+
+@cache
+def _upres_version() -> str:
+    # Each call of `version` reads the metadata of the installation, which would be done per image.
+    return version("upres")

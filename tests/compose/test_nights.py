@@ -40,7 +40,7 @@ PICTURES, SIDE_PX, TILE_PX = 60, 256, 32
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ASKED = {"src": "/data/pictures", "model": "bicubic-x2", "tile_px": TILE_PX}
 REJECTED = "1 of 60 files was rejected; the report says why"
-PATIENCE_S = 420.0
+PATIENCE_S = 900.0
 
 PLANT = """
 import sqlite3
@@ -283,8 +283,9 @@ def _units(stack: Stack, job: str) -> dict[str, int]:
 
 
 def _schedule(stack: Stack) -> Callable[[], str]:
-    """Schedule a night for the next minute but one; return what waits for its run to be made."""
-    at = datetime.now(UTC) + timedelta(minutes=1, seconds=30)
+    """Schedule a night soon; return what waits for its run to be made."""
+    # A busy machine takes half a minute for the command, after which that time must be ahead.
+    at = datetime.now(UTC) + timedelta(minutes=2, seconds=30)
     asked = ["--model", ASKED["model"], "--tile", TILE_PX, "--timezone", "UTC"]
     words = [ASKED["src"], "/data/undisturbed", "--at", f"{at:%H:%M}", *asked, "--json"]
     name = json.loads(stack.inside("upres", "schedule", *words))["name"]

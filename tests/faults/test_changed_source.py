@@ -25,11 +25,6 @@ SIDE = 6
 """Tiles along the large picture: far more in all than are in flight when the first come back."""
 
 
-@pytest.fixture(autouse=True)
-def one_tile_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.jobs.tiles._TILES_A_TASK", 1)
-
-
 @pytest.fixture
 def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
     save(tmp_path / "pictures" / "a.png", photo(2 * TILE, 2 * TILE))
@@ -40,7 +35,7 @@ def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
 def upscale_while(
     change: Callable[[], object], source: Path, folder: Path, client: Client
 ) -> JobStatus:
-    """Upscale, and call `change` once the first tiles are done."""
+    """Upscale a tile a task, and call `change` once the first tiles are done."""
     spec = make_spec(MODEL, tile_px=TILE, halo="auto", precision="fp32", device="cpu")
     upscaling = Upscaling(spec=spec, model=ModelAddress(name_or_file=MODEL, device="cpu"))
     left = [change]
@@ -49,7 +44,11 @@ def upscale_while(
         if progress.units_done and left:
             left.pop()()
 
-    with run_on(create_job(folder, source=str(source)), "test") as run:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        run_on(create_job(folder, source=str(source)), "test") as run,
+    ):
+        patch.setattr("pipeline.jobs.tiles._TILES_A_TASK", 1)
         run.ingest(str(source), client)
         run.upscale(upscaling, run.plan(upscaling), client, report)
         assert not left

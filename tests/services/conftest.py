@@ -50,6 +50,16 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.wait(timeout=60)
 
 
+@pytest.fixture(scope="module")
+def harness() -> Iterator[None]:
+    """Let all that Prefect does in these tests go to a server in this process."""
+    # Not above: it loads the whole server, for which those who collect these tests would wait.
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
 def _healthy(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health", trust_env=False).status_code == httpx.codes.OK

@@ -16,7 +16,6 @@ import pytest
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.states import Running
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.endings import document_of
 from flows.nightly import nightly
@@ -35,23 +34,16 @@ from tests.pipeline.compute.test_awaiting import free_port
 from tests.services.nights import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tests.conftest import SavePicture, TakePhoto
 
 pytestmark = [
     pytest.mark.services,
     pytest.mark.slow,
+    pytest.mark.usefixtures("harness"),
     # Of the connections of Prefect's server and client, which the harness leaves to Python.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ from prefect import flow
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.states import Running
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.services import dead_runs, heartbeat
 from flows.services.dead_runs import Watch, mark_dead_runs, mark_dead_runs_of
@@ -40,16 +39,11 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.services,
     pytest.mark.slow,
+    pytest.mark.usefixtures("harness"),
     # Of the connections of Prefect's server and client, which the harness leaves to Python.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _server() -> Iterator[None]:
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
 
 
 def job(folder: str, at: str = "02:00", name: str = "") -> ScheduledJob:

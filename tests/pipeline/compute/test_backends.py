@@ -27,6 +27,7 @@ from pipeline.geometry import Span as Pixels
 from pipeline.jobs.job import open_job
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress, Workbench, open_workbench
+from tests.examples import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 REACH = 21
 SCALES = {"span-x4": 4, "random-x2": 2}
+ENGINES = [("openvino", "fp32"), ("torch", "fp32"), ("openvino", "bf16"), ("torch", "bf16")]
 
 HAS_BF16 = resolve_precision("auto", device="cpu") == "bf16"
 
@@ -107,9 +109,7 @@ unhurried = settings(
 )
 
 
-@models
-@backends
-@precisions
+@pytest.mark.parametrize(("model", "engine_of"), pairs(SCALES, ENGINES), ids=str)
 @unhurried
 @given(height=sizes, width=sizes, tile_px=st.integers(16, 64))
 @example(height=1, width=120, tile_px=17)
@@ -117,15 +117,15 @@ unhurried = settings(
 @example(height=29, width=40, tile_px=64)
 @example(height=31, width=65, tile_px=16)
 def test_tiles_are_the_whole_picture_bit_for_bit(
-    model: str, backend: str, precision: str, height: int, width: int, tile_px: int
+    model: str, engine_of: tuple[str, str], height: int, width: int, tile_px: int
 ) -> None:
-    assert_tiles_are_the_whole(engine(model, backend, precision), height, width, tile_px)
+    assert_tiles_are_the_whole(engine(model, *engine_of), height, width, tile_px)
 
 
 @pytest.mark.slow
 @models
 @precisions
-@settings(unhurried, max_examples=25)
+@settings(unhurried, max_examples=12)
 @given(height=st.integers(1, 260), width=st.integers(1, 260), tile_px=st.integers(16, 200))
 def test_tiles_of_large_pictures_are_the_whole_picture_in_openvino(
     model: str, precision: str, height: int, width: int, tile_px: int

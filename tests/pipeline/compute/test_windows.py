@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.compute.inference import Inference, resolve_precision
 from pipeline.compute.speeds import Speeds
 from pipeline.compute.windows import Cut, WindowedBackend, fastest_cut
 from pipeline.errors import NotFiniteError, TileShapeError
+from tests.examples import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,10 +41,8 @@ pytestmark = pytest.mark.skipif(
     reason="pieces are for x86 CPUs",
 )
 
-engines = pytest.mark.parametrize(
-    ("backend", "precision"),
-    [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")],
-)
+ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
+engines = pytest.mark.parametrize(("backend", "precision"), ENGINES)
 unhurried = settings(
     deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -125,13 +125,16 @@ def test_pieces_have_the_bits_of_the_whole(
         assert len(counted.shapes) > 1
 
 
-@engines
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize(
+    ("kind", "engine"),
+    pairs(product([1, 2, 3, 4], ["uint8", "uint16", "float32"]), ENGINES),
+    ids=str,
+)
 def test_grey_alpha_and_every_depth_have_the_bits_of_the_whole(
-    backend: str, precision: str, channels: int, dtype: str
+    kind: tuple[int, str], engine: tuple[str, str]
 ) -> None:
-    run = whole(backend, precision)
+    channels, dtype = kind
+    run = whole(*engine)
     pieces, counted = in_pieces(run)
     picture = pixels((channels, 131, 140), dtype)
     if channels in (2, 4):
@@ -142,8 +145,7 @@ def test_grey_alpha_and_every_depth_have_the_bits_of_the_whole(
 
 @pytest.mark.slow
 @engines
-@pytest.mark.parametrize("features", [48, 64])
-@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize(("features", "threads"), [(48, 1), (64, 2)], indirect=["threads"])
 def test_shipped_widths_have_the_bits_of_the_whole(
     backend: str, precision: str, features: int, threads: int
 ) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.conftest import Command, Digest, Said, SavePicture, TakePhoto
+    from tests.conftest import Begun, Command, Digest, Said, SavePicture, TakePhoto
 
 RECIPE = """
 name = "small"
@@ -65,12 +65,27 @@ def prepare(upres: Command, cluster: tuple[str, str], recipe: Path) -> Prepare:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
+def place(begun: Begun, photo: TakePhoto, save: SavePicture, prepare: Prepare) -> Path:
+    """Return a folder with `pictures`, and with the dataset that was prepared of them."""
+
+    def make(folder: Path) -> None:
+        for n, name in enumerate(("a.png", "b/b.png", "c.png", "d.png")):
+            save(folder / "pictures" / name, photo(144, 160, at=60 * n))
+        assert prepare(folder / "pictures", folder / "set").code == 0
+
+    return begun.as_made_by(make)
+
+
+@pytest.fixture
+def pictures(place: Path) -> Path:
     """Four pictures of which each gives some hundred patches: more than a chunk together."""
-    folder = tmp_path / "pictures"
-    for n, name in enumerate(("a.png", "b/b.png", "c.png", "d.png")):
-        save(folder / name, photo(144, 160, at=60 * n))
-    return folder
+    return place / "pictures"
+
+
+@pytest.fixture
+def prepared(place: Path) -> Path:
+    """The dataset that was prepared of `pictures`."""
+    return place / "set"
 
 
 def pixels_of(folder: Path, item: str) -> Any:
@@ -132,12 +147,11 @@ def test_the_same_bytes_with_one_worker_and_with_three_and_from_an_archive_of_th
 
 
 def test_a_second_run_computes_nothing_and_changes_no_byte(
-    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+    pictures: Path, prepared: Path, prepare: Prepare, digest: Digest
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before = digest(tmp_path / "set")
-    assert prepare(pictures, tmp_path / "set").document["computed_units"] == 0
-    assert digest(tmp_path / "set") == before
+    before = digest(prepared)
+    assert prepare(pictures, prepared).document["computed_units"] == 0
+    assert digest(prepared) == before
 
 
 def shards(hashes: dict[str, str]) -> dict[str, str]:
@@ -146,21 +160,20 @@ def shards(hashes: dict[str, str]) -> dict[str, str]:
 
 def test_new_pictures_are_appended_and_the_others_keep_their_rows_bytes_and_splits(
     pictures: Path,
-    tmp_path: Path,
+    prepared: Path,
     prepare: Prepare,
     digest: Digest,
     photo: TakePhoto,
     save: SavePicture,
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before, rows = digest(tmp_path / "set"), origins(Dataset.open(tmp_path / "set"))
-    splits = Dataset.open(tmp_path / "set").splits()
+    before, rows = digest(prepared), origins(Dataset.open(prepared))
+    splits = Dataset.open(prepared).splits()
     save(pictures / "aa.png", photo(100, 100, at=200))
-    document = prepare(pictures, tmp_path / "set").document
+    document = prepare(pictures, prepared).document
     assert document["computed_units"] == 1
     assert sum(document["patches"].values()) == 4 * 323 + 121
-    now = digest(tmp_path / "set")
-    dataset = Dataset.open(tmp_path / "set")
+    now = digest(prepared)
+    dataset = Dataset.open(prepared)
     changed = {n for n, value in shards(before).items() if now[n] != value}
     assert not {name for name in changed if not name.endswith("zarr.json")}
     assert {item: origins(dataset)[item] for item in rows} == rows
@@ -169,19 +182,18 @@ def test_new_pictures_are_appended_and_the_others_keep_their_rows_bytes_and_spli
 
 def test_a_changed_picture_leaves_its_rows_and_gets_others(
     pictures: Path,
-    tmp_path: Path,
+    prepared: Path,
     prepare: Prepare,
     digest: Digest,
     photo: TakePhoto,
     save: SavePicture,
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before, rows = digest(tmp_path / "set"), origins(Dataset.open(tmp_path / "set"))
-    was = Dataset.open(tmp_path / "set").splits()[rows["a.png"][0][0]]
+    before, rows = digest(prepared), origins(Dataset.open(prepared))
+    was = Dataset.open(prepared).splits()[rows["a.png"][0][0]]
     save(pictures / "a.png", photo(96, 96, at=300))
-    document = prepare(pictures, tmp_path / "set").document
+    document = prepare(pictures, prepared).document
     assert document["computed_units"] == 1
-    dataset = Dataset.open(tmp_path / "set")
+    dataset = Dataset.open(prepared)
     splits, now = dataset.splits(), origins(dataset)
     assert {splits[row] for row, *_ in rows["a.png"]} == {255}
     assert {splits[row] for row, *_ in now["a.png"]} == {was}
@@ -192,9 +204,9 @@ def test_a_changed_picture_leaves_its_rows_and_gets_others(
     whole = pixels_of(pictures, "a.png")
     hr = np.stack([whole[:, t : t + 16, x : x + 16] for _, t, x, _ in now["a.png"]])
     np.testing.assert_array_equal(dataset.read(HR, mine), hr)
-    same = {n for n, value in shards(before).items() if digest(tmp_path / "set")[n] == value}
+    same = {n for n, value in shards(before).items() if digest(prepared)[n] == value}
     assert {n for n in shards(before) if "/c." in n} <= same
-    assert prepare(pictures, tmp_path / "set").document["computed_units"] == 0
+    assert prepare(pictures, prepared).document["computed_units"] == 0
 
 
 @pytest.mark.slow
@@ -395,24 +407,23 @@ def test_a_ledger_that_a_deleted_dataset_left_tells_nothing_of_the_next_one(
 
 @pytest.mark.slow
 def test_a_ledger_of_another_dataset_is_named_until_it_is_mended(
-    pictures: Path, tmp_path: Path, prepare: Prepare, upres: Command
+    pictures: Path, tmp_path: Path, prepared: Path, prepare: Prepare, upres: Command
 ) -> None:
-    prepare(pictures, tmp_path / "set")
     alone = tmp_path / "alone"
     alone.mkdir()
     shutil.copy(pictures / "a.png", alone / "a.png")
     prepare(alone, tmp_path / "one", "--set", "split={}")
-    shutil.rmtree(tmp_path / "set")
-    (tmp_path / "one").rename(tmp_path / "set")
+    shutil.rmtree(prepared)
+    (tmp_path / "one").rename(prepared)
     for command in ("status", "report"):
-        said = upres(command, tmp_path / "set")
+        said = upres(command, prepared)
         assert said.code == 1
         assert "lists chunk 1, but" in said.err
         assert "run `upres prepare` again" in said.err
-    said = prepare(alone, tmp_path / "set", "--set", "split={}")
+    said = prepare(alone, prepared, "--set", "split={}")
     assert said.document["units"] == {"done": 1, "failed": 0, "pending": 0}
     assert said.document["items"]["done"] == 1
-    assert upres("status", tmp_path / "set").code == 0
+    assert upres("status", prepared).code == 0
 
 
 def wide_gamut() -> bytes:
@@ -527,54 +538,50 @@ def read_only(folder: Path) -> Iterator[None]:
 
 
 def test_another_recipe_is_refused_with_what_differs(
-    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+    pictures: Path, prepared: Path, prepare: Prepare, digest: Digest
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before = digest(tmp_path / "set")
-    said = prepare(pictures, tmp_path / "set", "--set", "seed=8")
+    before = digest(prepared)
+    said = prepare(pictures, prepared, "--set", "seed=8")
     assert said.code == 1
     assert "seed: 7 there, 8 now" in said.err
-    assert digest(tmp_path / "set") == before
+    assert digest(prepared) == before
 
 
 def test_a_lost_ledger_is_rebuilt_and_nothing_is_computed_again(
-    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+    pictures: Path, prepared: Path, prepare: Prepare, digest: Digest
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before = digest(tmp_path / "set")
-    (tmp_path / "set.ledger.sqlite").unlink()
-    said = prepare(pictures, tmp_path / "set")
+    before = digest(prepared)
+    prepared.with_name("set.ledger.sqlite").unlink()
+    said = prepare(pictures, prepared)
     assert (said.code, said.document["computed_units"]) == (0, 0)
-    assert digest(tmp_path / "set") == before
+    assert digest(prepared) == before
 
 
 def test_a_lost_dataset_beside_its_ledger_is_made_again(
-    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+    pictures: Path, prepared: Path, prepare: Prepare, digest: Digest
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before = digest(tmp_path / "set")
-    shutil.rmtree(tmp_path / "set")
-    said = prepare(pictures, tmp_path / "set")
+    before = digest(prepared)
+    shutil.rmtree(prepared)
+    said = prepare(pictures, prepared)
     assert (said.code, said.document["computed_units"]) == (0, 2)
-    assert digest(tmp_path / "set") == before
+    assert digest(prepared) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("array", ["hr", "lr_noise", "moments", "identity", "split"])
 def test_a_damaged_shard_is_made_anew_by_check(
-    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest, array: str
+    pictures: Path, prepared: Path, prepare: Prepare, digest: Digest, array: str
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before = digest(tmp_path / "set")
-    shard = min((tmp_path / "set" / array).glob("c.*"))
+    before = digest(prepared)
+    shard = min((prepared / array).glob("c.*"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 16
     shard.write_bytes(data)
-    said = prepare(pictures, tmp_path / "set", "--check")
+    said = prepare(pictures, prepared, "--check")
     assert said.code == 0
     # What `split` says is made of what the others hold.
     assert said.document["computed_units"] == (array != "split")
-    assert digest(tmp_path / "set") == before
+    assert digest(prepared) == before
 
 
 def test_licences_and_copyrights_travel_along(
@@ -590,15 +597,14 @@ def test_licences_and_copyrights_travel_along(
 
 
 def test_statistics_are_those_of_the_pixels(
-    pictures: Path, tmp_path: Path, prepare: Prepare
+    pictures: Path, prepared: Path, prepare: Prepare
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    dataset = Dataset.open(tmp_path / "set")
+    dataset = Dataset.open(prepared)
     hr = dataset.read(HR, dataset.rows("train")) / 255
     found = dataset.statistics()["train"]
     assert found["mean"] == pytest.approx(hr.mean(axis=(0, 2, 3)), abs=1e-6)
     assert found["std"] == pytest.approx(hr.std(axis=(0, 2, 3)), abs=1e-6)
-    attributes = json.loads((tmp_path / "set" / "zarr.json").read_text())["attributes"]
+    attributes = json.loads((prepared / "zarr.json").read_text())["attributes"]
     assert attributes["about"]["statistics"]["train"] == found
 
 
@@ -642,7 +648,7 @@ def test_a_folder_of_other_things_is_refused_and_kept(
 def test_the_preview_prepares_nothing(pictures: Path, tmp_path: Path, prepare: Prepare) -> None:
     said = prepare(pictures, tmp_path / "set", "--preview")
     assert said.code == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["pictures", "set.preview.png"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["set.preview.png"]
     sheet = read_picture((tmp_path / "set.preview.png").read_bytes(), name="sheet").pixels
     assert sheet.shape[1] > 400
 
@@ -689,26 +695,24 @@ def test_patches_of_a_vanished_picture_outlive_a_lost_ledger_and_damage_to_other
     np.testing.assert_array_equal(kept.read(HR, np.arange(len(kept))), hr)
 
 
-def test_prune_takes_out_what_is_gone(pictures: Path, tmp_path: Path, prepare: Prepare) -> None:
-    prepare(pictures, tmp_path / "set")
+def test_prune_takes_out_what_is_gone(pictures: Path, prepared: Path, prepare: Prepare) -> None:
     (pictures / "a.png").unlink()
-    said = prepare(pictures, tmp_path / "set", "--prune")
+    said = prepare(pictures, prepared, "--prune")
     assert said.code == 0
     assert sum(said.document["patches"].values()) == 3 * 323
-    assert "a.png" not in origins(Dataset.open(tmp_path / "set"))
+    assert "a.png" not in origins(Dataset.open(prepared))
 
 
 @pytest.mark.slow
 def test_an_edited_manifest_is_no_proof_of_its_patches(
-    pictures: Path, tmp_path: Path, prepare: Prepare
+    pictures: Path, prepared: Path, prepare: Prepare
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    path = tmp_path / "set" / "manifest" / "0.json"
+    path = prepared / "manifest" / "0.json"
     content = json.loads(path.read_text())
     content["corners"][5] = [3, 4]
     path.write_text(json.dumps(content))
-    assert prepare(pictures, tmp_path / "set").document["computed_units"] == 1
-    dataset = Dataset.open(tmp_path / "set")
+    assert prepare(pictures, prepared).document["computed_units"] == 1
+    dataset = Dataset.open(prepared)
     item = dataset.manifest(0).origins[0].item
     expected = pixels_of(pictures, item)[:, 3:19, 4:20]
     np.testing.assert_array_equal(dataset.read(HR, np.array([5]))[0], expected)
@@ -716,19 +720,18 @@ def test_an_edited_manifest_is_no_proof_of_its_patches(
 
 @pytest.mark.parametrize("array", ["hr", "lr_noise", "moments", "identity", "split"])
 def test_an_array_without_its_description_is_refused_and_nothing_is_lost(
-    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest, array: str
+    pictures: Path, prepared: Path, prepare: Prepare, digest: Digest, array: str
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    path = tmp_path / "set" / array / "zarr.json"
+    path = prepared / array / "zarr.json"
     content = path.read_bytes()
-    before = digest(tmp_path / "set")
+    before = digest(prepared)
     path.unlink()
     for words in ((), ("--check",)):
-        said = prepare(pictures, tmp_path / "set", *words)
+        said = prepare(pictures, prepared, *words)
         assert said.code == 1
         assert f"{array}/zarr.json is missing" in said.err
     path.write_bytes(content)
-    assert digest(tmp_path / "set") == before
+    assert digest(prepared) == before
 
 
 def test_pictures_of_equal_content_are_in_one_split(
@@ -757,31 +760,30 @@ def test_a_dataset_among_its_pictures_is_refused(
 
 @pytest.mark.slow
 def test_licences_that_come_later_are_said_of_what_is_there(
-    pictures: Path, tmp_path: Path, prepare: Prepare, digest: Digest
+    pictures: Path, prepared: Path, prepare: Prepare, digest: Digest
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before = shards(digest(tmp_path / "set"))
-    said = prepare(pictures, tmp_path / "set", "--licence", "CC BY 4.0")
+    before = shards(digest(prepared))
+    said = prepare(pictures, prepared, "--licence", "CC BY 4.0")
     assert (said.code, said.document["computed_units"]) == (0, 0)
-    dataset = Dataset.open(tmp_path / "set")
+    dataset = Dataset.open(prepared)
     assert {o.licence for m in dataset.manifests() for o in m.origins} == {"CC BY 4.0"}
-    assert shards(digest(tmp_path / "set")) == before
+    assert shards(digest(prepared)) == before
 
 
 def test_a_dataset_is_continued_by_its_own_recipe(
     pictures: Path,
     tmp_path: Path,
+    prepared: Path,
     prepare: Prepare,
     upres: Command,
     cluster: tuple[str, str],
     digest: Digest,
 ) -> None:
-    prepare(pictures, tmp_path / "set")
-    before = digest(tmp_path / "set")
-    said = upres("prepare", pictures, tmp_path / "set", *cluster, "--json")
+    before = digest(prepared)
+    said = upres("prepare", pictures, prepared, *cluster, "--json")
     assert (said.code, said.document["computed_units"]) == (0, 0)
-    assert digest(tmp_path / "set") == before
-    assert "steps = [" in (tmp_path / "set" / "about" / "recipe.toml").read_text()
+    assert digest(prepared) == before
+    assert "steps = [" in (prepared / "about" / "recipe.toml").read_text()
     said = upres("prepare", pictures, tmp_path / "other", *cluster)
     assert said.code == 2
     assert "--recipe" in said.err

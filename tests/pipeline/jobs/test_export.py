@@ -99,29 +99,26 @@ def test_the_tree_is_mirrored_with_every_pixel(
         np.testing.assert_array_equal(pixels_of(out / name), stored(job, name))
 
 
-@pytest.mark.parametrize(
-    ("format", "suffix"), [("png", ".png"), ("tiff", ".tif"), ("jpeg", ".jpg"), ("webp", ".webp")]
-)
 def test_every_format_can_be_asked_for(
-    format: str,
-    suffix: str,
     source: Path,
     out: Path,
     photo: TakePhoto,
     save: SavePicture,
     upscale: Upscale,
-    export: Export,
+    exported: FullExport,
 ) -> None:
     save(source / "x/a.png", photo(40, 52))
     job = upscale(source, out.parent / "job").job
-    assert export(job, format) == (1, [])
-    assert files(out) == [f"x/a{suffix}"]
-    with Image.open(out / f"x/a{suffix}") as picture:
-        assert picture.format is not None
-        assert picture.format.lower() == format
-    found = pixels_of(out / f"x/a{suffix}").astype(int)
-    lossless = format in ("png", "tiff")
-    assert abs(found - stored(job, "x/a.png")).mean() <= (0 if lossless else 4)
+    for format, suffix in {"png": ".png", "tiff": ".tif", "jpeg": ".jpg", "webp": ".webp"}.items():
+        result = exported(job, format=format, out_dir=out / format)
+        assert (result.written, result.failures) == (1, ())
+        assert files(out / format) == [f"x/a{suffix}"]
+        with Image.open(out / format / f"x/a{suffix}") as picture:
+            assert picture.format is not None
+            assert picture.format.lower() == format
+        found = pixels_of(out / format / f"x/a{suffix}").astype(int)
+        lossless = format in ("png", "tiff")
+        assert abs(found - stored(job, "x/a.png")).mean() <= (0 if lossless else 4), format
 
 
 @pytest.mark.parametrize(
@@ -148,14 +145,8 @@ def test_alpha_and_depth_are_kept(
     np.testing.assert_array_equal(found, stored(job, "a.tif"))
 
 
-@pytest.mark.parametrize("format", ["same", "png", "tiff", "webp"])
 def test_colour_profile_and_exif_are_kept(
-    format: str,
-    source: Path,
-    out: Path,
-    photo: TakePhoto,
-    upscale: Upscale,
-    export: Export,
+    source: Path, out: Path, photo: TakePhoto, upscale: Upscale, exported: FullExport
 ) -> None:
     exif = Image.Exif()
     exif[0x010F] = "A maker"
@@ -165,13 +156,15 @@ def test_colour_profile_and_exif_are_kept(
     picture = Image.fromarray(np.moveaxis(photo(30, 40), 0, 2))
     picture.save(source / "a.jpg", exif=exif, icc_profile=icc)
     job = upscale(source, out.parent / "job").job
-    assert export(job, format) == (1, [])
-    (name,) = files(out)
-    with Image.open(out / name) as exported:
-        assert exported.size == (60, 80), "turned upright, then doubled"
-        assert exported.info["icc_profile"] == icc
-        assert exported.getexif()[0x010F] == "A maker"
-        assert exported.getexif().get(0x0112, 1) == 1, "not to be turned twice"
+    for format in ("same", "png", "tiff", "webp"):
+        result = exported(job, format=format, out_dir=out / format)
+        assert (result.written, result.failures) == (1, ())
+        (name,) = files(out / format)
+        with Image.open(out / format / name) as there:
+            assert there.size == (60, 80), "turned upright, then doubled"
+            assert there.info["icc_profile"] == icc, format
+            assert there.getexif()[0x010F] == "A maker", format
+            assert there.getexif().get(0x0112, 1) == 1, "not to be turned twice"
 
 
 def test_two_items_that_would_get_one_name_both_survive(

@@ -24,6 +24,7 @@ from pipeline.errors import UsageError
 from pipeline.jobs.export import ExportResult, run_export
 from pipeline.jobs.export_file import put_in_place
 from pipeline.jobs.export_plan import plan_export
+from pipeline.jobs.job import open_job
 from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
 from pipeline.pictures.files import read_picture
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.jobs.job import Job
-    from tests.conftest import Command, SavePicture, TakePhoto, Upscale
+    from tests.conftest import Begun, Command, SavePicture, TakePhoto, Upscale
 
 
 class Export(Protocol):
@@ -48,10 +49,20 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def source(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
-    for n, name in enumerate(("a.png", "b/c.tif", "b/d.jpg")):
-        save(tmp_path / "in" / name, photo(20, 24, at=40 * n))
-    return tmp_path / "in"
+def place(begun: Begun, photo: TakePhoto, save: SavePicture, upscale: Upscale) -> Path:
+    """Return a folder with three pictures, and a job that upscaled them."""
+
+    def make(folder: Path) -> None:
+        for n, name in enumerate(("a.png", "b/c.tif", "b/d.jpg")):
+            save(folder / "in" / name, photo(20, 24, at=40 * n))
+        upscale(folder / "in", folder / "job")
+
+    return begun.as_made_by(make)
+
+
+@pytest.fixture
+def source(place: Path) -> Path:
+    return place / "in"
 
 
 @pytest.fixture
@@ -60,8 +71,8 @@ def out(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def job(source: Path, tmp_path: Path, upscale: Upscale) -> Job:
-    return upscale(source, tmp_path / "job").job
+def job(place: Path) -> Job:
+    return open_job(place / "job")
 
 
 @pytest.fixture

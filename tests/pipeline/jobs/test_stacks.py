@@ -14,7 +14,7 @@ import zarr
 from pipeline.compute.inference import Inference, load_model
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.ingest import run_ingest
-from pipeline.jobs.job import create_job
+from pipeline.jobs.job import create_job, open_job
 from pipeline.jobs.run import run_on
 from pipeline.jobs.score import read_scores
 from pipeline.pictures.files import read_picture
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.jobs.score import ItemScores
     from pipeline.storage.image import StoredImage
-    from tests.conftest import Command, Digest, SavePicture, TakePhoto, Upscale
+    from tests.conftest import Begun, Command, Digest, SavePicture, TakePhoto, Upscale
 
     Pixels: TypeAlias = NDArray[Any]
 
@@ -46,16 +46,35 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def source(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
+def place(
+    begun: Begun, small_chunks: None, photo: TakePhoto, save: SavePicture, upscale: Upscale
+) -> Path:
+    """Return a folder with `source`, and with the job that upscaled it."""
+
+    def make(folder: Path) -> None:
+        for n in range(COUNT):
+            save(folder / "source" / f"{n // 10}" / f"{n:02}.png", face(photo, n))
+        save(folder / "source" / "large.png", photo(50, 70))
+        upscale(folder / "source", folder / "job")
+
+    return begun.as_made_by(make)
+
+
+@pytest.fixture
+def source(place: Path) -> Path:
     """Three chunks of faces in two folders, and one picture of another size."""
-    for n in range(COUNT):
-        save(tmp_path / "source" / f"{n // 10}" / f"{n:02}.png", face(photo, n))
-    save(tmp_path / "source" / "large.png", photo(50, 70))
-    return tmp_path / "source"
+    return place / "source"
+
+
+@pytest.fixture
+def done(place: Path) -> Path:
+    """The folder of a job that upscaled `source`."""
+    return place / "job"
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
+    """The folder of a job that is not there yet."""
     return tmp_path / "job"
 
 
@@ -131,9 +150,8 @@ def test_every_item_is_listed_whether_it_lies_in_a_stack_or_not(
     assert not list(archive.damaged())
 
 
-def test_a_stack_takes_two_files_a_chunk(source: Path, folder: Path, upscale: Upscale) -> None:
-    upscale(source, folder)
-    stacks = folder / "sr.zarr" / "@stacks"
+def test_a_stack_takes_two_files_a_chunk(source: Path, done: Path, upscale: Upscale) -> None:
+    stacks = done / "sr.zarr" / "@stacks"
     assert sum(p.is_file() for p in stacks.rglob("*")) == 2 * COUNT // CHUNK + 3
 
 
@@ -147,89 +165,82 @@ def test_few_small_pictures_stay_images_of_their_own(
     assert not (folder / "source.zarr" / "@stacks").exists()
 
 
-def test_an_unchanged_stack_is_not_touched(source: Path, folder: Path, upscale: Upscale) -> None:
-    upscale(source, folder)
-    before = chunks(folder)
-    assert upscale(source, folder).computed == 0
-    assert chunks(folder) == before
+def test_an_unchanged_stack_is_not_touched(source: Path, done: Path, upscale: Upscale) -> None:
+    before = chunks(done)
+    assert upscale(source, done).computed == 0
+    assert chunks(done) == before
 
 
 def test_a_changed_picture_makes_a_new_chunk_and_leaves_a_hole_in_its_old_one(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    before = pixels_file(folder / "sr.zarr", 0).read_bytes()
+    before = pixels_file(done / "sr.zarr", 0).read_bytes()
     save(source / item(3), face(photo, 40))
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.computed == 1
     assert job.status.complete
-    assert pixels_file(folder / "sr.zarr", 0).read_bytes() == before
+    assert pixels_file(done / "sr.zarr", 0).read_bytes() == before
     sr = job.job.open_sr()
     assert np.array_equal(whole(sr.image(item(3))), enlarged(face(photo, 40)))
     assert np.array_equal(whole(sr.image(item(4))), enlarged(face(photo, 4)))
-    assert upscale(source, folder).computed == 0
+    assert upscale(source, done).computed == 0
 
 
 def test_a_damaged_chunk_that_an_image_leaves_is_computed_and_not_kept(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     upres: Command, cluster: tuple[str, str],
 ) -> None:  # fmt: skip
-    upscale(source, folder)
-    damage(pixels_file(folder / "sr.zarr", 0))
-    assert upres("score", folder, *cluster).code == 3
+    damage(pixels_file(done / "sr.zarr", 0))
+    assert upres("score", done, *cluster).code == 3
     save(source / item(3), face(photo, 40))
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert (job.computed, job.status.complete) == (2, True)
     assert np.array_equal(whole(job.job.open_sr().image(item(4))), enlarged(face(photo, 4)))
 
 
 def test_new_pictures_go_into_new_chunks(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
     for n in (50, 51):
         save(source / item(n), face(photo, n))
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert (job.computed, job.status.items["done"]) == (1, COUNT + 3)
     assert np.array_equal(whole(job.job.open_sr().image(item(51))), enlarged(face(photo, 51)))
 
 
 def test_a_vanished_picture_costs_nothing_and_stays(
-    source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
     (source / item(5)).unlink()
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert (job.computed, job.status.items["vanished"]) == (0, 1)
     assert np.array_equal(whole(job.job.open_sr().image(item(5))), enlarged(face(photo, 5)))
 
 
 def test_a_picture_that_breaks_leaves_the_good_one_in_the_archive(
-    source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
     good = (source / item(6)).read_bytes()
     (source / item(6)).write_bytes(b"no picture")
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert (job.computed, job.status.items["rejected"]) == (0, 1)
     assert np.array_equal(whole(job.job.open_source().image(item(6))), face(photo, 6))
     (source / item(6)).write_bytes(good)
-    mended = upscale(source, folder)
+    mended = upscale(source, done)
     assert (mended.computed, mended.status.complete) == (0, True)
 
 
 def test_a_picture_of_another_size_leaves_the_stack_and_comes_back(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
     save(source / item(0), photo(30, 30))
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.computed == 1
     sr = job.job.open_sr()
     assert not isinstance(sr.image(item(0)), StackedImage)
     assert np.array_equal(whole(sr.image(item(0))), enlarged(photo(30, 30)))
     save(source / item(0), face(photo, 33))
-    back = upscale(source, folder)
+    back = upscale(source, done)
     assert (back.computed, back.status.complete) == (1, True)
     assert isinstance(sr.image(item(0)), StackedImage)
     assert np.array_equal(whole(sr.image(item(0))), enlarged(face(photo, 33)))
@@ -250,44 +261,41 @@ def test_another_model_makes_every_chunk_anew(
 
 @pytest.mark.slow
 def test_a_damaged_chunk_is_told_and_done_again(
-    source: Path, folder: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str],
+    source: Path, done: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str],
     digest: Digest,
 ) -> None:  # fmt: skip
-    upscale(source, folder)
-    whole_job = digest(folder / "sr.zarr")
-    damage(pixels_file(folder / "sr.zarr", 1))
-    said = upres("score", folder, *cluster)
+    whole_job = digest(done / "sr.zarr")
+    damage(pixels_file(done / "sr.zarr", 1))
+    said = upres("score", done, *cluster)
     assert said.code == 3
     assert "checksum" in said.err or "corruption" in said.err
-    status = upres("status", folder, "--json")
+    status = upres("status", done, "--json")
     assert status.document["units"] == {"done": 8, "failed": 1, "pending": 0}
     assert [(f["item"], f["tile"]) for f in status.document["failures"]] == [(STACK, 1)]
     assert status.document["items"]["failed"] == CHUNK
-    again = upres("rerun", folder, *cluster, "--json")
+    again = upres("rerun", done, *cluster, "--json")
     assert (again.code, again.document["computed_units"]) == (0, 1)
-    assert digest(folder / "sr.zarr") == whole_job
+    assert digest(done / "sr.zarr") == whole_job
 
 
 @pytest.mark.parametrize("part", ["pixels", "members"])
 def test_a_lost_chunk_is_done_again(
-    part: str, source: Path, folder: Path, upscale: Upscale, digest: Digest
+    part: str, source: Path, done: Path, upscale: Upscale, digest: Digest
 ) -> None:
-    upscale(source, folder)
-    before = digest(folder / "sr.zarr")
-    file = pixels_file(folder / "sr.zarr", 2)
+    before = digest(done / "sr.zarr")
+    file = pixels_file(done / "sr.zarr", 2)
     file = file if part == "pixels" else file.parents[5] / "members" / "2.json"
     file.unlink()
-    assert upscale(source, folder).computed == 1
-    assert digest(folder / "sr.zarr") == before
+    assert upscale(source, done).computed == 1
+    assert digest(done / "sr.zarr") == before
 
 
 def test_lr_chunks_that_were_lost_are_ingested_again(
-    source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    members = pixels_file(folder / "source.zarr", 1).parents[5] / "members"
+    members = pixels_file(done / "source.zarr", 1).parents[5] / "members"
     (members / "1.json").write_bytes(b"{")
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.status.complete
     for n in range(COUNT):
         assert np.array_equal(whole(job.job.open_source().image(item(n))), face(photo, n))
@@ -295,30 +303,27 @@ def test_lr_chunks_that_were_lost_are_ingested_again(
 
 
 def test_a_damaged_lr_chunk_fails_its_unit_and_no_other(
-    source: Path, folder: Path, upscale: Upscale
+    source: Path, done: Path, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    damage(pixels_file(folder / "source.zarr", 0))
-    job = upscale(source, folder, model="nearest-x2")
+    damage(pixels_file(done / "source.zarr", 0))
+    job = upscale(source, done, model="nearest-x2")
     assert [(f.item, f.tile, f.error) for f in job.status.failures] == [(STACK, 0, "ArchiveError")]
     assert job.status.items["done"] == COUNT + 1 - CHUNK
 
 
 def test_a_lost_ledger_is_rebuilt_from_the_stacks(
-    source: Path, folder: Path, upscale: Upscale
+    source: Path, done: Path, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    for path in folder.glob("ledger.sqlite*"):
+    for path in done.glob("ledger.sqlite*"):
         path.unlink()
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert (job.computed, job.status.complete) == (0, True)
 
 
 def test_a_rerun_narrows_to_the_chunks_of_matching_items(
-    source: Path, folder: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
+    source: Path, done: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
 ) -> None:
-    upscale(source, folder)
-    args = ("rerun", folder, "--model", "nearest-x2", "--stale", *cluster, "--json")
+    args = ("rerun", done, "--model", "nearest-x2", "--stale", *cluster, "--json")
     said = upres(*args, "--item", item(9))
     assert (said.code, said.document["computed_units"]) == (0, 1)
     rest = upres(*args)
@@ -356,43 +361,42 @@ def test_pictures_and_order_of_ingestion_decide_the_bytes_of_a_stack(
 
 
 def test_scores_and_exports_are_those_of_the_same_pictures_alone(
-    source: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upscale: Upscale,
+    source: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upscale: Upscale,
     upres: Command, cluster: tuple[str, str],
 ) -> None:  # fmt: skip
-    upscale(source, folder)
     monkeypatch.setattr("pipeline.jobs.stacking.LEAST_MEMBERS", 1000)
     upscale(source, tmp_path / "alone", tile_px=64)
     assert not (tmp_path / "alone" / "source.zarr" / "@stacks").exists()
     documents = []
-    for job in (folder, tmp_path / "alone"):
+    for job in (done, tmp_path / "alone"):
         assert upres("export", job, job / "images", *cluster).code == 0
         documents.append(upres("score", job, *cluster, "--json").document["items"])
     pairs = [[i for i in d if i["item"] != "large.png"] for d in documents]
     assert pairs[0] == pairs[1]
-    assert upres("report", folder).code == 0
+    assert upres("report", done).code == 0
     for n in range(COUNT):
-        files = [d / "images" / item(n) for d in (folder, tmp_path / "alone")]
+        files = [d / "images" / item(n) for d in (done, tmp_path / "alone")]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (HEIGHT + 3, WIDTH)])
 def test_the_scores_of_a_chunk_outlive_an_image_that_leaves_it(
-    size: tuple[int, int], source: Path, folder: Path, photo: TakePhoto, save: SavePicture,
+    size: tuple[int, int], source: Path, done: Path, photo: TakePhoto, save: SavePicture,
     upscale: Upscale, upres: Command, cluster: tuple[str, str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    job = upscale(source, folder).job
-    assert upres("score", folder, *cluster).code == 0
+    job = open_job(done)
+    assert upres("score", done, *cluster).code == 0
     before = scores_of(job)
     assert len(before) == COUNT + 1
     save(source / item(3), photo(*size, at=280))
     with monkeypatch.context() as patch:  # A kill at the worst moment costs no score either.
         patch.setattr("pipeline.storage.stack.Stack.retain", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            upscale(source, folder)
-    assert upscale(source, folder).computed == 1
+            upscale(source, done)
+    assert upscale(source, done).computed == 1
     assert scores_of(job) == {name: s for name, s in before.items() if name != item(3)}
-    assert upres("score", folder, *cluster).code == 0
+    assert upres("score", done, *cluster).code == 0
     after = scores_of(job)
     assert after.keys() == before.keys()
     assert {name for name in after if after[name] != before[name]} == {item(3)}
@@ -400,17 +404,17 @@ def test_the_scores_of_a_chunk_outlive_an_image_that_leaves_it(
 
 @pytest.mark.slow
 def test_the_scores_of_a_chunk_that_is_computed_again_are_gone(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     upres: Command, cluster: tuple[str, str],
 ) -> None:  # fmt: skip
-    job = upscale(source, folder).job
-    assert upres("score", folder, *cluster).code == 0
-    upscale(source, folder, model="nearest-x2")
+    job = open_job(done)
+    assert upres("score", done, *cluster).code == 0
+    upscale(source, done, model="nearest-x2")
     assert scores_of(job) == {}
-    assert upres("score", folder, *cluster).code == 0
-    pixels_file(folder / "sr.zarr", 0).unlink()
+    assert upres("score", done, *cluster).code == 0
+    pixels_file(done / "sr.zarr", 0).unlink()
     save(source / item(3), face(photo, 40))
-    upscale(source, folder, model="nearest-x2")
+    upscale(source, done, model="nearest-x2")
     assert set(scores_of(job)) == {"large.png", *map(item, range(CHUNK, COUNT))}
 
 
@@ -429,9 +433,9 @@ def test_an_item_that_is_called_as_the_folder_of_stacks_is_an_item(
 
 
 def test_a_stack_with_a_name_that_leads_out_of_the_archive_is_not_followed(
-    source: Path, folder: Path, upscale: Upscale
+    source: Path, done: Path, upscale: Upscale
 ) -> None:
-    job = upscale(source, folder).job
+    job = open_job(done)
     evil = job.source_dir / "@stacks" / "x.." / "members"
     shutil.copytree(pixels_file(job.source_dir, 0).parents[5] / "members", evil)
     content = json.loads((evil / "0.json").read_text())
@@ -442,15 +446,14 @@ def test_a_stack_with_a_name_that_leads_out_of_the_archive_is_not_followed(
 
 @pytest.mark.slow
 def test_pictures_that_all_leave_their_stack_are_never_taken_from_it_again(
-    source: Path, folder: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture,
+    source: Path, done: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture,
     upscale: Upscale, upres: Command, cluster: tuple[str, str],
 ) -> None:  # fmt: skip
-    upscale(source, folder)
     for n in range(COUNT):
         save(source / item(n), photo(30, 18, at=5 * n))
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.status.complete
-    assert upres("export", folder, tmp_path / "images", *cluster).code == 0
+    assert upres("export", done, tmp_path / "images", *cluster).code == 0
     sr = job.job.open_sr()
     for n in range(COUNT):
         found = read_picture((tmp_path / "images" / item(n)).read_bytes(), name=item(n)).pixels
@@ -474,34 +477,32 @@ def test_the_newest_of_a_dozen_contents_is_what_is_exported(
 
 
 def test_a_lost_chunk_is_a_failure_and_never_an_older_one(
-    source: Path, folder: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture,
+    source: Path, done: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture,
     upscale: Upscale, upres: Command, cluster: tuple[str, str],
 ) -> None:  # fmt: skip
-    upscale(source, folder)
     save(source / item(3), face(photo, 40))
-    upscale(source, folder)
-    newest = pixels_file(folder / "sr.zarr", 0).parents[5] / "members" / "3.json"
+    upscale(source, done)
+    newest = pixels_file(done / "sr.zarr", 0).parents[5] / "members" / "3.json"
     newest.unlink()
-    said = upres("export", folder, tmp_path / "images", *cluster)
+    said = upres("export", done, tmp_path / "images", *cluster)
     assert said.code == 3
     assert not (tmp_path / "images" / item(3)).exists()
-    assert upres("rerun", folder, *cluster).code == 0
-    assert upres("export", folder, tmp_path / "images", *cluster).code == 0
+    assert upres("rerun", done, *cluster).code == 0
+    assert upres("export", done, tmp_path / "images", *cluster).code == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["deleted", "truncated", "folder"])
 def test_a_stack_without_its_metadata_is_read_again_from_the_files(
-    how: str, source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+    how: str, source: Path, done: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    metadata = pixels_file(folder / "source.zarr", 0).parents[4] / "zarr.json"
+    metadata = pixels_file(done / "source.zarr", 0).parents[4] / "zarr.json"
     metadata.unlink()
     if how == "truncated":
         metadata.write_bytes(b"{")
-    elif how == "folder":
+    elif how == "done":
         metadata.mkdir()
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.status.complete
     for n in range(COUNT):
         assert np.array_equal(whole(job.job.open_source().image(item(n))), face(photo, n))
@@ -510,10 +511,9 @@ def test_a_stack_without_its_metadata_is_read_again_from_the_files(
 
 @pytest.mark.slow
 def test_an_interruption_before_changed_pictures_are_packed_loses_none(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     monkeypatch: pytest.MonkeyPatch, upres: Command,
 ) -> None:  # fmt: skip
-    upscale(source, folder)
     for n in range(5):
         save(source / item(n), face(photo, n + 50))
     for moment in ("pack", "leave_holes"):
@@ -521,10 +521,10 @@ def test_an_interruption_before_changed_pictures_are_packed_loses_none(
             owner = "pipeline.jobs.ingest._Ingest" if moment == "pack" else "pipeline.jobs.ingest"
             patch.setattr(f"{owner}.{moment}", interrupted)
             with pytest.raises(KeyboardInterrupt):
-                upscale(source, folder)
-        held = Archive.open(folder / "source.zarr")
+                upscale(source, done)
+        held = Archive.open(done / "source.zarr")
         assert list(held.items()) == sorted([item(n) for n in range(COUNT)] + ["large.png"])
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.status.complete
     for n in range(COUNT):
         wanted = face(photo, n + 50 if n < 5 else n)
@@ -538,47 +538,46 @@ def interrupted(*_: object, **__: object) -> None:
 
 
 def test_a_chunk_that_is_not_what_the_ledger_says_fails_instead_of_being_done(
-    source: Path, folder: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
+    source: Path, done: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
 ) -> None:
-    job = upscale(source, folder).job
+    job = open_job(done)
     job.open_source().stack(STACK).drop(0, [2])
-    said = upres("rerun", folder, "--stale", "--model", "nearest-x2", *cluster, "--json")
+    said = upres("rerun", done, "--stale", "--model", "nearest-x2", *cluster, "--json")
     assert said.code == 3
     (failure,) = said.document["failures"]
     assert (failure["item"], failure["tile"]) == (STACK, 0)
     assert "changed" in failure["message"]
-    assert upscale(source, folder, model="nearest-x2").status.complete
+    assert upscale(source, done, model="nearest-x2").status.complete
 
 
 def test_what_an_interrupted_writer_left_does_not_hide_an_image_of_a_stack(
-    source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
-    job = upscale(source, folder).job
+    job = open_job(done)
     for archive_dir in (job.source_dir, job.sr_dir):
         group = zarr.open_group(archive_dir, mode="r+").create_group(item(3))
         group.create_array("0", shape=(3, 9, 9), dtype="uint8", chunks=(3, 9, 9))
         assert np.array_equal(whole(Archive.open(job.source_dir).image(item(3))), face(photo, 3))
-    again = upscale(source, folder, model="nearest-x2")
+    again = upscale(source, done, model="nearest-x2")
     assert (again.status.complete, again.status.items["done"]) == (True, COUNT + 1)
     assert not (job.source_dir / item(3)).exists()
 
 
 @pytest.mark.parametrize("archive", ["source.zarr", "sr.zarr"])
 def test_a_stack_without_its_folder_of_members_is_made_again(
-    archive: str, source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+    archive: str, source: Path, done: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
-    job = upscale(source, folder).job
-    shutil.rmtree(pixels_file(folder / archive, 0).parents[5] / "members")
-    assert upscale(source, folder).status.complete
+    job = open_job(done)
+    shutil.rmtree(pixels_file(done / archive, 0).parents[5] / "members")
+    assert upscale(source, done).status.complete
     assert np.array_equal(whole(job.open_sr().image(item(7))), enlarged(face(photo, 7)))
 
 
 def test_one_item_at_another_scale_takes_its_whole_stack_and_says_so(
-    source: Path, folder: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
+    source: Path, done: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
 ) -> None:
-    upscale(source, folder)
     said = upres(
-        "rerun", folder, "--stale", "--model", "nearest-x3", "--item", item(9), *cluster
+        "rerun", done, "--stale", "--model", "nearest-x3", "--item", item(9), *cluster
     )  # fmt: skip
     assert f"3 tiles of {COUNT} items" in said.err
     assert f"{COUNT} pictures" in said.err
@@ -586,84 +585,77 @@ def test_one_item_at_another_scale_takes_its_whole_stack_and_says_so(
 
 
 def test_a_vanished_image_of_a_chunk_that_changes_stays_done(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
     (source / item(5)).unlink()
     save(source / item(6), face(photo, 60))
-    job = upscale(source, folder)
+    job = upscale(source, done)
     (gone,) = (count for count in job.status.counts if count.item == item(5))
     assert (gone.state, gone.done, gone.units) == ("vanished", 1, 1)
     assert np.array_equal(whole(job.job.open_sr().image(item(5))), enlarged(face(photo, 5)))
 
 
 def test_an_interruption_before_a_chunk_is_kept_leaves_nothing_pending(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    upscale(source, folder)
     save(source / item(3), face(photo, 40))
     with monkeypatch.context() as patch:
         patch.setattr("pipeline.jobs.chunks.ChunkPlan.keep", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            upscale(source, folder)
-    again = upscale(source, folder)
+            upscale(source, done)
+    again = upscale(source, done)
     assert (again.computed, again.status.complete) == (1, True)
 
 
 def test_a_vanished_image_that_a_fault_took_from_the_archive_does_not_block_its_chunk(
-    source: Path, folder: Path, upscale: Upscale
+    source: Path, done: Path, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
     (source / item(17)).unlink()
-    upscale(source, folder)
-    (pixels_file(folder / "source.zarr", 2).parents[5] / "members" / "2.json").unlink()
-    assert upscale(source, folder).status.complete
-    assert upscale(source, folder).computed == 0
+    upscale(source, done)
+    (pixels_file(done / "source.zarr", 2).parents[5] / "members" / "2.json").unlink()
+    assert upscale(source, done).status.complete
+    assert upscale(source, done).computed == 0
 
 
 def test_a_stack_that_is_made_anew_with_other_places_loses_none(
-    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    (pixels_file(folder / "source.zarr", 0).parents[4] / "zarr.json").unlink()
+    (pixels_file(done / "source.zarr", 0).parents[4] / "zarr.json").unlink()
     save(source / "0" / "000.png", face(photo, 44))
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.status.complete
     assert np.array_equal(whole(job.job.open_sr().image(item(9))), enlarged(face(photo, 9)))
 
 
 def test_pixels_that_were_lost_from_the_archive_are_read_again_from_the_files(
-    source: Path, folder: Path, photo: TakePhoto, upscale: Upscale
+    source: Path, done: Path, photo: TakePhoto, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    pixels_file(folder / "source.zarr", 2).unlink()
-    job = upscale(source, folder)
+    pixels_file(done / "source.zarr", 2).unlink()
+    job = upscale(source, done)
     assert job.status.complete
     assert np.array_equal(whole(job.job.open_source().image(item(20))), face(photo, 20))
 
 
 @pytest.mark.parametrize("archive", ["source.zarr", "sr.zarr"])
 def test_damaged_metadata_of_the_folder_of_stacks_stops_nothing(
-    archive: str, source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+    archive: str, source: Path, done: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
-    (folder / archive / "@stacks" / "zarr.json").write_bytes(b"{")
+    (done / archive / "@stacks" / "zarr.json").write_bytes(b"{")
     for n in range(COUNT):
         save(source / item(n), photo(20, 30, at=n))
-    assert upscale(source, folder, model="nearest-x3").status.complete
+    assert upscale(source, done, model="nearest-x3").status.complete
 
 
 def test_pixels_of_vanished_images_outlive_a_lost_ledger(
-    source: Path, folder: Path, upscale: Upscale
+    source: Path, done: Path, upscale: Upscale
 ) -> None:
-    upscale(source, folder)
     for n in range(2 * CHUNK, 3 * CHUNK):
         (source / item(n)).unlink()
-    upscale(source, folder)
-    for path in folder.glob("ledger.sqlite*"):
+    upscale(source, done)
+    for path in done.glob("ledger.sqlite*"):
         path.unlink()
-    job = upscale(source, folder)
+    job = upscale(source, done)
     assert job.status.complete
     assert job.job.open_sr().image(item(20)).is_whole(Rect(Span(0, 4), Span(0, 4)))
 

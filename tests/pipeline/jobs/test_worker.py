@@ -20,6 +20,7 @@ from pipeline.geometry import TileGrid
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.worker import ModelAddress, Workbench, open_workbench
 from pipeline.storage.user_cache import cache_file
+from tests.examples import pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,7 @@ MODEL = "span-x2"
 ALIKE = Speeds(((128, 1e6), (298, 1e6)))
 SMALL_IS_FAST = Speeds(((60, 1e6), (110, 9e5), (130, 1.0)))
 PRECISIONS = ("fp32", "bf16")
+ENGINES = tuple(product(("torch", "openvino"), PRECISIONS))
 
 pytestmark = pytest.mark.skipif(
     resolve_backend("auto", device="cpu", model=MODEL) != "openvino",
@@ -51,7 +53,7 @@ def keep(speeds: Speeds, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     found = {
         Subject.of(load(MODEL).spec, backend=backend, precision=precision).key()
-        for backend, precision in product(("torch", "openvino"), PRECISIONS)
+        for backend, precision in ENGINES
     }
     # A worker alone on this machine has all its cores.
     keys = found | {key.replace("| 1 of", f"| {cores()} of") for key in found}
@@ -69,17 +71,15 @@ def opened(tile_px: int, halo: str | int, backend: str, precision: str) -> Workb
     return open_workbench(ModelAddress(name_or_file=MODEL, device="cpu"), spec)
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino"])
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("halo", [5, 21, 30])
+@pytest.mark.parametrize(("halo", "engine"), pairs([5, 21, 30], ENGINES), ids=str)
 def test_a_tile_has_the_same_bits_in_pieces_also_with_a_halo_that_leaves_seams(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     photo: TakePhoto,
-    backend: str,
-    precision: str,
     halo: int,
+    engine: tuple[str, str],
 ) -> None:
+    backend, precision = engine
     able = (resolve_precision("auto", device="cpu"), "fp32", "torch")
     if precision not in able and backend not in able:
         pytest.skip("this CPU does not compute in bf16, and openvino says so")
