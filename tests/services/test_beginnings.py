@@ -16,7 +16,6 @@ import pytest
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import StateType
 from prefect.states import Running
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.endings import document_of
 from flows.nightly import nightly
@@ -50,6 +49,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _server() -> Iterator[None]:
+    # Its import takes seconds, and this file is collected wherever any test is run.
+    from prefect.testing.utilities import prefect_test_harness
+
     with prefect_test_harness(server_startup_timeout=120):
         yield
 

@@ -17,7 +17,6 @@ from prefect import flow
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
 from prefect.states import Running
-from prefect.testing.utilities import prefect_test_harness
 
 from flows.services import dead_runs, heartbeat
 from flows.services.dead_runs import Watch, mark_dead_runs, mark_dead_runs_of
@@ -48,6 +47,9 @@ pytestmark = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _server() -> Iterator[None]:
+    # Its import takes seconds, and this file is collected wherever any test is run.
+    from prefect.testing.utilities import prefect_test_harness
+
     with prefect_test_harness(server_startup_timeout=120):
         yield
 
