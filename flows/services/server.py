@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -252,7 +253,7 @@ def _answers(url: str) -> bool:
     try:
         with opener.open(request, timeout=5) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
@@ -278,7 +279,7 @@ def _check_configured() -> None:
         if error.code == 404 and key:  # Prefect's cloud has no such page.
             return
         raise ServerError(f"PREFECT_API_URL is {url}, which answers {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise ServerError(
             f"PREFECT_API_URL is {url}, and no server answers there ({error}); start it, or unset "
             "the variable for `upres serve` to start its own"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -169,6 +170,29 @@ def test_a_web_page_is_not_taken_for_a_server(
         f"upres: PREFECT_API_URL is {stranger}, where no Prefect server shows its version; the "
         "address of a server ends in /api, such as http://127.0.0.1:4200/api"
     ]
+
+
+def test_a_port_that_speaks_no_http_is_not_taken_for_a_server(
+    upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            other, _ = server.accept()
+            with other:
+                other.recv(1000)
+                other.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        said = upres("schedule", "--list")
+        thread.join()
+    assert said.code == 1
+    assert f"PREFECT_API_URL is {url}, and no server answers there (SSH-2.0" in said.err
+    assert len(said.err.splitlines()) == 1
 
 
 def test_notifications_are_listed_as_one_document(capsys: pytest.CaptureFixture[str]) -> None:
