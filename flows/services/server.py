@@ -278,6 +278,8 @@ def _check_configured() -> None:
             ) from error
         if error.code == 404 and key:  # Prefect's cloud has no such page.
             return
+        if error.code == 404:
+            raise ServerError(_not_prefect(url)) from error
         raise ServerError(f"PREFECT_API_URL is {url}, which answers {error}") from error
     except (OSError, ValueError, HTTPException) as error:
         raise ServerError(
@@ -286,10 +288,14 @@ def _check_configured() -> None:
         ) from error
     # Beside its API, a server answers every address with the page of its UI.
     if re.fullmatch(rb'"[0-9][^"]*"', version) is None:
-        raise ServerError(
-            f"PREFECT_API_URL is {url}, where no Prefect server shows its version; the address of "
-            "a server ends in /api, such as http://127.0.0.1:4200/api"
-        )
+        raise ServerError(_not_prefect(url))
+
+
+def _not_prefect(url: str) -> str:
+    return (
+        f"PREFECT_API_URL is {url}, where no Prefect server shows its version; the address of a "
+        "server ends in /api, such as http://127.0.0.1:4200/api"
+    )
 
 
 def _question(url: str, password: str) -> urllib.request.Request:

@@ -135,13 +135,13 @@ def test_an_address_of_a_server_that_cannot_be_is_refused_in_one_line(
     assert "Traceback" not in said.err
 
 
-@pytest.fixture
-def stranger() -> Iterator[str]:
+@pytest.fixture(params=[200, 404])
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
     """The address of a web server that answers everything with a page."""
 
     class Page(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(200)
+            self.send_response(request.param)
             self.end_headers()
             self.wfile.write(b"<!doctype html><title>Prefect</title>")
 
