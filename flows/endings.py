@@ -14,6 +14,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from flows.run_log import run_logger, say_errors_in_a_line
 from flows.scheduled import later_run_due
+from flows.services.event_order import send_first_event
 from flows.services.heartbeat import beating
 from flows.services.supervised import end_with_supervisor
 from flows.terminal.printing import visible
@@ -68,6 +69,7 @@ def ended(work: Callable[[], Ending]) -> State[Any]:
     """
     end_with_supervisor()
     say_errors_in_a_line()
+    send_first_event()
     if (later := later_run_due()) is not None:
         message = f"missed; the run that was due at {later:%Y-%m-%d %H:%M} UTC does its work"
         return Cancelled(message=message)

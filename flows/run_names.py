@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import PurePath
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import FlowRun
 
+_MADE_UP = re.compile(r"[A-Za-z0-9']+(-[A-Za-z0-9']+)+")
+"""How Prefect names a run for which nobody typed a name: ``singing-dove`` where a command begins
+it, and what its forms are filled in with, ``alpha2-yoshida-g`` or ``Practical-Pug``."""
+
 _FOLDERS = ("job_dir", "dataset_dir", "out_dir")
 
 
@@ -29,10 +34,14 @@ def name_of_run() -> str:
     """Return what to call the flow run of this process: ``nightly photos 2026-11-28 02:00``.
 
     The time is the one at which it was due, as the clocks in the time zone of its schedule show it.
+    A name that a person typed stays, unless it looks like one that Prefect makes up.
     """
     context = FlowRunContext.get()
     if context is None or context.flow is None or context.flow_run is None:
         return "run"
+    name = context.flow_run.name
+    if name and not context.flow_run.auto_scheduled and _MADE_UP.fullmatch(name) is None:
+        return name
     return name_of(context.flow.name, context.parameters or {}, _due(context.flow_run), _zone)
 
 

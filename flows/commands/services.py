@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from flows.commands.jobs import upscale
 from flows.terminal import options
 from pipeline.jobs.request import UpscaleRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from flows.services.deployments import Listed
     from flows.services.scheduling import ScheduledJob
@@ -115,7 +116,7 @@ def schedule(
     """
     from pipeline.errors import UsageError
 
-    adds = src is not None or job_dir is not None or at is not None
+    adds = any(one is not None for one in (src, job_dir, at)) or _is_typed(asked)
     if adds + listed + (remove is not None) != 1:
         raise UsageError("expected either SRC JOB --at TIME, or --list, or --remove NAME")
     if not adds:
@@ -125,6 +126,12 @@ def schedule(
         raise UsageError(f"{missing} is missing: upres schedule SRC JOB --at TIME")
     else:
         _add(UpscaleRequest(src=src, job_dir=job_dir, **asked), at, as_json=as_json)
+
+
+def _is_typed(names: Iterable[str]) -> bool:
+    """Return whether a person typed one of these options of the running command."""
+    source_of = click.get_current_context().get_parameter_source
+    return any(source_of(name) is ParameterSource.COMMANDLINE for name in names)
 
 
 def _of_night(option: click.Option) -> click.Option:
@@ -164,8 +171,11 @@ schedule.params[-1:-1] = [
 )
 @click.option("--list", "listed", is_flag=True, help="List what is set up.")
 @click.option("--remove", metavar="NAME", help="Send this one no more.")
+@options.json_option
 @options.reported
-def notify(words: str | None, to: str | None, body: str, listed: bool, remove: str | None) -> None:
+def notify(
+    words: str | None, to: str | None, body: str, listed: bool, remove: str | None, as_json: bool
+) -> None:
     """Let somebody hear when runs end: by a webhook, or by e-mail.
 
     A run with failed tiles is one that failed. The address is kept by the Prefect server, and is
@@ -192,8 +202,18 @@ def notify(words: str | None, to: str | None, body: str, listed: bool, remove: s
                     _say(f"upres: it is set up, but at the moment {trouble}")
             elif remove is not None and not forget(client, remove):
                 raise UsageError(f"no notification is called {remove!r}; --list shows all")
-            for name, about in sorted(known(client).items()):
-                click.echo(f"{name}: {about}")
+            _print_known(known(client), as_json=as_json)
+
+
+def _print_known(notifications: dict[str, str], *, as_json: bool) -> None:
+    """Print what each notification is for, by its name."""
+    if not as_json:
+        for name, about in sorted(notifications.items()):
+            click.echo(f"{name}: {about}")
+        return
+    parts = {name: about.split(": ", 1) for name, about in sorted(notifications.items())}
+    rows = [{"name": n, "on": on.split(", "), "to": to} for n, (on, to) in parts.items()]
+    options.print_json({"notifications": rows})
 
 
 @contextmanager

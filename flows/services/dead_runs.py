@@ -32,6 +32,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Crashed
 
 from flows.services.deployments import POOL
+from flows.services.event_order import send_event
 from flows.services.heartbeat import SILENT_S, place_of
 from flows.services.notifications import tell
 from pipeline.errors import JobBusyError
@@ -68,7 +69,11 @@ def mark_dead_runs(client: SyncPrefectClient, *, alone: bool) -> list[str]:
         # After the server was away, runs of others need a moment to say that they live: see Watch.
         return alone and _is_silent(run, now) and _is_free(run)
 
-    return [_mark(client, run) for run in _under_way(client) if is_dead(run)]
+    dead = [run for run in _under_way(client) if is_dead(run)]
+    for run in dead:
+        if run.state is not None:  # A server that was just started has not seen its event.
+            send_event(run.id, run.state)
+    return [_mark(client, run) for run in dead]
 
 
 class Watch:

@@ -14,7 +14,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from flows.services.scheduling import ScheduledJob, check_at, check_job, placed, zone_name
-from pipeline.errors import NoSourceError, UsageError
+from pipeline.errors import ModelError, NoSourceError, UsageError
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.storage.store import BucketPlace, place_of
 
@@ -68,7 +68,7 @@ def _job(file: Path, name: str, table: Any, warn: Callable[[str], None]) -> Sche
     asked = {key: _value(f"{where} {key}", value, types[key]) for key, value in table.items()}
     try:
         return _checked(name, asked, file.absolute().parent, lambda line: warn(f"{where} {line}"))
-    except UsageError as error:
+    except (UsageError, ModelError) as error:
         raise UsageError(f"{where}: {error}") from error
 
 

@@ -124,6 +124,8 @@ def tell(flow: Flow[..., Any] | StoredFlow, flow_run: FlowRun, state: State[Any]
     """
     with get_client(sync_client=True) as client:
         mails = [mail for mail in _mails(client).values() if state.name in mail.states]
+        if mails:  # A run got its name after the hook got the run.
+            flow_run = client.read_flow_run(flow_run.id)
     for mail in mails:
         try:
             _send(mail, flow.name, flow_run, state)

@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from flows.services.server import configured
 from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
 from pipeline.jobs.job import check_folder
+from pipeline.storage.ledger.connections import check_place, parse_url
 from pipeline.storage.store import Place, place_of
 
 if TYPE_CHECKING:
     from pipeline.jobs.request import UpscaleRequest
 
 _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
+_LOGIN = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]*:/{1,2}[^/@:]*:[^/@]+@", re.IGNORECASE)
+"""A user and a password in an address; of a path, one of both slashes is gone."""
 _ZONES = "zoneinfo/"
+_OF_MODEL = {"model", "restore", "tile_px", "halo", "precision", "backend", "device"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,13 +49,16 @@ class ScheduledJob:
     @property
     def parameters(self) -> dict[str, Any]:
         """Return what the flow is to be asked for: what is not a default."""
-        asked = {one.name: getattr(self.request, one.name) for one in fields(self.request)}
-        defaults = {one.name: one.default for one in fields(self.request)}
         return {
             name: str(value) if isinstance(value, Place) else value
-            for name, value in asked.items()
-            if value != defaults[name]
+            for name, value in _not_default(self.request).items()
         }
+
+
+def _not_default(request: UpscaleRequest) -> dict[str, Any]:
+    """Return the fields of a request that are asked for, by name."""
+    asked = ((one.name, getattr(request, one.name), one.default) for one in fields(request))
+    return {name: value for name, value, default in asked if value != default}
 
 
 def check_at(at: str) -> str:
@@ -70,18 +78,53 @@ def check_job(request: UpscaleRequest, at: str) -> None:
 
     Raises:
         UsageError: if the request cannot be, or its folder holds other things, or it would end at
-            the minute at which it begins, or a place is not UTF-8.
+            the minute at which it begins, or a place is not UTF-8 or holds a password.
+        ModelError: if the model cannot be loaded. What another machine has is not known here.
         NoSourceError: if there is nothing at the source at the moment; all else is right then.
     """
+    if not request.src:
+        raise UsageError("the source is empty, expected a file, folder or glob")
     for place in (request.src, request.job_dir, request.reference or "", request.export_dir or ""):
         _check_text(str(place))
+    for name, value in _not_default(request).items():
+        _check_secret(name, _LOGIN.search(str(value)))
     check_folder(request.job_dir)
+    _check_ledger(request.ledger)
+    if not configured() and _OF_MODEL & _not_default(request).keys():
+        request.upscaling()
     if request.until.zfill(len(at)) == at:
         raise UsageError(
             f"--until {request.until} is when the run begins; name another time, or leave it out "
             "for a run until everything is done"
         )
     request.check()
+
+
+def _check_ledger(ledger: str | None) -> None:
+    """Refuse a ledger whose URL cannot be, or shows its password.
+
+    Raises:
+        UsageError: then.
+    """
+    if ledger is None:
+        return
+    url = parse_url(ledger)
+    _check_secret("ledger", url.password or [key for key in url.query if "password" in key])
+    if not configured():
+        check_place(url)
+
+
+def _check_secret(name: str, secret: object) -> None:
+    """Refuse a password in what everybody can read who can open Prefect's pages.
+
+    Raises:
+        UsageError: then.
+    """
+    if secret:
+        raise UsageError(
+            f"{name} holds a password, which the pages would show with the schedule; leave it "
+            "out, and supply it on the machine of the job, for PostgreSQL in PGPASSFILE"
+        )
 
 
 def zone_name(timezone: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import secrets
 import socket
 import subprocess
@@ -20,6 +21,7 @@ import urllib.error
 import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,7 @@ START_S = 180.0
 """Seconds until a server must answer: it makes its database at first, on a slow disk too."""
 
 _STOP_S = 15.0
+_MOST_OF_VERSION = 100
 
 
 class ServerError(UpresError):
@@ -250,7 +253,7 @@ def _answers(url: str) -> bool:
     try:
         with opener.open(request, timeout=5) as answer:
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, HTTPException):
         return False
 
 
@@ -260,13 +263,13 @@ def _check_configured() -> None:
     Raises:
         ServerError: if it does not.
     """
-    url = configured().rstrip("/")
-    request = _question(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
-    if key := os.environ.get("PREFECT_API_KEY"):
-        request.add_header("Authorization", f"Bearer {key}")
+    url, key = configured().rstrip("/"), os.environ.get("PREFECT_API_KEY")
     try:
-        with urllib.request.urlopen(request, timeout=15):
-            return
+        request = _question(url, os.environ.get("PREFECT_API_AUTH_STRING", ""))
+        if key:
+            request.add_header("Authorization", f"Bearer {key}")
+        with urllib.request.urlopen(request, timeout=15) as answer:
+            version = answer.read(_MOST_OF_VERSION)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise ServerError(
@@ -275,12 +278,24 @@ def _check_configured() -> None:
             ) from error
         if error.code == 404 and key:  # Prefect's cloud has no such page.
             return
+        if error.code == 404:
+            raise ServerError(_not_prefect(url)) from error
         raise ServerError(f"PREFECT_API_URL is {url}, which answers {error}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise ServerError(
             f"PREFECT_API_URL is {url}, and no server answers there ({error}); start it, or unset "
             "the variable for `upres serve` to start its own"
         ) from error
+    # Beside its API, a server answers every address with the page of its UI.
+    if re.fullmatch(rb'"[0-9][^"]*"', version) is None:
+        raise ServerError(_not_prefect(url))
+
+
+def _not_prefect(url: str) -> str:
+    return (
+        f"PREFECT_API_URL is {url}, where no Prefect server shows its version; the address of a "
+        "server ends in /api, such as http://127.0.0.1:4200/api"
+    )
 
 
 def _question(url: str, password: str) -> urllib.request.Request:

@@ -6,17 +6,23 @@ A model gets to the workers this way (`on_every_worker`), never with a task.
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 # First, as it says in one line what is wrong with Dask's configuration.
 from pipeline.compute.local_cluster import THREADS_VARIABLE  # isort: skip
 
 from distributed import WorkerPlugin, get_worker
+from distributed.comm import CommClosedError
+
+from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from pipeline.compute.cluster import Client
+
+_DEATHS, _PAUSE_S = 5, 1.0
 
 _STATE: dict[str, Any] = {}
 """What plugins built in this process, by key."""
@@ -48,8 +54,26 @@ def on_every_worker(
     *,
     resources: Mapping[str, float] | None = None,
 ) -> None:
-    """Call ``build()`` once on every worker that has `resources`; tasks find the value by `key`."""
-    client.register_plugin(StatePlugin(key, build, resources))
+    """Call ``build()`` once on every worker that has `resources`; tasks find the value by `key`.
+
+    A worker that dies meanwhile is left out: the one that replaces it builds the value as it
+    starts.
+
+    Raises:
+        ClusterError: if workers go on dying.
+    """
+    for _ in range(_DEATHS):
+        try:
+            client.register_plugin(StatePlugin(key, build, resources))
+        except CommClosedError:
+            # Dask asks all workers at once, and fails if one of them ends before it answers.
+            time.sleep(_PAUSE_S)
+        else:
+            return
+    raise ClusterError(
+        f"workers died {_DEATHS} times while they loaded the model; their logs say why. "
+        "If memory is short, use fewer --workers"
+    )
 
 
 def worker_state(key: str) -> Any:

@@ -4,71 +4,21 @@ from __future__ import annotations
 
 import json
 import socketserver
-import threading
-from contextlib import contextmanager
 from email import message_from_string
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import TYPE_CHECKING, Any
+from http.server import HTTPServer
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.services.nights import Night, until
+from tests.services.receivers import MailServer, Webhook, heard_by
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
-
-
-class Webhook(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.heard.append((self.path, json.loads(body)))  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_words: Any) -> None:
-        pass
-
-
-class MailServer(socketserver.StreamRequestHandler):
-    def handle(self) -> None:
-        self.wfile.write(b"220 here\r\n")
-        while line := self.rfile.readline():
-            word = line[:4].upper()
-            if word == b"EHLO":
-                self.wfile.write(b"250-here\r\n250 AUTH PLAIN\r\n")
-            elif word == b"AUTH":
-                self.server.logins.append(line)  # type: ignore[attr-defined]
-                self.wfile.write(b"235 in\r\n")
-            elif word == b"DATA":
-                self.wfile.write(b"354 go\r\n")
-                lines = []
-                while (one := self.rfile.readline()) not in (b".\r\n", b""):
-                    lines.append(one.decode())
-                self.server.heard.append("".join(lines))  # type: ignore[attr-defined]
-                self.wfile.write(b"250 ok\r\n")
-            elif word == b"QUIT":
-                self.wfile.write(b"221 bye\r\n")
-                return
-            else:
-                self.wfile.write(b"250 ok\r\n")
-
-
-@contextmanager
-def heard_by(server: Any) -> Iterator[Any]:
-    server.heard, server.logins = [], []
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
@@ -139,12 +89,15 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
         assert (message["From"], message["To"]) == ("a@b.org", "c@d.org")
         assert message["Subject"] == "upres: nightly ended CompletedWithFailures"
         assert "1 of 2 files was rejected" in text
+        assert "Run: nightly job of broken 20" in text
         assert len(mail.logins) == 2
         assert serving.said.count(f"not notified: {why}\n") == 1
         assert "Traceback" not in serving.said
         for secret in ("s3cret", "T0KEN"):
             assert secret not in serving.said
             assert secret not in (night.home / "server.log").read_text()
+        document = json.loads(night.typed("notify", "--list", "--json").stdout)
+        assert [one["to"] for one in document["notifications"]].count("smtp://127.0.0.1") == 2
         name = listed.splitlines()[0].split(":")[0]
         assert len(night.typed("notify", "--remove", name).stdout.splitlines()) == 3
         assert night.typed("notify", "--remove", name).returncode == 2

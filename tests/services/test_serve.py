@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from concurrent.futures import ThreadPoolExecutor
+from http.server import HTTPServer
 from typing import TYPE_CHECKING
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import open_job
 from tests.services.nights import Night, soon, until
+from tests.services.receivers import Webhook, heard_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,8 +35,13 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
 ) -> None:
     for n in range(2):
         save(night.folder / "photos" / f"{n}.png", photo(60, 60, at=n))
-    with night.served() as serving:
+    with (
+        heard_by(HTTPServer(("127.0.0.1", 0), Webhook)) as web,
+        night.served() as serving,
+    ):
         serving.ready()
+        hook = f"http://127.0.0.1:{web.server_port}/"
+        assert night.typed("notify", "--on", "finished", "--to", hook).returncode == 0
         assert (night.home / "password").stat().st_mode & 0o777 == 0o600
         assert httpx.get(
             f"http://127.0.0.1:{night.port}/api/flows/count", trust_env=False
@@ -74,6 +81,9 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
         until(lambda: any(run["state_type"] == "COMPLETED" for run in night.started()), serving.log)
         (run,) = night.started()
         assert run["state_name"] == "Completed"
+        # At once, although it ended within minutes of its scheduling.
+        until(lambda: web.heard, serving.log)
+        assert web.heard[0][1]["text"] == "job: nightly ended Completed"
         assert run["parameters"]["src"] == str(night.folder / "photos")
         assert f"T{at}:00" in run["expected_start_time"]
         job = open_job(night.folder / "job")

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
+import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.commands.services import _line
+from flows.commands.services import _line, _print_known
 from flows.services.deployments import Listed
 from flows.services.notification import Notification
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import Command
@@ -47,6 +52,13 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["photos", "photos", "--at", "02:00"], "photos exists and is not a job; name a new or"),
         (["photos", "", "--at", "02:00"], "exists and is not a job; name a new or empty folder"),
         (["photos", os.fsdecode(b"j\xe9b"), "--at", "02:00"], "not UTF-8"),
+        (["photos", "job", "--at", "02:00", "--model", "span-x5"], "no model is called 'span-x5'"),
+        (["photos", "job", "--at", "02:00", "--restore", "7"], "strength is 7.0, expected 0 to 1"),
+        (["photos", "job", "--at", "02:00", "--ledger", "here"], "URL cannot be read"),
+        (["photos", "job", "--at", "02:00", "--ledger", "sqlite:////no/where/l"], "not a folder"),
+        (["photos", "job", "--at", "02:00", "--ledger", "mysql://host/db"], "expected sqlite or"),
+        (["--list", "--model", "span-x4"], "or --list"),
+        (["--model", "span-x4"], "SRC is missing"),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_in_one_line(
@@ -57,6 +69,28 @@ def test_a_schedule_that_cannot_be_is_refused_in_one_line(
     assert says in said.err
     assert len(said.err.splitlines()) == 1
     assert not (tmp_path / "job").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["photos", "job", "--ledger", "postgresql://me:T0KEN@host/db"],
+        ["photos", "job", "--ledger", "postgresql://host/db?password=T0KEN"],
+        ["s3://me:T0KEN@bucket/photos", "job"],
+        ["photos", "job", "--cluster", "tls://me:T0KEN@host:8786"],
+        ["photos", "job", "--export", "s3://me:T0KEN@bucket/photos"],
+    ],
+)
+@pytest.mark.parametrize("server", ["", "http://127.0.0.1:9/api"], ids=["own", "configured"])
+def test_a_password_that_prefects_pages_would_show_is_refused_and_not_repeated(
+    words: list[str], server: str, upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", server)
+    said = upres("schedule", *words, "--at", "02:00")
+    assert said.code == 2
+    assert "holds a password, which the pages would show" in said.err
+    assert "T0KEN" not in said.err
+    assert len(said.err.splitlines()) == 1
 
 
 def listed(*, at: str, until: str) -> Listed:
@@ -87,6 +121,94 @@ def test_a_configured_server_that_is_not_there_is_named(
     said = upres("schedule", "--list")
     assert said.code == 1
     assert "PREFECT_API_URL is http://127.0.0.1:9/api, and no server answers" in said.err
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://[::1/api", "http://host:port/api"])
+@pytest.mark.parametrize("words", [["schedule", "--list"], ["serve"]])
+def test_an_address_of_a_server_that_cannot_be_is_refused_in_one_line(
+    url: str, words: list[str], upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    said = upres(*words)
+    assert said.code == 1
+    assert f"upres: PREFECT_API_URL is {url}, and no server answers there (" in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.fixture(params=[200, 404])
+def stranger(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The address of a web server that answers everything with a page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(request.param)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html><title>Prefect</title>")
+
+        def log_message(self, *_words: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever, args=[0.05])
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_web_page_is_not_taken_for_a_server(
+    stranger: str, upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", stranger)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    said = upres("schedule", "--list")
+    assert said.code == 1
+    assert said.err.splitlines() == [
+        f"upres: PREFECT_API_URL is {stranger}, where no Prefect server shows its version; the "
+        "address of a server ends in /api, such as http://127.0.0.1:4200/api"
+    ]
+
+
+def test_a_port_that_speaks_no_http_is_not_taken_for_a_server(
+    upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            other, _ = server.accept()
+            with other:
+                other.recv(1000)
+                other.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/api"
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        said = upres("schedule", "--list")
+        thread.join()
+    assert said.code == 1
+    assert f"PREFECT_API_URL is {url}, and no server answers there (SSH-2.0" in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_notifications_are_listed_as_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_known(
+        {
+            "upres-notify-2": "failed: smtp://host",
+            "upres-notify-1": "failed, finished: http://[::1]",
+        },
+        as_json=True,
+    )
+    assert json.loads(capsys.readouterr().out) == {
+        "notifications": [
+            {"name": "upres-notify-1", "on": ["failed", "finished"], "to": "http://[::1]"},
+            {"name": "upres-notify-2", "on": ["failed"], "to": "smtp://host"},
+        ]
+    }
 
 
 @pytest.mark.parametrize(

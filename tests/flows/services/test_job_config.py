@@ -63,6 +63,9 @@ def test_each_table_is_a_job_with_the_fields_of_the_request(tmp_path: Path) -> N
         (f"[a]\n{GOOD}timezone = 'Mars/North'", "Mars/North"),
         (f"[a]\n{GOOD}export_dir = ['out']", "export_dir is ['out'], expected a path"),
         (f"[a]\n{GOOD.replace('2:00', '26:00')}", "26:00"),
+        (f"[a]\n{GOOD.replace('photos', '')}", "[a]: the source is empty"),
+        (f"[a]\n{GOOD}model = 'span-x5'", "[a]: no model is called 'span-x5'"),
+        (f"[a]\n{GOOD}ledger = 'postgresql://me:secret@h/d'", "[a]: ledger holds a password"),
         (f"[a]\n{GOOD}[b]\n{GOOD}", "[a] and [b] have the same job_dir"),
     ],
 )
