@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compute.local_cluster import THREADS_VARIABLE  # isort: skip
 
 from distributed import WorkerPlugin, get_worker
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 
 from pipeline.errors import ClusterError
 
