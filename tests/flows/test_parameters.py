@@ -1,4 +1,4 @@
-"""What Prefect makes of the parameters of flows: places are texts in its forms, and values after."""
+"""What Prefect makes of parameters of flows: places are texts in its forms, and values after."""
 
 from __future__ import annotations
 
