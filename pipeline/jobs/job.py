@@ -197,7 +197,9 @@ def check_folder(folder: Place) -> None:
 
     Raises:
         UsageError: then.
+        StoreError: if it is in a bucket that cannot be used.
     """
+    check_stores(folder)
     if (folder / DESCRIPTION).exists() or not folder.exists():
         return
     if not folder.is_dir() or _holds_other_things(folder):

@@ -20,7 +20,7 @@ from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
 from pipeline.storage.ledger import Ledger
 from pipeline.storage.locks import hold, hold_by_ledger, lock_and_ledger_beside
-from pipeline.storage.store import local
+from pipeline.storage.store import BucketPlace, local
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,20 +71,22 @@ def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> J
 @contextmanager
 def _held_archive(request: IngestRequest) -> Iterator[Ledger]:
     """Hold an archive that is to be written, and open its ledger: beside it, or where asked for."""
-    archive, command = request.archive, "upres ingest"
-    if request.ledger:
-        # One database may have the ledgers of many archives.
-        job = f"ingest {archive.resolve()}"
+    archive, url, command = request.archive.resolve(), request.ledger, "upres ingest"
+    # One database may have the ledgers of many archives.
+    job = f"ingest {archive}"
+    if isinstance(archive, BucketPlace):
         with (
-            hold_by_ledger(request.ledger, job=job, what=archive, command=command),
-            closing(Ledger.open(request.ledger, job=job)) as ledger,
+            hold_by_ledger(url or "", job=job, what=archive, command=command),
+            closing(Ledger.open(url or "", job=job)) as ledger,
         ):
             yield ledger
         return
-    lock, path = lock_and_ledger_beside(local(archive, "ARCHIVE"))
+    lock, path = lock_and_ledger_beside(local(request.archive, "ARCHIVE"))
     with (
-        hold(lock, archive.resolve(), command),
-        closing(Ledger.open_file(path, job="ingest")) as ledger,
+        hold(lock, archive, command),
+        closing(
+            Ledger.open(url, job=job) if url else Ledger.open_file(path, job="ingest")
+        ) as ledger,
     ):
         yield ledger
 

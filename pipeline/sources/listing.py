@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar, overload
 
-from pipeline.errors import NoSourceError, SourceError, StoreError
+from pipeline.errors import NoSourceError, NoStoreError, SourceError, StoreError
 from pipeline.pictures.kinds import is_readable_name, unreadable, verdict
 from pipeline.pictures.signatures import HEAD_BYTES
 from pipeline.sources.buckets import BucketFiles
@@ -87,7 +87,10 @@ def list_source(src: str, *, names: str = "", skip: Place | None = None) -> List
         check_encoding(names)
     if not src:
         raise NoSourceError("the source is empty, expected a file, folder or glob")
-    place = place_of(src)
+    try:
+        place = place_of(src)
+    except NoStoreError as error:
+        raise NoSourceError(str(error)) from error
     listing = _Lister(ZipNames(names), skip)
     try:
         if isinstance(place, BucketPlace):

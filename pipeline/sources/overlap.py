@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
 from pipeline.pictures.formats import EXTENSIONS
 from pipeline.sources.buckets import split
 from pipeline.storage.archive import is_archive
@@ -39,7 +39,7 @@ def check_export_folder(
     """
     if not _is_folder_or_free(out_dir):
         raise UsageError(f"cannot export into {out_dir}: it is not a folder; name a new folder")
-    store = next((f for f in _folders_of(out_dir) if (f / "zarr.json").is_file()), None)
+    store = next(filter(_is_store, _folders_of(out_dir)), None)
     if store is not None:
         raise UsageError(
             f"cannot export into {out_dir}: it is in the Zarr store {store}; name another folder"
@@ -77,6 +77,13 @@ def _folders_of(place: Place) -> list[Path] | list[BucketPlace]:
     if isinstance(place, BucketPlace):
         return [place, *place.parents]
     return [folder.path for folder in lineage(place)]
+
+
+def _is_store(folder: Place) -> bool:
+    try:
+        return (folder / "zarr.json").is_file()
+    except StoreError:
+        return False  # The credentials may be for a folder inside of it alone.
 
 
 def check_outside_source(place: Path, *, src: str, what: str) -> None:

@@ -257,14 +257,14 @@ class Bucket:
         objects = (Stored.of(meta) for meta in found["objects"] if meta["path"] != folder)
         return list(found["common_prefixes"]), list(objects)
 
-    def check(self) -> None:
-        """Make sure, within ten seconds, that the bucket is there and may be read.
+    def check(self, folder: str) -> None:
+        """Make sure, within ten seconds, that the bucket is there and a folder of it may be read.
 
         Raises:
             NoStoreError: if there is no such bucket.
             StoreError: if its store does not answer, or refuses the credentials.
         """
-        asked = threading.Thread(target=self._ask, args=(failed := [],), daemon=True)
+        asked = threading.Thread(target=self._ask, args=(folder, failed := []), daemon=True)
         asked.start()
         asked.join(_CHECK_S + 1)
         if asked.is_alive():
@@ -272,9 +272,10 @@ class Bucket:
         if failed:
             raise failed[0]
 
-    def _ask(self, failed: list[BaseException]) -> None:
+    def _ask(self, folder: str, failed: list[BaseException]) -> None:
         async def first_page() -> None:
-            async for _ in obstore.list(self._opened(brief=True), None, chunk_size=1):
+            # Credentials may be for this folder alone.
+            async for _ in obstore.list(self._opened(brief=True), folder or None, chunk_size=1):
                 break
 
         try:

@@ -207,12 +207,13 @@ def local(place: Place, what: str) -> Path:
 
 
 def check_stores(*places: Place | str | None) -> None:
-    """Make sure that the buckets of `places` can be used, each asked once.
+    """Make sure that those of `places` that are in buckets can be used.
 
     Raises:
         NoStoreError: if there is no such bucket.
         StoreError: if its store does not answer, or refuses the credentials.
     """
     found = (None if one is None else place_of(one) for one in places)
-    for bucket in dict.fromkeys(p.of_bucket for p in found if isinstance(p, BucketPlace)):
-        bucket.check()
+    for place in dict.fromkeys(p for p in found if isinstance(p, BucketPlace)):
+        fixed, wildcard, _ = re.sub(r"[*?\[{]", "*", place.key).partition("*")
+        place.of_bucket.check(fixed.rpartition("/")[0] if wildcard else fixed)

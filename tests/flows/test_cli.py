@@ -478,7 +478,7 @@ def test_a_command_that_cannot_do_its_work_is_one_line_and_exit_code_1(
         ["upscale", "{nowhere}", "{job}", "--model", "bicubic"],
         ["upscale", "{nowhere}/*.png", "{job}", "--model", "bicubic"],
         ["upscale", "{source}/nowhere*.png", "{job}", "--model", "bicubic"],
-        ["upscale", "s3://nowhere/pictures", "{job}", "--model", "bicubic"],
+        ["upscale", "ftp://nowhere/pictures", "{job}", "--model", "bicubic"],
         ["upscale", "{source}", "{job}", "--model", "{nowhere}.safetensors"],
         ["upscale", "{source}", "{job}", "--model", "{nowhere}"],
         ["upscale", "{source}", "{job}", "--model", "bicubic", "--reference", "{nowhere}"],

@@ -354,6 +354,21 @@ def test_a_store_that_cannot_be_used_is_told_in_a_line_within_ten_seconds(
     assert list(job.below()) == []
 
 
+def test_credentials_that_are_for_one_prefix_alone_are_enough(
+    bucket: Bucket, pictures: Path, tmp_path: Path, upres: Command,
+    store_workers: tuple[str, str], front: Front,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    # Keys that are to be deleted are in the body of a POST.
+    front.fault = lambda _n, method, path: (
+        "" if bucket.place.key in path or method == "POST" else "403"
+    )
+    said = upres("upscale", bucket / "photos/*.png", bucket / "job", *TILES, *ledger_at(tmp_path),
+                 "--export", bucket / "out", *store_workers)  # fmt: skip
+    assert said.code == 0, said.err
+    assert list(pixels(bucket / "out")) == ["a.png"]
+
+
 def test_an_archive_of_pictures_in_a_bucket_is_refused_in_a_line(
     bucket: Bucket, tmp_path: Path, upres: Command, store_workers: tuple[str, str]
 ) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import JobBusyError, LedgerError
+from pipeline.errors import JobBusyError, LedgerError, NoLedgerError
 from pipeline.storage.ledger.connections import parse_url
 from pipeline.storage.ledger.messages import explain, without_secrets
 
@@ -45,9 +45,14 @@ def hold_by_server(url: str, *, job: str, what: str, command: str) -> Iterator[N
 
     Raises:
         JobBusyError: if another process holds it; the message names that process and its start.
-        LedgerError: if the database cannot be reached.
+        LedgerError: if the database cannot be reached, or has no such locks.
     """
     parsed = parse_url(url)
+    if parsed.get_backend_name() != "postgresql":
+        raise NoLedgerError(
+            f"ledger {without_secrets(parsed)} cannot hold {what}, expected postgresql://... or "
+            "sqlite:////PATH"
+        )
     engine = sa.create_engine(parsed, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
     try:
         connection = engine.connect()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -13,6 +14,7 @@ from prefect.server.schemas.schedules import CronSchedule
 from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
 from pipeline.errors import UsageError
 from pipeline.jobs.request import UpscaleRequest
+from pipeline.storage.store import BucketPlace
 
 
 def test_relative_places_become_absolute_and_others_stay(tmp_path: Path) -> None:
@@ -33,6 +35,9 @@ def test_relative_places_become_absolute_and_others_stay(tmp_path: Path) -> None
     assert placed(far, tmp_path).src == "s3://bucket/photos"
     assert placed(far, tmp_path).model == "span-x4"
     assert placed(far, tmp_path).export_dir is None
+    bucket = BucketPlace("s3", "bucket", "night")
+    farther = replace(far, job_dir=bucket / "job", export_dir=bucket / "out")
+    assert placed(farther, tmp_path) == farther
 
 
 @pytest.mark.parametrize("at", ["", "25:00", "2", "02:60", "2am", "02:00:00", " 02:00", "٠٢:٠٠"])
