@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     """Read the first picture; a phone's previews and gain maps behind it are not frames."""
     read_frame(data)
-    with _open_jpeg(data) as image:
+    with opened_jpeg(data) as image:
         check_size(*image.size, max_pixels)
         if image.mode not in ("L", "RGB"):
             raise PictureError(f"colours are {image.mode}, expected grey or RGB; convert to RGB")
@@ -66,14 +66,15 @@ def read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     return pixels, metadata
 
 
-def _open_jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
+def opened_jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
+    """Return a JPEG whose header was read, whatever size it declares."""
     # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
     with _silent():
         return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
 
 
 def _jpeg_samples(data: bytes) -> NDArray[Any]:
-    with _open_jpeg(data) as image:
+    with opened_jpeg(data) as image:
         return _samples(data, image)
 
 

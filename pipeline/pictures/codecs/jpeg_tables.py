@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from typing import NamedTuple
 
-from PIL import Image, JpegImagePlugin
+from PIL import JpegImagePlugin
+
+from pipeline.pictures.codecs.jpeg import opened_jpeg
 
 _SUBSAMPLING = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 
@@ -22,8 +23,8 @@ class Compression(NamedTuple):
 def jpeg_compression(data: bytes) -> Compression | None:
     """Return how a JPEG file was compressed; None where its header cannot be read."""
     try:
-        with Image.open(io.BytesIO(data), formats=["jpeg"]) as image:
-            if not isinstance(image, JpegImagePlugin.JpegImageFile) or not image.quantization:
+        with opened_jpeg(data) as image:
+            if not image.quantization:
                 return None
             grey = len(image.getbands()) < 3
             code = -1 if grey else JpegImagePlugin.get_sampling(image)

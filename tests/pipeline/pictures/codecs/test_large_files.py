@@ -16,6 +16,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from pipeline.errors import ArchiveError, PictureError
+from pipeline.pictures import traces
 from pipeline.pictures.exif import find_orientation
 from pipeline.pictures.files import decode_picture, encode_strips, read_picture
 from pipeline.pictures.formats import BY_NAME, WRITTEN
@@ -405,3 +406,14 @@ def test_a_picture_that_is_not_of_a_format_leaves_its_file_empty(photo: TakePhot
     with pytest.raises(PictureError, match="JPEG cannot hold 40 x 30 pixels of 4 channels uint8"):
         encode_strips(Cut(photo(30, 40, 4), 8), known, file, name="a", format="jpeg")
     assert file.getvalue() == b""
+
+
+def test_the_compression_of_a_jpeg_is_known_whatever_its_size(photo: TakePhoto) -> None:
+    data = jpeg(np.ascontiguousarray(np.moveaxis(photo(64, 48), 0, 2)), quality=83)
+    at = data.index(b"\xff\xc0") + 5
+    assert struct.unpack_from(">HH", data, at) == (64, 48)
+    large = data[:at] + struct.pack(">HH", 20_000, 20_000) + data[at + 4 :]
+    found = traces.of_file(large, "jpeg")
+    assert found == traces.of_file(data, "jpeg")
+    assert found is not None
+    assert (found.quality, found.subsampling) == (83, "4:2:0")
