@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distributed import WorkerPlugin
+from distributed import Status, WorkerPlugin
 
 from pipeline.compute.instructions import common_level, has_level, held_level, hold_to, own_level
 from pipeline.errors import ClusterError, ModelError, UpresError
@@ -208,7 +208,10 @@ class Joining(WorkerPlugin):
         except UpresError as error:
             if worker.address not in self._here:
                 worker.log_event(_TOPIC, str(error))
-                await worker.close(reason="upres-refused", executor_wait=False)
+                # It gets no tasks from now on. Its nanny, which starts a worker again that ends by
+                # itself, can be asked to end it only once both have started.
+                worker.status = Status.closing_gracefully
+                worker.loop.add_callback(worker.close, reason="upres-refused", executor_wait=False)
             raise
 
 

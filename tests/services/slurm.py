@@ -56,8 +56,9 @@ class Slurm:
         return done.stdout.strip()
 
     def jobs(self) -> list[str]:
-        """Return the ids of the jobs that run or wait."""
-        return self.run("squeue", "--noheader", "--format=%A").split()
+        """Return the ids of the jobs that run or wait; not of those that are just ending."""
+        states = "--states=PENDING,RUNNING"
+        return self.run("squeue", "--noheader", states, "--format=%A").split()
 
     def start(self) -> None:
         host = socket.gethostname().partition(".")[0]

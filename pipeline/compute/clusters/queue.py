@@ -69,7 +69,6 @@ def open_queue(description: Queue, *, workers: int | None) -> Iterator[Client]:
         with cluster, client_of(cluster, security) as client:
             # Not `scale`, which never replaces a job that was cancelled.
             cluster.adapt(minimum=count, maximum=count, interval="1s")
-            logger.info("waiting for %s to start %d workers", description.KIND, count)
             jobs = _Jobs(description, cluster, folder, refusals)
             await_workers(client, 1, within_s=description.wait_s, why=jobs.why_none_comes)
             with jobs.replaced():

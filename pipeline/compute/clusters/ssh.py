@@ -24,7 +24,7 @@ from pipeline.compute.clusters.security import in_texts
 from pipeline.errors import ClusterError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distributed import Client, Security
 
@@ -96,12 +96,18 @@ class _Host:
         self.missing, self.ready, self._said = "", False, []
         pipe = subprocess.PIPE
         self._process = process = subprocess.Popen(
-            self._words, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+            self._words,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,  # Ctrl-C in the terminal is for the command alone.
         )
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):
-            process.stdin.write(self._order.to_line())
-            process.stdin.flush()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.write(self._order.to_line())
+                process.stdin.flush()
         for stream, hear in ((process.stdout, self._hear), (process.stderr, self._said.append)):
             threading.Thread(target=_each_line, args=(stream, hear), daemon=True).start()
 
@@ -115,9 +121,9 @@ class _Host:
         process = self._process
         if process is None:
             return
-        with suppress(BrokenPipeError):
-            assert process.stdin is not None
-            process.stdin.close()
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         try:
             process.wait(_END_S)
         except subprocess.TimeoutExpired:
@@ -135,11 +141,10 @@ class _Host:
         )
 
 
-def _each_line(stream: IO[str] | None, hear: object) -> None:
-    assert stream is not None
+def _each_line(stream: IO[str], hear: Callable[[str], None]) -> None:
     with stream:
         for line in stream:
-            hear(line.strip())  # type: ignore[operator]
+            hear(line.strip())
 
 
 def _words(description: Ssh, host: str) -> list[str]:

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
     from pipeline.compute.clusters.description import Started
 
+logger = logging.getLogger(__name__)
+
 _TURN_S = 0.5
+_TOLD_AFTER_S = 20.0
 _PATIENCE_S = 60.0
 _PATIENCE: dict[str, float] = {}
 """How long to wait for workers that others start, by the id of the client."""
@@ -104,9 +107,13 @@ def await_workers(client: Client, count: int, *, within_s: float, why: Callable[
     Raises:
         ClusterError: if they do not come, or something went wrong.
     """
-    deadline = time.monotonic() + within_s
+    began = time.monotonic()
+    deadline, told = began + within_s, False
     _PATIENCE[client.id] = max(within_s, _PATIENCE_S)
     while len(client.scheduler_info(n_workers=-1)["workers"]) < count:
         if (wrong := why()) or time.monotonic() > deadline:
             raise ClusterError(wrong or f"no worker came within {within_s:.0f} s")
+        if not told and time.monotonic() - began > _TOLD_AFTER_S:
+            logger.warning("no worker has started yet; waiting for one up to %.0f s", within_s)
+            told = True
         time.sleep(_TURN_S)

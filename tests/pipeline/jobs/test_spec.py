@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 import pipeline.jobs.spec
 from models.checkpoint import Model, load
 from pipeline.errors import ModelError
-from pipeline.jobs.spec import UpscaleSpec, make_spec
+from pipeline.jobs.spec import UpscaleSpec, computed_with, make_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,3 +58,32 @@ def test_a_network_that_sees_the_whole_picture_is_refused_unless_a_halo_is_given
         _spec("anything", "auto")
     assert _spec("anything", 8).halo_px == 8
     assert "whole picture" in caplog.text
+
+
+EARLIER = UpscaleSpec(
+    model="span-x4",
+    weights_sha256="0" * 64,
+    scale=4,
+    tile_px=256,
+    halo_px=21,
+    precision="bf16",
+    backend="openvino",
+)
+
+
+def test_a_job_from_before_instructions_were_kept_has_the_fingerprint_it_had() -> None:
+    assert EARLIER.fingerprint() == (
+        "0604a7b2865908721ba6157754aa965d5d9a9e541e1b8fcb253efa04dffade99"
+    )
+    assert "instructions" not in EARLIER.to_json()
+    assert UpscaleSpec.from_json(EARLIER.to_json()) == EARLIER
+
+
+def test_instructions_are_in_the_fingerprint_of_networks_and_of_nothing_else() -> None:
+    kept = computed_with(EARLIER, "avx2", device="cpu")
+    assert kept.fingerprint() != EARLIER.fingerprint()
+    assert kept.fingerprint() != computed_with(EARLIER, "avx512_core", device="cpu").fingerprint()
+    assert UpscaleSpec.from_json(kept.to_json()) == kept
+    bicubic = replace(EARLIER, model="bicubic-x4", backend="torch")
+    assert computed_with(bicubic, "avx2", device="cpu") == bicubic
+    assert computed_with(EARLIER, "avx2", device="cuda") == EARLIER, "the GPU computes, elsewhere"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -168,10 +169,10 @@ def test_the_examples_of_the_documents_are_clusters(tmp_path: Path) -> None:
 
 def test_every_key_stands_in_the_documents() -> None:
     page = (Path(__file__).parents[4] / "docs" / "clusters.md").read_text()
-    keys = {key for kind in KINDS.values() for key in kind.__dataclass_fields__} - {"name"}
+    keys = {f.name for kind in KINDS.values() for f in fields(kind)} - {"name"}
     assert [key for key in sorted(keys) if f"`{key}" not in page and f"{key} = " not in page] == []
 
 
 def test_the_other_queues_have_the_keys_of_slurm() -> None:
-    keys = {name: set(kind.__dataclass_fields__) for name, kind in KINDS.items()}
+    keys = {name: {f.name for f in fields(kind)} for name, kind in KINDS.items()}
     assert keys["slurm"] == keys["pbs"] == keys["lsf"] == keys["sge"]
