@@ -62,6 +62,7 @@ def serve(job_config: Path | None, port: int, nights: int | None) -> None:
         from flows.services.dead_runs import cancel_missed_runs, mark_dead_runs
         from flows.services.deployments import (
             client_of_server,
+            forget_ended_jobs,
             jobs_of_file,
             let_nights_take_turns,
             register_flows,
@@ -77,6 +78,7 @@ def serve(job_config: Path | None, port: int, nights: int | None) -> None:
             let_nights_take_turns(client, nights or (1 if own else None))
             dead = mark_dead_runs(client, alone=own)
             missed = cancel_missed_runs(client) if own else 0
+            forget_ended_jobs(client)
             jobs = scheduled_jobs(client)
         if dead:
             _say(f"{number_of(len(dead), 'run')} without a living process, marked as crashed")
@@ -254,6 +256,7 @@ def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
 
 def _scheduled(job: ScheduledJob, server: Server) -> Listed:
     from flows.services.deployments import (
+        await_runs,
         client_of_server,
         has_worker,
         schedule_job,
@@ -263,6 +266,7 @@ def _scheduled(job: ScheduledJob, server: Server) -> Listed:
     with client_of_server() as client:
         before = {one.name: one for one in scheduled_jobs(client)}
         name = schedule_job(client, job)
+        await_runs(client, name)
         if old := before.get(name):
             _say(f"upres: {name} was scheduled at {old.at} {old.timezone}, which this replaces")
         if server.process is None and not has_worker(client):

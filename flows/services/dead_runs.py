@@ -9,6 +9,7 @@ Prefect's own automations for this are left alone: they have marked runs that ha
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -29,6 +30,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.states import Cancelled, Crashed
 
 from flows.services.deployments import POOL
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
     from pipeline.storage.store import Place
 
+_LOG = logging.getLogger("upres.serve")
 _UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 _PAGE = 200
 _LATE = timedelta(minutes=1)
@@ -73,7 +76,7 @@ def mark_dead_runs(client: SyncPrefectClient, *, alone: bool) -> list[str]:
     for run in dead:
         if run.state is not None:  # A server that was just started has not seen its event.
             send_event(run.id, run.state)
-    return [_mark(client, run) for run in dead]
+    return _marked(client, dead)
 
 
 class Watch:
@@ -91,7 +94,7 @@ class Watch:
         now = _now(client)
         silent = [run for run in _under_way(client) if _is_lost(run, now)]
         self._silent = {run.id for run in silent}
-        return [_mark(client, run) for run in silent if run.id in before]
+        return _marked(client, [run for run in silent if run.id in before])
 
 
 def mark_dead_runs_of(job_dir: Place) -> list[str]:
@@ -114,7 +117,7 @@ def mark_dead_runs_of(job_dir: Place) -> list[str]:
     with get_client(sync_client=True) as client:
         now = _now(client)
         going = _runs(client, [StateType.RUNNING, StateType.CANCELLING], pool="")
-        return [_mark(client, run) for run in going if is_dead(run)]
+        return _marked(client, [run for run in going if is_dead(run)])
 
 
 def cancel_missed_runs(client: SyncPrefectClient) -> int:
@@ -136,6 +139,24 @@ def cancel_missed_runs(client: SyncPrefectClient) -> int:
         )
         client.set_flow_run_state(run.id, state, force=True)
     return len(missed)
+
+
+def _marked(client: SyncPrefectClient, runs: list[FlowRun]) -> list[str]:
+    """Mark runs; return the names of those whose change the server accepts.
+
+    It refuses some for minutes, such as a run whose deployment was deleted on its pages: that must
+    not hold back the others, nor `upres serve`.
+    """
+    names = []
+    for run in runs:
+        try:
+            names.append(_mark(client, run))
+        except PrefectHTTPStatusError as error:
+            said = f"{error.response.status_code} {error.response.reason_phrase}"
+            _LOG.warning(
+                "run %s is dead, but cannot be marked so at the moment: %s", run.name, said
+            )
+    return names
 
 
 def _mark(client: SyncPrefectClient, run: FlowRun) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -81,7 +82,12 @@ ENTRYPOINTS = {
 TAG = "upres"
 JOB_TAG = "upres-job"
 FILE_TAG = "upres-job-config"
-"""Tags of all deployments, of scheduled jobs, and of those that a file of jobs names."""
+ENDED_TAG = "upres-ended"
+"""Tags of all deployments, of scheduled jobs, of those that a file of jobs names, and of jobs that
+are scheduled no more but whose run goes on."""
+
+MADE_S = 20.0
+"""Seconds until a server has made the runs of a new schedule; it looks for such every 5 s."""
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 
@@ -186,6 +192,18 @@ def scheduled_jobs(client: SyncPrefectClient) -> list[Listed]:
     return [_listed(client, deployment) for deployment in jobs]
 
 
+def await_runs(client: SyncPrefectClient, name: str) -> None:
+    """Wait until the server made the runs of a schedule, for at most `MADE_S`.
+
+    It makes them some seconds after it heard of the schedule, and none for a time that passed
+    meanwhile. Only then is it known when the first one begins.
+    """
+    deployment = client.read_deployment_by_name(f"nightly/{name}")
+    deadline = time.monotonic() + MADE_S
+    while _next_start(client, deployment.id) is None and time.monotonic() < deadline:
+        time.sleep(0.25)
+
+
 def remove_job(client: SyncPrefectClient, name: str) -> None:
     """Let a job run no more; the job itself stays as it is.
 
@@ -196,7 +214,15 @@ def remove_job(client: SyncPrefectClient, name: str) -> None:
     if name not in jobs:
         known = ", ".join(sorted(jobs)) or "none"
         raise UsageError(f"no scheduled job is called {name!r}; there are: {known}")
-    client.delete_deployment(jobs[name].id)
+    _remove(client, jobs[name])
+    forget_ended_jobs(client)
+
+
+def forget_ended_jobs(client: SyncPrefectClient) -> None:
+    """Delete what is left of jobs that were removed while they ran, once their runs ended."""
+    for deployment in _deployments(client, tag=ENDED_TAG):
+        if not _is_under_way(client, deployment.id):
+            client.delete_deployment(deployment.id)
 
 
 def jobs_of_file(client: SyncPrefectClient, jobs: Iterable[ScheduledJob]) -> list[str]:
@@ -204,8 +230,27 @@ def jobs_of_file(client: SyncPrefectClient, jobs: Iterable[ScheduledJob]) -> lis
     names = [schedule_job(client, job, tags=[FILE_TAG]) for job in jobs]
     for deployment in _deployments(client):
         if FILE_TAG in deployment.tags and deployment.name not in names:
-            client.delete_deployment(deployment.id)
+            _remove(client, deployment)
     return names
+
+
+def _remove(client: SyncPrefectClient, deployment: DeploymentResponse) -> None:
+    """Delete a deployment; one whose run goes on is taken off the schedule first of all.
+
+    Prefect 3.9.1 cannot end a run of a deployment that is gone: the slot of the run cannot be given
+    back, so the run would stay Running, and hold back the nights of all jobs.
+    """
+    if not _is_under_way(client, deployment.id):
+        client.delete_deployment(deployment.id)
+        return
+    for schedule in deployment.schedules:
+        client.delete_deployment_schedule(deployment.id, schedule.id)
+    client.update_deployment(deployment.id, DeploymentUpdate(tags=[TAG, ENDED_TAG]))
+
+
+def _is_under_way(client: SyncPrefectClient, deployment: UUID) -> bool:
+    states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+    return bool(client.read_flow_runs(flow_run_filter=_runs_of(deployment, states), limit=1))
 
 
 def _flow(entrypoint: str) -> Flow[..., Any]:
@@ -227,8 +272,8 @@ def _apply(flow: Flow[..., Any], *, name: str, tags: list[str], **more: Any) -> 
     deployment.apply()
 
 
-def _deployments(client: SyncPrefectClient) -> list[DeploymentResponse]:
-    tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[JOB_TAG]))
+def _deployments(client: SyncPrefectClient, *, tag: str = JOB_TAG) -> list[DeploymentResponse]:
+    tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[tag]))
     found: list[DeploymentResponse] = []
     while page := client.read_deployments(deployment_filter=tagged, limit=200, offset=len(found)):
         found += page

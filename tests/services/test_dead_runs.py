@@ -14,20 +14,25 @@ from uuid import UUID, uuid4
 
 import pytest
 from prefect import flow
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.objects import StateType
 from prefect.context import FlowRunContext
-from prefect.states import Running
+from prefect.exceptions import ObjectNotFound
+from prefect.states import Completed, Pending, Running
 
 from flows.services import dead_runs, heartbeat
 from flows.services.dead_runs import Watch, mark_dead_runs, mark_dead_runs_of
 from flows.services.deployments import (
     client_of_server,
+    forget_ended_jobs,
     register_flows,
+    remove_job,
     schedule_job,
     scheduled_jobs,
 )
 from flows.services.heartbeat import Place, beating, place_of
 from flows.services.scheduling import ScheduledJob
+from pipeline.errors import UsageError
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.storage.locks import hold
 
@@ -208,3 +213,63 @@ def test_a_job_keeps_its_name_and_two_folders_of_one_name_are_two_jobs() -> None
         assert schedule_job(client, job("/a/x", name="50% & <more>/2020")) == "50-more-2020"
         at = {one.name: one.at for one in scheduled_jobs(client)}
         assert (at[first], at[second]) == ("02:00", "03:00")
+
+
+def test_a_job_that_is_removed_while_it_runs_is_off_the_schedule_and_its_run_can_end() -> None:
+    with client_of_server() as client:
+        name = schedule_job(client, job("/removed while it runs"))
+        deployment = client.read_deployment_by_name(f"nightly/{name}")
+        run = client.create_flow_run_from_deployment(deployment.id)
+        for state in (Pending(), Running()):
+            client.set_flow_run_state(run.id, state)
+        remove_job(client, name)
+        assert name not in [one.name for one in scheduled_jobs(client)]
+        left = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(
+                deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id])
+            )
+        )
+        assert [one.id for one in left] == [run.id]
+        with pytest.raises(UsageError, match="no scheduled job is called"):
+            remove_job(client, name)
+        client.set_flow_run_state(run.id, Completed())
+        assert client.read_flow_run(run.id).state_name == "Completed"
+        forget_ended_jobs(client)
+        with pytest.raises(ObjectNotFound):
+            client.read_deployment(deployment.id)
+
+
+def test_a_job_that_was_removed_while_it_ran_can_be_scheduled_again() -> None:
+    with client_of_server() as client:
+        name = schedule_job(client, job("/back again"))
+        deployment = client.read_deployment_by_name(f"nightly/{name}")
+        run = client.create_flow_run_from_deployment(deployment.id)
+        for state in (Pending(), Running()):
+            client.set_flow_run_state(run.id, state)
+        remove_job(client, name)
+        assert schedule_job(client, job("/back again", at="03:00")) == name
+        forget_ended_jobs(client)
+        (found,) = [one for one in scheduled_jobs(client) if one.name == name]
+        assert found.at == "03:00"
+        client.set_flow_run_state(run.id, Completed())
+        remove_job(client, name)
+        with pytest.raises(ObjectNotFound):
+            client.read_deployment(deployment.id)
+
+
+def test_a_dead_run_that_the_server_refuses_to_mark_does_not_hold_back_the_others(
+    gone: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with client_of_server() as client:
+        name = schedule_job(client, job("/deleted on the pages"))
+        deployment = client.read_deployment_by_name(f"nightly/{name}")
+        stuck = client.create_flow_run_from_deployment(deployment.id, name="stuck").id
+        for state in (Pending(), Running()):
+            client.set_flow_run_state(stuck, state)
+        client.update_flow_run(stuck, infrastructure_pid=f"{HERE}:{gone}")
+        client.delete_deployment(deployment.id)
+        other = begun(client, "other", f"{HERE}:{gone}")
+        assert "other" in mark_dead_runs(client, alone=True)
+        assert client.read_flow_run(other).state_name == "Crashed"
+        assert "run stuck is dead, but cannot be marked so at the moment: 500" in caplog.text
+        client.delete_flow_run(stuck)
