@@ -1,8 +1,8 @@
-"""Object stores over the network: how they are opened, asked again, and what is said of a fault.
+"""Object stores over the network: how they are opened and asked, and what is said of a fault.
 
-The one home of obstore. Endpoint and credentials are those of the environment of the process that
-asks. They stay out of messages and pickles, and so does what a store answers: only its code is
-shown. Which place a key is, and what it holds, is in `pipeline.storage.store`.
+Endpoint and credentials are those of the environment of the process that asks (`store_opening`).
+They stay out of messages and pickles, and so does what a store answers: only its code is shown
+(`store_answers`). Which place a key is, and what it holds, is in `pipeline.storage.store`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
 import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import obstore
-from obstore import store as obstores
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
@@ -30,39 +26,33 @@ from obstore.exceptions import (
 )
 
 from pipeline.errors import NoStoreError, StoreError
+from pipeline.storage.store_answers import (
+    MOMENT_S,
+    answer_of,
+    is_cut_off,
+    patiently,
+    patiently_async,
+)
+from pipeline.storage.store_opening import CHECK_S, environment, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from obstore import ObjectMeta, PutMode
 
 T = TypeVar("T")
 
-SCHEMES = ("s3", "gs", "az")
-
-AGAIN_S = 60
-"""How long a request that fails for a passing reason is sent again, with longer and longer waits:
-errors 5xx, lost connections, and answers that do not come."""
-
-_ANSWER_S = 30
-_CONNECT_S = 5
-_MOST_TRIES = 20
-_MOMENT_S = 0.3
 _PAGE = 1000
 _WHOLE_BYTES = 16 * 2**20
 """Up to here an object is sent in one request, above in parts of `_PART_BYTES`."""
 _PART_BYTES = 8 * 2**20
-
-_CHECK_S = 8.0
-"""How long a store may take to say whether it can be used at all."""
 
 _KEYS = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
-_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
 _ENDPOINT = {"s3": "AWS_ENDPOINT_URL", "gs": "the network", "az": "AZURE_STORAGE_ENDPOINT"}
 
 
@@ -105,7 +95,7 @@ class Bucket:
         """
         options: obstore.GetOptions = {"if_match": etag} if etag else {}
         with self.plain(key):
-            return _patiently(
+            return patiently(
                 lambda: bytes(obstore.get(self._opened(), key, options=options).bytes())
             )
 
@@ -118,7 +108,7 @@ class Bucket:
         if not most_bytes:
             return b""  # A range of nothing is refused.
         with self.plain(key):
-            return _patiently(
+            return patiently(
                 lambda: bytes(obstore.get_range(self._opened(), key, start=0, end=most_bytes))
             )
 
@@ -153,7 +143,7 @@ class Bucket:
             mode = {"e_tag": replaces} if replaces else "create"
         in_parts = mode == "overwrite" and len(content) > _WHOLE_BYTES
         with self.plain(key):
-            put = _patiently(
+            put = patiently(
                 lambda: obstore.put(
                     self._opened(),
                     key,
@@ -188,7 +178,7 @@ class Bucket:
             raise FileExistsError(errno.EEXIST, "another object is there", f"{self}/{key}")
         with self.plain(key):
             said = dict(attributes)
-            _patiently(
+            patiently(
                 lambda: obstore.put(
                     self._opened(), key, file, attributes=said, chunk_size=_PART_BYTES
                 )
@@ -197,7 +187,7 @@ class Bucket:
     async def put_async(self, key: str, content: Any) -> None:
         """Store an object as `put`, while others are stored as well."""
         in_parts = len(content) > _WHOLE_BYTES
-        await patiently(
+        await patiently_async(
             lambda: obstore.put_async(
                 self._opened(), key, content, use_multipart=in_parts, chunk_size=_PART_BYTES
             )
@@ -208,7 +198,7 @@ class Bucket:
         with self.plain(keys[0] if keys else ""):
             for start in range(0, len(keys), _PAGE):
                 page = list(keys[start : start + _PAGE])
-                _patiently(lambda page=page: self._delete_all(page))  # type: ignore[misc]
+                patiently(lambda page=page: self._delete_all(page))  # type: ignore[misc]
 
     def _delete_all(self, keys: Sequence[str]) -> None:
         try:
@@ -244,16 +234,16 @@ class Bucket:
                     yield page
                     last, began = page[-1]["path"] if page else last, time.monotonic()
             except BaseError as error:
-                if not _is_cut_off(error, began):
+                if not is_cut_off(error, began):
                     raise
-                time.sleep(_MOMENT_S)
+                time.sleep(MOMENT_S)
             else:
                 return
 
     def listed(self, folder: str) -> tuple[list[str], list[Stored]]:
         """Return the folders (by their keys) and the objects that are in a folder."""
         with self.plain(folder):
-            found = _patiently(lambda: obstore.list_with_delimiter(self._opened(), folder or None))
+            found = patiently(lambda: obstore.list_with_delimiter(self._opened(), folder or None))
         objects = (Stored.of(meta) for meta in found["objects"] if meta["path"] != folder)
         return list(found["common_prefixes"]), list(objects)
 
@@ -266,7 +256,7 @@ class Bucket:
         """
         asked = threading.Thread(target=self._ask, args=(folder, failed := []), daemon=True)
         asked.start()
-        asked.join(_CHECK_S + 1)
+        asked.join(CHECK_S + 1)
         if asked.is_alive():
             failed.append(StoreError(f"{self}: {self._silent()}"))
         if failed:
@@ -280,7 +270,7 @@ class Bucket:
 
         try:
             with self.plain(""):
-                asyncio.run(asyncio.wait_for(patiently(first_page), _CHECK_S))
+                asyncio.run(asyncio.wait_for(patiently_async(first_page), CHECK_S))
         except BaseException as error:
             failed.append(error)
 
@@ -291,7 +281,9 @@ class Bucket:
     def _opened(self, *, prefix: str = "", brief: bool = False) -> Any:
         with self.plain(prefix):
             # A process that was forked must not share connections with its parent.
-            return _open(self, prefix, (os.getpid(), _environment()), brief=brief)
+            return open_store(
+                self.scheme, self.name, prefix, (os.getpid(), environment()), brief=brief
+            )
 
     @contextmanager
     def plain(self, key: str) -> Iterator[None]:
@@ -317,7 +309,7 @@ class Bucket:
             raise self._explained(error, place) from None
 
     def _explained(self, error: BaseError, place: str) -> StoreError:
-        status, code = _answer_of(str(error))
+        status, code = answer_of(str(error))
         if code == "NoSuchBucket":
             return self._missing(place)
         refused = isinstance(error, (PermissionDeniedError, UnauthenticatedError))
@@ -344,83 +336,3 @@ class Bucket:
             "the store does not answer; check the network and "
             f"{_ENDPOINT[self.scheme]}, then repeat the command"
         )
-
-
-def _answer_of(text: str) -> tuple[int | None, str]:
-    """Return the status and the code in what obstore says of an error; None where none came."""
-    status = re.search(r"status code: (\d{3})|status: (\d{3})", text)
-    code = re.search(r"<Code>(\w{1,60})</Code>", text)
-    number = None if status is None else int(status[1] or status[2])
-    return number, code[1] if code else ""
-
-
-def _patiently(ask: Callable[[], T]) -> T:
-    """Return what is asked for; where the answer is cut off, ask again.
-
-    Requests that fail before are sent again by obstore itself.
-    """
-    began = time.monotonic()
-    while True:
-        try:
-            return ask()
-        except BaseError as error:
-            if not _is_cut_off(error, began):
-                raise
-            time.sleep(_MOMENT_S)
-
-
-async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """Return what is asked for; where the answer is cut off, ask again."""
-    began = time.monotonic()
-    while True:
-        try:
-            return await ask()
-        except BaseError as error:
-            if not _is_cut_off(error, began):
-                raise
-            await asyncio.sleep(_MOMENT_S)
-
-
-def _is_cut_off(error: BaseError, began: float) -> bool:
-    """Return whether an answer was cut off, so that it may be asked for again after a moment."""
-    answered, _ = _answer_of(str(error))
-    return answered is None and time.monotonic() - began < AGAIN_S / 2
-
-
-def _environment() -> int:
-    """Return a number that changes with whatever in the environment stores are opened by."""
-    names = (n for n in os.environ if n.startswith(("AWS_", "AZURE_", "GOOGLE_")))
-    return hash(tuple(sorted((name, os.environ[name]) for name in names)))
-
-
-@lru_cache(maxsize=64)
-def _open(bucket: Bucket, prefix: str, _where: tuple[int, int], *, brief: bool) -> Any:
-    """Open a bucket with what is in the environment; once in a process."""
-    for name in _ENDPOINTS:
-        # What obstore cannot use makes it panic.
-        if re.fullmatch(r"(https?://[\w.:\[\]-]+(/[\w./-]*)?)?", os.environ.get(name, "")) is None:
-            raise NoStoreError(f"{name} is not an address, expected http(s)://HOST:PORT")
-    least = timedelta(seconds=2 if brief else _ANSWER_S)
-    client: Any = {
-        "timeout": least,
-        "connect_timeout": timedelta(seconds=2 if brief else _CONNECT_S),
-        "allow_http": _is_plain_http(),
-    }
-    retry: Any = {
-        "max_retries": _MOST_TRIES,
-        "retry_timeout": timedelta(seconds=_CHECK_S / 2 if brief else AGAIN_S),
-        "backoff": {"max_backoff": timedelta(seconds=1 if brief else 5)},
-    }
-    kinds: dict[str, Any] = {
-        "s3": obstores.S3Store,
-        "gs": obstores.GCSStore,
-        "az": obstores.AzureStore,
-    }
-    options = {"prefix": prefix or None, "client_options": client, "retry_config": retry}
-    return kinds[bucket.scheme](bucket.name, **options)
-
-
-def _is_plain_http() -> bool:
-    """Return whether the endpoint that the user named is not encrypted."""
-    asked = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1")
-    return asked or any(os.environ.get(name, "").startswith("http://") for name in _ENDPOINTS)

@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from pipeline.errors import NoStoreError, UsageError
-from pipeline.storage.object_store import SCHEMES, Bucket, Stored
+from pipeline.storage.object_store import Bucket, Stored
+from pipeline.storage.store_opening import SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

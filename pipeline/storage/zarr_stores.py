@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from zarr.storage import LocalStore, ObjectStore
 
 from pipeline.errors import ArchiveError
-from pipeline.storage.object_store import patiently
 from pipeline.storage.store import BucketPlace
+from pipeline.storage.store_answers import patiently_async
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,7 +51,7 @@ class BucketStore(ObjectStore[Any]):
     ) -> Buffer | None:
         """Return an object's bytes, None where there is none."""
         with self._plain(key):
-            return await patiently(partial(super().get, key, prototype, byte_range))
+            return await patiently_async(partial(super().get, key, prototype, byte_range))
 
     async def get_partial_values(
         self,
@@ -60,7 +60,9 @@ class BucketStore(ObjectStore[Any]):
     ) -> list[Buffer | None]:
         """Return ranges of objects."""
         with self._plain(""):
-            return await patiently(partial(super().get_partial_values, prototype, list(key_ranges)))
+            return await patiently_async(
+                partial(super().get_partial_values, prototype, list(key_ranges))
+            )
 
     async def exists(self, key: str) -> bool:
         """Return whether there is an object."""
@@ -77,7 +79,7 @@ class BucketStore(ObjectStore[Any]):
         """Store an object where there is none."""
         self._check_writable()
         with self._plain(key):
-            await patiently(partial(super().set_if_not_exists, key, value))
+            await patiently_async(partial(super().set_if_not_exists, key, value))
 
     async def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
