@@ -91,9 +91,10 @@ def upscale(as_json: bool, **asked: Any) -> None:
 @click.command()
 @click.argument("job_dir", metavar="JOB|DATASET", type=options.PLACE)
 @click.option("--items", "list_items", is_flag=True, help="List every item.")
+@click.option("--disk", "show_disk", is_flag=True, help="Show what a job takes on its disk.")
 @options.json_option
 @options.reported
-def status(job_dir: Place, list_items: bool, as_json: bool) -> None:
+def status(job_dir: Place, list_items: bool, show_disk: bool, as_json: bool) -> None:
     """Show how much of a job or dataset is done, and what failed.
 
     The exit code is 3 if items, tiles or chunks failed, and 0 otherwise.
@@ -103,26 +104,34 @@ def status(job_dir: Place, list_items: bool, as_json: bool) -> None:
     if is_dataset(job_dir):
         from flows.commands.datasets import print_status
 
+        if show_disk:
+            raise click.UsageError(f"{job_dir} is a dataset, and --disk is for jobs")
         print_status(local(job_dir, "DATASET"), list_items=list_items, as_json=as_json)
-    _end_with_job(job_dir, list_items=list_items, as_json=as_json)
+    _end_with_job(job_dir, list_items=list_items, show_disk=show_disk, as_json=as_json)
 
 
-def _end_with_job(job_dir: Place, *, list_items: bool, as_json: bool) -> NoReturn:
+def _end_with_job(job_dir: Place, *, list_items: bool, show_disk: bool, as_json: bool) -> NoReturn:
     from flows.terminal import job_results
     from pipeline.compute.status import read_status
+    from pipeline.jobs.disk_use import disk_use
     from pipeline.jobs.job import open_job
 
     job = open_job(job_dir)
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
         chosen = _chosen_models(ledger) if list_items else {}
+        disk = disk_use(job, ledger) if show_disk else None
     if as_json:
         document = job_results.status_document(found, runs, chosen, list_items=list_items)
+        if disk is not None:
+            document["disk"] = disk.to_json()
         options.print_json(document)
     else:
         if list_items:
             job_results.print_items(found, chosen)
         job_results.print_counts(found)
+        if disk is not None:
+            job_results.print_disk(disk)
         job_results.print_what_is_wrong(found)
     failed = bool(found.items["failed"] or found.items["rejected"])
     sys.exit(job_results.exit_code(failed=failed, stopped=False))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pipeline.compute.outcomes import Failure
     from pipeline.compute.status import JobStatus
     from pipeline.jobs.choice import Chosen
+    from pipeline.jobs.disk_use import DiskUse
     from pipeline.jobs.results import JobResult
     from pipeline.storage.ledger import Note
 
@@ -98,6 +99,17 @@ def print_counts(status: JobStatus, *, computed_units: int = 0) -> None:
             click.echo(f"{name:6} {counts}")
     if computed_units:
         click.echo(f"{number_of(computed_units, 'tile')} computed in this run")
+
+
+def print_disk(disk: DiskUse) -> None:
+    """Print what the parts of a job take, what is to come, and how much room there is."""
+    parts = (("LR", disk.source), ("SR", disk.sr), ("other", disk.other))
+    for number, (name, used) in enumerate(parts):
+        size = f"{used.size_bytes / 1e6:,.1f} MB in {number_of(used.files, 'file')}"
+        click.echo(f"{'disk' if not number else '':6} {name:5} {size}")
+    coming = f"about {disk.coming_bytes / 1e6:,.1f} MB to come"
+    free = "" if disk.free_bytes is None else f", {disk.free_bytes / 1e6:,.1f} MB free"
+    click.echo(f"{'':6} {coming}{free}")
 
 
 def print_what_is_wrong(

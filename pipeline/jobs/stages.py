@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import address_of, connect, dashboard_of, join
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
+from pipeline.jobs.disk_use import check_room
 from pipeline.jobs.export import ExportResult
 from pipeline.jobs.export_limits import remarks_on
 from pipeline.jobs.instructions import settled
@@ -85,9 +86,17 @@ class Stages:
             self.listener.remark(line)
 
     def upscale(self) -> int:
-        """Compute every unit that is not done; return how many were."""
+        """Compute every unit that is not done; return how many were.
+
+        Raises:
+            DiskError: if the disk has no room for them; nothing is computed then.
+        """
+        plan = self.run.plan(self.upscaling, codec=self.request.codec)
+        spec = self.upscaling.spec
+        if len(plan) and (line := check_room(self.run.job, self.run.ledger, scale=spec.scale)):
+            self.listener.remark(line)
         return compute(
-            self.run.plan(self.upscaling, codec=self.request.codec),
+            plan,
             self.upscaling,
             run=self.run,
             client=self.client,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -37,6 +38,37 @@ class Entry:
     def is_file(self) -> bool:
         """Return whether it is an object."""
         return not self.is_folder
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """How many bytes files have, and how many files there are."""
+
+    size_bytes: int
+    files: int
+
+    def __add__(self, other: Used) -> Used:
+        """Return the sum of both."""
+        return Used(self.size_bytes + other.size_bytes, self.files + other.files)
+
+    def __sub__(self, other: Used) -> Used:
+        """Return what is left without the other."""
+        return Used(self.size_bytes - other.size_bytes, self.files - other.files)
+
+
+def used_by(place: Place) -> Used:
+    """Return what all files below a place have; a file that vanishes meanwhile has nothing."""
+    if isinstance(place, BucketPlace):
+        sizes = [one.size_bytes for one in place.below()]
+    else:
+        sizes = [size for at, _, names in os.walk(place) for size in _sizes(at, names)]
+    return Used(sum(sizes), len(sizes))
+
+
+def _sizes(folder: str, names: Sequence[str]) -> Iterator[int]:
+    for name in names:
+        with suppress(FileNotFoundError):
+            yield os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - millions.
 
 
 def holds_bytes(file: Place) -> bool:
