@@ -271,6 +271,7 @@ def _check_configured() -> None:
         with urllib.request.urlopen(request, timeout=15) as answer:
             version = answer.read(_MOST_OF_VERSION)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code in (401, 403):
             raise ServerError(
                 f"the server at PREFECT_API_URL, {url}, asks for a password; set "

@@ -56,7 +56,10 @@ def requests(monkeypatch: pytest.MonkeyPatch) -> list[PrepareRequest]:
     ("words", "where"),
     [
         (("--workers", "3"), {"workers": 3}),
-        (("--cluster", "tcp://gpu:8786"), {"cluster": "tcp://gpu:8786"}),
+        (
+            ("--cluster", "gpu", "--clusters", "mine.toml"),
+            {"cluster": "gpu", "clusters": Path("mine.toml")},
+        ),
     ],
 )
 def test_every_option_of_prepare_is_in_the_request(
@@ -69,12 +72,12 @@ def test_every_option_of_prepare_is_in_the_request(
 def test_no_option_of_prepare_and_no_field_of_the_request_is_forgotten_here() -> None:
     command = main.commands["prepare"]
     seen: set[str | None] = set(ELSEWHERE)
-    for more in (("--workers", "3"), ("--cluster", "tcp://gpu:8786")):
+    for more in (("--workers", "3"), ("--cluster", "gpu", "--clusters", "mine.toml")):
         context = command.make_context("prepare", [*WORDS, *more])
         said = ParameterSource.COMMANDLINE
         seen |= {p.name for p in command.params if context.get_parameter_source(p.name) is said}
     assert seen == {p.name for p in command.params}
-    assert {f.name for f in fields(PrepareRequest)} == {*REQUEST, "cluster", "workers"}
+    assert {f.name for f in fields(PrepareRequest)} == {*REQUEST, "cluster", "clusters", "workers"}
     usual = PrepareRequest(src="", dataset_dir=Path())
     assert [name for name, value in REQUEST.items() if getattr(usual, name) == value] == []
 

@@ -78,7 +78,6 @@ def test_a_schedule_that_cannot_be_is_refused_in_one_line(
         ["photos", "job", "--ledger", "postgresql://host/db?password=T0KEN"],
         ["s3://me:T0KEN@bucket/photos", "job"],
         ["photos", "job", "--cluster", "tls://me:T0KEN@host:8786"],
-        ["photos", "job", "--export", "s3://me:T0KEN@bucket/photos"],
     ],
 )
 @pytest.mark.parametrize("server", ["", "http://127.0.0.1:9/api"], ids=["own", "configured"])
@@ -89,6 +88,15 @@ def test_a_password_that_prefects_pages_would_show_is_refused_and_not_repeated(
     said = upres("schedule", *words, "--at", "02:00")
     assert said.code == 2
     assert "holds a password, which the pages would show" in said.err
+    assert "T0KEN" not in said.err
+    assert len(said.err.splitlines()) == 1
+
+
+def test_an_address_with_a_password_is_no_place_and_not_repeated(upres: Command) -> None:
+    words = ["photos", "job", "--export", "s3://me:T0KEN@bucket/photos"]
+    said = upres("schedule", *words, "--at", "02:00")
+    assert said.code == 2
+    assert "s3://bucket names no bucket, expected s3://BUCKET/PREFIX" in said.err
     assert "T0KEN" not in said.err
     assert len(said.err.splitlines()) == 1
 
