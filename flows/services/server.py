@@ -253,6 +253,9 @@ def _answers(url: str) -> bool:
     try:
         with opener.open(request, timeout=5) as answer:
             return bool(answer.status == 200)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
     except (OSError, HTTPException):
         return False
 
