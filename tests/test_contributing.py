@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLE = re.compile(r"^ *```python\n( *# (\S+)\n.*?)^ *```$", re.DOTALL | re.MULTILINE)
 
 USE = """
-import json
+import io, json
 from contextlib import closing
 from pathlib import Path
 import numpy as np, torch
@@ -40,6 +40,7 @@ from pipeline.pictures.files import encode_picture
 from pipeline.pictures.codecs.ppm import read_ppm, write_ppm
 from pipeline.pictures.metadata import Metadata
 from pipeline.pictures.picture import Picture
+from pipeline.pictures.strips import OneStrip
 from prefect.utilities.callables import parameter_schema
 
 spec = ModelSpec(name="tiny", architecture="tiny", scale=3, channels=3)
@@ -52,7 +53,9 @@ assert (degrade_patches(hr, np.array([1]), chain, scale=2) == 155).all()
 
 pixels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
 picture = Picture(pixels=pixels, metadata=Metadata(format="ppm", mode="RGB"))
-assert (read_ppm(write_ppm(picture, 90), 10**6)[0] == pixels).all()
+file = io.BytesIO()
+write_ppm(file, OneStrip(pixels), picture.metadata, 90)
+assert (read_ppm(file.getvalue(), 10**6)[0] == pixels).all()
 
 patches = degrade_batch(torch.from_numpy(hr) / 255, [1], chain, scale=2)
 assert (patches * 255).round().eq(155).all()

@@ -566,7 +566,7 @@ def test_an_address_without_a_scheduler_is_one_line(
     upres: Command, source: Path, job: Path
 ) -> None:
     said = upres("upscale", source, job, *BICUBIC, "--cluster", "nonsense")
-    assert_one_line(said, 2, "nonsense", "dask scheduler")
+    assert_one_line(said, 2, "--cluster nonsense", "tcp://HOST:PORT")
 
 
 def test_a_missing_reference_is_one_line_and_an_unrelated_one_wrong_usage(

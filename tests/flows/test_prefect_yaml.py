@@ -46,4 +46,4 @@ def test_commands_use_the_workers_of_the_variable(
     monkeypatch.setenv("UPRES_CLUSTER", "nonsense")
     said = upres("upscale", tmp_path / "in", tmp_path / "job", "--model", "bicubic-x2")
     assert said.code == 2
-    assert "'nonsense'" in said.err
+    assert "--cluster nonsense" in said.err

@@ -38,7 +38,7 @@ def described(name: str, file: Path | None = None) -> Description:
         UsageError: if there is no such file or cluster, or what it says cannot be.
     """
     path = file or default_file()
-    table = _read(path)
+    table = _read(path, name)
     if name not in table:
         hint = nearest(name, table) if table else "it names none"
         raise UsageError(f"no cluster is called {name!r} in {path}; {hint}")
@@ -55,13 +55,14 @@ def default_file() -> Path:
     return base / "upres" / "clusters.toml"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, name: str) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(
-            f"clusters are named in {path}, which cannot be read ({error.strerror}); write it, "
-            "name another with --clusters FILE, or give --cluster local or tcp://HOST:PORT"
+            f"--cluster {name} is a name, and clusters are described in {path}, which cannot be "
+            f"read ({error.strerror}); write it, name another with --clusters FILE, or give "
+            "--cluster local or tcp://HOST:PORT"
         ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not a TOML file: {error}") from error
