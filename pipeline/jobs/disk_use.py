@@ -77,16 +77,13 @@ def check_room(job: Job, ledger: Ledger, *, scale: int) -> str:
     if free is None or raw <= free:
         return ""
     needed = raw * _ratio(used_by(job.source_dir), ledger) * _SMOOTHER
-    line = (
-        f"{job.folder} needs about {needed / 1e9:.1f} GB more for its pictures, and "
-        f"{free / 1e9:.1f} GB are free"
-    )
+    line = f"{needed / 1e6:,.1f} MB more for its pictures, and {free / 1e6:,.1f} MB are free"
     if needed * _CERTAIN > free:
         raise DiskError(
-            f"{line}; free some space, use a folder on another disk, or begin the job anew with "
-            "--codec jpegxl, which takes half"
+            f"the disk is too full: {job.folder} needs about {line}; free some space, use a folder "
+            "on another disk, or begin a new job with --codec jpegxl, which takes half"
         )
-    return f"{line}; what does not fit will fail" if needed > free else ""
+    return f"{job.folder} needs about {line}; what does not fit will fail" if needed > free else ""
 
 
 def _waiting_bytes(ledger: Ledger, *, scale: int) -> int:
