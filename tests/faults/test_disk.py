@@ -84,7 +84,7 @@ def test_tiles_that_a_full_disk_does_not_hold_have_failed_and_are_done_once_ther
     assert digest(job / "sr.zarr") == undisturbed
 
 
-@pytest.mark.parametrize("size", ["64k", "400k", "1m"])
+@pytest.mark.parametrize("size", ["64k", "400k", "900k", "1m"])
 def test_a_disk_that_fills_under_the_ledger_too_loses_nothing(
     size: str,
     pictures: Path,
