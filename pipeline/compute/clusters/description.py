@@ -52,6 +52,16 @@ class Description:
             if value and not Path(value).expanduser().is_file():
                 raise self.wrong(f"{key} is {value!r}, which is not a file")
 
+    def check_positive(self, *keys: str) -> None:
+        """Refuse a count below 1.
+
+        Raises:
+            UsageError: then.
+        """
+        for key in keys:
+            if getattr(self, key) < 1:
+                raise self.wrong(f"{key} is {getattr(self, key)}, expected at least 1")
+
     def wrong(self, why: str) -> UsageError:
         """Return the error of a value that cannot be."""
         return UsageError(f"cluster {self.name!r}: {why}")
@@ -130,8 +140,10 @@ class Ssh(Started):
             raise self.wrong(f"hosts is {self.hosts!r}, expected names of machines")
         if len(set(self.hosts)) < len(self.hosts):
             raise self.wrong(f"hosts names a machine twice: {', '.join(self.hosts)}")
-        if self.workers < 0 or not 0 <= self.port < 2**16:
-            raise self.wrong(f"workers is {self.workers} and port is {self.port}")
+        if self.workers < 0:
+            raise self.wrong(f"workers is {self.workers}, expected 0 or more")
+        if not 0 <= self.port < 2**16:
+            raise self.wrong(f"port is {self.port}, expected 0 to {2**16 - 1}")
         for key in ("key_file", "known_hosts"):
             value = getattr(self, key)
             if value and not Path(value).expanduser().is_file():
@@ -159,10 +171,7 @@ class Queue(Started):
     def check(self) -> None:
         """Refuse what no queue could take."""
         Started.check(self)
-        if self.workers < 1:
-            raise self.wrong(f"workers is {self.workers}, expected at least 1")
-        if self.wait_s < 1:
-            raise self.wrong(f"wait_s is {self.wait_s}, expected at least 1")
+        self.check_positive("workers", "wait_s")
         if not self.memory:
             raise self.wrong('memory is missing; a queue job asks for it, such as memory = "8GB"')
         if self.gpus > 1:
@@ -223,8 +232,7 @@ class Kubernetes(Started):
     def check(self) -> None:
         """Refuse what no pod could be."""
         Started.check(self)
-        if self.workers < 1 or self.wait_s < 1:
-            raise self.wrong(f"workers is {self.workers} and wait_s is {self.wait_s}, both from 1")
+        self.check_positive("workers", "wait_s")
         if not self.memory:
             raise self.wrong('memory is missing; a pod asks for it, such as memory = "8GB"')
         if self.gpus > 1:

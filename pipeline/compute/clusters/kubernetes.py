@@ -88,7 +88,7 @@ def _worker(description: Kubernetes) -> dict[str, Any]:
             *("--memory-limit", description.memory, *resources),
             *(["--local-directory", directory] if directory else []),
         ],
-        "env": _variables(environment_of(description, threads=computing)),
+        "env": _variables(environment_of(description.environment, threads=computing)),
         "resources": {"limits": asked, "requests": asked},
     }
 

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipeline.compute.clusters.started import (
     environment_of,
     own_session,
     scheduler_options,
+    watching,
 )
 from pipeline.compute.local_cluster import LocalScheduler, garbage_kept, tasks_at_once
 
@@ -115,7 +115,7 @@ def _cluster(description: Queue, job_class: Any, *, folder: Path, security: Secu
 
     dask.config.set({"distributed.deploy.lost-worker-timeout": _REPLACED_AFTER})
     computing = max(1, description.threads)
-    variables = environment_of(description, threads=computing)
+    variables = environment_of(description.environment, threads=computing)
     exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     asked = {
         "queue": description.queue,
@@ -179,25 +179,17 @@ class _Jobs:
 
         Dask itself notices only the end of workers that were there.
         """
-        ended = threading.Event()
-
-        def watch() -> None:
-            while not ended.wait(_TURN_S):
-                if gone := self._gone():
-                    logger.warning(
-                        "cluster %r: a queue job is gone (%s); another replaces it",
-                        self.description.name,
-                        self._last_words(),
-                    )
-                    self.cluster.sync(self.cluster.scale_down, gone)
-
-        watcher = threading.Thread(target=watch, name="upres-queue", daemon=True)
-        watcher.start()
-        try:
+        with watching(self._drop_gone, name="upres-queue", every_s=_TURN_S):
             yield
-        finally:
-            ended.set()
-            watcher.join()
+
+    def _drop_gone(self) -> None:
+        if gone := self._gone():
+            logger.warning(
+                "cluster %r: a queue job is gone (%s); another replaces it",
+                self.description.name,
+                self._last_words(),
+            )
+            self.cluster.sync(self.cluster.scale_down, gone)
 
     def _gone(self) -> list[str]:
         """Return the names of workers that never came, and whose jobs the queue does not list.

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 # First, as it says in one line what is wrong with Dask's configuration.
 from pipeline.compute.local_cluster import (  # isort: skip
-    THREADS_VARIABLE,
     LocalWorker,
     most_workers,
     own_configuration,
@@ -25,6 +24,7 @@ from pipeline.compute.local_cluster import (  # isort: skip
 from distributed import Nanny
 
 from pipeline.compute.clusters.security import of_texts
+from pipeline.compute.clusters.started import environment_of
 from pipeline.compute.machine import cores, memory_bytes
 
 if TYPE_CHECKING:
@@ -77,12 +77,7 @@ def nannies(order: Order) -> list[Nanny]:
     for key in ("local_directory", "interface"):
         if getattr(order, key):
             options[key] = getattr(order, key)
-    common = {
-        "OMP_NUM_THREADS": str(threads),
-        "MALLOC_ARENA_MAX": "2",
-        THREADS_VARIABLE: str(threads),
-        **order.environment,
-    }
+    common = environment_of(order.environment, threads=threads)
     found = []
     for n in range(count):
         own = {"CUDA_VISIBLE_DEVICES": gpus[n % len(gpus)]} if order.gpus else {}

@@ -17,11 +17,16 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import IO, TYPE_CHECKING
 
 # First, as it says in one line what is wrong with Dask's configuration.
-from pipeline.compute.clusters.started import client_of, own_session, scheduler_of  # isort: skip
+from pipeline.compute.clusters.started import (  # isort: skip
+    client_of,
+    own_session,
+    scheduler_of,
+    watching,
+)
 
 from pipeline.compute.clusters.remote import READY, Order
 from pipeline.compute.clusters.security import in_texts
-from pipeline.errors import ClusterError, UsageError
+from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +40,7 @@ logger = logging.getLogger(__name__)
 _CONNECT_S = 8
 _READY_S = 60.0
 _TURN_S = 0.2
+_LOOK_S = 1.0
 _AGAIN_S = 30.0
 _END_S = 5.0
 
@@ -48,9 +54,8 @@ def open_ssh(description: Ssh) -> Iterator[Client]:
         ClusterError: if none of the hosts can be reached, or has upres.
     """
     if shutil.which("ssh") is None:
-        raise UsageError(
-            f"cluster {description.name!r} is of kind ssh, and the command ssh is not on this "
-            "machine; install OpenSSH's client"
+        raise description.wrong(
+            "kind ssh needs the command ssh, which is not on this machine; install OpenSSH's client"
         )
     with ExitStack() as opened:
         security = opened.enter_context(own_session(description))
@@ -85,6 +90,7 @@ class _Host:
             gpus=description.gpus,
             memory=description.memory,
             local_directory=description.local_directory,
+            interface=description.interface,
             environment=description.environment,
         )
         self._words = _words(description, name)
@@ -200,30 +206,23 @@ def _await_hosts(description: Ssh, hosts: list[_Host]) -> None:
 @contextmanager
 def _tried_again(description: Ssh, hosts: list[_Host]) -> Iterator[None]:
     """Within the block, report hosts that are lost, and connect again to those that come back."""
-    ended = threading.Event()
+    tried = dict.fromkeys(hosts, time.monotonic())
 
-    def watch() -> None:
-        tried = dict.fromkeys(hosts, time.monotonic())
-        while not ended.wait(1.0):
-            for host in hosts:
-                was_ready = host.ready
-                host.look()
-                if was_ready and host.missing:
-                    logger.warning(
-                        "cluster %r: %s is lost (%s); it is tried again every %.0f s",
-                        description.name,
-                        host.name,
-                        host.missing,
-                        _AGAIN_S,
-                    )
-                if host.missing and time.monotonic() - tried[host] > _AGAIN_S:
-                    tried[host] = time.monotonic()
-                    host.start()
+    def look() -> None:
+        for host in hosts:
+            was_ready = host.ready
+            host.look()
+            if was_ready and host.missing:
+                logger.warning(
+                    "cluster %r: %s is lost (%s); it is tried again every %.0f s",
+                    description.name,
+                    host.name,
+                    host.missing,
+                    _AGAIN_S,
+                )
+            if host.missing and time.monotonic() - tried[host] > _AGAIN_S:
+                tried[host] = time.monotonic()
+                host.start()
 
-    watcher = threading.Thread(target=watch, name="upres-ssh", daemon=True)
-    watcher.start()
-    try:
+    with watching(look, name="upres-ssh", every_s=_LOOK_S):
         yield
-    finally:
-        ended.set()
-        watcher.join()

@@ -7,6 +7,7 @@ the workers; and waiting for them.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from pipeline.compute.clusters.security import own_security
 from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from distributed import Security
 
@@ -47,15 +48,15 @@ _MEMORY_OF_DASK = {
 }
 
 
-def environment_of(description: Started, *, threads: int) -> dict[str, str]:
-    """Return the variables of a worker's process; those of the description come last."""
+def environment_of(own: Mapping[str, str], *, threads: int) -> dict[str, str]:
+    """Return the variables of a worker's process; its `own`, by the description, come last."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MALLOC_ARENA_MAX": "2",
         "PYTHONSAFEPATH": "1",
         THREADS_VARIABLE: str(threads),
         **_MEMORY_OF_DASK,
-        **description.environment,
+        **own,
     }
 
 
@@ -94,6 +95,24 @@ def scheduler_of(description: Started, security: Security, *, host: str) -> Iter
         )
     with cluster:
         yield cluster
+
+
+@contextmanager
+def watching(look: Callable[[], None], *, name: str, every_s: float) -> Iterator[None]:
+    """Within the block, call ``look()`` again and again, in a thread called `name`."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every_s):
+            look()
+
+    watcher = threading.Thread(target=watch, name=name, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def patience_s(client: Client) -> float:
