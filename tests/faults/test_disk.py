@@ -7,6 +7,7 @@ import itertools
 import os
 import shutil
 import threading
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ import pytest
 from zarr.storage import LocalStore
 
 from pipeline.compute.worker import on_every_worker
+from pipeline.errors import LedgerError
+from pipeline.storage.ledger.ledger import Ledger
+from pipeline.storage.ledger.rows import ItemRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,7 +103,7 @@ def test_a_disk_that_fills_under_the_ledger_too_loses_nothing(
     said = upres(*words)
     if said.code == 1:
         # What failed could not be recorded either: the command ends there.
-        assert "full" in said.err.splitlines()[-1]
+        assert "free some space" in said.err.splitlines()[-1]
     else:
         assert said.code == 3
         assert {f["error"] for f in said.document["failures"]} == {"OSError"}
@@ -108,6 +112,15 @@ def test_a_disk_that_fills_under_the_ledger_too_loses_nothing(
     assert again.code == 0
     assert again.document["units"] == {"done": UNITS, "failed": 0, "pending": 0}
     assert digest(job / "sr.zarr") == undisturbed
+
+
+def test_a_ledger_that_fills_its_disk_says_so_and_what_to_do(mount: Mount) -> None:
+    rows = [ItemRow(item=f"{i:0600d}.png", state="done") for i in range(500)]
+    ledger = Ledger.open_file(mount("size=256k") / "ledger.sqlite", job="j")
+    with closing(ledger), pytest.raises(LedgerError) as caught:
+        ledger.put_items(rows)
+    assert "failed: No space left on device (" in str(caught.value)
+    assert str(caught.value).endswith("free some space, then repeat the command to continue")
 
 
 # An export onto a disk that is full, or may not be written
