@@ -20,7 +20,7 @@ from pipeline.compute.inference import load_model
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.stages import open_stages
 from pipeline.pictures.files import read_picture, write_picture
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.geometry import Rect, cuts
-from pipeline.jobs.export_file import ExportTask, export_item
-from pipeline.jobs.ingest_task import IngestTask, ingest_files
+from pipeline.jobs.export.local_file import ExportTask, export_item
+from pipeline.jobs.ingest.task import IngestTask, ingest_files
 from pipeline.pictures.files import read_picture
 from pipeline.pictures.formats import BY_NAME, SUFFIXES
 from pipeline.sources.listing import list_source

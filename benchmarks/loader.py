@@ -23,7 +23,7 @@ from pipeline.dataset.patch_order import BatchSpec
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.formats import EXTENSIONS
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.sources.listing import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec

@@ -30,7 +30,7 @@ from pipeline.compute.submission import Stop
 from pipeline.errors import UpresError
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.stages import open_stages
-from pipeline.jobs.worker import batch_px
+from pipeline.jobs.upscale.worker import batch_px
 from pipeline.recipes.files import recipe_names
 from pipeline.training.folder import STATE
 from pipeline.training.request import TrainRequest

@@ -20,7 +20,7 @@ from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.stages import open_stages
 from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.formats import EXTENSIONS
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.sources.listing import list_source
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import ClusterSettings
     from pipeline.compute.outcomes import Failure
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.stage import UpscaleProgress
     from pipeline.storage.store import Place
 
 MOST_LINES = 200

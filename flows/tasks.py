@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from prefect.tasks import Task
 
-    from pipeline.jobs.export import ExportResult
-    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.export.stage import ExportResult
+    from pipeline.jobs.ingest.stage import Ingestion
     from pipeline.jobs.stages import RunAddress, Stages
     from pipeline.storage.store import Place
 

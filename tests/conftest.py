@@ -233,7 +233,7 @@ def save() -> SavePicture:
     """Write pixels as a picture file in the format of its name."""
     from pipeline.pictures.files import write_picture
     from pipeline.pictures.formats import EXTENSIONS
-    from pipeline.pictures.metadata import Metadata
+    from pipeline.pictures.metadata.metadata import Metadata
     from pipeline.pictures.picture import Picture
 
     def save_picture(path: Path, pixels: NDArray[Any], **metadata: Any) -> Path:

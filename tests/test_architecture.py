@@ -68,6 +68,16 @@ def test_the_picture_has_every_room_and_no_other() -> None:
     assert {room for arrow in drawn() for room in arrow} == folders | {"flows", "models"}
 
 
+def test_the_rooms_inside_of_rooms_are_named() -> None:
+    (table,) = re.findall(r"have rooms of their own:\n\n(.*?)\n\n", PAGE, re.DOTALL)
+    inner = [*(ROOT / "pipeline").glob("*/*/__init__.py"), *(ROOT / "flows").glob("*/__init__.py")]
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in inner}
+    named = [
+        name for row in table.splitlines()[2:] for name in re.findall("`(.*?)`", row.split("|")[1])
+    ]
+    assert {name if name.startswith("flows/") else f"pipeline/{name}" for name in named} == folders
+
+
 def test_the_modules_beside_the_rooms_are_named() -> None:
     beside = {path.name for path in (ROOT / "pipeline").glob("*.py")} - {"__init__.py"}
     (sentence,) = re.findall(r"that\s+are\s+in\s+no\s+room:\s+(.*?)\.\n\n", PAGE, re.DOTALL)

@@ -38,7 +38,7 @@ from pipeline.jobs.perform import upscale_job
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.pictures.files import encode_picture
 from pipeline.pictures.codecs.ppm import read_ppm, write_ppm
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.pictures.strips import OneStrip
 from prefect.utilities.callables import parameter_schema

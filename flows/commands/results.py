@@ -12,7 +12,7 @@ import click
 from flows.terminal import options
 from flows.terminal.printing import number_of, visible
 from pipeline.compute.request import WorkersRequest
-from pipeline.jobs.export_names import SAME
+from pipeline.jobs.export.names import SAME
 from pipeline.jobs.request import ExportRequest, ScoreRequest
 from pipeline.storage.store import local
 

@@ -10,7 +10,7 @@ from flows.terminal.failures import SHOWN
 from flows.terminal.printing import number_of, visible
 
 if TYPE_CHECKING:
-    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.export.stage import ExportResult
     from pipeline.storage.store import Place
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from pipeline.compute.submission import Stop
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.stage import UpscaleProgress
 
 
 class JobTerminal(Terminal, JobListener):

@@ -19,7 +19,7 @@ from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
 from pipeline.constants import CODECS, LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_S, MOST_TILE_PX
 from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import UsageError
-from pipeline.jobs.export_names import CHOICES
+from pipeline.jobs.export.names import CHOICES
 from pipeline.jobs.request import ExportRequest, IngestRequest, UpscaleRequest, check_halo
 from pipeline.request_fields import field_of, help_of, is_needed
 from pipeline.sources.request import SourceRequest

@@ -29,7 +29,7 @@ from flows.terminal.printing import beneath, guard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.stage import UpscaleProgress
 
 _LINE_EVERY_S = 10.0
 

@@ -24,7 +24,7 @@ from pipeline.compute.outcomes import Failure
 from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import OccupiedError, UpresError, UsageError
 from pipeline.pictures.files import encode_picture
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic

@@ -21,9 +21,9 @@ from pipeline.degradation.apply import crop_to_multiple
 from pipeline.errors import PictureError, SourceError, UsageError
 from pipeline.geometry import Rect, Span
 from pipeline.pictures.codecs.srgb import to_srgb
-from pipeline.pictures.exif import copyright_of
 from pipeline.pictures.files import read_picture
-from pipeline.pictures.metadata import Metadata, from_json
+from pipeline.pictures.metadata.exif import copyright_of
+from pipeline.pictures.metadata.metadata import Metadata, from_json
 from pipeline.pictures.picture import WHITE
 from pipeline.recipes.preparing import SRGB, STORED
 from pipeline.sources.listing import Listing, list_source

@@ -19,8 +19,8 @@ from pipeline.errors import ArchiveError, ModelError, UsageError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.item_images import lr_image
 from pipeline.jobs.spec import UpscaleSpec
+from pipeline.jobs.upscale.worker import ModelAddress
 from pipeline.jobs.wear import TRACES_KEY, verdict
-from pipeline.jobs.worker import ModelAddress
 from pipeline.pictures.traces import Traces, of_pixels
 from pipeline.storage.ledger import INGESTED, TraceRow
 

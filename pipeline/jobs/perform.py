@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from pipeline.compute.cluster import connect
 from pipeline.compute.status import read_status
 from pipeline.jobs import stages
-from pipeline.jobs.ingest import run_ingest
+from pipeline.jobs.ingest.stage import run_ingest
 from pipeline.jobs.instructions import hold_as_before
 from pipeline.jobs.job import open_job
 from pipeline.jobs.listener import JobListener
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.compute.cluster import ClusterSettings
-    from pipeline.jobs.export import ExportResult
+    from pipeline.jobs.export.stage import ExportResult
     from pipeline.jobs.request import (
         ExportRequest,
         IngestRequest,

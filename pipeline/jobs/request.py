@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
 from pipeline.constants import CODECS, DEFAULT_MODEL, DEFAULT_TILE_PX, LEAST_TILE_PX, MOST_TILE_PX
 from pipeline.errors import UsageError
-from pipeline.jobs.export_names import CHOICES, SAME
+from pipeline.jobs.export.names import CHOICES, SAME
 from pipeline.request_fields import needed, optional, same_as
 from pipeline.sources.request import SourceRequest
 from pipeline.storage.store import BucketPlace, Place, check_stores

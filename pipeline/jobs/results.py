@@ -10,8 +10,8 @@ from pipeline.jobs.score import ItemScores, scores_to_json
 if TYPE_CHECKING:
     from pipeline.compute.outcomes import Failure
     from pipeline.compute.status import JobStatus
-    from pipeline.jobs.export import ExportResult
-    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.export.stage import ExportResult
+    from pipeline.jobs.ingest.stage import Ingestion
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,24 +16,24 @@ from pipeline.compute.status import read_status
 from pipeline.compute.submission import Stop
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.errors import UsageError
-from pipeline.jobs.adopt import adopt_archive
 from pipeline.jobs.choice import Choice, choose, look_at_new
-from pipeline.jobs.export import run_export
-from pipeline.jobs.export_limits import unwritable
-from pipeline.jobs.export_plan import plan_export
-from pipeline.jobs.export_targets import check_targets
-from pipeline.jobs.ingest import Ingestion, run_ingest
+from pipeline.jobs.export.export_plan import plan_export
+from pipeline.jobs.export.limits import unwritable
+from pipeline.jobs.export.stage import run_export
+from pipeline.jobs.export.targets import check_targets
+from pipeline.jobs.ingest.adopt import adopt_archive
+from pipeline.jobs.ingest.stage import Ingestion, run_ingest
 from pipeline.jobs.job import hold_job
-from pipeline.jobs.plan import plan_job
-from pipeline.jobs.rerun import Rerun
 from pipeline.jobs.score import run_score
 from pipeline.jobs.spec import UpscaleSpec, computed_with, make_spec
-from pipeline.jobs.upscale import (
+from pipeline.jobs.upscale.plan import plan_job
+from pipeline.jobs.upscale.rerun import Rerun
+from pipeline.jobs.upscale.stage import (
     adopt_shards,
     mark_damaged,
     run_upscale,
 )
-from pipeline.jobs.worker import ModelAddress
+from pipeline.jobs.upscale.worker import ModelAddress
 from pipeline.storage.access import close_to
 from pipeline.storage.archive import is_archive
 from pipeline.storage.ledger import INGESTED
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from pipeline.compute.cluster import Client
     from pipeline.compute.outcomes import Failure
     from pipeline.compute.status import JobStatus
-    from pipeline.jobs.export import ExportResult
-    from pipeline.jobs.export_plan import ExportPlan
+    from pipeline.jobs.export.export_plan import ExportPlan
+    from pipeline.jobs.export.stage import ExportResult
     from pipeline.jobs.job import Job
-    from pipeline.jobs.plan import Plan
     from pipeline.jobs.request import ExportRequest
-    from pipeline.jobs.units import UnitPlan
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.plan import Plan
+    from pipeline.jobs.upscale.stage import UpscaleProgress
+    from pipeline.jobs.upscale.units import UnitPlan
     from pipeline.storage.ledger import Ledger
     from pipeline.storage.store import Place
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from pipeline.compute.cluster import address_of, connect, dashboard_of, join
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
 from pipeline.jobs.disk_use import check_room
-from pipeline.jobs.export import ExportResult
-from pipeline.jobs.export_limits import remarks_on
+from pipeline.jobs.export.limits import remarks_on
+from pipeline.jobs.export.stage import ExportResult
 from pipeline.jobs.instructions import settled
 from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.compute.cluster import Client
-    from pipeline.jobs.export_plan import ExportPlan
-    from pipeline.jobs.ingest import Ingestion
+    from pipeline.jobs.export.export_plan import ExportPlan
+    from pipeline.jobs.ingest.stage import Ingestion
     from pipeline.jobs.listener import JobListener
-    from pipeline.jobs.plan import Plan
     from pipeline.jobs.request import UpscaleRequest
     from pipeline.jobs.run import Upscaling
+    from pipeline.jobs.upscale.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

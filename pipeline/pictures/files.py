@@ -2,7 +2,7 @@
 
 Reading never guesses and never repairs: a file that is damaged, of another kind, or larger than the
 bound is a `PictureError`. JPEG and lossy WebP hold no checksum, so damage inside their compressed
-data is noticed only where it breaks the stream, or the structure of a JPEG (`jpeg_stream`).
+data is noticed only where it breaks the stream, or the structure of a JPEG (`jpeg.stream`).
 
 What belongs here: what all formats have in common. Not: one format (`codecs`), where the bytes come
 from (`sources`), nor archives.
@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from pipeline.errors import DiskError, PictureError, UpresError, in_one_line
-from pipeline.pictures import travel
 from pipeline.pictures.codecs.previews import thumbnail
 from pipeline.pictures.formats import READ, holding, recognised
 from pipeline.pictures.kinds import called
-from pipeline.pictures.metadata import plain
-from pipeline.pictures.orientation import upright
+from pipeline.pictures.metadata import travel
+from pipeline.pictures.metadata.metadata import plain
+from pipeline.pictures.metadata.orientation import upright
+from pipeline.pictures.metadata.target import Target
 from pipeline.pictures.picture import Picture
 from pipeline.pictures.raws import raw_magic, raw_tiff
 from pipeline.pictures.signatures import HEAD_BYTES, described
 from pipeline.pictures.strips import OneStrip
-from pipeline.pictures.target import Target
 from pipeline.storage.access import EVERYONE
 from pipeline.storage.atomic import replace_atomically
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.pictures.formats import Format
-    from pipeline.pictures.metadata import Metadata
+    from pipeline.pictures.metadata.metadata import Metadata
     from pipeline.pictures.strips import Strips
 
 MAX_PIXELS = 1_000_000_000

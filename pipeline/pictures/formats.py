@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from pipeline.pictures.metadata import Metadata
+    from pipeline.pictures.metadata.metadata import Metadata
     from pipeline.pictures.strips import Strips
 
 UNBOUNDED = sys.maxsize

@@ -15,7 +15,7 @@ from pipeline.errors import PictureError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pipeline.pictures.metadata import Metadata
+    from pipeline.pictures.metadata.metadata import Metadata
 
 WHITE = {"uint8": 255, "uint16": 65535, "float32": 1}
 """The value of white by the name of the dtype."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.pictures.tiff_tree import Layout
+from pipeline.pictures.metadata.tiff_tree import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

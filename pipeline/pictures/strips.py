@@ -1,7 +1,7 @@
 """Pixels from top to bottom, some rows at a time: what a picture is written from.
 
 So a picture that is larger than memory can be written. What belongs here: strips, cut and handed
-on. Not: where they are read (`pipeline.jobs.stored_strips`), nor what becomes of them (`codecs`).
+on. Not: where they are read (`jobs.export.stored_strips`), nor what becomes of them (`codecs`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which places must be apart: what a command writes, from what it or the next run reads.
 
 What belongs here: refusing folders before anything is computed. Not: how folders are told from one
-another (`storage.places`), nor single files that are in the way (`export_file`).
+another (`storage.places`), nor single files that are in the way (`jobs.export`).
 """
 
 from __future__ import annotations

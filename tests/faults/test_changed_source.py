@@ -9,7 +9,7 @@ import pytest
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import Upscaling, run_on
 from pipeline.jobs.spec import make_spec
-from pipeline.jobs.worker import ModelAddress
+from pipeline.jobs.upscale.worker import ModelAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.compute.status import JobStatus
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.stage import UpscaleProgress
     from tests.conftest import Command, Digest, SavePicture, TakePhoto, Upscale
 
 MODEL, TILE = "bicubic-x2", 16
@@ -48,7 +48,7 @@ def upscale_while(
         pytest.MonkeyPatch.context() as patch,
         run_on(create_job(folder, source=str(source)), "test") as run,
     ):
-        patch.setattr("pipeline.jobs.tiles._TILES_A_TASK", 1)
+        patch.setattr("pipeline.jobs.upscale.tiles._TILES_A_TASK", 1)
         run.ingest(str(source), client)
         run.upscale(upscaling, run.plan(upscaling), client, report)
         assert not left

@@ -12,14 +12,14 @@ from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import Upscaling, run_on
 from pipeline.jobs.spec import make_spec
-from pipeline.jobs.worker import ModelAddress
+from pipeline.jobs.upscale.worker import ModelAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.stage import UpscaleProgress
     from tests.conftest import Digest, SavePicture, TakePhoto
 
     Order: TypeAlias = Callable[[list[Any]], list[Any]]
@@ -86,8 +86,8 @@ def test_the_order_of_tiles_and_how_many_go_in_one_task_change_no_byte(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.tiles._TILES_A_TASK", tiles_a_task)
-    monkeypatch.setattr("pipeline.jobs.upscale.batch_px", lambda _: 2**30)
+    monkeypatch.setattr("pipeline.jobs.upscale.tiles._TILES_A_TASK", tiles_a_task)
+    monkeypatch.setattr("pipeline.jobs.upscale.stage.batch_px", lambda _: 2**30)
     chance = random.Random(tiles_a_task)
 
     def shuffled(plans: list[Any]) -> list[Any]:
@@ -100,7 +100,7 @@ def test_the_order_of_tiles_and_how_many_go_in_one_task_change_no_byte(
 def test_a_stop_in_the_middle_changes_no_byte(
     compute: Compute, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.jobs.tiles._TILES_A_TASK", 1)
+    monkeypatch.setattr("pipeline.jobs.upscale.tiles._TILES_A_TASK", 1)
     assert compute(tmp_path / "job", stop_after=1) != whole
     assert compute(tmp_path / "job") == whole
 

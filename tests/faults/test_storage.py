@@ -23,7 +23,7 @@ import pipeline.storage.archive
 import pipeline.storage.item_writing
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, Span
-from pipeline.jobs.adopt import adopt_archive
+from pipeline.jobs.ingest.adopt import adopt_archive
 from pipeline.storage.archive import Archive
 from pipeline.storage.image import Layout, StoredImage
 from pipeline.storage.ledger import FILE_NAME, INGESTED, REJECTED, VANISHED, ItemRow, Ledger

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pipeline.jobs.results import JobResult
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.stage import UpscaleProgress
     from tests.conftest import Digest, SavePicture, TakePhoto, Upscale
     from tests.services.slurm import Slurm
     from tests.services.sshd import Sshd

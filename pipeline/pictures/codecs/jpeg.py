@@ -13,14 +13,14 @@ import numpy as np
 from PIL import JpegImagePlugin
 
 from pipeline.errors import PictureError
-from pipeline.pictures import jpeg_segments
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
 from pipeline.pictures.codecs.pillow import save
-from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
-from pipeline.pictures.jpeg_joining import interval_rows, join
-from pipeline.pictures.jpeg_scans import read_frame
-from pipeline.pictures.jpeg_stream import check_whole
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.jpeg import segments as jpeg_segments
+from pipeline.pictures.jpeg.joining import interval_rows, join
+from pipeline.pictures.jpeg.scans import read_frame
+from pipeline.pictures.jpeg.stream import check_whole
+from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import channels_first
 from pipeline.pictures.strips import OneStrip, ahead, recut
 from pipeline.storage.spool import is_large, large_array

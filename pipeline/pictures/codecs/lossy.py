@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.errors import PictureError
 from pipeline.pictures.formats import holding
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture, channels_first, channels_last
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
+from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.picture import channels_last, mode_of
 from pipeline.pictures.strips import OneStrip
 
 if TYPE_CHECKING:
-    from pipeline.pictures.metadata import Metadata
+    from pipeline.pictures.metadata.metadata import Metadata
     from pipeline.pictures.strips import Strips
 
 

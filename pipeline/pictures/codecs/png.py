@@ -10,12 +10,12 @@ import imagecodecs
 import numpy as np
 
 from pipeline.errors import PictureError
-from pipeline.pictures import png_chunks
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
 from pipeline.pictures.codecs.png_bands import filtered_bands, packed_rows
-from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.interlace import decode_interlaced
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata import png_chunks
+from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import channels_first, channels_last
 from pipeline.pictures.strips import ahead, gathered, recut
 from pipeline.storage.spool import is_large, large_array, large_bytes

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.formats import holding
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture, channels_last
 from pipeline.pictures.strips import OneStrip
 

@@ -12,16 +12,16 @@ import numpy as np
 import tifffile
 
 from pipeline.errors import PictureError
-from pipeline.pictures import photoshop
 from pipeline.pictures.codecs.declared import check_size, filled, usable_dpi
 from pipeline.pictures.codecs.tiff_segments import decode_segments
-from pipeline.pictures.exif import SAMPLE_RANGE, additions, byte_order, grafted
-from pipeline.pictures.exif import of_tiff as exif_of_tiff
 from pipeline.pictures.float_range import declared_range, from_unit, to_unit
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata import photoshop
+from pipeline.pictures.metadata.exif import SAMPLE_RANGE, additions, byte_order, grafted
+from pipeline.pictures.metadata.exif import of_tiff as exif_of_tiff
+from pipeline.pictures.metadata.metadata import Metadata
+from pipeline.pictures.metadata.tiff_tree import Layout
 from pipeline.pictures.picture import WHITE, channels_first, mode_of
 from pipeline.pictures.strips import ahead, in_order, recut
-from pipeline.pictures.tiff_tree import Layout
 from pipeline.storage.spool import changed
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.pictures.metadata.tiff_tree import Tag
     from pipeline.pictures.strips import Strips
-    from pipeline.pictures.tiff_tree import Tag
 
 # tifffile logs what it tolerates; what upres does not tolerate is raised here instead.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())

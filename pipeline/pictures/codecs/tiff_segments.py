@@ -17,8 +17,8 @@ import numpy as np
 from pipeline.errors import PictureError
 from pipeline.pictures.codecs.declared import check_size
 from pipeline.pictures.fax import GROUP_3, GROUP_4, HUFFMAN, decode_fax
-from pipeline.pictures.jpeg_scans import read_frame
-from pipeline.pictures.jpeg_stream import check_whole
+from pipeline.pictures.jpeg.scans import read_frame
+from pipeline.pictures.jpeg.stream import check_whole
 from pipeline.storage.spool import is_large, large_array
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import numpy as np
 from pipeline.errors import PictureError
 from pipeline.pictures.codecs.declared import check_size, filled
 from pipeline.pictures.codecs.pillow import save
-from pipeline.pictures.exif import PREFIX as EXIF_PREFIX
-from pipeline.pictures.metadata import Metadata, in_words
+from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
+from pipeline.pictures.metadata.metadata import Metadata, in_words
 from pipeline.pictures.picture import channels_first, mode_of
 from pipeline.pictures.strips import Changed
 from pipeline.storage.spool import is_large, large_array

@@ -26,7 +26,7 @@ from pipeline.geometry import Rect
 from pipeline.geometry import Span as Pixels
 from pipeline.jobs.job import open_job
 from pipeline.jobs.spec import make_spec
-from pipeline.jobs.worker import ModelAddress, Workbench, open_workbench
+from pipeline.jobs.upscale.worker import ModelAddress, Workbench, open_workbench
 from tests.examples import pairs
 
 if TYPE_CHECKING:
@@ -268,7 +268,7 @@ _SHORT_OF_MEMORY = """
 import resource, sys
 import numpy as np, torch
 from pipeline.compute.inference import Inference, load_model
-from pipeline.jobs.worker import _out_of_memory
+from pipeline.jobs.upscale.worker import _out_of_memory
 torch.set_num_threads(int(sys.argv[1]))
 run = Inference.of(
     load_model("span-x4").network, scale=4, channels=3, precision="fp32", backend="openvino"

@@ -13,7 +13,7 @@ from pipeline.compute.inference import Inference, load_model
 from pipeline.compute.transparency import without_hidden
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.spec import UpscaleSpec
-from pipeline.jobs.worker import Workbench
+from pipeline.jobs.upscale.worker import Workbench
 
 if TYPE_CHECKING:
     from pathlib import Path

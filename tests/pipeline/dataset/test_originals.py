@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline.dataset.extract import cut, luma8, patches
 from pipeline.dataset.originals import decode, develop, list_originals
 from pipeline.errors import ArchiveError, PictureError, SourceError, UsageError
-from pipeline.jobs.ingest import run_ingest
+from pipeline.jobs.ingest.stage import run_ingest
 from pipeline.recipes.preparing import SRGB, PrepareRecipe
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import Ledger

@@ -34,9 +34,9 @@ from pathlib import Path
 
 from pipeline.jobs.job import open_job
 from pipeline.jobs.spec import make_spec
-from pipeline.jobs.worker import ModelAddress
-from pipeline.jobs.plan import plan_job
-from pipeline.jobs.upscale import run_upscale
+from pipeline.jobs.upscale.worker import ModelAddress
+from pipeline.jobs.upscale.plan import plan_job
+from pipeline.jobs.upscale.stage import run_upscale
 
 
 class DeclaredError(Exception):

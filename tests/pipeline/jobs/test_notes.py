@@ -14,15 +14,15 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from pipeline.compute.status import read_status
-from pipeline.jobs.export import run_export
-from pipeline.jobs.export_plan import plan_export
+from pipeline.jobs.export.export_plan import plan_export
+from pipeline.jobs.export.stage import run_export
 from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
-from pipeline.pictures.metadata import Metadata, from_json, to_json
+from pipeline.pictures.metadata.metadata import Metadata, from_json, to_json
 from pipeline.reports.job_report import write_report
 from pipeline.storage.ledger import EXPORT, FILE_NAME, INGEST, Ledger, Note
-from tests.pipeline.pictures.test_colour import cicp, png
-from tests.pipeline.pictures.test_jpeg_segments import FILM, segment
+from tests.pipeline.pictures.jpeg.test_jpeg_segments import FILM, segment
+from tests.pipeline.pictures.metadata.test_colour import cicp, png
 
 if TYPE_CHECKING:
     from pathlib import Path

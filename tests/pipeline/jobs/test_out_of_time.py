@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.jobs.results import JobResult
-    from pipeline.jobs.upscale import UpscaleProgress
+    from pipeline.jobs.upscale.stage import UpscaleProgress
     from tests.conftest import Command, Digest, SavePicture, TakePhoto
 
 HOUR_S = 3600.0

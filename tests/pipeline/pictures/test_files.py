@@ -21,7 +21,7 @@ from PIL import Image
 from pipeline.errors import PictureError
 from pipeline.pictures.files import decode_picture, read_picture, write_picture
 from pipeline.pictures.formats import SUFFIXES
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture
 from pipeline.storage.atomic import replace_atomically
 from tests.examples import examples

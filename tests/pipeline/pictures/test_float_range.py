@@ -12,7 +12,7 @@ import tifffile
 from pipeline.errors import PictureError
 from pipeline.geometry import Rect, Span
 from pipeline.pictures.files import decode_picture, read_picture, write_picture
-from pipeline.pictures.metadata import from_json
+from pipeline.pictures.metadata.metadata import from_json
 from pipeline.pictures.picture import Picture
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import pytest
 from PIL import ImageCms
 
 from pipeline.errors import PictureError
-from pipeline.jobs.export_names import CHOICES
+from pipeline.jobs.export.names import CHOICES
 from pipeline.pictures.files import encode_picture, read_picture
 from pipeline.pictures.formats import (
     BY_NAME,
@@ -32,10 +32,10 @@ from pipeline.pictures.formats import (
     recognised,
 )
 from pipeline.pictures.kinds import called, is_readable_name
-from pipeline.pictures.metadata import Metadata, in_words
+from pipeline.pictures.metadata.metadata import Metadata, in_words
+from pipeline.pictures.metadata.target import Target
+from pipeline.pictures.metadata.travel import fitted
 from pipeline.pictures.picture import WHITE, Picture
-from pipeline.pictures.target import Target
-from pipeline.pictures.travel import fitted
 from tests.pipeline.pictures.test_files import exif_with_orientation, noise
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def rows_of_metadata() -> list[str]:
 CODEC = """
 import numpy as np
 
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.metadata.metadata import Metadata
 
 
 def read_ppm(data, max_pixels):
@@ -263,10 +263,10 @@ import numpy as np
 from click.testing import CliRunner
 from flows.cli import main
 from pipeline.errors import PictureError
-from pipeline.jobs.export_names import file_names
+from pipeline.jobs.export.names import file_names
 from pipeline.pictures.files import encode_picture, read_picture
 from pipeline.pictures.kinds import verdict
-from pipeline.pictures.metadata import Metadata, in_words
+from pipeline.pictures.metadata.metadata import Metadata, in_words
 from pipeline.pictures.picture import Picture
 
 pixels = np.arange(60, dtype=np.uint8).reshape(3, 4, 5)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.compute.status import JobStatus
-from pipeline.jobs.ingest import Ingestion
+from pipeline.jobs.ingest.stage import Ingestion
 from pipeline.jobs.results import JobResult
 from pipeline.reports.night import Speed, nights_left
 from pipeline.storage.ledger import INGESTED, ItemCount

@@ -17,11 +17,11 @@ from PIL import Image, ImageCms
 
 from pipeline.errors import ArchiveError, PictureError
 from pipeline.pictures import traces
-from pipeline.pictures.exif import find_orientation
 from pipeline.pictures.files import decode_picture, encode_strips, read_picture
 from pipeline.pictures.formats import BY_NAME, WRITTEN
-from pipeline.pictures.jpeg_joining import interval_rows
-from pipeline.pictures.metadata import Metadata
+from pipeline.pictures.jpeg.joining import interval_rows
+from pipeline.pictures.metadata.exif import find_orientation
+from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.strips import OneStrip
 from pipeline.storage.spool import large_bytes, spooling_in
 from tests.pipeline.pictures.test_strips import Cut

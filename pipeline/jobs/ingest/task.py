@@ -1,0 +1,273 @@
+"""Ingesting on a worker: some files become images of their own, or one chunk of a stack.
+
+A file's bytes are read once; the hash, the pixels and the metadata all come from those bytes, so if
+a file is replaced at that time, all three are of the old file or all of the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row, small_groups
+from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
+from pipeline.jobs.ingest.lr_items import notes_of, with_facts, with_place
+from pipeline.jobs.wear import TRACES_KEY, verdict
+from pipeline.pictures.files import decode_picture
+from pipeline.pictures.metadata.metadata import Metadata, to_json
+from pipeline.pictures.traces import Traces, traces
+from pipeline.sources.source_file import SourceFile
+from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
+from pipeline.storage.image import Layout
+from pipeline.storage.spool import spooling_in
+from pipeline.storage.stack_kind import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from pipeline.pictures.picture import Picture
+    from pipeline.storage.ledger import ItemRow, ObjectRow
+    from pipeline.storage.stack_index import Member
+    from pipeline.storage.store import Place
+
+
+@dataclass(frozen=True, slots=True)
+class IngestTask(PictureTask[SourceFile]):
+    """Some files to bring into an archive as images of their own, unless they fit a stack."""
+
+    archive_dir: Place
+    known: Mapping[str, str]
+    """Content hashes, by item, that the archive should hold."""
+    stacked: Mapping[str, Member]
+    """Where those of them are that are in a stack."""
+    alone: bool = False
+    """Whether small pictures are stored as images too, instead of in a stack."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Content hashes, by item, of objects in a bucket that did not change since they were read."""
+
+    def failed(self, error: BaseException) -> list[Ingested]:
+        """Return that no file could be ingested: a worker died, or the disk is full."""
+        return _all_rejected(self.pictures, error)
+
+
+@dataclass(frozen=True, slots=True)
+class PackTask:
+    """The files that make up one chunk of a stack, by their places."""
+
+    stack: str
+    chunk: int
+    files: tuple[SourceFile, ...]
+    archive_dir: Place
+    seen: Mapping[str, Traces] = field(default_factory=dict)
+    """Traces by content: those of files that did not change since they were looked at."""
+
+    def one_by_one(self) -> Iterator[PackTask]:
+        """Yield the task itself: a chunk is written whole."""
+        yield self
+
+    def failed(self, error: BaseException) -> list[Ingested]:
+        """Return that no file could be packed: a worker died, or the disk is full."""
+        return _all_rejected(self.files, error)
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of a file; one that waits for a stack is not stored yet."""
+
+    file: SourceFile
+    row: ItemRow
+    waits: bool = False
+    notes: tuple[str, ...] | None = ()
+    """What was not kept of it; None where nothing new was learnt."""
+    traces: Traces | None = None
+    """Of a picture that waits."""
+
+    @property
+    def worn(self) -> bool:
+        """Return whether a picture that waits is for a network that restores."""
+        return self.traces is not None and verdict(self.traces)[0]
+
+    @property
+    def kind(self) -> Kind:
+        """Return the kind of its picture."""
+        row = self.row
+        return Kind(row.channels, row.height, row.width, row.dtype)
+
+
+def plan_ingest(
+    files: Iterable[SourceFile],
+    *,
+    archive_dir: Place,
+    known: Mapping[str, str],
+    stacked: Mapping[str, Member],
+    alone: bool = False,
+    unread: Mapping[str, ObjectRow] | None = None,
+) -> Iterator[IngestTask]:
+    """Yield tasks of few files or few bytes that hold each of `files` once, in their order."""
+    for group in small_groups(files):
+        items = [file.item for file in group]
+        yield IngestTask(
+            group,
+            archive_dir,
+            {item: known[item] for item in items if item in known},
+            {item: stacked[item] for item in items if item in stacked},
+            alone,
+            {file.item: seen.sha256 for file in group if (seen := _seen(file, unread or {}))},
+        )
+
+
+def _seen(file: SourceFile, unread: Mapping[str, ObjectRow]) -> ObjectRow | None:
+    """Return what is known of an object with this very etag and size."""
+    row = unread.get(file.item)
+    same = row is not None and (row.etag, row.size_bytes) == (file.etag, file.size_bytes)
+    return row if same else None
+
+
+def ingest_files(task: IngestTask) -> list[Ingested]:
+    """Bring the files of a task into the archive; safe to run twice.
+
+    A file whose content the archive holds already is only read. One that is not a picture gives a
+    row in state rejected, with the reason, and leaves the archive as it was.
+    """
+    archive = Archive.open(task.archive_dir)
+    ingested = []
+    for file in task.pictures:
+        with spooling_in(task.archive_dir):
+            ingested.append(_ingested(file, archive, task))
+    return ingested
+
+
+def pack_chunk(task: PackTask) -> list[Ingested]:
+    """Write the pictures of a task into one chunk; safe to run twice.
+
+    A file that is no longer a picture of the stack's size is rejected and leaves a hole.
+    """
+    archive = Archive.open(task.archive_dir)
+    stack = archive.stack(task.stack)
+    done, pixels, members = [], [], {}
+    for place, file in enumerate(task.files):
+        row = ingested_row(file)
+        try:
+            data, row = _read(file)
+            picture, row = _picture(data, file, row)
+            _check_kind(Ingested(file, row), stack.kind)
+        except (PictureError, SourceError) as error:
+            done.append(Ingested(file, rejected_row(row, error)))
+            continue
+        pixels.append(picture.pixels)
+        seen = task.seen.get(row.sha256) or _traces(data, picture)
+        members[place] = {"item": file.item, **_provenance(row, file, picture.metadata, seen)}
+        row = replace(row, stack=task.stack, chunk=task.chunk, place=place)
+        done.append(Ingested(file, row, notes=picture.metadata.notes))
+    if members:
+        stack.write(task.chunk, np.stack(pixels), members, {})
+    for member in members.values():
+        archive.delete_own(member["item"])  # It was an image of its own before.
+    return done
+
+
+def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
+    row = ingested_row(file)
+    try:
+        if file.item in task.unread:
+            row = replace(row, sha256=task.unread[file.item])
+            unchanged = _unchanged(row, archive, task)
+            if unchanged is not None:
+                return Ingested(file, unchanged, notes=_notes_on(unchanged, archive, task))
+        data, row = _read(file)
+        unchanged = _unchanged(row, archive, task)
+        if unchanged is not None:
+            return Ingested(file, unchanged, notes=_notes_on(unchanged, archive, task))
+        picture, row = _picture(data, file, row)
+        waits = Ingested(file, row).kind.is_small and not task.alone
+        seen = _traces(data, picture)
+        if not waits:
+            _store(archive, file, picture, row, seen)
+        return Ingested(file, row, waits, picture.metadata.notes, seen if waits else None)
+    except Exception as error:
+        # The file's border: whatever went wrong is its outcome, and the others go on.
+        return Ingested(file, rejected_row(with_place(row, task.stacked.get(file.item)), error))
+
+
+def _read(file: SourceFile) -> tuple[bytes, ItemRow]:
+    data = file.read()
+    sha256 = hashlib.sha256(data).hexdigest()
+    return data, replace(ingested_row(file), sha256=sha256, size_bytes=len(data))
+
+
+def _picture(data: bytes, file: SourceFile, row: ItemRow) -> tuple[Picture, ItemRow]:
+    picture = decode_picture(data, name=file.item)
+    return picture, with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
+
+
+def _unchanged(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
+    """Return the row of an item that the archive holds with this very content."""
+    member = task.stacked.get(row.item)
+    if member is not None:
+        if member.sha256 != row.sha256:
+            return None
+        kind = Kind.of(member.stack)
+        archive.delete_own(row.item)
+        row = with_place(row, member)
+        return with_facts(row, (kind.channels, kind.height, kind.width), kind.dtype)
+    if task.known.get(row.item) != row.sha256:
+        return None
+    try:
+        image = archive.image_at(row.item, stack="", chunk=0, place=0)
+    except UnreadableError:
+        raise
+    except ArchiveError:
+        return None
+    if image.provenance.get("sha256") != row.sha256:
+        return None
+    return with_facts(row, (image.channels, *image.size), str(image.dtype))
+
+
+def _notes_on(row: ItemRow, archive: Archive, task: IngestTask) -> tuple[str, ...] | None:
+    """Return the notes on an unchanged item that the ledger does not know, else None."""
+    if row.item in task.known:
+        return None
+    return notes_of(archive.image_at(row.item, stack=row.stack, chunk=row.chunk, place=row.place))
+
+
+def _check_kind(found: Ingested, kind: Kind) -> None:
+    if found.kind != kind:
+        raise SourceError(
+            f"{found.file.item} was changed while it was read: it is of {found.kind.stack}, "
+            f"expected {kind.stack}; ingest it again"
+        )
+
+
+def _store(
+    archive: Archive, file: SourceFile, picture: Picture, row: ItemRow, seen: Traces
+) -> None:
+    archive.create(
+        file.item,
+        shape=(row.channels, row.height, row.width),
+        dtype=row.dtype,
+        layout=Layout.of(height=row.height, width=row.width, shard_px=SOURCE_SHARD_PX),
+        provenance=_provenance(row, file, picture.metadata, seen),
+        pixels=picture.pixels,
+    )
+
+
+def _traces(data: bytes, picture: Picture) -> Traces:
+    return traces(data, picture.metadata.format, picture.pixels)
+
+
+def _provenance(row: ItemRow, file: SourceFile, metadata: Metadata, seen: Traces) -> dict[str, Any]:
+    return {
+        "source": file.address,
+        "sha256": row.sha256,
+        "size_bytes": row.size_bytes,
+        "mtime_ns": file.mtime_ns if file.modified_ns is None else file.modified_ns,
+        **to_json(metadata),
+        TRACES_KEY: seen.to_json(),
+    }
+
+
+def _all_rejected(files: Iterable[SourceFile], error: BaseException) -> list[Ingested]:
+    return [Ingested(file, rejected_row(ingested_row(file), error)) for file in files]

@@ -1,0 +1,1 @@
+"""Upscale: units of items, planned, computed and recorded."""

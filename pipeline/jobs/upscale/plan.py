@@ -1,0 +1,91 @@
+"""Plan: which units a run would compute, by what is in the ledger and the SR archive.
+
+Nothing is changed here; what is done about a plan is in `pipeline.jobs.upscale.stage`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.jobs.choice import Chooser
+from pipeline.jobs.upscale.chunks import ChunkPlanner
+from pipeline.jobs.upscale.tiles import TilePlanner
+from pipeline.storage.archive import Archive
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from pipeline.jobs.choice import Choice
+    from pipeline.jobs.job import Job
+    from pipeline.jobs.spec import UpscaleSpec
+    from pipeline.jobs.upscale.units import Planner, UnitPlan
+    from pipeline.storage.ledger import Ledger
+
+
+class Plan:
+    """All plans that have units to compute, or that the ledger has not recorded yet.
+
+    Only keys are kept. Iterating reads ledger and archive again, so that a million items take
+    little memory.
+    """
+
+    def __init__(self, planners: Sequence[Planner]) -> None:
+        self._parts = [
+            (planner, [plan.key for plan in planner.every() if plan.has_work])
+            for planner in planners
+        ]
+
+    def __len__(self) -> int:
+        return sum(len(keys) for _, keys in self._parts)
+
+    def __iter__(self) -> Iterator[UnitPlan]:
+        for planner, keys in self._parts:
+            yield from planner.again(keys)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Return how many units there are to compute, and how many items have them."""
+        units = items = 0
+        for plan in self:
+            units += len(plan.numbers)
+            items += len(plan.rows)
+        return units, items
+
+    def narrowed(self, keep: Callable[[UnitPlan], UnitPlan | None]) -> Plan:
+        """Return what `keep` leaves of each part."""
+        return Plan([_Narrowed(planner, keys, keep) for planner, keys in self._parts])
+
+
+@dataclass(frozen=True, slots=True)
+class _Narrowed:
+    """A planner of what `keep` leaves of those plans of another that have `keys`."""
+
+    planner: Planner
+    keys: Sequence[Any]
+    keep: Callable[[UnitPlan], UnitPlan | None]
+
+    def every(self) -> Iterator[UnitPlan]:
+        return self.again(self.keys)
+
+    def again(self, keys: Iterable[Any]) -> Iterator[UnitPlan]:
+        kept = map(self.keep, self.planner.again(keys))
+        return (plan for plan in kept if plan is not None)
+
+
+def plan_job(
+    job: Job,
+    *,
+    spec: UpscaleSpec,
+    ledger: Ledger,
+    choice: Choice | None = None,
+    codec: str | None = None,
+) -> Plan:
+    """Return what upscaling the whole job by `spec`, or by `choice`, would compute now.
+
+    The SR archive is there from then on, and compresses its new arrays by `codec`, as
+    ``Archive.open_or_create`` says.
+    """
+    chooser = Chooser(spec, choice, ledger)
+    sr = Archive.open_or_create(job.sr_dir, codec=codec)
+    return Plan([TilePlanner(chooser, ledger, sr), ChunkPlanner(job, chooser, ledger, sr)])

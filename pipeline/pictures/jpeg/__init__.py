@@ -1,0 +1,1 @@
+"""How a JPEG file is built, and whether all of its data is there."""
