@@ -22,6 +22,7 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pipeline.compute.fork_server import starting_method
 from pipeline.compute.machine import cores, memory_bytes
 from pipeline.errors import ClusterError
 
@@ -53,6 +54,9 @@ _FILES, _FILES_A_WORKER = 40, 8
 """How many files a command has open, and how many more for each worker, with some reserve."""
 _FILES_WANTED = 4096
 _SEMAPHORES_A_WORKER = 8
+
+_HASH_SEED = "6640"
+"""What Dask sets for each worker that it spawns: a text has the same hash on all of them."""
 
 _KEYS: dict[str, Security] = {}
 """How this process proves itself to the clusters that it started, by their addresses."""
@@ -117,11 +121,13 @@ def local_workers(
         ClusterError: if they cannot be started; it says why.
     """
     # Children look for modules where this process does, never in the working folder.
-    inherited = {**environment, "PYTHONSAFEPATH": "1"}
+    inherited = {**environment, "PYTHONSAFEPATH": "1", "PYTHONHASHSEED": _HASH_SEED}
     with own_configuration(), _own_environment(inherited), _own_folder() as folder:
         _check_machine(count)
         security = Security.temporary()
         with _interrupts_ignored_by_children():
+            # Until `own_configuration` ends: nannies start workers again that died.
+            dask.config.set({"distributed.worker.multiprocessing-method": starting_method(count)})
             cluster = _started(
                 count, security, nthreads=threads, memory_limit=memory_bytes, local_directory=folder
             )

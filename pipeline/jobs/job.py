@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, JobBusyError, LedgerError, StoreError, UsageError
+from pipeline.jobs.not_a_job import why_not_a_job
 from pipeline.storage.access import make_folder, readers
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
-from pipeline.storage.dataset import is_dataset
 from pipeline.storage.ledger import (
     FILE_NAME,
     Ledger,
@@ -135,12 +135,7 @@ def open_job(folder: Place, *, ledger_url: str | None = None) -> Job:
     except StoreError:
         raise
     except FileNotFoundError as error:
-        if is_dataset(folder):
-            raise UsageError(
-                f"{folder} is a dataset, expected a job; datasets have prepare, status, report, "
-                "export and train"
-            ) from error
-        raise UsageError(_why_not_a_job(folder)) from error
+        raise UsageError(why_not_a_job(folder, DESCRIPTION)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{path} cannot be read ({error}); restore it or use another folder"
@@ -162,28 +157,6 @@ def _ledger_of(folder: Place, described: str, *, asked: str | None) -> str:
     if asked and without_password(asked) == described:
         return asked
     return described
-
-
-def _why_not_a_job(folder: Place) -> str:
-    """Return what is at `folder` instead of a job, and what to do, in one line."""
-    if is_archive(folder):
-        return (
-            f"{folder} is an archive, expected a job; `upres upscale {folder} JOB` makes one of it"
-        )
-    start = f"start one with `upres upscale SRC {folder}`"
-    if not folder.exists():
-        return f"{folder} does not exist, expected a job; check the path, or {start}"
-    below = _job_below(folder)
-    if below is not None:
-        return f"{folder} is not a job (it has no {DESCRIPTION}); did you mean {below}?"
-    return f"{folder} is not a job (it has no {DESCRIPTION}); {start}"
-
-
-def _job_below(folder: Place) -> Place | None:
-    if isinstance(folder, BucketPlace):
-        inner = (place for place, facts in folder.listed() if facts is None)
-        return next((place for place in inner if (place / DESCRIPTION).exists()), None)
-    return next((path.parent for path in sorted(folder.glob(f"*/{DESCRIPTION}"))), None)
 
 
 def _check_description(values: dict[str, object]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.jobs.score import ItemScores, scores_to_json
+from pipeline.jobs.scores import ItemScores, scores_to_json
 
 if TYPE_CHECKING:
     from pipeline.compute.outcomes import Failure

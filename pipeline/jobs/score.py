@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
 from pipeline.compute.inference import from_unit_range, to_unit_range
@@ -18,11 +16,10 @@ from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
+from pipeline.jobs.scores import BICUBIC, CONSISTENCY, REFERENCE
 from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metrics import (
     Scores,
-    Similarity,
-    SquaredError,
     score_region,
     score_tile,
     score_window,
@@ -35,7 +32,7 @@ from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreR
 from pipeline.storage.spool import spooling_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
 
@@ -44,11 +41,6 @@ if TYPE_CHECKING:
     from pipeline.sources.source_file import SourceFile
     from pipeline.storage.image import StoredImage
     from pipeline.storage.store import Place
-
-REFERENCE, BICUBIC, CONSISTENCY = "reference", "bicubic", "consistency"
-"""What a score compares: SR with HR; bicubic enlargement with HR; SR, reduced, with LR."""
-
-_PSNR = {"psnr_y": REFERENCE, "bicubic_psnr_y": BICUBIC, "consistency_psnr_y": CONSISTENCY}
 
 _BICUBIC_REACH_PX = 2
 
@@ -63,15 +55,6 @@ class ScoreTask:
     source_dir: Place
     sr_dir: Place
     reference: SourceFile | None
-
-
-@dataclass(frozen=True, slots=True)
-class ItemScores:
-    """The scores of one item by what was compared; each the sum over its tiles."""
-
-    item: str
-    kinds: Mapping[str, Scores]
-    tiles: Mapping[str, Mapping[int, Scores]]
 
 
 @timed("score")
@@ -186,43 +169,6 @@ def score_item(task: ScoreTask) -> list[ScoreRow]:
         ]
 
 
-def read_scores(ledger: Ledger) -> list[ItemScores]:
-    """Return the scores of all items, each with its tiles, from the ledger."""
-    items: dict[str, dict[str, dict[int, Scores]]] = defaultdict(lambda: defaultdict(dict))
-    for row in ledger.scores():
-        items[row.item][row.kind][row.tile] = Scores(
-            SquaredError(row.error_total, row.error_count),
-            Similarity(row.ssim_total, row.ssim_count),
-        )
-    return [
-        ItemScores(item, {k: sum(t.values(), Scores()) for k, t in kinds.items()}, kinds)
-        for item, kinds in items.items()
-    ]
-
-
-def scores_to_json(scores: Iterable[ItemScores]) -> dict[str, Any]:
-    """Return the document that `score` prints; means are over the items that have the figure.
-
-    Where two pictures are equal the figure is None, as JSON has no infinity; `infinite` names it.
-    """
-    items = [
-        {
-            "item": s.item,
-            "psnr_y": _figure(s, REFERENCE, "psnr_y"),
-            "ssim_y": _figure(s, REFERENCE, "ssim_y"),
-            "bicubic_psnr_y": _figure(s, BICUBIC, "psnr_y"),
-            "bicubic_ssim_y": _figure(s, BICUBIC, "ssim_y"),
-            "consistency_psnr_y": _figure(s, CONSISTENCY, "psnr_y"),
-            "consistency_ssim_y": _figure(s, CONSISTENCY, "ssim_y"),
-            "infinite": [name for name, kind in _PSNR.items() if _is_infinite(s, kind)],
-        }
-        for s in scores
-    ]
-    known = items[0] if items else {"psnr_y": 0, "ssim_y": 0}
-    names = [name for name in known if name.endswith(("psnr_y", "ssim_y"))]
-    return {"items": items, **{n: _mean(item[n] for item in items) for n in names}}
-
-
 def _against_original(
     task: ScoreTask, tile: int, lr: StoredImage, sr: StoredImage, hr: NDArray[Any]
 ) -> dict[str, Scores]:
@@ -324,19 +270,3 @@ def _is_done(count: ItemCount) -> bool:
 
 def _stem(item: str) -> str:
     return str(PurePosixPath(item).with_suffix(""))
-
-
-def _figure(scores: ItemScores, kind: str, name: str) -> float | None:
-    found = scores.kinds.get(kind)
-    value = None if found is None else getattr(found, name)
-    # Equal pictures have an infinite PSNR, which JSON cannot say.
-    return value if value is not None and np.isfinite(value) else None
-
-
-def _is_infinite(scores: ItemScores, kind: str) -> bool:
-    return kind in scores.kinds and scores.kinds[kind].psnr_y == float("inf")
-
-
-def _mean(values: Iterator[Any] | Iterable[Any]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None

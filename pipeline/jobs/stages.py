@@ -20,7 +20,7 @@ from pipeline.jobs.instructions import settled
 from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
-from pipeline.jobs.score import read_scores
+from pipeline.jobs.scores import read_scores
 from pipeline.storage.archive import is_archive
 
 if TYPE_CHECKING:

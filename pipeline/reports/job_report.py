@@ -20,7 +20,7 @@ from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
 from pipeline.jobs.choice import Chosen, chosen_models
 from pipeline.jobs.item_images import lr_image, sr_image
-from pipeline.jobs.score import ItemScores, read_scores
+from pipeline.jobs.scores import ItemScores, read_scores
 from pipeline.reports import portraits as preview
 from pipeline.reports import tile_maps as tilemap
 from pipeline.reports.html import render

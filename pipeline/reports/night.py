@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.jobs.score import read_scores
+from pipeline.jobs.scores import read_scores
 from pipeline.reports.job_report import portraits_of, scored_tiles
 from pipeline.reports.tile_maps import SCORED, TileState
 

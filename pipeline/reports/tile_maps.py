@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from pipeline.geometry import Rect, TileGrid, cuts
-from pipeline.jobs.score import BICUBIC, CONSISTENCY, REFERENCE
+from pipeline.jobs.scores import BICUBIC, CONSISTENCY, REFERENCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -76,8 +76,13 @@ class Driver:
             time.sleep(0.2)
 
     def workers(self) -> list[psutil.Process]:
-        family = psutil.Process(self.process.pid).children(recursive=True)
-        return [child for child in family if "spawn_main" in " ".join(child.cmdline())]
+        """Return the processes that compute, and not the one that they are forked from."""
+        server = self.server()
+        return [] if server is None else server.children()
+
+    def server(self) -> psutil.Process | None:
+        family = psutil.Process(self.process.pid).children()
+        return next((one for one in family if "forkserver" in " ".join(one.cmdline())), None)
 
     def interrupt(self) -> None:
         """Press Ctrl-C: a terminal sends it to the whole group."""
@@ -201,11 +206,12 @@ def test_a_killed_driver_takes_its_workers_along_and_no_recorded_tile_is_done_tw
     job = tmp_path / "job"
     with started(source, job) as driver:
         driver.wait_until(driver.done)
-        workers = driver.workers()
+        server, workers = driver.server(), driver.workers()
+        assert server is not None
         assert len(workers) == 2
         driver.process.kill()
         driver.process.wait(timeout=60)
-        assert gone(workers, within_s=60)
+        assert gone([server, *workers], within_s=60)
     recorded = driver.done()
     assert 0 < len(recorded) < UNITS
     status = upres("status", job, "--json").document["units"]

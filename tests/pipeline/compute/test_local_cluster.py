@@ -284,6 +284,7 @@ def double(number: int) -> int:
 @pytest.mark.slow
 def test_the_environment_of_this_process_is_as_it_was_after_a_cluster() -> None:
     names = ("PYTHONSAFEPATH", "UPRES_WORKER_THREADS", "OMP_NUM_THREADS", "MALLOC_ARENA_MAX")
+    names += ("PYTHONHASHSEED",)
     before: dict[str, Any] = {name: os.environ.get(name) for name in names}
     with connect(ClusterSettings(workers=1)) as client:
         outcomes = list(submit_windowed(client, double, range(20)))

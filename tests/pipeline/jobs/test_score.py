@@ -16,15 +16,8 @@ from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import SourceError, UsageError
 from pipeline.evaluation.protocol import evaluate_set
 from pipeline.geometry import Rect, Span
-from pipeline.jobs.score import (
-    BICUBIC,
-    CONSISTENCY,
-    REFERENCE,
-    match_originals,
-    read_scores,
-    run_score,
-    scores_to_json,
-)
+from pipeline.jobs.score import match_originals, run_score
+from pipeline.jobs.scores import BICUBIC, CONSISTENCY, REFERENCE, read_scores, scores_to_json
 from pipeline.pictures.metrics import score_picture
 from pipeline.pictures.picture import WHITE
 from pipeline.sources.listing import list_source
@@ -38,7 +31,7 @@ if TYPE_CHECKING:
     from pipeline.compute.cluster import Client
     from pipeline.compute.outcomes import Failure
     from pipeline.jobs.job import Job
-    from pipeline.jobs.score import ItemScores
+    from pipeline.jobs.scores import ItemScores
     from tests.conftest import SavePicture, TakePhoto, Upscale
 
 SIZE = (134, 166)

@@ -16,7 +16,7 @@ from pipeline.geometry import Rect, Span
 from pipeline.jobs.ingest.stage import run_ingest
 from pipeline.jobs.job import create_job, open_job
 from pipeline.jobs.run import run_on
-from pipeline.jobs.score import read_scores
+from pipeline.jobs.scores import read_scores
 from pipeline.pictures.files import read_picture
 from pipeline.storage.archive import Archive
 from pipeline.storage.stack import StackedImage
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.jobs.job import Job
-    from pipeline.jobs.score import ItemScores
+    from pipeline.jobs.scores import ItemScores
     from pipeline.storage.image import StoredImage
     from tests.conftest import Begun, Command, Digest, SavePicture, TakePhoto, Upscale
 
