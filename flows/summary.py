@@ -85,7 +85,10 @@ def _source(result: JobResult) -> list[tuple[str, str]]:
     if found is None:
         return []
     return [
-        ("Source", f"{found.new:,} new, {found.changed:,} changed, {found.vanished:,} vanished")
+        (
+            "Source, since the last run",
+            f"{found.new:,} new, {found.changed:,} changed, {found.vanished:,} vanished",
+        )
     ]
 
 

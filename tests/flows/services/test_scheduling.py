@@ -19,9 +19,10 @@ from pipeline.storage.store import BucketPlace
 
 def test_relative_places_become_absolute_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / "own.safetensors").touch()
+    clusters = Path("clusters.toml")
     asked = UpscaleRequest(
         src="photos/*.png", job_dir=Path("./job/"), reference="../hr", export_dir=Path("out"),
-        model="own.safetensors", ledger="sqlite:///ledger.db",
+        model="own.safetensors", ledger="sqlite:///ledger.db", clusters=clusters,
     )  # fmt: skip
     found = placed(asked, tmp_path)
     assert found.src == str(tmp_path / "photos" / "*.png")
@@ -29,6 +30,7 @@ def test_relative_places_become_absolute_and_others_stay(tmp_path: Path) -> None
     assert found.reference == str(tmp_path.parent / "hr")
     assert found.export_dir == tmp_path / "out"
     assert found.model == str(tmp_path / "own.safetensors")
+    assert found.clusters == tmp_path / "clusters.toml"
     assert found.ledger == f"sqlite:///{tmp_path / 'ledger.db'}"
     assert placed(found, Path("/elsewhere")) == found
     far = UpscaleRequest(src="s3://bucket/photos", job_dir=Path("job"), model="span-x4")
