@@ -40,8 +40,7 @@ _WORDS = {
 
 
 def read_jobs(file: Path, *, warn: Callable[[str], None]) -> list[ScheduledJob]:
-    """Return the jobs of a file; `warn` hears of sources that are not there at the moment, and of
-    folders that may not be written.
+    """Return the jobs of a file; `warn` hears of places that are not there or closed at the moment.
 
     Raises:
         UsageError: if the file is not TOML, or a table asks for what cannot be; in one line.

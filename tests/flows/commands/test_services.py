@@ -117,7 +117,8 @@ def test_a_folder_that_may_not_be_written_is_refused_when_it_is_scheduled(
         said = upres("schedule", "photos", *words, "--at", "02:00")
         assert said.code == 2, said
         (line,) = said.err.splitlines()
-        assert f"{tmp_path / words[-1]} cannot be written, as {tmp_path}/closed is read-only" in line
+        reason = f"cannot be written, as {tmp_path}/closed is read-only"
+        assert f"{tmp_path / words[-1]} {reason}" in line
     assert not (tmp_path / "home").exists()
 
 
