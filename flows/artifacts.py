@@ -28,7 +28,7 @@ from prefect.exceptions import PrefectException
 
 from flows.run_log import run_logger
 from flows.services.deployments import BY_HAND
-from flows.summary import plain, rerun_advice, summary
+from flows.summary import mending_advice, plain, rerun_advice, summary
 from flows.terminal.printing import visible
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def show_night(
 ) -> None:
     """Show the result of a run, and what to do if tiles failed."""
     job_dir = request.job_dir
-    text = summary(job_dir, result, speed, scores, left_s)
+    text = summary(job_dir, result, speed, scores, left_s) + mending_advice(result)
     failed = result.status.units["failed"]
     if failed and FlowRunContext.get() is not None:
         text += rerun_advice(request, failed, deployment=_deployment_of_rerun())

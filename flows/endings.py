@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from prefect.client.schemas.objects import State
 
+    from pipeline.compute.outcomes import Failure
     from pipeline.jobs.results import JobResult
     from pipeline.storage.store import Place
 
@@ -118,15 +119,22 @@ def _trouble(result: JobResult, job_dir: Place) -> str:
         verb = "was" if items["rejected"] == 1 else "were"
         parts.append(f"{items['rejected']:,} of {_counted(files, 'file')} {verb} rejected")
     if result.later_failures:
-        count = _counted(len(result.later_failures), "item")
-        parts.append(f"{count} could not be scored or exported")
+        parts.append(_later(result.later_failures))
     if not parts and not result.complete and not result.out_of_time:
         parts.append(f"{result.left} are still to be done")
     if not parts:
         return ""
     if not (units["failed"] or items["failed"]):
-        advice = "the report says why"
+        advice = "the log lists all" if result.later_failures else "the report says why"
     return f"{', '.join(parts)}; {advice}"
+
+
+def _later(failures: tuple[Failure, ...]) -> str:
+    """Return how many items no stage after upscaling could handle, and why the first one failed."""
+    first = failures[0]
+    such_as = "" if len(failures) == 1 else "such as "
+    count = _counted(len(failures), "item")
+    return f"{count} could not be scored or exported, {such_as}{first.item} ({first.message})"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -11,12 +11,19 @@ from urllib.parse import quote
 from flows.terminal.printing import visible
 from pipeline.jobs.request import RerunRequest
 from pipeline.reports.night import nights_left
+from pipeline.storage.ledger import REJECTED
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.compute.outcomes import Failure
     from pipeline.jobs.request import UpscaleRequest
     from pipeline.jobs.results import JobResult
     from pipeline.reports.night import Speed
     from pipeline.storage.store import Place
+
+MOST_LISTED = 10
+"""Failures of one kind in the summary; the log has more of them."""
 
 
 def summary(
@@ -44,6 +51,37 @@ def summary(
     return f"# {plain(job_dir.name)}\n\n| | |\n|---|---|\n{lines}\n"
 
 
+def mending_advice(result: JobResult) -> str:
+    """Return which files were rejected and what was not scored or exported, in Markdown, and why.
+
+    Empty where there is none of that. The tiles that failed are in a table of their own.
+    """
+    rejected = {count.item for count in result.status.counts if count.state == REJECTED}
+    files = [failure for failure in result.status.failures if failure.item in rejected]
+    return _listed(
+        files,
+        f"{_counted(len(files), 'file')} rejected",
+        "Put a sound file in its place, or remove it from the source. The next run looks again.",
+    ) + _listed(
+        result.later_failures,
+        f"{_counted(len(result.later_failures), 'item')} not scored or exported",
+        "Once the reason is gone, the next run does what is missing.",
+    )
+
+
+def _listed(failures: Sequence[Failure], title: str, advice: str) -> str:
+    if not failures:
+        return ""
+    lines = [f"- {plain(f.item)}: {plain(f.message)}" for f in failures[:MOST_LISTED]]
+    if len(failures) > MOST_LISTED:
+        lines.append(f"- and {len(failures) - MOST_LISTED:,} more, which the log lists")
+    return "\n".join(["", f"## {title}", "", *lines, "", advice, ""])
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def rerun_advice(request: UpscaleRequest, failed: int, *, deployment: str) -> str:
     """Return how failed tiles are computed again, in Markdown: from Prefect's pages, or typed.
 
@@ -58,7 +96,7 @@ def rerun_advice(request: UpscaleRequest, failed: int, *, deployment: str) -> st
             file = str(request.clusters.absolute())
             asked |= {"clusters": file}
             words += ["--clusters", file]
-    tiles = "1 tile" if failed == 1 else f"{failed:,} tiles"
+    tiles = _counted(failed, "tile")
     where = (
         f"Open [rerun-failed for this job]({_form_of(deployment, asked)}) and submit the form, or"
         if deployment
@@ -85,7 +123,10 @@ def _source(result: JobResult) -> list[tuple[str, str]]:
     if found is None:
         return []
     return [
-        ("Source", f"{found.new:,} new, {found.changed:,} changed, {found.vanished:,} vanished")
+        (
+            "Source, since the last run",
+            f"{found.new:,} new, {found.changed:,} changed, {found.vanished:,} vanished",
+        )
     ]
 
 

@@ -276,12 +276,13 @@ def _scheduled(job: ScheduledJob, server: Server) -> Listed:
 
 def _check(request: UpscaleRequest, at: str) -> None:
     """Refuse what cannot be; places may be those of the machine of a server that is configured."""
-    from flows.services.scheduling import check_job
+    from flows.services.scheduling import check_job, check_writable
     from flows.services.server import configured
     from pipeline.errors import NoSourceError
 
     try:
         check_job(request, at)
+        check_writable(request)
     except NoSourceError as error:
         if not configured():
             raise

@@ -13,7 +13,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from flows.services.scheduling import ScheduledJob, check_at, check_job, placed, zone_name
+from flows.services.scheduling import (
+    ScheduledJob,
+    check_at,
+    check_job,
+    check_writable,
+    placed,
+    zone_name,
+)
 from pipeline.errors import ModelError, NoSourceError, UsageError
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.storage.store import BucketPlace, place_of
@@ -33,7 +40,7 @@ _WORDS = {
 
 
 def read_jobs(file: Path, *, warn: Callable[[str], None]) -> list[ScheduledJob]:
-    """Return the jobs of a file; `warn` hears of sources that are not there at the moment.
+    """Return the jobs of a file; `warn` hears of places that are not there or closed at the moment.
 
     Raises:
         UsageError: if the file is not TOML, or a table asks for what cannot be; in one line.
@@ -81,6 +88,10 @@ def _checked(
     try:
         check_job(request, at)
     except NoSourceError as error:
+        warn(f"is scheduled, but at the moment {error}")
+    try:
+        check_writable(request)
+    except UsageError as error:
         warn(f"is scheduled, but at the moment {error}")
     return ScheduledJob(request=request, at=at, timezone=zone, name=name)
 

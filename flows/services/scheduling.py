@@ -17,6 +17,7 @@ from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
 from pipeline.jobs.job import check_folder
 from pipeline.storage.ledger.connections import check_place, parse_url
+from pipeline.storage.places import lineage
 from pipeline.storage.store import Place, place_of
 
 if TYPE_CHECKING:
@@ -90,14 +91,44 @@ def check_job(request: UpscaleRequest, at: str) -> None:
         _check_secret(name, _LOGIN.search(str(value)))
     check_folder(request.job_dir)
     _check_ledger(request.ledger)
-    if not configured() and _OF_MODEL & _not_default(request).keys():
-        request.upscaling()
+    if not configured():
+        _check_here(request)
     if request.until.zfill(len(at)) == at:
         raise UsageError(
             f"--until {request.until} is when the run begins; name another time, or leave it out "
             "for a run until everything is done"
         )
     request.check()
+
+
+def _check_here(request: UpscaleRequest) -> None:
+    """Refuse what this machine, which is to carry the job out, lacks.
+
+    Raises:
+        UsageError: if there is no such file of clusters, or the upscaling cannot be.
+        ModelError: if the model cannot be loaded.
+    """
+    if _OF_MODEL & _not_default(request).keys():
+        request.upscaling()
+    if request.clusters is not None and not request.clusters.is_file():
+        raise UsageError(f"--clusters {request.clusters} is not a file; check the path")
+
+
+def check_writable(request: UpscaleRequest) -> None:
+    """Refuse a job or an export on this machine that this user may not write at the moment.
+
+    Raises:
+        UsageError: then. Its disk may not be mounted yet.
+    """
+    for place in (request.job_dir, request.export_dir):
+        if configured() or not isinstance(place, Path):
+            continue
+        nearest = lineage(place)[0].path
+        if nearest.is_dir() and not os.access(nearest, os.W_OK | os.X_OK):
+            raise UsageError(
+                f"{place} cannot be written, as {nearest} is read-only or closed to this user; "
+                "open it, or name another folder"
+            )
 
 
 def _check_ledger(ledger: str | None) -> None:
@@ -159,6 +190,7 @@ def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
         reference=request.reference and _absolute(folder, request.reference),
         export_dir=request.export_dir and place_of(_absolute(folder, request.export_dir)),
         model=_absolute(folder, request.model) if model.is_file() else request.model,
+        clusters=request.clusters and Path(_absolute(folder, request.clusters)),
         ledger=ledger,
     )
 

@@ -38,11 +38,12 @@ class WorkersRequest:
             UsageError: if the options contradict each other, or there is no such device.
         """
         from pipeline.compute.cluster import ClusterSettings
-        from pipeline.compute.clusters.file import described, is_name
+        from pipeline.compute.clusters.file import check_address, described, is_name
         from pipeline.compute.inference import gpus_of
 
         # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
         address = self.cluster or WorkersRequest.cluster
+        check_address(address)
         named = described(address, self.clusters) if is_name(address) else None
         gpus = gpus_of(device) if device is not None and address == "local" else 0
         return ClusterSettings(address=address, named=named, workers=self.workers, gpus=gpus)

@@ -24,6 +24,8 @@ _TIME = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
 _DURATION = re.compile(r"(?:(\d+)h)? ?(?:(\d+)m(?:in)?)? ?(?:(\d+)s)?", re.IGNORECASE)
 _UNIT_S = (3600, 60, 1)
 _MOST_S = 366 * 86_400
+_MOST_SHIFT = timedelta(hours=2)
+"""No clock is put forward by more."""
 
 SCORE_GRACE_S = 300.0
 EXPORT_GRACE_S = 900.0
@@ -53,10 +55,11 @@ class Budget:
         """Return the instant (UTC) at which a run that begins then is to end; None for never.
 
         `due` is when it should have begun. A run due at 2:00 that is late, because the machine was
-        off, still ends at 6:30 of that day, even if that time is past.
+        off, still ends at 6:30 of that day, even if that time is past. So does a run due at 2:30
+        that is to end at 3:00, in the night in which clocks go from 2:00 to 3:00.
         """
         begins = begins.astimezone(UTC)  # In a zone, adding hours would add what clocks show.
-        due = begins if due is None else min(begins, due.astimezone(UTC))
+        due = begins if due is None else min(begins, _unshifted(due, self.timezone))
         ends = [
             *([next_time(self.until, due, self.timezone)] if self.until else []),
             *([begins + timedelta(seconds=_seconds(self.budget))] if self.budget else []),
@@ -138,6 +141,21 @@ def next_time(clock: str, after: datetime, timezone: str) -> datetime:
         for instant in _instants(day, hour, minute, zone)
     )
     return next(instant for instant in shown if instant > after)
+
+
+def _unshifted(due: datetime, timezone: str) -> datetime:
+    """Return when a run was due, in UTC, earlier by what clocks were put forward just before.
+
+    A schedule whose time they skip begins later by that, so its end may be past already.
+    """
+    due, zone = due.astimezone(UTC), zone_of(timezone)
+
+    def ahead(instant: datetime) -> timedelta:
+        return instant.astimezone(zone).utcoffset() or timedelta()
+
+    shift = ahead(due) - ahead(due - _MOST_SHIFT)
+    skipped = shift > timedelta() and ahead(due - shift) < ahead(due)
+    return due - shift if skipped else due
 
 
 def _instants(day: date, hour: int, minute: int, zone: ZoneInfo | None) -> Iterator[datetime]:

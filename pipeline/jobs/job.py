@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, JobBusyError, LedgerError, StoreError, UsageError
 from pipeline.jobs.not_a_job import why_not_a_job
+from pipeline.sources.overlap import check_new_job
 from pipeline.storage.access import make_folder, readers
 from pipeline.storage.archive import Archive, is_archive
 from pipeline.storage.atomic import replace_atomically
@@ -166,14 +167,17 @@ def _check_description(values: dict[str, object]) -> None:
 
 
 def check_folder(folder: Place) -> None:
-    """Refuse a folder that is not a job and cannot become one, because of what is in it.
+    """Refuse a folder that is not a job and cannot become one, by what is in it or around it.
 
     Raises:
         UsageError: then.
         StoreError: if it is in a bucket that cannot be used.
     """
     check_stores(folder)
-    if (folder / DESCRIPTION).exists() or not folder.exists():
+    if (folder / DESCRIPTION).exists():
+        return
+    check_new_job(folder)
+    if not folder.exists():
         return
     if not folder.is_dir() or _holds_other_things(folder):
         raise UsageError(f"{folder} exists and is not a job; name a new or empty folder")

@@ -187,6 +187,7 @@ class UpscaleRequest(LimitedWorkersRequest):
         """
         from pipeline.compute.instructions import check_level
         from pipeline.sources.listing import check_source
+        from pipeline.sources.overlap import check_not_own_pictures
 
         check_stores(self.src, self.job_dir, self.reference, self.export_dir)
         self._check_export()
@@ -198,6 +199,7 @@ class UpscaleRequest(LimitedWorkersRequest):
         check_level(self.instructions)
         self.check_limit()
         check_source(self.src, names=self.names or "")
+        check_not_own_pictures(self.job_dir, src=self.src)
         if self.reference is not None:
             check_source(self.reference)
 

@@ -34,11 +34,16 @@ def check_export_folder(
     right, as jobs are never read as sources.
 
     Raises:
-        UsageError: if `out_dir` is a file; is in an archive, in the source `src` or in
-            `reference`; or if a file there is one of the source, by a hard link.
+        UsageError: if `out_dir` is a file or the job itself; is in an archive, in the source `src`
+            or in `reference`; or if a file there is one of the source, by a hard link.
     """
     if not _is_folder_or_free(out_dir):
         raise UsageError(f"cannot export into {out_dir}: it is not a folder; name a new folder")
+    if is_inside(out_dir, job_dir) and is_inside(job_dir, out_dir):
+        raise UsageError(
+            f"cannot export into {out_dir}: it is the job itself; name another folder, such as "
+            f"{job_dir / 'images'}"
+        )
     store = next(filter(_is_store, _folders_of(out_dir)), None)
     if store is not None:
         raise UsageError(
@@ -65,6 +70,36 @@ def check_export_folder(
         )
 
 
+def check_new_job(job_dir: Place) -> None:
+    """Refuse to make a job in another job or in a Zarr store: it would be moved or deleted with it.
+
+    Raises:
+        UsageError: then.
+    """
+    for folder in _folders_of(job_dir):
+        kind = "Zarr store" if _is_store(folder) else "job" if _is_job(folder) else ""
+        if kind:
+            raise UsageError(
+                f"{job_dir} would be a job in the {kind} {folder}; name a folder outside of that"
+            )
+
+
+def check_not_own_pictures(job_dir: Place, *, src: str) -> None:
+    """Refuse to upscale into a job what is in its own folder, such as what it exported there.
+
+    Its own archives are refused elsewhere, by what they are.
+
+    Raises:
+        UsageError: then.
+    """
+    source = place_of(src)
+    if is_inside(source, job_dir) and not is_archive(source):
+        raise UsageError(
+            f"the source {src} is in the job {job_dir}, which would upscale its own pictures; give "
+            "the originals, or name another folder for the job"
+        )
+
+
 def _is_folder_or_free(place: Place) -> bool:
     """Return whether files may be put into a place, as far as what is there now shows."""
     if isinstance(place, BucketPlace):
@@ -84,6 +119,15 @@ def _is_store(folder: Place) -> bool:
         return (folder / "zarr.json").is_file()
     except StoreError:
         return False  # The credentials may be for a folder inside of it alone.
+
+
+def _is_job(folder: Place) -> bool:
+    """Return whether a folder is a job; a job in a bucket has its lock elsewhere."""
+    names = ("job.json",) if isinstance(folder, BucketPlace) else ("job.json", "lock")
+    try:
+        return all((folder / name).is_file() for name in names)
+    except StoreError:
+        return False  # As above.
 
 
 def check_outside_source(place: Path, *, src: str, what: str) -> None:

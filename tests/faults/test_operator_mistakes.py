@@ -288,6 +288,31 @@ def test_a_job_beside_its_pictures_is_not_taken_for_pictures(
     assert again.document["computed_units"] == 0
 
 
+def test_a_job_is_not_made_in_another_one_nor_of_its_own_pictures(
+    pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], digest: Digest
+) -> None:
+    job, images = tmp_path / "job", tmp_path / "job" / "images"
+    words = (*WORDS, *cluster)
+    assert upres("upscale", pictures, job, *words, "--export", images).code == 0
+    before = digest(tmp_path)
+    for place, says in (
+        ((pictures, job / "inner"), f"would be a job in the job {job}; name a folder outside"),
+        ((pictures, job / "a" / "b"), f"would be a job in the job {job}; name a folder outside"),
+        ((pictures, job / "sr.zarr" / "x"), f"in the Zarr store {job}/sr.zarr; name a folder"),
+        ((images, job), f"the source {images} is in the job {job}, which would upscale its own"),
+        ((images / "*.png", job), f"*.png is in the job {job}, which would upscale its own"),
+        ((pictures, job, "--export", job), f"cannot export into {job}: it is the job itself"),
+    ):
+        for command in (("upscale", *place), ("schedule", *place, "--at", "02:00")):
+            said = upres(*command, *words)
+            assert said.code == 2, said
+            (line,) = said.err.splitlines()
+            assert says in line
+            assert digest(tmp_path) == before
+    # What it exported may be the source of another job.
+    assert upres("upscale", images, tmp_path / "again", *words).code == 0
+
+
 def test_the_jobs_own_archive_is_refused_as_its_source(
     pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
 ) -> None:

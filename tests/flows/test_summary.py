@@ -9,12 +9,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from flows.summary import rerun_advice, summary
+from flows.summary import mending_advice, rerun_advice, summary
+from pipeline.compute.outcomes import Failure
 from pipeline.compute.status import JobStatus
+from pipeline.jobs.export import ExportResult
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.results import JobResult
 from pipeline.reports.night import Speed
-from pipeline.storage.ledger import INGESTED, ItemCount
+from pipeline.storage.ledger import INGESTED, REJECTED, ItemCount
 
 
 def test_failed_tiles_are_among_what_is_left() -> None:
@@ -22,6 +24,23 @@ def test_failed_tiles_are_among_what_is_left() -> None:
     result = JobResult(status=JobStatus(Path("job"), (count,), ()))
     said = summary(Path("job"), result, Speed(), {}, None)
     assert "| Left for later | 9 failed tiles, for rerun-failed |" in said
+
+
+def test_what_was_rejected_or_not_exported_is_named_with_its_reason_and_what_to_do() -> None:
+    counts = [ItemCount(f"{n:02}.png", REJECTED, units=0, done=0, failed=0) for n in range(12)]
+    rejected = tuple(Failure(count.item, None, "PictureError", "cut *off*") for count in counts)
+    tile = Failure("a.png", 3, "MemoryError", "no memory")
+    exported = ExportResult(
+        written=0, unchanged=0, failures=(Failure("b|c.png", None, "DiskError", "disk is full"),)
+    )
+    status = JobStatus(Path("job"), tuple(counts), (*rejected, tile))
+    said = mending_advice(JobResult(status=status, exported=exported))
+    assert "## 12 files rejected\n\n- 00.png: cut \\*off\\*\n" in said
+    assert said.count("cut ") == 10
+    assert "- and 2 more, which the log lists\n\nPut a sound file in its place" in said
+    assert "## 1 item not scored or exported\n\n- b\\|c.png: disk is full\n" in said
+    assert "no memory" not in said
+    assert mending_advice(JobResult(status=JobStatus(Path("job"), (), (tile,)))) == ""
 
 
 @pytest.mark.parametrize("folder", ["/photos", '/my photos/Übersee 50% #1 (neu) "x" & `y`/日本'])

@@ -79,7 +79,7 @@ def test_every_flow_runs_to_its_end_and_shows_what_it_came_to(
     assert document["units"] == {"done": 27, "failed": 0, "pending": 0}
     shown = artifacts_of(api, state)
     assert {shown[f"{stage}-progress"] for stage in ("ingest", "upscale", "score")} == {100}
-    assert "| Source | 3 new, 0 changed, 0 vanished |" in shown["summary"]
+    assert "| Source, since the last run | 3 new, 0 changed, 0 vanished |" in shown["summary"]
     assert "| Tiles | 27 done, 0 failed, 0 pending |" in shown["summary"]
     assert "| Gain over bicubic | +0.00 dB" in shown["summary"]
     assert "| Time left in the budget | no budget |" in shown["summary"]

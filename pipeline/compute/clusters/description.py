@@ -14,7 +14,14 @@ from typing import ClassVar
 from pipeline.errors import UsageError
 
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B?", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:[a-z]+://)?\S+:([0-9]{1,5})")
 _WALLTIME = re.compile(r"[0-9]{1,4}(:[0-9]{2}){1,2}|[0-9]{1,3}-[0-9]{1,2}(:[0-9]{2}){0,2}")
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text can be the address of a scheduler: it names a host and a port."""
+    match = _ADDRESS.fullmatch(text)
+    return match is not None and 0 < int(match[1]) < 2**16
 
 
 def _is_host(name: object) -> bool:
@@ -79,7 +86,7 @@ class Scheduler(Description):
     def check(self) -> None:
         """Refuse an address without a port."""
         Description.check(self)
-        if not re.fullmatch(r"([a-z]+://)?\S+:[0-9]{1,5}", self.address):
+        if not is_address(self.address):
             raise self.wrong(f"address is {self.address!r}, expected such as tls://HOST:8786")
         if self.tls_cert and not self.address.startswith("tls://"):
             raise self.wrong(f"address is {self.address!r}; with TLS it begins with tls://")

@@ -12,7 +12,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compute.clusters.description import KINDS
+from pipeline.compute.clusters.description import KINDS, is_address
 from pipeline.errors import UsageError
 from pipeline.tables import nearest, toml_value
 
@@ -29,6 +29,19 @@ _PLACES = ("tls_ca_file", "tls_cert", "tls_key", "key_file", "known_hosts")
 def is_name(cluster: str) -> bool:
     """Return whether ``--cluster`` names a cluster, and is not the address of a scheduler."""
     return cluster != "local" and ":" not in cluster
+
+
+def check_address(cluster: str) -> None:
+    """Refuse what is neither ``local`` nor a name, and not the address of a scheduler either.
+
+    Raises:
+        UsageError: then.
+    """
+    if cluster != "local" and not is_name(cluster) and not is_address(cluster):
+        raise UsageError(
+            f"--cluster is {cluster!r}, expected local, the name of a cluster, or the address of a "
+            "scheduler such as tcp://HOST:8786"
+        )
 
 
 def described(name: str, file: Path | None = None) -> Description:

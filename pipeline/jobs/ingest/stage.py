@@ -54,7 +54,7 @@ class Ingestion:
     changed: int = 0
     """How many items have other content than before."""
     vanished: int = 0
-    """How many items are gone from the source since the last time."""
+    """How many items, rejected ones too, are gone from the source since the last time."""
     unread: int = 0
     """How many files were not read because of a stop."""
 
@@ -112,7 +112,7 @@ def run_ingest(
         tuple(files.remarks()),
         new=sum(old is None for old, _ in before_now),
         changed=sum(old is not None and old.sha256 != row.sha256 for old, row in before_now),
-        vanished=sum(known[row.item].state == INGESTED for row in gone),
+        vanished=len(gone),
         unread=len(todo) - len(into.rows),
     )
 

@@ -57,6 +57,12 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["photos", "job", "--at", "02:00", "--ledger", "here"], "URL cannot be read"),
         (["photos", "job", "--at", "02:00", "--ledger", "sqlite:////no/where/l"], "not a folder"),
         (["photos", "job", "--at", "02:00", "--ledger", "mysql://host/db"], "expected sqlite or"),
+        (["photos", "job", "--at", "02:00", "--cluster", "nonsense"], "nonsense is a name"),
+        (["photos", "job", "--at", "02:00", "--cluster", "tcp://nonsense"], "expected local, the"),
+        (["photos", "job", "--at", "02:00", "--clusters", "mine.toml"], "mine.toml is not a file"),
+        (["photos", "job", "--at", "02:00", "--reference", "hr"], "/hr does not exist"),
+        (["photos", "job", "--at", "02:00", "--model", "own.safetensors"], "no model is called"),
+        (["photos", "job", "--at", "02:00", "--recipe", "span-x4"], "No such option '--recipe'"),
         (["--list", "--model", "span-x4"], "or --list"),
         (["--model", "span-x4"], "SRC is missing"),
     ],
@@ -99,6 +105,21 @@ def test_an_address_with_a_password_is_no_place_and_not_repeated(upres: Command)
     assert "s3://bucket names no bucket, expected s3://BUCKET/PREFIX" in said.err
     assert "T0KEN" not in said.err
     assert len(said.err.splitlines()) == 1
+
+
+def test_a_folder_that_may_not_be_written_is_refused_when_it_is_scheduled(
+    upres: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The account of these tests may be root, to whom nothing is closed.
+    monkeypatch.setattr(os, "access", lambda place, _mode: place != tmp_path / "closed")
+    (tmp_path / "closed").mkdir()
+    for words in (["closed/new/job"], ["job", "--export", "closed/images"]):
+        said = upres("schedule", "photos", *words, "--at", "02:00")
+        assert said.code == 2, said
+        (line,) = said.err.splitlines()
+        reason = f"cannot be written, as {tmp_path}/closed is read-only"
+        assert f"{tmp_path / words[-1]} {reason}" in line
+    assert not (tmp_path / "home").exists()
 
 
 def listed(*, at: str, until: str) -> Listed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -24,12 +25,17 @@ def read(folder: Path, text: str, said: list[str] | None = None) -> list[object]
 GOOD = 'src = "photos"\njob_dir = "out"\nat = "2:00"\n'
 
 
-def test_each_table_is_a_job_with_the_fields_of_the_request(tmp_path: Path) -> None:
+def test_each_table_is_a_job_with_the_fields_of_the_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    monkeypatch.setattr(os, "access", lambda place, _mode: place != closed)
     first, second = read(
         tmp_path,
         f'[holidays]\n{GOOD}until = 06:30:00\ntimezone = "Europe/Berlin"\nlimit_s = 60\n'
-        '[scans]\nsrc = "/not/mounted"\njob_dir = "/tmp/x2"\nat = "20:00"\nbudget = "5h"\n'
+        f'[scans]\nsrc = "/not/mounted"\njob_dir = "{closed}/x2"\nat = "20:00"\nbudget = "5h"\n'
         'timezone = "UTC"\nworkers = 2\n',
         said,
     )
@@ -39,9 +45,12 @@ def test_each_table_is_a_job_with_the_fields_of_the_request(tmp_path: Path) -> N
     assert (request.until, request.timezone, request.limit_s) == ("06:30", "Europe/Berlin", 60.0)
     assert (second.timezone, second.request.timezone) == ("UTC", "")  # type: ignore[attr-defined]
     assert (second.request.workers, second.request.budget) == (2, "5h")  # type: ignore[attr-defined]
-    (line,) = said
-    assert "[scans]" in line
-    assert "/not/mounted" in line
+    # The disk of either may be mounted later, and the other jobs are to run meanwhile.
+    missing, closed_folder = said
+    assert "[scans] is scheduled, but at the moment" in missing
+    assert "/not/mounted" in missing
+    assert "[scans] is scheduled, but at the moment" in closed_folder
+    assert f"{closed}/x2 cannot be written" in closed_folder
 
 
 @pytest.mark.parametrize(
@@ -65,6 +74,11 @@ def test_each_table_is_a_job_with_the_fields_of_the_request(tmp_path: Path) -> N
         (f"[a]\n{GOOD.replace('2:00', '26:00')}", "26:00"),
         (f"[a]\n{GOOD.replace('photos', '')}", "[a]: the source is empty"),
         (f"[a]\n{GOOD}model = 'span-x5'", "[a]: no model is called 'span-x5'"),
+        (f"[a]\n{GOOD}cluster = 'nonsense'", "[a]: --cluster nonsense is a name"),
+        (f"[a]\n{GOOD}cluster = 'tcp://nonsense'", "[a]: --cluster is 'tcp://nonsense', expected"),
+        (f"[a]\n{GOOD}clusters = 'mine.toml'", "/mine.toml is not a file; check the path"),
+        (f"[a]\n{GOOD}recipe = 'span-x4'", "[a] has the key 'recipe', expected one of"),
+        (f"[a]\n{GOOD}model = 'own.safetensors'", "[a]: no model is called 'own.safetensors'"),
         (f"[a]\n{GOOD}ledger = 'postgresql://me:secret@h/d'", "[a]: ledger holds a password"),
         (f"[a]\n{GOOD}[b]\n{GOOD}", "[a] and [b] have the same job_dir"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -19,9 +19,10 @@ from pipeline.storage.store import BucketPlace
 
 def test_relative_places_become_absolute_and_others_stay(tmp_path: Path) -> None:
     (tmp_path / "own.safetensors").touch()
+    clusters = Path("clusters.toml")
     asked = UpscaleRequest(
         src="photos/*.png", job_dir=Path("./job/"), reference="../hr", export_dir=Path("out"),
-        model="own.safetensors", ledger="sqlite:///ledger.db",
+        model="own.safetensors", ledger="sqlite:///ledger.db", clusters=clusters,
     )  # fmt: skip
     found = placed(asked, tmp_path)
     assert found.src == str(tmp_path / "photos" / "*.png")
@@ -29,6 +30,7 @@ def test_relative_places_become_absolute_and_others_stay(tmp_path: Path) -> None
     assert found.reference == str(tmp_path.parent / "hr")
     assert found.export_dir == tmp_path / "out"
     assert found.model == str(tmp_path / "own.safetensors")
+    assert found.clusters == tmp_path / "clusters.toml"
     assert found.ledger == f"sqlite:///{tmp_path / 'ledger.db'}"
     assert placed(found, Path("/elsewhere")) == found
     far = UpscaleRequest(src="s3://bucket/photos", job_dir=Path("job"), model="span-x4")
@@ -79,9 +81,11 @@ def test_only_what_differs_from_a_default_is_asked_of_the_flow() -> None:
         ("Europe/Berlin", datetime(2027, 10, 29, 12, tzinfo=UTC)),
         ("America/New_York", datetime(2027, 3, 12, 12, tzinfo=UTC)),
         ("America/New_York", datetime(2027, 11, 5, 12, tzinfo=UTC)),
+        ("Australia/Lord_Howe", datetime(2027, 4, 2, 6, tzinfo=UTC)),
+        ("Australia/Lord_Howe", datetime(2027, 10, 1, 6, tzinfo=UTC)),
     ],
 )
-@pytest.mark.parametrize("at", ["01:30", "02:00", "02:30", "03:00"])
+@pytest.mark.parametrize("at", ["01:30", "01:45", "02:00", "02:15", "02:30", "03:00"])
 def test_there_is_one_run_a_night_when_clocks_change(zone: str, day: datetime, at: str) -> None:
     request = UpscaleRequest(src="/photos", job_dir=Path("/job"))
     job = ScheduledJob(request=request, at=at, timezone=zone)
@@ -89,6 +93,7 @@ def test_there_is_one_run_a_night_when_clocks_change(zone: str, day: datetime, a
     runs = [one.astimezone(ZoneInfo(zone)) for one in asyncio.run(schedule.get_dates(4, start=day))]
     assert [run.date().toordinal() - day.date().toordinal() for run in runs] == [1, 2, 3, 4]
     shown = [f"{run:%H:%M}" for run in runs]
-    # A time that the clocks skip comes an hour later by them.
+    # A time that the clocks skip comes later by what they skip.
     assert shown.count(at) >= 3
-    assert set(shown) <= {at, f"{int(at[:2]) + 1:02}{at[2:]}"}
+    skipped = timedelta(minutes=30 if zone == "Australia/Lord_Howe" else 60)
+    assert set(shown) <= {at, f"{datetime.strptime(at, '%H:%M') + skipped:%H:%M}"}

@@ -124,6 +124,40 @@ def test_a_run_that_is_late_still_ends_at_the_time_it_was_to_end() -> None:
     assert for_long.ends(begins, due=due) == for_long.ends(begins)
 
 
+@pytest.mark.parametrize(
+    ("zone", "begins", "until", "minutes"),
+    [
+        # Due at 2:30, which clocks skip: they show 3:30 then. Only an end before that is past.
+        ("Europe/Berlin", "2027-03-28T01:30", "03:00", -30),
+        ("Europe/Berlin", "2027-03-28T01:30", "02:45", 15),
+        ("Europe/Berlin", "2027-03-28T01:30", "06:30", 180),
+        ("Europe/Berlin", "2027-03-28T02:00", "03:30", 23 * 60 + 30),
+        ("Europe/Berlin", "2027-03-29T01:30", "03:00", 23 * 60 + 30),
+        # Due at 2:30 of the night in which clocks show that twice: Prefect begins at the first.
+        ("Europe/Berlin", "2027-10-31T00:30", "06:30", 300),
+        ("America/New_York", "2027-03-14T07:30", "03:00", -30),
+        ("America/New_York", "2027-11-07T05:30", "06:30", 360),
+        # Clocks are put forward by half an hour: 2:15 is 2:45.
+        ("Australia/Lord_Howe", "2027-10-02T15:45", "02:30", -15),
+        ("Australia/Lord_Howe", "2027-10-02T15:45", "06:30", 225),
+        ("Australia/Lord_Howe", "2027-04-03T14:45", "06:30", 285 + 30),
+    ],
+)
+def test_a_scheduled_run_ends_in_its_own_night_when_clocks_change(
+    zone: str, begins: str, until: str, minutes: int
+) -> None:
+    due = datetime.fromisoformat(begins).replace(tzinfo=UTC)
+    ends = Budget(until=until, timezone=zone).ends(due, due=due)
+    assert ends is not None
+    assert ends - due == timedelta(minutes=minutes)
+
+
+def test_a_run_by_hand_goes_on_to_the_next_time_whatever_clocks_did_before() -> None:
+    begins = datetime(2027, 3, 28, 1, 30, tzinfo=UTC)
+    ends = Budget(until="03:00", timezone="Europe/Berlin").ends(begins)
+    assert ends == begins + timedelta(hours=23, minutes=30)
+
+
 def test_a_later_stop_ends_later_and_is_asked_for_with_the_first() -> None:
     ends = datetime(2026, 11, 28, 6, 30, tzinfo=UTC)
     stop = TimedStop(ends, now=lambda: ends.timestamp() + 10)

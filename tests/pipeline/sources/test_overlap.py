@@ -99,6 +99,13 @@ def test_the_exports_of_a_job_as_its_source_are_not_exported_over(photos: Path) 
     assert refused(job / "images", job / "images", job)
 
 
+def test_an_export_among_the_files_of_the_job_itself_is_refused(photos: Path) -> None:
+    job = photos.parent / "job"
+    assert refused(job, photos, job)
+    assert refused(photos.parent / "photos" / ".." / "job", photos, job)
+    assert not refused(job / "images", photos, job)
+
+
 def test_an_export_into_the_originals_for_scores_is_refused(photos: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

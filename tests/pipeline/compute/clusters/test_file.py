@@ -87,6 +87,20 @@ def test_an_address_is_not_a_name(cluster: str, named: bool) -> None:
     assert is_name(cluster) is named
 
 
+@pytest.mark.parametrize(
+    "cluster", ["tcp://host", "tcp://h:x", "host:", ":8786", "host:0", "tcp://host:65536", "a b:1"]
+)
+def test_what_can_be_no_address_is_refused_before_anybody_is_called(cluster: str) -> None:
+    with pytest.raises(UsageError, match="expected local, the name of a cluster, or the address"):
+        WorkersRequest(cluster=cluster).cluster_settings()
+
+
+@pytest.mark.parametrize("cluster", ["tcp://host:1", "tls://[::1]:8786", "host:65535", ""])
+def test_an_address_with_host_and_port_is_taken(cluster: str) -> None:
+    settings = WorkersRequest(cluster=cluster).cluster_settings()
+    assert settings.address == (cluster or "local")
+
+
 def test_workers_that_are_asked_for_are_for_a_queue_and_no_other_cluster(file: Path) -> None:
     asked = WorkersRequest(cluster="night", clusters=file, workers=9).cluster_settings()
     assert asked.workers == 9

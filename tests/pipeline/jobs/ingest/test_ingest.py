@@ -240,6 +240,24 @@ def test_a_vanished_file_is_reported_and_its_pixels_stay(
     np.testing.assert_array_equal(pixels_of(archive_dir, "a.png"), pixels)
 
 
+def test_what_vanished_is_counted_once_also_what_had_been_rejected(
+    source: Path, archive_dir: Path, ledger: Ledger, client: Client, photo: TakePhoto,
+    save: SavePicture,
+) -> None:  # fmt: skip
+    def vanished() -> tuple[int, int]:
+        done = run_ingest(str(source), archive_dir=archive_dir, ledger=ledger, client=client)
+        return done.vanished, sum(row.state == VANISHED for row in ledger.items())
+
+    paths = [save(source / f"{n}.png", photo(40, 40, at=n)) for n in range(3)]
+    paths[0].write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    assert vanished() == (0, 0)
+    paths[0].unlink()
+    assert vanished() == (1, 1)
+    paths[1].unlink()
+    assert vanished() == (1, 2)
+    assert vanished() == (0, 2)
+
+
 def test_a_vanished_file_that_comes_back_is_an_item_again(
     source: Path, archive_dir: Path, ingest: Ingest, photo: TakePhoto, save: SavePicture
 ) -> None:
