@@ -31,10 +31,15 @@ class Plan:
     """
 
     def __init__(self, planners: Sequence[Planner]) -> None:
-        self._parts = [
-            (planner, [plan.key for plan in planner.every() if plan.has_work])
-            for planner in planners
-        ]
+        self.units = 0
+        """How many units there were to compute when this was planned."""
+        self._parts = [(planner, list(self._keys(planner))) for planner in planners]
+
+    def _keys(self, planner: Planner) -> Iterator[Any]:
+        for plan in planner.every():
+            if plan.has_work:
+                self.units += len(plan.numbers)
+                yield plan.key
 
     def __len__(self) -> int:
         return sum(len(keys) for _, keys in self._parts)

@@ -63,7 +63,7 @@ def run_upscale(
     model: ModelAddress,
     choice: Choice | None = None,
     ledger: Ledger,
-    client: Client,
+    client: Client | None,
     run: str,
     limit_s: float = DEFAULT_LIMIT_S,
     stop: Stop | None = None,
@@ -71,13 +71,14 @@ def run_upscale(
 ) -> int:
     """Compute every unit of `plans`; return how many were computed.
 
-    Whatever fails is recorded with its reason and does not stop the others.
+    Whatever fails is recorded with its reason and does not stop the others. `client` may be None
+    where no unit is to be computed.
     """
     sr = job.open_sr()
     planned = _declare(plans, ledger, sr)
     drop_orphans(job, sr)
     report(UpscaleProgress(0, 0, planned, 0.0))
-    if not planned:
+    if client is None or not planned:
         return 0
     ways = [Way(spec, model), *([choice.restoring] if choice and choice.restoring else [])]
     # One network after the other, so that no worker swaps between two.

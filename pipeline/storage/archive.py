@@ -24,6 +24,7 @@ from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.stack import Stack
 from pipeline.storage.stack_index import Index, Member, index_of, locate, stack_ids, stamp_of
 from pipeline.storage.stack_kind import STACKS_FOLDER
+from pipeline.storage.stamps import seal_of
 from pipeline.storage.zarr_metadata import (
     CHECK_DISK,
     LEVEL,
@@ -251,6 +252,13 @@ class Archive:
                 f"{item_path(item)!r}; ingest it again, or delete the folder"
             )
         return StoredImage(item, array, provenance)
+
+    def seal(self, item: str) -> str:
+        """Return what changes whenever the metadata of an item outside stacks does.
+
+        "" where there is none, or that cannot be known without reading.
+        """
+        return seal_of(self.path, item_path(item))
 
     def provenance(self, item: str) -> Mapping[str, Any] | None:
         """Return the provenance of a complete item, None where there is no such item.
