@@ -119,7 +119,7 @@ def compare(
     ledger.close_to(allowed)
     others = clashing(file.item for file in files)
     members = tidy(archive)
-    sound = sound_members(archive)
+    sound = sound_members(archive, members)
     last = LastReading.of(known, ledger, members=sound, archive_dir=archive.path)
     settled, todo = [], []
     for file in files:

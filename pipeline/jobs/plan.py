@@ -1,11 +1,13 @@
 """Plan: which units a run would compute, by what is in the ledger and the SR archive.
 
-Nothing is changed here; what is done about a plan is in `pipeline.jobs.upscale`.
+Nothing is changed here but what the ledger remembers of having looked (its seals); what is done
+about a plan is in `pipeline.jobs.upscale`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.jobs.choice import Chooser
@@ -93,4 +95,5 @@ def plan_job(
     """
     chooser = Chooser(spec, choice, ledger)
     sr = Archive.open_or_create(job.sr_dir, codec=codec)
-    return Plan([TilePlanner(chooser, ledger, sr), ChunkPlanner(job, chooser, ledger, sr)])
+    source = cache(job.open_source)
+    return Plan([TilePlanner(chooser, ledger, sr), ChunkPlanner(chooser, ledger, sr, source)])

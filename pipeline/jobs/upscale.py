@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from pipeline.jobs.choice import Choice
     from pipeline.jobs.job import Job
     from pipeline.jobs.units import UnitPlan, UnitTask
-    from pipeline.storage.ledger import Ledger, UnitRow
+    from pipeline.storage.ledger import Ledger, SealRow, UnitRow
 
 _DECLARED_AT_ONCE = 2_000
+_SEALED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +196,21 @@ def _tasks(
     SR arrays are created just before their first unit, so that a large job starts at once.
     """
     sr, source = job.open_sr(), job.open_source()
+    seals: list[SealRow] = []
     for plan in plans:
         try:
             plan.create_target(sr, source, spec)
+            seals += plan.seals(sr)
         except (ArchiveError, OSError) as error:
             # One item that cannot be created must not stop the others.
             ledger.put_units(failed_units(plan, error))
             count_units(client, failed=len(plan.numbers))
             continue
         yield from plan.tasks(job, spec, limit_s=limit_s, together_px=together_px)
+        if len(seals) >= _SEALED_AT_ONCE:
+            ledger.put_seals(seals)
+            seals = []
+    ledger.put_seals(seals)
 
 
 def _record(

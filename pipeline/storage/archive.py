@@ -15,7 +15,7 @@ from zarr.storage import StorePath
 
 from pipeline.constants import ZSTD
 from pipeline.errors import ArchiveError, UnreadableError
-from pipeline.storage.disk import fsync, sync_tree
+from pipeline.storage.disk import fsync, grid_of_files, holds_bytes, sync_tree
 from pipeline.storage.image import StoredImage
 from pipeline.storage.item_folders import is_claimed, is_item, item_folders
 from pipeline.storage.item_paths import item_path, name_of, outer_items
@@ -252,6 +252,20 @@ class Archive:
                 f"{item_path(item)!r}; ingest it again, or delete the folder"
             )
         return StoredImage(item, array, provenance)
+
+    def shards_of(self, item: str) -> Iterator[tuple[int, int]]:
+        """Yield (row, column) of each shard of an item outside stacks whose file is not empty.
+
+        Nothing is opened: shards that are there may be damaged.
+        """
+        return grid_of_files(self._shards(item))
+
+    def has_first_shard(self, item: str) -> bool:
+        """Return whether ``(0, 0) in shards_of(item)``."""
+        return holds_bytes(self._shards(item) / "0" / "0")
+
+    def _shards(self, item: str) -> Place:
+        return self.path / item_path(item) / LEVEL / "c" / "0"
 
     def seal(self, item: str) -> str:
         """Return what changes whenever the metadata of an item outside stacks does.
