@@ -258,14 +258,11 @@ class Archive:
 
         Nothing is opened: shards that are there may be damaged.
         """
-        return grid_of_files(self._shards(item))
+        return grid_of_files(self.path / f"{item_path(item)}/{LEVEL}/c/0")
 
     def has_first_shard(self, item: str) -> bool:
         """Return whether ``(0, 0) in shards_of(item)``."""
-        return holds_bytes(self._shards(item) / "0" / "0")
-
-    def _shards(self, item: str) -> Place:
-        return self.path / item_path(item) / LEVEL / "c" / "0"
+        return holds_bytes(self.path / f"{item_path(item)}/{LEVEL}/c/0/0/0")
 
     def seal(self, item: str) -> str:
         """Return what changes whenever the metadata of an item outside stacks does.
