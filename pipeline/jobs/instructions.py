@@ -7,6 +7,7 @@ not have it are refused. Only when all its tiles are new anyway is a set chosen.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from models.registry import is_interpolation
@@ -21,18 +22,20 @@ from pipeline.storage.archive import is_archive
 
 if TYPE_CHECKING:
     from pipeline.compute.cluster import Client
+    from pipeline.compute.workers import Workers
     from pipeline.jobs.run import Run, Upscaling
 
 AUTO = "auto"
 
 
 def settled(
-    upscaling: Upscaling, *, run: Run, client: Client, instructions: str, precision: str
+    upscaling: Upscaling, *, run: Run, workers: Workers, instructions: str, precision: str
 ) -> Upscaling:
     """Return `upscaling` with the instructions that its workers are held to from now on.
 
     `instructions` and `precision` are as they were asked for. Where both are ``auto``, they follow
-    the finished tiles of the job, or else what all workers have.
+    the finished tiles of the job, or else what all workers have. Only then are these needed now:
+    otherwise they are checked once they are.
 
     Raises:
         ClusterError: if a worker does not have what is asked for, or what the job is computed with.
@@ -45,14 +48,15 @@ def settled(
             upscaling.spec, _finished(run, upscaling.spec), any_precision=precision == AUTO
         )
     if before is not None:
-        held = _hold_as_before(before, client)
-        return _with(upscaling, before.instructions and held, precision=before.precision)
-    level = shared_level(client) if instructions == AUTO else instructions
+        workers.hold_to(partial(_hold_as_before, before))
+        return _with(upscaling, before.instructions, precision=before.precision)
+    level = shared_level(workers.client) if instructions == AUTO else instructions
     wanted = upscaling.spec.precision
     if precision == AUTO:
         wanted = resolve_precision(AUTO, device="cpu", level=level)
     _check_computable(upscaling, level, wanted)
-    _hold(level, client, advice="leave them out, or give --instructions auto")
+    advice = "leave them out, or give --instructions auto"
+    workers.hold_to(partial(_hold, level, advice=advice))
     return _with(upscaling, level, precision=wanted)
 
 
@@ -136,8 +140,8 @@ def _finished(run: Run, spec: UpscaleSpec) -> list[UpscaleSpec]:
     return []
 
 
-def _hold_as_before(before: UpscaleSpec, client: Client) -> str:
-    """Hold the workers to the instructions of finished tiles, and return these.
+def _hold_as_before(before: UpscaleSpec, client: Client) -> None:
+    """Hold the workers to the instructions of finished tiles.
 
     Tiles of an upres that did not keep them yet are of the machines that go on with them.
     """
@@ -147,7 +151,7 @@ def _hold_as_before(before: UpscaleSpec, client: Client) -> str:
             "the whole job again with --instructions LEVEL"
         )
         _hold(before.instructions, client, advice=advice)
-        return before.instructions
+        return
     levels = {one.level for one in installations(client)}
     if len(levels) > 1:
         raise ClusterError(
@@ -156,7 +160,6 @@ def _hold_as_before(before: UpscaleSpec, client: Client) -> str:
             "whole job again with --instructions LEVEL"
         )
     hold_workers(client, levels.pop())
-    return ""
 
 
 def _hold(level: str, client: Client, *, advice: str) -> None:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import connect
 from pipeline.compute.status import read_status
+from pipeline.compute.workers import Workers
 from pipeline.jobs import stages
-from pipeline.jobs.ingest.stage import run_ingest
+from pipeline.jobs.ingest.stage import compare, ingest
 from pipeline.jobs.instructions import hold_as_before
 from pipeline.jobs.job import open_job
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
+from pipeline.storage.archive import is_archive
 from pipeline.storage.ledger import Ledger
 from pipeline.storage.locks import hold, hold_by_ledger, lock_and_ledger_beside
 from pipeline.storage.store import BucketPlace, local
@@ -53,17 +55,20 @@ def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> J
         listener.stopping() as stop,
         _held_archive(request) as ledger,
     ):
-        with connect(settings) as client, listener.counting("ingest", "files") as report:
-            ingestion = run_ingest(
+        with (
+            Workers(lambda: connect(settings)) as workers,
+            listener.counting("ingest", "files") as report,
+        ):
+            workers.client_if(not is_archive(request.archive))
+            found = compare(
                 request.src,
                 archive_dir=request.archive,
                 ledger=ledger,
-                client=client,
                 names=request.names or "",
                 codec=request.codec,
-                stop=stop,
-                report=report,
             )
+            client = workers.client_if(found.todo)
+            ingestion = ingest(found, client=client, stop=stop, report=report)
         status = read_status(request.archive, ledger, upscales=False)
     return JobResult(status=status, ingestion=ingestion, stopped=stop.requested)
 

@@ -22,7 +22,7 @@ from pipeline.jobs.export.limits import unwritable
 from pipeline.jobs.export.stage import run_export
 from pipeline.jobs.export.targets import check_targets
 from pipeline.jobs.ingest.adopt import adopt_archive
-from pipeline.jobs.ingest.stage import Ingestion, run_ingest
+from pipeline.jobs.ingest.stage import Ingestion, compare, ingest
 from pipeline.jobs.job import hold_job
 from pipeline.jobs.score import run_score
 from pipeline.jobs.spec import UpscaleSpec, computed_with, make_spec
@@ -162,24 +162,39 @@ class Run:
 
         `names` and `skip` are as for `list_source`, `codec` as for ``Archive.open_or_create``.
         """
-        # Not resolved: the user chose the name of the link.
+        return self.ingest_by(
+            lambda _needed: client, source, report, names=names, skip=skip, codec=codec
+        )
+
+    def ingest_by(
+        self,
+        client_if: Callable[[object], Client | None],
+        source: str,
+        report: Callable[[int, int], None] = _silent,
+        *,
+        names: str = "",
+        skip: Place | None = None,
+        codec: str | None = None,
+    ) -> Ingestion:
+        """Ingest as `ingest` does, with workers only where a file is to be read.
+
+        ``client_if(needed)`` returns the client of the workers where something is needed of them.
+        """  # Not resolved: the user chose the name of the link.
         kept = source if is_address(source) else os.path.abspath(source)  # noqa: PTH100
         self.ledger.keep_source(kept)
         if not self.job.owns_source:
             adopt_archive(self.job.open_source(), self.ledger)
             self.ledger.close_to(self.job.readers)
             return Ingestion([])
-        return run_ingest(
+        found = compare(
             source,
             archive_dir=self.job.source_dir,
             ledger=self.ledger,
-            client=client,
             names=names,
             skip=skip,
             codec=codec,
-            stop=self.stop,
-            report=report,
         )
+        return ingest(found, client=client_if(found.todo), stop=self.stop, report=report)
 
     def plan(self, upscaling: Upscaling, *, codec: str | None = None) -> Plan:
         """Return what upscaling the whole job would compute now: all that is not done.
@@ -219,10 +234,10 @@ class Run:
         self,
         upscaling: Upscaling,
         plans: Plan | Sequence[UnitPlan],
-        client: Client,
+        client: Client | None,
         report: Callable[[UpscaleProgress], None] = lambda _: None,
     ) -> int:
-        """Compute every unit of `plans`; return how many were."""
+        """Compute every unit of `plans`; return how many were. Without one, no client is needed."""
         choice = upscaling.choice
         self.ledger.keep_upscaling(
             {

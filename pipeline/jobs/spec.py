@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from models.reach import reach_px
@@ -78,7 +79,8 @@ class UpscaleSpec:
 
         `rules` is what `rules_of` says of its shape.
         """
-        return hashlib.sha256(f"{self.fingerprint()} {source_sha256}{rules}".encode()).hexdigest()
+        own = _fingerprint_of(self)
+        return hashlib.sha256(f"{own} {source_sha256}{rules}".encode()).hexdigest()
 
     def rules_of(self, *, channels: int, height: int, width: int) -> str:
         """Return the rules that apply to pictures of this shape and to no others.
@@ -95,6 +97,12 @@ class UpscaleSpec:
     def grid(self, height: int, width: int) -> TileGrid:
         """Return the tiles of an LR picture."""
         return TileGrid(height, width, self.tile_px, self.halo_px)
+
+
+@lru_cache(maxsize=8)
+def _fingerprint_of(spec: UpscaleSpec) -> str:
+    """Return the fingerprint of a spec, which a million items ask for."""
+    return spec.fingerprint()
 
 
 def computed_with(spec: UpscaleSpec, instructions: str, *, device: str) -> UpscaleSpec:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from pipeline.compute.cluster import address_of, connect, dashboard_of, join
+from pipeline.compute.cluster import connect, join
+from pipeline.compute.workers import Workers
 from pipeline.jobs.budget import EXPORT_GRACE_S, SCORE_GRACE_S, TimedStop
 from pipeline.jobs.disk_use import check_room
 from pipeline.jobs.export.limits import remarks_on
@@ -25,6 +26,7 @@ from pipeline.storage.archive import is_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from pipeline.compute.cluster import Client
     from pipeline.jobs.export.export_plan import ExportPlan
@@ -42,28 +44,27 @@ class Stages:
     request: UpscaleRequest
     upscaling: Upscaling
     run: Run
-    client: Client
+    workers: Workers
     listener: JobListener
     stop: TimedStop
     """Ends ingesting and upscaling. Score and export may run a little longer.
     """
 
     def address(self) -> RunAddress:
-        """Return where others find this run."""
-        address = address_of(self.client)
-        return RunAddress(self.request, self.upscaling, self.run.id, address, self.stop.ends)
+        """Return where other threads of this process find this run."""
+        return RunAddress(self.request, self.upscaling, self.run.id, self.stop.ends)
 
     def dashboard(self) -> str:
-        """Return where the workers can be watched in a browser; "" where they cannot."""
-        return dashboard_of(self.client)
+        """Return where the workers can be watched in a browser; "" where they cannot, or yet."""
+        return self.workers.dashboard
 
     def ingest(self) -> Ingestion:
         """Bring the source into the job's LR archive."""
         request = self.request
         with self.listener.counting("ingest", "files") as report:
-            return self.run.ingest(
+            return self.run.ingest_by(
+                self.workers.client_if,
                 request.src,
-                self.client,
                 report,
                 names=request.names or "",
                 skip=request.export_dir,
@@ -99,7 +100,7 @@ class Stages:
             plan,
             self.upscaling,
             run=self.run,
-            client=self.client,
+            client=self.workers.client_if(plan.units),
             listener=self.listener,
         )
 
@@ -115,7 +116,7 @@ class Stages:
             request.reference,
             names=request.names,
             run=replace(self.run, stop=self.stop.later(SCORE_GRACE_S)),
-            client=self.client,
+            client=self.workers.client,
             listener=self.listener,
         )
 
@@ -127,14 +128,18 @@ class Stages:
             return ExportResult()  # Time was up before the first tile.
         plan = self.run.plan_export(self.request.export)
         run = replace(self.run, stop=self.stop.later(EXPORT_GRACE_S))
-        return export(plan, run=run, client=self.client, listener=self.listener)
+        client = self.workers.client_if(plan.tasks)
+        return export(plan, run=run, client=client, listener=self.listener)
 
 
 @contextmanager
 def open_stages(
     request: UpscaleRequest, listener: JobListener, *, command: str, due: datetime | None = None
 ) -> Iterator[Stages]:
-    """Check a request, create or continue its job, hold it, and start its workers.
+    """Check a request, create or continue its job, and hold it.
+
+    Its workers are started when they are needed: for a new job at once, for another once something
+    is to be computed.
 
     `command` is what the ledger and the lock call the run; `due` is when it was to begin, where
     that is not now.
@@ -154,48 +159,67 @@ def open_stages(
         run_on(job, command, stop=(stop := TimedStop(ends, asked=asked))) as run,
     ):
         listener.holds_job()
-        listener.connects(settings)
-        with connect(settings) as client:
+
+        def opened() -> AbstractContextManager[Client]:
+            listener.connects(settings)
+            return connect(settings)
+
+        with Workers(opened) as workers, _findable(run, workers):
+            # A cluster that cannot be had is to leave no job behind.
+            workers.client_if(not is_archive(job.sr_dir))
             upscaling = settled(
                 upscaling,
                 run=run,
-                client=client,
+                workers=workers,
                 instructions=request.instructions,
                 precision=request.precision,
             )
-            yield Stages(request, upscaling, run, client, listener, stop)
+            yield Stages(request, upscaling, run, workers, listener, stop)
+
+
+_WORKERS: dict[str, Workers] = {}
+"""The workers of the runs of this process."""
+
+
+@contextmanager
+def _findable(run: Run, workers: Workers) -> Iterator[None]:
+    """Let stages that are started separately find the workers of a run within the block."""
+    _WORKERS[run.id] = workers
+    try:
+        yield
+    finally:
+        del _WORKERS[run.id]
 
 
 @dataclass(frozen=True, slots=True)
 class RunAddress:
-    """The address at which a separately started stage finds its run."""
+    """The address at which a separately started stage finds its run, within this process."""
 
     request: UpscaleRequest
     upscaling: Upscaling
     run_id: str
-    scheduler: str
     ends: datetime | None = None
     """When the time of the run is up; None for never."""
 
     @contextmanager
     def join(self, listener: JobListener) -> Iterator[Stages]:
-        """Join the run, which holds the job already, on its workers.
+        """Join the run, which holds the job already, and its workers when one is needed.
 
-        Raises:
-            ClusterError: if its scheduler is gone.
+        A stage that needs them raises ClusterError if their scheduler is gone.
         """
         stop = TimedStop(self.ends)
         with ExitStack() as opened:
             job = open_job(self.request.job_dir, ledger_url=self.request.ledger)
             run = opened.enter_context(part_of(job, self.run_id, stop=stop))
-            client = opened.enter_context(join(self.scheduler))
-            yield Stages(self.request, self.upscaling, run, client, listener, stop)
+            own = _WORKERS[self.run_id]
+            workers = opened.enter_context(Workers(lambda: join(own.address)))
+            yield Stages(self.request, self.upscaling, run, workers, listener, stop)
 
 
 def compute(
-    plan: Plan, upscaling: Upscaling, *, run: Run, client: Client, listener: JobListener
+    plan: Plan, upscaling: Upscaling, *, run: Run, client: Client | None, listener: JobListener
 ) -> int:
-    """Compute every unit of `plan`; return how many were."""
+    """Compute every unit of `plan`; return how many were. Without one, no client is needed."""
     replaced = run.replaced(plan)
     if replaced:
         listener.replaces(replaced)

@@ -19,6 +19,7 @@ from pipeline.pictures.kinds import (
     litter,
 )
 from pipeline.pictures.signatures import HEAD_BYTES
+from pipeline.storage.stamps import stamp_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,6 +42,7 @@ class Found:
     size_bytes: int = 0
     mtime_ns: int = 0
     refused: str = ""
+    stamp: str = ""
 
     @classmethod
     def at(cls, path: str, relative: str) -> Found:
@@ -53,8 +55,13 @@ class Found:
             )
             why = f"cannot be opened ({_reason(error)}); {remedy} it"
             return cls(path=path, relative=relative, refused=why)
-        size, mtime_ns = facts.st_size, facts.st_mtime_ns
-        return cls(path=path, relative=relative, size_bytes=size, mtime_ns=mtime_ns)
+        return cls(
+            path=path,
+            relative=relative,
+            size_bytes=facts.st_size,
+            mtime_ns=facts.st_mtime_ns,
+            stamp=stamp_of(facts),
+        )
 
     def head(self) -> bytes | None:
         """Return its first bytes, None if it cannot be opened."""

@@ -25,6 +25,7 @@ from pipeline.sources.left_out import LeftOut
 from pipeline.sources.packed import Container, Packed, container_at
 from pipeline.sources.source_file import SourceFile
 from pipeline.sources.zip_names import ZipNames, check_encoding
+from pipeline.storage.stamps import stamp_of
 from pipeline.storage.store import BucketPlace, check_stores, is_address, place_of
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ class _Lister:
                     refused=named[1] or packed.refused,
                     unread=unread or None,
                     modified_ns=packed.modified_ns,
+                    etag=stamp_of(facts),
                 )
         except SourceError as error:
             raise SourceError(f"{shown_path(str(path))} {error}") from error
@@ -265,6 +267,7 @@ def _listed(found: Found, unread: str) -> SourceFile:
         size_bytes=found.size_bytes,
         mtime_ns=found.mtime_ns,
         unread=unread or None,
+        etag=found.stamp,
     )
 
 

@@ -46,7 +46,7 @@ class SourceFile:
     modified_ns: int | None = None
     """When a member was modified, if its archive knows."""
     etag: str = ""
-    """Of an object in a bucket: differs whenever the content does."""
+    """What differs whenever the content does: the etag of an object, the stamp of a file."""
 
     def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of the file, a copy of that moment.

@@ -37,17 +37,39 @@ def readers(paths: Iterable[str | Place], *, near: Place) -> int:
     """
     if isinstance(near, BucketPlace):
         return EVERYONE
+    allowed = EVERYONE
+    folders: set[Path] = set()
+    for path in {Path(str(path)).absolute() for path in paths}:
+        allowed &= who_reads(path)
+        folders.add(path.parent)
+    passed: dict[Path, int] = {}
+    for folder in folders:
+        allowed &= _passage(folder, near, passed)
+    return allowed
+
+
+def who_reads(path: Path) -> int:
+    """Return who may read `path` itself, wherever it is; nobody where it cannot be looked at."""
+    return _bits(path, 0o044)
+
+
+def who_enters(folder: Path, *, near: Path) -> int:
+    """Return who may reach what is in `folder`.
+
+    ``readers([folder / name], near=near) == who_reads(folder / name) & who_enters(folder)``
+    """
+    return _passage(folder.absolute(), near, {})
+
+
+def _passage(folder: Path, near: Path, passed: dict[Path, int]) -> int:
     shared = {near.absolute(), *near.absolute().parents}
     allowed = EVERYONE
-    passed: dict[Path, int] = {}
-    for path in {Path(str(path)).absolute() for path in paths}:
-        allowed &= _bits(path, 0o044)
-        for folder in path.parents:
-            if folder in shared:
-                break
-            if folder not in passed:
-                passed[folder] = _bits(folder, 0o011)
-            allowed &= passed[folder]
+    for outer in (folder, *folder.parents):
+        if outer in shared:
+            break
+        if outer not in passed:
+            passed[outer] = _bits(outer, 0o011)
+        allowed &= passed[outer]
     return allowed
 
 

@@ -15,7 +15,7 @@ from zarr.storage import StorePath
 
 from pipeline.constants import ZSTD
 from pipeline.errors import ArchiveError, UnreadableError
-from pipeline.storage.disk import fsync, sync_tree
+from pipeline.storage.disk import fsync, grid_of_files, holds_bytes, sync_tree
 from pipeline.storage.image import StoredImage
 from pipeline.storage.item_folders import is_claimed, is_item, item_folders
 from pipeline.storage.item_paths import item_path, name_of, outer_items
@@ -24,6 +24,7 @@ from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.stack import Stack
 from pipeline.storage.stack_index import Index, Member, index_of, locate, stack_ids, stamp_of
 from pipeline.storage.stack_kind import STACKS_FOLDER
+from pipeline.storage.stamps import seal_of
 from pipeline.storage.zarr_metadata import (
     CHECK_DISK,
     LEVEL,
@@ -251,6 +252,24 @@ class Archive:
                 f"{item_path(item)!r}; ingest it again, or delete the folder"
             )
         return StoredImage(item, array, provenance)
+
+    def shards_of(self, item: str) -> Iterator[tuple[int, int]]:
+        """Yield (row, column) of each shard of an item outside stacks whose file is not empty.
+
+        Nothing is opened: shards that are there may be damaged.
+        """
+        return grid_of_files(self.path / f"{item_path(item)}/{LEVEL}/c/0")
+
+    def has_first_shard(self, item: str) -> bool:
+        """Return whether ``(0, 0) in shards_of(item)``."""
+        return holds_bytes(self.path / f"{item_path(item)}/{LEVEL}/c/0/0/0")
+
+    def seal(self, item: str) -> str:
+        """Return what changes whenever the metadata of an item outside stacks does.
+
+        "" where there is none, or that cannot be known without reading.
+        """
+        return seal_of(self.path, item_path(item))
 
     def provenance(self, item: str) -> Mapping[str, Any] | None:
         """Return the provenance of a complete item, None where there is no such item.

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, Span
-from pipeline.storage.disk import fsync, grid_of_files, holds_bytes, remove_partials_of
+from pipeline.storage.disk import fsync, holds_bytes, remove_partials_of
 from pipeline.storage.zarr_metadata import CHECK_DISK
 from pipeline.storage.zarr_stores import place_at
 
@@ -118,13 +118,6 @@ class StoredImage:
         Nothing is read: a shard that is there may still be damaged, which `is_whole` finds.
         """
         return all(holds_bytes(self._file(key)) for key in self._shard_keys(rect))
-
-    def shards_present(self) -> set[tuple[int, int]]:
-        """Return (row, col) of each shard whose file is there and not empty, by one walk.
-
-        ``(r, c) in shards_present() == has_shard(Rect(rows of shard r, cols of shard c))``
-        """
-        return set(grid_of_files(self._file(f"{self.array.path}/c/0")))
 
     def replace(self, rect: Rect, pixels: NDArray[Any]) -> None:
         """Write `rect`, which is exactly one shard, and make it durable.

@@ -13,6 +13,9 @@ from pipeline.storage.zarr_metadata import METADATA
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+_PLAIN = re.compile(r"(?:(?!zarr\.json(?:/|\Z))[0-9A-Za-z][ -$&-.0-\[\]-~]*(?:/|\Z))+(?<!/)")
+"""Ids that are their own paths whatever is in them, but for their length: most are of this kind."""
+
 _NAME_BYTES = 240
 """Of the 255 that file systems allow; the rest is for escaping the first characters."""
 
@@ -23,6 +26,8 @@ def item_path(item: str) -> str:
     Distinct ids give distinct paths, and no id leads out of the archive. A part that is too long
     for the name of a folder becomes several, all but the last ending with a bare "%".
     """
+    if len(item) <= _NAME_BYTES and _PLAIN.fullmatch(item):
+        return item
     if not item:
         raise ArchiveError("item id is empty, expected a relative path")
     try:

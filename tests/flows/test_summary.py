@@ -12,7 +12,7 @@ import pytest
 from flows.summary import mending_advice, rerun_advice, summary
 from pipeline.compute.outcomes import Failure
 from pipeline.compute.status import JobStatus
-from pipeline.jobs.export import ExportResult
+from pipeline.jobs.export.stage import ExportResult
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.results import JobResult
 from pipeline.reports.night import Speed

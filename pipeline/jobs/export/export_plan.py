@@ -11,7 +11,7 @@ import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from pipeline.jobs.export.local_file import ExportTask
 from pipeline.jobs.export.names import SAME, folded, paths_of
 from pipeline.jobs.export.targets import Originals, check_targets
 from pipeline.jobs.item_images import sr_image
-from pipeline.storage.access import readers
+from pipeline.storage.access import EVERYONE, readers, who_enters, who_reads
 from pipeline.storage.ledger import VANISHED, ExportRow
 from pipeline.storage.places import Identity
 from pipeline.storage.store import BucketPlace
@@ -119,6 +119,7 @@ class _Places:
         self._by_item, self._known, self._paths = by_item, known, paths
         self._targets = {str(path): item for item, path in paths.items()}
         self._originals = Originals(by_item.values())
+        self._folder_readers = cache(_readers_of_folder)
 
     def is_current(self, path: Place, row: ItemRow, format: str) -> bool:
         """Return whether the file is there, up to date, and unchanged since the job wrote it."""
@@ -183,10 +184,13 @@ class _Places:
 
         It is those who may read its source, or the job where the source is gone.
         """
-        source, folder = Path(row.source), path.parent
-        if not row.source or not source.exists():
+        if not row.source or not os.path.exists(row.source):  # noqa: PTH110 - a million.
             return self._job_readers, self._job_readers
-        return readers([source], near=folder), readers([source.parent], near=folder)
+        source, folder = Path(row.source), path.parent
+        if isinstance(folder, BucketPlace):
+            return EVERYONE, EVERYONE
+        inside, itself = self._folder_readers(source.parent, folder)
+        return who_reads(source) & inside, itself
 
     @cached_property
     def _job_readers(self) -> int:
@@ -252,6 +256,11 @@ class _Places:
             (start - _RUN_SLACK_NS, (end or after) + _RUN_SLACK_NS)
             for start, end, after in zip(starts, ends, later, strict=True)
         ]
+
+
+def _readers_of_folder(folder: Path, near: Path) -> tuple[int, int]:
+    """Return who may reach what is in a folder of the source, and who may read that."""
+    return who_enters(folder, near=near), readers([folder], near=near)
 
 
 def _formats(

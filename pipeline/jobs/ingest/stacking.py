@@ -29,11 +29,10 @@ def tidy(archive: Archive) -> Mapping[str, Member]:
     return index.members
 
 
-def sound_members(archive: Archive) -> dict[str, Member]:
-    """Return the members of all stacks whose arrays and pixels are there."""
+def sound_members(archive: Archive, members: Mapping[str, Member]) -> dict[str, Member]:
+    """Return those of the members of all stacks whose arrays and pixels are there."""
     stacks = {stack: archive.stack(stack) for stack in archive.stacks()}
     chunks = {(s, n) for s, stack in stacks.items() for n in stack.numbers() if stack.has_pixels(n)}
-    members = archive.index().members
     return {item: m for item, m in members.items() if (m.stack, m.chunk) in chunks}
 
 

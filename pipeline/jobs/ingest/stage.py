@@ -6,6 +6,7 @@ The worker's is `pipeline.jobs.ingest.task`; which pictures go into stacks is in
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -25,18 +26,22 @@ from pipeline.jobs.ingest.task import (
     pack_chunk,
     plan_ingest,
 )
+from pipeline.jobs.ingest.unread import LastReading, objects_of, seals_of
 from pipeline.sources.left_out import LeftOut
 from pipeline.sources.listing import check_same_source, list_source
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.archive import Archive
 from pipeline.storage.item_paths import clashing
-from pipeline.storage.ledger import INGEST, INGESTED, ItemRow, Ledger, ObjectRow
+from pipeline.storage.ledger import INGEST, INGESTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pipeline.compute.cluster import Client
+    from pipeline.sources.listing import Listing
     from pipeline.sources.source_file import SourceFile
+    from pipeline.storage.ledger import ItemRow, Ledger
+    from pipeline.storage.stack_index import Member
     from pipeline.storage.store import Place
 
 _BATCH = 64
@@ -59,7 +64,127 @@ class Ingestion:
     """How many files were not read because of a stop."""
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A source beside what the ledger and the archive have of it."""
+
+    files: Listing[SourceFile]
+    listed_ns: int
+    """When they were listed."""
+    known: Mapping[str, ItemRow]
+    archive: Archive
+    ledger: Ledger
+    members: Mapping[str, Member]
+    """Where items are in stacks."""
+    sound: Mapping[str, Member]
+    """Those of them whose pixels are there."""
+    last: LastReading
+    clashed: list[ItemRow]
+    settled: list[ItemRow]
+    """The rows of files that did not change."""
+    todo: list[SourceFile]
+    """The files that are to be read, or whose items are to be looked at."""
+
+    @property
+    def listed(self) -> set[str]:
+        """Return the items that are at the source, or cannot be looked for."""
+        return {file.item for file in self.files} | _out_of_sight(self.known, self.files)
+
+
+def compare(
+    source: str,
+    *,
+    archive_dir: Place,
+    ledger: Ledger,
+    names: str = "",
+    skip: Place | None = None,
+    codec: str | None = None,
+) -> Comparison:
+    """List a source as `list_source` says, and find what is new there or may have changed.
+
+    The archive is there from then on, and nobody but those who may read the source reads it.
+
+    Raises:
+        SourceError: if there is nothing at `source`, or nothing of what was there before.
+    """
+    listed_ns = time.time_ns()
+    files = list_source(source, names=names, skip=skip)
+    known = {row.item: row for row in ledger.items()}
+    before = [item for item, row in known.items() if row.state == INGESTED]
+    listed = {file.item for file in files} | _out_of_sight(known, files)
+    check_same_source(source, listed, before)
+    archive = Archive.open_or_create(archive_dir.absolute(), codec=codec)
+    allowed = readers((file.address for file in files), near=archive.path)
+    close_to(archive.path, allowed)
+    ledger.close_to(allowed)
+    others = clashing(file.item for file in files)
+    members = tidy(archive)
+    sound = sound_members(archive, members)
+    last = LastReading.of(known, ledger, members=sound, archive_dir=archive.path)
+    settled, todo = [], []
+    for file in files:
+        if file.item in others:
+            continue
+        if (row := last.row_of(file)) is not None:
+            settled.append(row)
+        else:
+            todo.append(file)
+    return Comparison(
+        files,
+        listed_ns,
+        known,
+        archive,
+        ledger,
+        members,
+        sound,
+        last,
+        [_clashed(file, others[file.item]) for file in files if file.item in others],
+        settled,
+        todo,
+    )
+
+
 @timed("ingest")
+def ingest(
+    found: Comparison,
+    *,
+    client: Client | None,
+    stop: Stop | None = None,
+    report: Callable[[int, int], None] = lambda _done, _of: None,
+) -> Ingestion:
+    """Ingest what is to be read of a source; return the result of the whole source.
+
+    Many small pictures of one size go into stacks, all others become images of their own. The
+    ledger keeps the fingerprint and unit count of items whose content did not change. Items of an
+    earlier listing that are gone from the source become vanished; their pixels stay. Items in a
+    folder that cannot be opened now keep their state.
+
+    `client` may be None where nothing is to be read.
+    """
+    ledger, known = found.ledger, found.known
+    into = _Ingest(found, stop or Stop(), report)
+    into.record([*found.clashed, *found.settled])
+    if client is not None and found.todo:
+        waiting = into.store(found.todo, client)
+        alone, chunks = share_out(waiting, found.archive)
+        into.pack(chunks, client)
+        into.store(alone, client, alone=True)
+        # Last, so that an interruption leaves an item at both places, never at none.
+        leave_holes(found.archive, found.members, into.rows)
+    gone = vanished_rows(known, found.listed, GONE)
+    ledger.put_items(gone)
+    before_now = [(known.get(row.item), row) for row in into.rows if row.state == INGESTED]
+    return Ingestion(
+        into.rows,
+        found.files.left_out,
+        tuple(found.files.remarks()),
+        new=sum(old is None for old, _ in before_now),
+        changed=sum(old is not None and old.sha256 != row.sha256 for old, row in before_now),
+        vanished=len(gone),
+        unread=len(found.files) - len(into.rows),
+    )
+
+
 def run_ingest(
     source: str,
     *,
@@ -72,140 +197,75 @@ def run_ingest(
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Ingestion:
-    """Ingest everything at `source`, listed as `list_source` says; return the result.
-
-    Many small pictures of one size go into stacks, all others become images of their own. The
-    ledger keeps the fingerprint and unit count of items whose content did not change. Items of an
-    earlier listing that are gone from `source` become vanished; their pixels stay. Items in a
-    folder that cannot be opened now keep their state.
-
-    Raises:
-        SourceError: if there is nothing at `source`, or nothing of what was there before.
-    """
-    files = list_source(source, names=names, skip=skip)
-    known = {row.item: row for row in ledger.items()}
-    before = [item for item, row in known.items() if row.state == INGESTED]
-    listed = {file.item for file in files} | _out_of_sight(known, files)
-    check_same_source(source, listed, before)
-    archive = Archive.open_or_create(archive_dir.absolute(), codec=codec)
-    allowed = readers((file.address for file in files), near=archive.path)
-    close_to(archive.path, allowed)
-    ledger.close_to(allowed)
-    others = clashing(file.item for file in files)
-    clashed = [_clashed(file, others[file.item]) for file in files if file.item in others]
-    ledger.put_items(clashed)
-    todo = [file for file in files if file.item not in others]
-    before_stacks = tidy(archive)
-    into = _Ingest(archive, ledger, client, stop or Stop(), known, len(todo), report)
-    waiting = into.store(todo)
-    alone, chunks = share_out(waiting, archive)
-    into.pack(chunks)
-    into.store(alone, alone=True)
-    # Last, so that an interruption leaves an item at both places, never at none.
-    leave_holes(archive, before_stacks, into.rows)
-    gone = vanished_rows(known, listed, GONE)
-    ledger.put_items(gone)
-    before_now = [(known.get(row.item), row) for row in into.rows if row.state == INGESTED]
-    return Ingestion(
-        [*clashed, *into.rows],
-        files.left_out,
-        tuple(files.remarks()),
-        new=sum(old is None for old, _ in before_now),
-        changed=sum(old is not None and old.sha256 != row.sha256 for old, row in before_now),
-        vanished=len(gone),
-        unread=len(todo) - len(into.rows),
+    """Compare a source with an archive and ingest what is to be read, as `compare` and `ingest`."""
+    found = compare(
+        source, archive_dir=archive_dir, ledger=ledger, names=names, skip=skip, codec=codec
     )
+    return ingest(found, client=client, stop=stop, report=report)
 
 
 class _Ingest:
     """An ingestion in progress: tasks go out, rows come back and are recorded in batches."""
 
-    def __init__(
-        self,
-        archive: Archive,
-        ledger: Ledger,
-        client: Client,
-        stop: Stop,
-        known: Mapping[str, ItemRow],
-        total: int,
-        report: Callable[[int, int], None],
-    ) -> None:
+    def __init__(self, found: Comparison, stop: Stop, report: Callable[[int, int], None]) -> None:
         self.rows: list[ItemRow] = []
-        self._archive = archive
-        self._ledger = ledger
-        self._client = client
+        self._found = found
+        self._ledger = found.ledger
+        self._known = found.known
         self._stop = stop
-        self._known = known
-        self._total = total
         self._report = report
-        self._unread = _unchanged_objects(known, ledger)
 
-    def store(self, files: Iterable[SourceFile], *, alone: bool = False) -> list[Ingested]:
+    def store(
+        self, files: Iterable[SourceFile], client: Client, *, alone: bool = False
+    ) -> list[Ingested]:
         """Store files as images of their own; return those that wait for a stack instead."""
+        archive = self._found.archive
         tasks = plan_ingest(
             files,
-            archive_dir=self._archive.path,
+            archive_dir=archive.path,
             known={i: r.sha256 for i, r in self._known.items() if r.state == INGESTED},
-            stacked=sound_members(self._archive),
+            stacked=self._found.sound,
             alone=alone,
-            unread=self._unread,
+            unread=self._found.last.objects,
         )
-        return [one for one in self._run(ingest_files, tasks) if one.waits]
+        return [one for one in self._run(ingest_files, tasks, client) if one.waits]
 
-    def pack(self, chunks: Iterable[PackTask]) -> None:
+    def pack(self, chunks: Iterable[PackTask], client: Client) -> None:
         """Write new chunks."""
-        self._run(pack_chunk, chunks)
+        self._run(pack_chunk, chunks, client)
 
     def _run(
-        self, work: Callable[[Any], list[Ingested]], tasks: Iterable[IngestTask | PackTask]
+        self,
+        work: Callable[[Any], list[Ingested]],
+        tasks: Iterable[IngestTask | PackTask],
+        client: Client,
     ) -> list[Ingested]:
         ingested: list[Ingested] = []
-        batch: list[ItemRow] = []
-        for _, results in work_through(self._client, work, tasks, stop=self._stop):
+        batch: list[Ingested] = []
+        for _, results in work_through(client, work, tasks, stop=self._stop):
             ingested += results
-            self._ledger.put_objects(_objects(results))
-            stored = (one.row for one in results if not one.waits)
-            batch += [with_known_upscaling(row, self._known) for row in stored]
-            self._note(results)
+            batch += (one for one in results if not one.waits)
             if len(batch) >= _BATCH:
-                self._record(batch)
+                self._take(batch)
                 batch = []
-            self._report(len(self.rows) + len(batch), self._total)
-        self._record(batch)
+            self._report(len(self.rows) + len(batch), len(self._found.files))
+        self._take(batch)
         return ingested
 
-    def _note(self, results: Iterable[Ingested]) -> None:
-        """Record what was not kept; a new item has no earlier notes to replace."""
-        notes = {r.row.item: r.notes for r in results if not r.waits and r.notes is not None}
+    def _take(self, batch: list[Ingested]) -> None:
+        """Record what became of some files."""
+        self._ledger.put_objects(objects_of(batch, listed_ns=self._found.listed_ns))
+        self._ledger.put_seals(seals_of(batch))
+        # A new item has no earlier notes to replace.
+        notes = {one.row.item: one.notes for one in batch if one.notes is not None}
         news = {item: noted for item, noted in notes.items() if noted or item in self._known}
         self._ledger.put_notes(INGEST, news)
+        self.record([with_known_upscaling(one.row, self._known) for one in batch])
 
-    def _record(self, batch: list[ItemRow]) -> None:
-        self._ledger.put_items(batch)
-        self.rows += batch
-
-
-def _unchanged_objects(known: Mapping[str, ItemRow], ledger: Ledger) -> dict[str, ObjectRow]:
-    """Return the objects whose content the ledger still records: these need not be read again."""
-    return {
-        item: row
-        for item, row in ledger.objects().items()
-        if item in known and (known[item].state, known[item].sha256) == (INGESTED, row.sha256)
-    }
-
-
-def _objects(results: Iterable[Ingested]) -> list[ObjectRow]:
-    """Return the objects that were read, of pictures that came from a bucket."""
-    return [
-        ObjectRow(
-            item=one.file.item,
-            etag=one.file.etag,
-            size_bytes=one.file.size_bytes,
-            sha256=one.row.sha256,
-        )
-        for one in results
-        if one.file.etag and one.row.state == INGESTED and one.row.sha256
-    ]
+    def record(self, rows: list[ItemRow]) -> None:
+        """Record the rows of items where they are not as they were."""
+        self._ledger.put_items(row for row in rows if row != self._known.get(row.item))
+        self.rows += rows
 
 
 def _clashed(file: SourceFile, other: str) -> ItemRow:

@@ -46,7 +46,7 @@ class IngestTask(PictureTask[SourceFile]):
     alone: bool = False
     """Whether small pictures are stored as images too, instead of in a stack."""
     unread: Mapping[str, str] = field(default_factory=dict)
-    """Content hashes, by item, of objects in a bucket that did not change since they were read."""
+    """Content hashes, by item, of files and objects that did not change since they were read."""
 
     def failed(self, error: BaseException) -> list[Ingested]:
         """Return that no file could be ingested: a worker died, or the disk is full."""
@@ -84,6 +84,8 @@ class Ingested:
     """What was not kept of it; None where nothing new was learnt."""
     traces: Traces | None = None
     """Of a picture that waits."""
+    seal: str = ""
+    """Of its image's metadata, as `Archive.seal` says; "" where it is in a stack."""
 
     @property
     def worn(self) -> bool:
@@ -120,7 +122,7 @@ def plan_ingest(
 
 
 def _seen(file: SourceFile, unread: Mapping[str, ObjectRow]) -> ObjectRow | None:
-    """Return what is known of an object with this very etag and size."""
+    """Return what is known of a file or object with this very etag and size."""
     row = unread.get(file.item)
     same = row is not None and (row.etag, row.size_bytes) == (file.etag, file.size_bytes)
     return row if same else None
@@ -174,19 +176,17 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
     try:
         if file.item in task.unread:
             row = replace(row, sha256=task.unread[file.item])
-            unchanged = _unchanged(row, archive, task)
-            if unchanged is not None:
-                return Ingested(file, unchanged, notes=_notes_on(unchanged, archive, task))
+            if (found := _unchanged(file, row, archive, task)) is not None:
+                return found
         data, row = _read(file)
-        unchanged = _unchanged(row, archive, task)
-        if unchanged is not None:
-            return Ingested(file, unchanged, notes=_notes_on(unchanged, archive, task))
+        if (found := _unchanged(file, row, archive, task)) is not None:
+            return found
         picture, row = _picture(data, file, row)
-        waits = Ingested(file, row).kind.is_small and not task.alone
         seen = _traces(data, picture)
-        if not waits:
-            _store(archive, file, picture, row, seen)
-        return Ingested(file, row, waits, picture.metadata.notes, seen if waits else None)
+        if Ingested(file, row).kind.is_small and not task.alone:
+            return Ingested(file, row, True, picture.metadata.notes, seen)
+        _store(archive, file, picture, row, seen)
+        return Ingested(file, row, notes=picture.metadata.notes, seal=archive.seal(file.item))
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
         return Ingested(file, rejected_row(with_place(row, task.stacked.get(file.item)), error))
@@ -203,7 +203,19 @@ def _picture(data: bytes, file: SourceFile, row: ItemRow) -> tuple[Picture, Item
     return picture, with_facts(row, picture.pixels.shape, str(picture.pixels.dtype))
 
 
-def _unchanged(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
+def _unchanged(
+    file: SourceFile, row: ItemRow, archive: Archive, task: IngestTask
+) -> Ingested | None:
+    """Return the outcome of a file whose very content the archive holds, else None."""
+    # Before the item is opened: what changes after that has another seal.
+    seal = "" if row.item in task.stacked else archive.seal(row.item)
+    found = _held(row, archive, task)
+    if found is None:
+        return None
+    return Ingested(file, found, notes=_notes_on(found, archive, task), seal=seal)
+
+
+def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
     """Return the row of an item that the archive holds with this very content."""
     member = task.stacked.get(row.item)
     if member is not None:

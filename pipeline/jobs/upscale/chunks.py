@@ -19,7 +19,7 @@ from pipeline.storage.ledger import DONE, INGESTED, VANISHED
 from pipeline.storage.stack_kind import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline.jobs.choice import Chooser, Chosen
     from pipeline.jobs.job import Job
@@ -119,6 +119,10 @@ class ChunkPlan:
         for row in self.rows:
             sr.delete_own(row.item)  # It was an image of its own before.
 
+    def seals(self, sr: Archive) -> tuple[()]:
+        """Return nothing: what a chunk holds is read each time, once for all its images."""
+        return ()
+
     def tasks(
         self, job: Job, spec: UpscaleSpec, *, limit_s: float, together_px: int
     ) -> Iterator[ChunkTask]:
@@ -167,10 +171,11 @@ class ChunkPlan:
 class ChunkPlanner:
     """Compares the chunks of a job's stacks with what ledger and SR archive hold."""
 
-    job: Job
     chooser: Chooser
     ledger: Ledger
     sr: Archive
+    source: Callable[[], Archive]
+    """Opens the LR archive."""
 
     def every(self) -> Iterator[ChunkPlan]:
         """Yield a plan for each chunk that holds an ingested image."""
@@ -201,7 +206,7 @@ class ChunkPlanner:
         self, stack: str, chunk: int, sr_stack: Stack | None, present: str | None
     ) -> ChunkPlan:
         """Return the plan that computes a chunk, whose SR pixels are `present` so far."""
-        lr = _members(self.job.open_source(), stack, chunk)
+        lr = _members(self.source(), stack, chunk)
         # What vanished stays in the chunk and is computed with it, unless a fault took it.
         rows = [
             row
@@ -232,7 +237,7 @@ class ChunkPlanner:
     def _kept(self, sr_stack: Stack, plan: ChunkPlan) -> tuple[int, ...]:
         """Return the places of the LR chunk, if the SR chunk has them all by the present spec."""
         sr = sr_stack.chunk(plan.chunk)
-        lr = self.job.open_source().stack(plan.stack).chunk(plan.chunk)
+        lr = self.source().stack(plan.stack).chunk(plan.chunk)
         if sr is None or lr is None or lr.sha256 != plan.content:
             return ()
         computed = {place: (m["item"], m["sha256"]) for place, m in sr.members.items()}

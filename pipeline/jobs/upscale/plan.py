@@ -1,11 +1,13 @@
 """Plan: which units a run would compute, by what is in the ledger and the SR archive.
 
-Nothing is changed here; what is done about a plan is in `pipeline.jobs.upscale.stage`.
+Nothing is changed here but what the ledger remembers of having looked (its seals); what is done
+about a plan is in `pipeline.jobs.upscale.stage`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pipeline.jobs.choice import Chooser
@@ -31,10 +33,15 @@ class Plan:
     """
 
     def __init__(self, planners: Sequence[Planner]) -> None:
-        self._parts = [
-            (planner, [plan.key for plan in planner.every() if plan.has_work])
-            for planner in planners
-        ]
+        self.units = 0
+        """How many units there were to compute when this was planned."""
+        self._parts = [(planner, list(self._keys(planner))) for planner in planners]
+
+    def _keys(self, planner: Planner) -> Iterator[Any]:
+        for plan in planner.every():
+            if plan.has_work:
+                self.units += len(plan.numbers)
+                yield plan.key
 
     def __len__(self) -> int:
         return sum(len(keys) for _, keys in self._parts)
@@ -88,4 +95,5 @@ def plan_job(
     """
     chooser = Chooser(spec, choice, ledger)
     sr = Archive.open_or_create(job.sr_dir, codec=codec)
-    return Plan([TilePlanner(chooser, ledger, sr), ChunkPlanner(job, chooser, ledger, sr)])
+    source = cache(job.open_source)
+    return Plan([TilePlanner(chooser, ledger, sr), ChunkPlanner(chooser, ledger, sr, source)])

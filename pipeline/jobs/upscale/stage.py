@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from pipeline.jobs.choice import Choice
     from pipeline.jobs.job import Job
     from pipeline.jobs.upscale.units import UnitPlan, UnitTask
-    from pipeline.storage.ledger import Ledger, UnitRow
+    from pipeline.storage.ledger import Ledger, SealRow, UnitRow
 
 _DECLARED_AT_ONCE = 2_000
+_SEALED_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def run_upscale(
     model: ModelAddress,
     choice: Choice | None = None,
     ledger: Ledger,
-    client: Client,
+    client: Client | None,
     run: str,
     limit_s: float = DEFAULT_LIMIT_S,
     stop: Stop | None = None,
@@ -70,13 +71,14 @@ def run_upscale(
 ) -> int:
     """Compute every unit of `plans`; return how many were computed.
 
-    Whatever fails is recorded with its reason and does not stop the others.
+    Whatever fails is recorded with its reason and does not stop the others. `client` may be None
+    where no unit is to be computed.
     """
     sr = job.open_sr()
     planned = _declare(plans, ledger, sr)
     drop_orphans(job, sr)
     report(UpscaleProgress(0, 0, planned, 0.0))
-    if not planned:
+    if client is None or not planned:
         return 0
     ways = [Way(spec, model), *([choice.restoring] if choice and choice.restoring else [])]
     # One network after the other, so that no worker swaps between two.
@@ -193,15 +195,21 @@ def _tasks(
     SR arrays are created just before their first unit, so that a large job starts at once.
     """
     sr, source = job.open_sr(), job.open_source()
+    seals: list[SealRow] = []
     for plan in plans:
         try:
             plan.create_target(sr, source, spec)
+            seals += plan.seals(sr)
         except (ArchiveError, OSError) as error:
             # One item that cannot be created must not stop the others.
             ledger.put_units(failed_units(plan, error))
             count_units(client, failed=len(plan.numbers))
             continue
         yield from plan.tasks(job, spec, limit_s=limit_s, together_px=together_px)
+        if len(seals) >= _SEALED_AT_ONCE:
+            ledger.put_seals(seals)
+            seals = []
+    ledger.put_seals(seals)
 
 
 def _record(

@@ -5,17 +5,17 @@ The driver's side; the worker's is `pipeline.jobs.upscale.tile_task`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.jobs.upscale.sr_provenance import computed_by, inherited
 from pipeline.jobs.upscale.tile_task import TileTask
 from pipeline.jobs.upscale.units import done_unit
 from pipeline.storage.image import Layout
-from pipeline.storage.ledger import DONE, INGESTED
+from pipeline.storage.ledger import DONE, INGESTED, SR, SealRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pipeline.geometry import TileGrid
     from pipeline.jobs.choice import Chooser, Chosen
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pipeline.storage.ledger import ItemRow, Ledger, UnitRow
 
 _TILES_A_TASK = 16
+_ITEMS_AT_ONCE, _TILES_AT_ONCE = 1_000, 50_000
+"""How many items, and tiles of them, are looked up in the ledger at once, at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,10 @@ class TilePlan:
             },
         )
 
+    def seals(self, sr: Archive) -> tuple[SealRow, ...]:
+        """Return the seal of an array that was just created."""
+        return _seals(self.row, sr.seal(self.name)) if self.fresh else ()
+
     def tasks(
         self, job: Job, spec: UpscaleSpec, *, limit_s: float, together_px: int
     ) -> Iterator[TileTask]:
@@ -171,7 +177,10 @@ def plan_tiles(
 
 @dataclass(frozen=True, slots=True)
 class TilePlanner:
-    """Compares the tiles of a job's images with what ledger and SR archive hold."""
+    """Compares the tiles of a job's images with what ledger and SR archive hold.
+
+    An image is opened only where its metadata is not as the ledger saw it last.
+    """
 
     chooser: Chooser
     ledger: Ledger
@@ -186,14 +195,69 @@ class TilePlanner:
         return self._planned(self.ledger.items_named(keys))
 
     def _planned(self, rows: Iterable[ItemRow]) -> Iterator[TilePlan]:
-        chosen = self.chooser.of_each(rows)
-        return plan_tiles(chosen, done=self._done, holds=self._holds)
+        for few in _few_at_once(rows):
+            recorded = _Recorded.of(few, self.ledger, self.sr, self.chooser.spec)
+            chosen = self.chooser.of_each(few)
+            yield from plan_tiles(chosen, done=recorded.done, holds=recorded.holds)
+            self.ledger.put_seals(recorded.new)
 
-    def _holds(self, row: ItemRow) -> bool:
-        return (self.sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint
 
-    def _done(self, row: ItemRow) -> set[int]:
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What the ledger knows of the SR arrays and tiles of some items, beside what there is."""
+
+    sr: Archive
+    spec: UpscaleSpec
+    seals: Mapping[str, SealRow]
+    tiles: Mapping[tuple[str, str], set[int]]
+    """The done tiles of an item under a fingerprint."""
+    new: list[SealRow] = field(default_factory=list)
+    """The seals of what was opened."""
+
+    @classmethod
+    def of(
+        cls, rows: Sequence[ItemRow], ledger: Ledger, sr: Archive, spec: UpscaleSpec
+    ) -> _Recorded:
+        """Look the items up, whose tiles are as large as `spec` says."""
+        items = [row.item for row in rows]
+        return cls(sr, spec, ledger.seals_of(SR, items), ledger.tiles_of_all(items, DONE))
+
+    def holds(self, row: ItemRow) -> bool:
+        """Return whether the SR archive holds an item under its fingerprint."""
+        stamp, before = self.sr.seal(row.item), self.seals.get(row.item)
+        if stamp and before and (before.stamp, before.says) == (stamp, row.fingerprint):
+            return True
+        found = (self.sr.provenance(row.item) or {}).get("fingerprint") == row.fingerprint
+        if found:
+            self.new.extend(_seals(row, stamp))
+        return found
+
+    def done(self, row: ItemRow) -> set[int]:
+        """Return the tiles that are done and whose shards are there."""
+        recorded = self.tiles.get((row.item, row.fingerprint), set())
+        if not recorded:
+            return recorded
         # A shard that was done and that a person has deleted since is computed again.
-        columns = self.chooser.spec.grid(row.height, row.width).shape[1]
-        present = {r * columns + c for r, c in self.sr.image(row.item).shards_present()}
-        return present & self.ledger.tiles_of(row, DONE)
+        rows, columns = self.spec.grid(row.height, row.width).shape
+        if rows == columns == 1:
+            return recorded if self.sr.has_first_shard(row.item) else set()
+        return recorded & {r * columns + c for r, c in self.sr.shards_of(row.item)}
+
+
+def _seals(row: ItemRow, stamp: str) -> tuple[SealRow, ...]:
+    """Return the seal of an SR array of this row; none where nothing can be said."""
+    return (SealRow(archive=SR, item=row.item, stamp=stamp, says=row.fingerprint),) * bool(stamp)
+
+
+def _few_at_once(rows: Iterable[ItemRow]) -> Iterator[list[ItemRow]]:
+    """Yield all rows in their order: few items and few tiles at once."""
+    few: list[ItemRow] = []
+    tiles = 0
+    for row in rows:
+        few.append(row)
+        tiles += row.units
+        if len(few) == _ITEMS_AT_ONCE or tiles >= _TILES_AT_ONCE:
+            yield few
+            few, tiles = [], 0
+    if few:
+        yield few

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.upscale.rerun import Rerun
     from pipeline.jobs.upscale.worker import Workbench
     from pipeline.storage.archive import Archive
-    from pipeline.storage.ledger import ItemRow, Ledger
+    from pipeline.storage.ledger import ItemRow, Ledger, SealRow
 
 
 class Units(Protocol):
@@ -103,6 +103,9 @@ class UnitPlan(Units, Protocol):
         Raises:
             ArchiveError: if it cannot be made.
         """
+
+    def seals(self, sr: Archive) -> Iterable[SealRow]:
+        """Return the seals of what `create_target` made."""
 
     def tasks(
         self, job: Job, spec: UpscaleSpec, *, limit_s: float, together_px: int

@@ -5,7 +5,8 @@ batches, and only after the pixels are durable. SQLite in the job's folder, or a
 SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 
 `rows` are its values, `tables` its schema; each part (`items`, `units`, `scores`, `exports`,
-`notes`, `traces`, `runs`) reads and writes the rows of one subject, and `ledger` joins them.
+`notes`, `traces`, `objects`, `seals`, `runs`) reads and writes the rows of one subject, and
+`ledger` joins them.
 """
 
 from pipeline.storage.ledger.connections import ledger_file, without_password
@@ -17,7 +18,9 @@ from pipeline.storage.ledger.rows import (
     FAILED,
     INGEST,
     INGESTED,
+    LR,
     REJECTED,
+    SR,
     VANISHED,
     ExportRow,
     ItemCount,
@@ -25,6 +28,7 @@ from pipeline.storage.ledger.rows import (
     Note,
     ObjectRow,
     ScoreRow,
+    SealRow,
     TraceRow,
     UnitRow,
 )
@@ -36,7 +40,9 @@ __all__ = [
     "FILE_NAME",
     "INGEST",
     "INGESTED",
+    "LR",
     "REJECTED",
+    "SR",
     "VANISHED",
     "ExportRow",
     "ItemCount",
@@ -45,6 +51,7 @@ __all__ = [
     "Note",
     "ObjectRow",
     "ScoreRow",
+    "SealRow",
     "TraceRow",
     "UnitRow",
     "hold_by_server",

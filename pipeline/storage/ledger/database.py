@@ -47,7 +47,9 @@ class JobRows:
     def _rows(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
         with self._transaction() as connection:
             # All at once: a generator would hold the transaction as long as its reader likes.
-            return [dict(row) for row in connection.execute(query).mappings()]
+            found = connection.execute(query)
+            names = tuple(found.keys())
+            return [dict(zip(names, row, strict=True)) for row in found]
 
     def _tuples(self, query: sa.Select[Any]) -> list[tuple[Any, ...]]:
         with self._transaction() as connection:

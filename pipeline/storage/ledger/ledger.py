@@ -25,6 +25,7 @@ from pipeline.storage.ledger.notes import NoteLedger
 from pipeline.storage.ledger.objects import ObjectLedger
 from pipeline.storage.ledger.runs import RunLedger
 from pipeline.storage.ledger.scores import ScoreLedger
+from pipeline.storage.ledger.seals import SealLedger
 from pipeline.storage.ledger.tables import JOBS, VERSION, create_tables
 from pipeline.storage.ledger.traces import TraceLedger
 from pipeline.storage.ledger.units import UnitLedger
@@ -40,6 +41,7 @@ class Ledger(
     NoteLedger,
     TraceLedger,
     ObjectLedger,
+    SealLedger,
     RunLedger,
 ):
     """The rows of one job in one database."""

@@ -1,4 +1,4 @@
-"""Objects of a job: which object of a bucket each item came from, to see whether it changed."""
+"""Objects of a job: which file or object each item came from, to see whether it changed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 
 class ObjectLedger(JobRows):
-    """The objects that one job read its pictures from."""
+    """The files and objects that one job read its pictures from."""
 
     def put_objects(self, rows: Iterable[ObjectRow]) -> None:
         """Insert or replace the objects of items."""
         self._put(OBJECTS, rows)
 
     def objects(self) -> dict[str, ObjectRow]:
-        """Return the object of each item that came from a bucket."""
+        """Return what each item came from, as it was when it was read last."""
         return {row["item"]: ObjectRow(**row) for row in self._rows(self._mine(OBJECTS))}

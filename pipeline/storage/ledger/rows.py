@@ -8,6 +8,7 @@ from typing import NamedTuple
 INGEST, EXPORT = "ingest", "export"
 INGESTED, REJECTED, VANISHED = "ingested", "rejected", "vanished"
 DONE, FAILED = "done", "failed"
+LR, SR = "lr", "sr"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +102,25 @@ class TraceRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectRow:
-    """The object of a bucket that an item came from, and the hash of what was read."""
+    """The file or object that an item came from, and the hash of what was read."""
 
     item: str
     etag: str
+    """Of an object in a bucket; of a file its stamp."""
     size_bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SealRow:
+    """The stamp that the metadata of an image had, and what it said then."""
+
+    archive: str
+    """`LR` or `SR`."""
+    item: str
+    stamp: str
+    says: str
+    """The content of an LR image, the fingerprint of an SR image."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ EXPORTS = sa.Table(
     sa.Index("exports_by_item", "job", "item"),
 )
 
-# Which object of a bucket an item came from: one that has this etag and size is not read again.
+# Which file or object an item came from: one that has this etag and size is not read again.
 OBJECTS = sa.Table(
     "objects",
     METADATA,
@@ -157,6 +157,19 @@ OBJECTS = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     # The content that was read.
     sa.Column("sha256", sa.String, nullable=False),
+)
+
+# How the metadata of an image was on the disk when it was last known to be right.
+SEALS = sa.Table(
+    "seals",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+    # LR or SR.
+    sa.Column("archive", sa.String, primary_key=True),
+    sa.Column("item", sa.String, primary_key=True),
+    sa.Column("stamp", sa.String, nullable=False),
+    # What it said: the content of an LR image, the fingerprint of an SR image.
+    sa.Column("says", sa.String, nullable=False),
 )
 
 SOURCES = sa.Table(

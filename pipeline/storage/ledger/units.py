@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -35,6 +36,17 @@ class UnitLedger(JobRows):
         if not row.stack:
             return numbers
         return {0} if row.chunk in numbers else set()
+
+    def tiles_of_all(self, items: Iterable[str], state: str) -> dict[tuple[str, str], set[int]]:
+        """Return the tiles of items outside stacks that are in `state`, by item and fingerprint."""
+        found: dict[tuple[str, str], set[int]] = defaultdict(set)
+        for batch in batches(items):
+            query = sa.select(UNITS.c.item, UNITS.c.fingerprint, UNITS.c.number).where(
+                UNITS.c.job == self._job, UNITS.c.item.in_(batch), UNITS.c.state == state
+            )
+            for item, fingerprint, number in self._tuples(query):
+                found[item, fingerprint].add(number)
+        return found
 
     def chunks(self, stack: str, state: str) -> dict[int, str]:
         """Return the chunks of a stack that are in `state`, each with its fingerprint."""

@@ -307,11 +307,11 @@ def test_a_tile_that_was_never_written_is_an_error_and_not_black(archive: Archiv
 
 def test_the_shards_that_are_there_are_told_without_reading_them(archive: Archive) -> None:
     image = tiled(archive)
-    assert image.shards_present() == set()
+    assert set(archive.shards_of("t")) == set()
     grid = TileGrid(40, 40, 16, 0)
     for tile in grid:
         image.replace(grid.core(tile), np.zeros((1, *grid.core(tile).shape), np.uint8))
-    assert image.shards_present() == {(row, col) for row in range(3) for col in range(3)}
+    assert set(archive.shards_of("t")) == {(row, col) for row in range(3) for col in range(3)}
     level = archive.path / "t/0/c/0"
     (level / "0/1").unlink()
     (level / "1/2").write_bytes(b"")
@@ -319,7 +319,8 @@ def test_the_shards_that_are_there_are_told_without_reading_them(archive: Archiv
     (level / "0/1.5eed.partial").write_bytes(b"of a writer that was killed")
     (level / "1/2.5eed.partial").write_bytes(b"of a writer that was killed")
     (level / "note.txt").write_bytes(b"of somebody")
-    present = image.shards_present()
+    present = set(archive.shards_of("t"))
+    assert archive.has_first_shard("t")
     assert present == {(0, 0), (0, 2), (1, 0), (1, 1), (2, 0), (2, 1), (2, 2)}
     for tile in grid:
         core = grid.core(tile)
