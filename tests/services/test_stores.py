@@ -8,45 +8,23 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from pipeline.storage.store import BucketPlace, place_of
 from tests.services.databases import PASSWORD
 from tests.services.nights import ROOT, UPRES
-from tests.services.stores import BUCKET, SECRET, Front, every
+from tests.services.stores import SECRET, Bucket, Front, every, pixels
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Command, Said, SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-NUMBERS = itertools.count()
 TILES = ("--model", "bicubic-x2", "--tile", 32)
-
-
-class Bucket:
-    """What one test has of a bucket."""
-
-    def __init__(self, key: str) -> None:
-        self.place = BucketPlace("s3", BUCKET, key)
-
-    def __truediv__(self, key: str) -> BucketPlace:
-        return self.place / key
-
-    def put(self, folder: Path, key: str) -> None:
-        for path in folder.rglob("*"):
-            if path.is_file():
-                (self / key / str(path.relative_to(folder))).write_bytes(path.read_bytes())
-
-
-@pytest.fixture
-def bucket(front: Front) -> Bucket:
-    front.fault = lambda _number, _method, _path: ""
-    return Bucket(f"test-{next(NUMBERS)}")
 
 
 @pytest.fixture
@@ -59,16 +37,6 @@ def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
         save(folder / "small" / f"{n:02}.png", photo(16, 20, at=n))
     (folder / "notes.txt").write_text("not a picture")
     return folder
-
-
-def pixels(place: Any) -> dict[str, bytes]:
-    """Everything below a place but what says when and from where it came."""
-    place = place_of(str(place))
-    if isinstance(place, Path):
-        found = {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
-    else:
-        found = {o.key[len(place.key) + 1 :]: place.of_bucket.get(o.key) for o in place.below()}
-    return {name: content for name, content in found.items() if not name.endswith(".json")}
 
 
 @pytest.fixture
