@@ -279,6 +279,18 @@ def in_front_of(store: SeaweedFS) -> Iterator[Front]:
         thread.join(timeout=10)
 
 
+def away_from(part: str, *, seconds: float) -> Callable[[int, str, str], str]:
+    """Return what cuts every request for some seconds, from when pixels are put below a name."""
+    begins: list[float] = []
+
+    def fault(_number: int, method: str, path: str) -> str:
+        if not begins and method == "PUT" and part in path and "/c" in path:
+            begins.append(time.monotonic())
+        return "reset" if begins and time.monotonic() - begins[0] < seconds else ""
+
+    return fault
+
+
 def every(number: int, *faults: str) -> Callable[[int, str, str], str]:
     """Return what fails every so many requests, in one way after the other."""
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.services.databases import PASSWORD
 from tests.services.nights import ROOT, UPRES
-from tests.services.stores import KEY_ID, SECRET, Bucket, Front, contents, every
+from tests.services.stores import KEY_ID, SECRET, Bucket, Front, away_from, contents, every
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -142,6 +142,25 @@ def test_a_store_that_fails_every_third_request_gives_the_same_bytes(
     assert said.code == 0, said.err
     assert front.failed > 30
     front.fault = every(10**9, "")
+    assert stored(bucket / "set") == on_disk
+
+
+def test_a_store_that_is_away_for_longer_than_is_waited_leaves_failures_that_the_next_run_mends(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], recipe: Path, tmp_path: Path,
+    upres: Command, front: Front, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", "1.5")
+    words = ("prepare", bucket / "photos", bucket / "set", "--recipe", recipe, "--workers", 1,
+             "--json", *ledger_at(tmp_path))  # fmt: skip
+    front.fault = away_from("/set/hr", seconds=8)
+    said = upres(*words)
+    assert said.code in (1, 3), said.err
+    assert "does not answer" in said.err
+    front.fault = every(10**9, "")
+    again = upres(*words)
+    assert again.code == 0, again.err
+    assert again.document["computed_units"] > 0
     assert stored(bucket / "set") == on_disk
 
 
@@ -306,7 +325,9 @@ def test_what_cannot_be_is_told_in_a_line_within_ten_seconds(
     assert not (bucket / "preview").exists()
     assert (bucket / "preview.preview.png").read_bytes()[:4] == b"\x89PNG"
     # A dataset among pictures is never read as some.
-    assert prepare(bucket.place, tmp_path / "all").document["files_left_out"]["of_upres"] == 1
+    both = prepare(bucket.place, tmp_path / "all")
+    assert both.code == 0, both.err
+    assert both.document["files_left_out"]["of_upres"] == 1
 
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for words in (("status", place), ("report", place), ("export", place, tmp_path / "out"),

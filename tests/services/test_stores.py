@@ -15,7 +15,7 @@ import pytest
 
 from tests.services.databases import PASSWORD
 from tests.services.nights import ROOT, UPRES
-from tests.services.stores import SECRET, Bucket, Front, every, pixels
+from tests.services.stores import SECRET, Bucket, Front, away_from, every, pixels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,6 +140,39 @@ def test_a_store_that_is_away_for_some_seconds_only_makes_the_run_longer(
                  *store_workers)  # fmt: skip
     assert (said.code, bool(begins)) == (0, True), said.err
     assert pixels(bucket / "job/sr.zarr") == on_disk
+
+
+def test_a_store_that_is_away_for_longer_than_is_waited_leaves_failures_that_the_next_run_mends(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, upres: Command,
+    front: Front, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", "1.5")
+    # Workers of their own, as those of the other tests have more patience.
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path), "--json",
+             "--workers", 1)  # fmt: skip
+    front.fault = away_from("sr.zarr", seconds=8)
+    said = upres(*words)
+    assert said.code in (1, 3), said.err
+    if said.code == 3:
+        failed = said.document["failures"]
+        assert failed
+        assert all("does not answer" in failure["message"] for failure in failed)
+    else:
+        assert "does not answer" in said.err.splitlines()[-1]
+    front.fault = every(10**9, "")
+    again = upres(*words)
+    assert again.code == 0, again.err
+    assert again.document["computed_units"] > 0
+    assert pixels(bucket / "job/sr.zarr") == on_disk
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "nan"])
+def test_patience_that_is_not_a_number_of_seconds_is_told_in_a_line(
+    value: str, bucket: Bucket, upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", value)
+    told(upres("status", bucket / "job"), 2, f"UPRES_STORE_PATIENCE is {value!r}, expected 1 to")
 
 
 def test_what_stays_broken_is_a_failed_tile_and_the_next_run_computes_it_alone(
