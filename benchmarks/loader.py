@@ -2,12 +2,17 @@
 
 Read at random from the page cache: by one process, by worker processes, from memory; and, the way
 it is done without a dataset, from PNG files, the same patches, by as many processes.
+
+With `--steps`, a small network is trained on them too, from the disk and from an object store
+(SeaweedFS, on this machine), and the share of its time is printed in which it waits for patches.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import multiprocessing
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -18,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.demo.demo import PHOTOS_DIR
+from pipeline.compute.submission import Stop
 from pipeline.dataset.loader import load_batches
 from pipeline.dataset.patch_order import BatchSpec
 from pipeline.degradation.apply import degrade_bicubic
@@ -25,9 +31,14 @@ from pipeline.pictures.files import read_picture, write_picture
 from pipeline.pictures.formats import EXTENSIONS
 from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import Picture
+from pipeline.reports.dataset_report import write_dataset_report
 from pipeline.sources.listing import list_source
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset, DatasetSpec
 from pipeline.storage.manifest import Manifest, Origin
+from pipeline.training.folder import METRICS
+from pipeline.training.request import TrainRequest
+from pipeline.training.run import run_training
+from tests.services.stores import BUCKET, Bucket, SeaweedFS, environment, in_front_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,11 +58,13 @@ class Settings:
     batches: int
     window: int
     png: int
+    steps: int
 
 
 def parse() -> Settings:
     parser = argparse.ArgumentParser(description=__doc__)
     defaults = {"patches": 20480, "workers": 2, "batches": 160, "window": 40, "png": 2048}
+    defaults["steps"] = 0
     for name, value in defaults.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     return Settings(**vars(parser.parse_args()))
@@ -152,11 +165,52 @@ def png_a_second(folder: Path, settings: Settings) -> float:
         return settings.png / (time.perf_counter() - began)
 
 
+def trained(place: object, out: Path, settings: Settings) -> str:
+    """Train from a place, whose patches are not kept in memory; return how long it waited."""
+    asked = (f"steps={settings.steps}", f"validate_every={max(1, settings.steps // 8)}")
+    request = TrainRequest(
+        src=str(place),
+        out_dir=out,
+        recipe="span-x4",
+        settings=(*asked, "arguments.features=16", "batch=64", "validation_patches=0"),
+        memory="disk",
+        readers=1,
+    )
+    run_training(request, stop=Stop(), write_report=write_dataset_report)
+    with (out / METRICS).open() as file:
+        rows = list(csv.DictReader(file))
+    # Until the first row, the process that reads is started.
+    seconds, waited = (
+        float(rows[-1][name]) - float(rows[0][name]) for name in ("seconds", "waiting_s")
+    )
+    return f"{seconds:.1f} s of steps, waited {waited / seconds:.2%} of them"
+
+
+def compare_trainings(dataset: Dataset, folder: Path, settings: Settings) -> None:
+    """Print how long a training waits for patches on the disk, and in a store."""
+    print(f"training from the disk: {trained(dataset.path, folder / 'disk', settings)}")
+    (folder / "weed").mkdir()
+    store = SeaweedFS(folder / "weed")
+    store.start()
+    try:
+        store.make_bucket(BUCKET)
+        with in_front_of(store) as front:
+            os.environ |= environment(store.endpoint)
+            bucket = Bucket("dataset")
+            bucket.put(Path(str(dataset.path)), "set")
+            print(f"training from a store: {trained(bucket / 'set', folder / 'store', settings)}")
+            os.environ |= environment(front.endpoint)
+            rows = Dataset.open(bucket / "set").rows("train")
+            print(f"{len(rows):,} rows looked up: {front.requests.total()} requests")
+    finally:
+        store.kill()
+
+
 def main() -> None:
     settings = parse()
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_dataset(Path(folder) / "dataset", settings.patches)
-        size = sum(f.stat().st_size for f in dataset.path.rglob("*") if f.is_file())
+        size = sum(f.stat().st_size for f in (Path(folder) / "dataset").rglob("*") if f.is_file())
         write_png(dataset, Path(folder) / "png", settings.png)
         rates = {
             "one process": patches_a_second(dataset, settings, "disk", 0),
@@ -166,6 +220,8 @@ def main() -> None:
             "from RAM": patches_a_second(dataset, settings, "ram", 0),
         }
         png = png_a_second(Path(folder) / "png", settings)
+        if settings.steps:
+            compare_trainings(dataset, Path(folder), settings)
     print(f"{settings}: {size / settings.patches / 1e3:.1f} kB a patch with its LR")
     for name, rate in rates.items():
         print(f"{name}: {rate:,.0f} patches/s, {rate / png:.1f} times the rate from PNG files")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from pipeline.request_fields import help_of, is_needed
-from pipeline.storage.store import Place, place_of
+from pipeline.storage.store import Place, local, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -27,6 +28,9 @@ F = TypeVar("F", bound="Callable[..., Any]")
 _PLACE = Annotated[
     Any, PlainValidator(place_of), WithJsonSchema({"type": "string", "format": "path"})
 ]
+
+_LOCAL = Annotated[Path, BeforeValidator(lambda text: local(place_of(text), "it"))]
+"""A path of this machine: an address would be taken for a folder called ``s3:``."""
 
 _EMPTY = inspect.Parameter.empty
 
@@ -67,7 +71,8 @@ def _parameters(request: type[Any]) -> Iterator[inspect.Parameter]:
 
 def _in_forms(kind: Any) -> Any:
     """Return what Prefect is to take for a type of a request: a place is a text in its forms."""
-    return {Place: _PLACE, Place | None: _PLACE | None}.get(kind, kind)
+    forms = {Place: _PLACE, Place | None: _PLACE | None, Path: _LOCAL}
+    return forms.get(kind, kind)
 
 
 def _fields(request: type[Any]) -> Iterable[Field[Any]]:

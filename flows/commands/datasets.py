@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -13,14 +12,16 @@ from pipeline.dataset.request import PrepareRequest
 
 if TYPE_CHECKING:
     from pipeline.dataset.run import PrepareResult
+    from pipeline.storage.store import Place
 
 
 @click.command()
 @click.argument("src", metavar="SRC")
-@click.argument("dataset_dir", metavar="DATASET", type=click.Path(path_type=Path))
+@click.argument("dataset_dir", metavar="DATASET", type=options.PLACE)
 @options.asked(PrepareRequest, "recipe", "--recipe", metavar="NAME|FILE")
 @options.settings_option
 @options.asked(PrepareRequest, "lr_sources", "--lr", multiple=True, metavar="NAME=SRC")
+@options.asked(PrepareRequest, "ledger", "--ledger", metavar="URL")
 @options.asked(PrepareRequest, "licence", "--licence", metavar="TEXT|FILE")
 @click.option(
     "--preview", is_flag=True, help="Only draw a contact sheet next to DATASET; prepare nothing."
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 def prepare(preview: bool, as_json: bool, **asked: Any) -> None:
     """Prepare a dataset of training patches.
 
-    SRC is a picture, folder, glob, .zip, .tar, or an archive made by `upres ingest`. DATASET, a
-    Zarr group, is created or continued: finished patches are not made again. DATASET.ledger.sqlite
-    records what became of each picture.
+    SRC is a picture, folder, glob, s3://BUCKET/PREFIX, .zip, .tar, or an archive made by `upres
+    ingest`. DATASET, a Zarr group in a folder or at s3://BUCKET/PREFIX, is created or continued:
+    finished patches are not made again. DATASET.ledger.sqlite records what became of each picture.
     """
     request = PrepareRequest(**asked)
     if not preview:
@@ -88,7 +89,7 @@ def _preview(request: PrepareRequest, *, as_json: bool) -> NoReturn:
     sys.exit(options.INCOMPLETE if result.broken else options.DONE)
 
 
-def print_status(folder: Path, *, list_items: bool, as_json: bool) -> NoReturn:
+def print_status(folder: Place, *, list_items: bool, as_json: bool) -> NoReturn:
     """Print how far a dataset is, and exit with the code that says it."""
     from flows.terminal.datasets import show_failures, status_document, status_text
     from pipeline.dataset.status import read_dataset_status

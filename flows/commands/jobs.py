@@ -10,7 +10,7 @@ import click
 
 from flows.terminal import options
 from pipeline.jobs.request import IngestRequest, RerunRequest, UpscaleRequest
-from pipeline.storage.store import local
+from pipeline.storage.store import check_stores
 
 if TYPE_CHECKING:
     from pipeline.jobs.choice import Chosen
@@ -101,12 +101,13 @@ def status(job_dir: Place, list_items: bool, show_disk: bool, as_json: bool) -> 
     """
     from pipeline.storage.dataset import is_dataset
 
+    check_stores(job_dir)
     if is_dataset(job_dir):
         from flows.commands.datasets import print_status
 
         if show_disk:
             raise click.UsageError(f"{job_dir} is a dataset, and --disk is for jobs")
-        print_status(local(job_dir, "DATASET"), list_items=list_items, as_json=as_json)
+        print_status(job_dir, list_items=list_items, as_json=as_json)
     _end_with_job(job_dir, list_items=list_items, show_disk=show_disk, as_json=as_json)
 
 

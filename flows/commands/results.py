@@ -14,7 +14,7 @@ from flows.terminal.printing import number_of, visible
 from pipeline.compute.request import WorkersRequest
 from pipeline.jobs.export.names import SAME
 from pipeline.jobs.request import ExportRequest, ScoreRequest
-from pipeline.storage.store import local
+from pipeline.storage.store import check_stores, local
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,9 +73,10 @@ def report(job_dir: Place, out: Path | None, as_json: bool) -> None:
     from pipeline.reports.job_report import write_report
     from pipeline.storage.dataset import is_dataset
 
+    check_stores(job_dir)
     path: Place
     if is_dataset(job_dir):
-        path = report_dataset(local(job_dir, "DATASET"), out=out)
+        path = report_dataset(job_dir, out=out)
     elif out is not None:
         raise click.UsageError("--out is for a DATASET; a job's report is JOB/report.html")
     else:
@@ -114,6 +115,7 @@ def export(
     from pipeline.storage.dataset import is_dataset
 
     request = ExportRequest(out_dir=out_dir, format=file_format, overwrite=overwrite, prune=prune)
+    check_stores(job_dir)
     end = _export_dataset if is_dataset(job_dir) else _export_job
     end(job_dir, request, WorkersRequest(**workers), as_json=as_json)
 
@@ -148,7 +150,7 @@ def _export_dataset(
     settings, out_dir = workers.cluster_settings(), local(request.out_dir, "DIR")
     with options.interruptible() as stop:
         exported = export_dataset(
-            local(dataset_dir, "DATASET"),
+            dataset_dir,
             out_dir,
             settings,
             overwrite=request.overwrite,

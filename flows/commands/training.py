@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,13 +14,16 @@ from pipeline.constants import MEMORIES
 from pipeline.training.request import TrainRequest
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipeline.storage.store import Place
     from pipeline.training.run import TrainResult
 
 
 @click.command()
 @click.argument("src", metavar="DATASET|SRC")
 @options.asked(TrainRequest, "recipe", "--recipe", metavar="NAME|FILE")
-@options.asked(TrainRequest, "out_dir", "--out", type=click.Path(path_type=Path))
+@options.asked(TrainRequest, "out_dir", "--out", type=options.LOCAL)
 @options.settings_option
 @options.features_option
 @options.asked(TrainRequest, "device", "--device", metavar=options.DEVICES)
@@ -72,9 +74,7 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
 
 @click.command()
 @click.argument("model", metavar="MODEL")
-@click.argument(
-    "hr_dirs", metavar="HR_DIR|DATASET...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("hr_dirs", metavar="HR_DIR|DATASET...", nargs=-1, required=True, type=options.PLACE)
 @click.option(
     "--degradation",
     default="bicubic",
@@ -88,7 +88,7 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
 @options.reported
 def evaluate(
     model: str,
-    hr_dirs: tuple[Path, ...],
+    hr_dirs: tuple[Place, ...],
     degradation: str,
     features: tuple[Path, ...],
     device: str,

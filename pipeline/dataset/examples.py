@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.int64]
 
 
+_AHEAD = 4
+"""How many chunks are fetched at once from a bucket, where all of them are read."""
+
+
 class Pair(NamedTuple):
     """One example: uint8 ``(c, y, x)``, and what a degradation of `hr` draws from."""
 
@@ -149,6 +153,12 @@ class PatchDataset(TorchDataset[Pair]):
                 _turn_into(out.numpy(), at, self.dataset.read(name, rows[at]), draws.turns[at])
         batch.seeds.copy_(torch.from_numpy(draws.seeds))
 
+    def fetch_ahead(self, indices: Sequence[int]) -> None:
+        """Begin to fetch from a bucket what the examples at `indices` are in."""
+        _, places = np.divmod(np.asarray(indices, dtype=np.int64), len(self))
+        names = [HR, *(LR_PREFIX + name for name in self.versions)]
+        self.dataset.fetch_ahead(names, self.rows[places])
+
     def draws(self, indices: Sequence[int]) -> _Draws:
         """Return what chance decides about the examples at `indices`."""
         epochs, places = np.divmod(np.asarray(indices, dtype=np.int64), len(self))
@@ -207,9 +217,11 @@ class ResidentPatches:
         dataset, rows = self._patches.dataset, self._patches.rows
         shape = (max(1, len(names)), len(rows), *shape)
         kept = torch.empty(shape, dtype=torch.uint8, device=self.device)
+        many = dataset.spec.chunk_patches
         for number, name in enumerate(names):
-            for start in range(0, len(rows), dataset.spec.chunk_patches):
-                part = slice(start, start + dataset.spec.chunk_patches)
+            for start in range(0, len(rows), many):
+                part = slice(start, start + many)
+                dataset.fetch_ahead([name], rows[start : start + _AHEAD * many])
                 kept[number, part] = torch.from_numpy(dataset.read(name, rows[part]))
         return kept
 

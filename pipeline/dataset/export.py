@@ -22,6 +22,7 @@ from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.listener import Listener
 from pipeline.compute.outcomes import Failure
 from pipeline.compute.submission import Stop, submit_windowed
+from pipeline.dataset.ledgers import Books
 from pipeline.errors import OccupiedError, UpresError, UsageError
 from pipeline.pictures.files import encode_picture
 from pipeline.pictures.metadata.metadata import Metadata
@@ -29,7 +30,6 @@ from pipeline.pictures.picture import Picture
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.atomic import replace_atomically, write_atomic
 from pipeline.storage.dataset import Dataset
-from pipeline.storage.locks import hold_to_read, lock_and_ledger_beside
 from pipeline.storage.manifest import NO_PATCH, SPLITS
 from pipeline.storage.places import is_inside
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.storage.dataset import DatasetSpec
+    from pipeline.storage.store import Place
 
 MANIFEST, STATISTICS = "manifest.csv", "statistics.json"
 COLUMNS = ("row", "split", "item", "top", "left", "seed", "licence")
@@ -59,7 +60,7 @@ _OURS = re.compile(r"\d{8,}\.png|\.[0-9a-f]{32}\.partial")
 class ChunkTask:
     """One chunk of a dataset to write as files below `out_dir`."""
 
-    dataset_dir: Path
+    dataset_dir: Place
     out_dir: Path
     chunk: int
     overwrite: bool = False
@@ -76,7 +77,7 @@ class ChunkFiles:
     """Rows of which a file there is not of this export, so that all of theirs stay."""
 
 
-def check_apart(dataset_dir: Path, *, out_dir: Path) -> None:
+def check_apart(dataset_dir: Place, *, out_dir: Path) -> None:
     """Refuse to mix a dataset with the files that are made of it.
 
     Raises:
@@ -98,7 +99,7 @@ class ExportedPatches:
 
 
 def export_dataset(
-    folder: Path,
+    folder: Place,
     out_dir: Path,
     cluster: ClusterSettings,
     *,
@@ -111,9 +112,8 @@ def export_dataset(
     Raises:
         JobBusyError: if the dataset is being prepared.
     """
-    lock, _ = lock_and_ledger_beside(folder)
     with (
-        hold_to_read(lock, folder.resolve(), "upres export"),
+        Books.of(folder).hold_to_read("upres export"),
         connect(cluster) as client,
         (listener or Listener()).counting("export", "patches") as count,
     ):
@@ -129,7 +129,7 @@ def export_dataset(
 
 
 def run_dataset_export(
-    dataset_dir: Path,
+    dataset_dir: Place,
     *,
     out_dir: Path,
     client: Client,

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset as TorchDataset
 from pipeline.constants import MEMORIES
 from pipeline.dataset.examples import Batch, PatchDataset, ResidentPatches
 from pipeline.dataset.patch_order import BatchSpec, ShardSampler
-from pipeline.errors import DatasetError, UpresError, UsageError, WorkerError
+from pipeline.errors import DatasetError, StoreError, UpresError, UsageError, WorkerError
+from pipeline.storage.store import BucketPlace
 from pipeline.tables import nearest
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ time for each, as the index of each file that it touches is read but once."""
 
 _AHEAD = 2
 """How many reads each worker process is given ahead."""
+
+_WINDOWS_KEPT = 2
+"""How many windows of chunks a process keeps that reads from a bucket: this one and the next."""
 
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
@@ -60,13 +64,18 @@ class Batches:
         first: int = 0,
         stop: int | None = None,
         fetched: int = 1,
+        ahead: int = 0,
         workers: int = 0,
         pinned: bool = False,
     ) -> None:
-        """Read nothing yet; `fetched` batches are read at once, by each of `workers` processes."""
+        """Read nothing yet; `fetched` batches are read at once, by each of `workers` processes.
+
+        What is read `ahead` such groups later is fetched meanwhile, if it is in a bucket.
+        """
         self.source, self.sampler = source, sampler
         self._next, self._stop = first, stop
-        self._fetched, self._workers, self._pinned = fetched, workers, pinned
+        self._fetched, self._ahead = fetched, ahead
+        self._workers, self._pinned = workers, pinned
         self._stream: Generator[Batch, None, None] | None = None
 
     def __iter__(self) -> Batches:
@@ -117,7 +126,7 @@ class Batches:
         indices = islice(self.sampler.batches(self._next), more)
         if isinstance(self.source, PatchDataset):
             most = self._fetched * self.sampler.batch_size
-            groups = _grouped(indices, self._fetched)
+            groups = _with_coming(_grouped(indices, self._fetched), self._ahead)
             batches = _from_disk(self.source, groups, workers=self._workers, most=most)
         else:
             batches = map(self.source.read_batch, indices)
@@ -148,17 +157,23 @@ def load_batches(
         DatasetError: if the split is empty or a shard is missing, or an LR version is unknown.
         UsageError: if an option contradicts another, or a batch is larger than the split.
     """
-    patches = PatchDataset(dataset, spec)
+    versions = dataset.spec.degradations if spec.lr is None else spec.lr
+    kept = _WINDOWS_KEPT * spec.window_chunks * (1 + len(versions))
+    patches = PatchDataset(dataset.keeping(kept), spec)
     sampler = ShardSampler(patches.chunks, spec, rank=rank, world_size=world_size)
     kept_in = _memory(memory, patches.nbytes, device)
     fetch_patches = min(_FETCH_BYTES * len(patches) // patches.nbytes, _FETCH_PATCHES)
     on_disk = kept_in == "disk"
+    fetched = max(1, fetch_patches // spec.batch_size) if on_disk else 1
+    in_bucket = isinstance(dataset.path, BucketPlace)
+    window_patches = spec.window_chunks * dataset.spec.chunk_patches
     return Batches(
         patches if on_disk else ResidentPatches(patches, device if kept_in == "gpu" else "cpu"),
         sampler,
         first=first,
         stop=stop,
-        fetched=max(1, fetch_patches // spec.batch_size) if on_disk else 1,
+        fetched=fetched,
+        ahead=-(-window_patches // (fetched * spec.batch_size)) if in_bucket else 0,
         workers=workers if on_disk else 0,
         pinned=kept_in != "gpu" and torch.device(device).type == "cuda",
     )
@@ -169,12 +184,28 @@ def _grouped(batches: Iterator[list[int]], size: int) -> Iterator[_Group]:
         yield group
 
 
+def _with_coming(groups: Iterator[_Group], ahead: int) -> Iterator[tuple[_Group, list[int]]]:
+    """Yield each group with the indices of the one that is so many places behind it, if any."""
+    coming: deque[_Group] = deque()
+    for group in groups:
+        coming.append(group)
+        if len(coming) > ahead:
+            yield coming.popleft(), _flat(group) if ahead else []
+    for group in coming:
+        yield group, []
+
+
+def _flat(group: _Group) -> list[int]:
+    return [n for batch in group for n in batch]
+
+
 class _Slots(TorchDataset["str | None"]):
     """Memory that is read into, by workers or this process, and that batches are copied from.
 
     A page of memory that is new costs more than the pixels on it; so the same slots serve for all
-    fetches. At an index, which is a slot's number and a group of batches, stands the reason why
-    the group could not be read, as torch would wrap an exception in its traceback.
+    fetches. At an index, which is a slot's number, a group of batches, and the examples that come
+    later, stands the reason why the group could not be read, as torch would wrap an exception in
+    its traceback.
     """
 
     def __init__(self, patches: PatchDataset, memory: Batch) -> None:
@@ -190,19 +221,22 @@ class _Slots(TorchDataset["str | None"]):
             parts = (tensor[number, start:stop].numpy().copy() for tensor in self._memory)
             yield Batch(*map(torch.from_numpy, parts))
 
-    def __getitem__(self, index: tuple[int, _Group]) -> str | None:
-        number, group = index
-        indices = [n for batch in group for n in batch]
+    def __getitem__(self, index: tuple[int, _Group, list[int]]) -> str | None:
+        number, group, coming = index
+        indices = _flat(group)
         slot = Batch(*(tensor[number, : len(indices)] for tensor in self._memory))
         try:
             self._patches.read_into(slot, indices)
-        except DatasetError as error:
+            # Afterwards: what is read now must not wait for what is read later.
+            if coming:
+                self._patches.fetch_ahead(coming)
+        except (DatasetError, StoreError) as error:
             return str(error)
         return None
 
 
 def _from_disk(
-    patches: PatchDataset, groups: Iterator[_Group], *, workers: int, most: int
+    patches: PatchDataset, groups: Iterator[tuple[_Group, list[int]]], *, workers: int, most: int
 ) -> Iterator[Batch]:
     """Read groups of `most` examples or fewer, in this process or in so many others, in order."""
     # One more than torch hands out ahead: it hands out the next before it returns the first.
@@ -211,10 +245,10 @@ def _from_disk(
     slots = _Slots(patches, _shared(memory) if workers else memory)
     under_way: deque[tuple[int, _Group]] = deque()
 
-    def handed_out() -> Iterator[tuple[int, _Group]]:
-        for number, group in enumerate(groups):
+    def handed_out() -> Iterator[tuple[int, _Group, list[int]]]:
+        for number, (group, coming) in enumerate(groups):
             under_way.append((number % many, group))
-            yield under_way[-1]
+            yield number % many, group, coming
 
     loader: DataLoader[str | None] = DataLoader(
         slots,

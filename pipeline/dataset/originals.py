@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from pipeline.pictures.picture import WHITE
 from pipeline.recipes.preparing import SRGB, STORED
 from pipeline.sources.listing import Listing, list_source
 from pipeline.storage.archive import Archive, is_archive
+from pipeline.storage.store import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.sources.source_file import SourceFile
+    from pipeline.storage.store import Place
 
     Pixels = NDArray[np.uint8]
 
@@ -48,7 +50,7 @@ class Original:
     size_bytes: int = 0
     file: SourceFile | None = None
     """The file, or None for an item of an archive."""
-    archive_dir: Path | None = None
+    archive_dir: Place | None = None
     lr: Mapping[str, SourceFile] = field(default_factory=dict)
     """LR versions that came with it, by the name of the degradation."""
     doubts: Mapping[str, str] = field(default_factory=dict)
@@ -101,10 +103,10 @@ def list_originals(
         SourceError: if there is nothing at a source.
         UsageError: if an archive is given LR versions.
     """
-    if is_archive(Path(source)):
+    if is_archive(place_of(source)):
         if pairs:
             raise UsageError(f"{source} is an archive, but --lr pairs files; give a folder as SRC")
-        return Listing(tuple(_of_archive(Path(source).absolute())))
+        return Listing(tuple(_of_archive(place_of(source).absolute())))
     files = list_source(source, names=names)
     found = {n: paired(files, list_source(src, names=names), scale) for n, src in pairs.items()}
     originals = tuple(
@@ -238,7 +240,7 @@ def _check_size(lr: Pixels, hr: Pixels, *, scale: int, name: str) -> None:
         )
 
 
-def _of_archive(path: Path) -> Iterable[Original]:
+def _of_archive(path: Place) -> Iterable[Original]:
     archive = Archive.open(path)
     for item, found in archive.survey():
         size = 0 if isinstance(found, Exception) else int(found.provenance.get("size_bytes", 0))

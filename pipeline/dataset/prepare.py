@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
     from pipeline.compute.cluster import Client
     from pipeline.compute.submission import Stop
+    from pipeline.dataset.ledgers import Ledgers
     from pipeline.dataset.originals import Original
     from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.storage.ledger import Ledger
@@ -56,14 +57,6 @@ if TYPE_CHECKING:
 _CHUNKS_A_TASK = 4
 _BENCH = "prepare"
 _GONE = "is gone from the source"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ledgers:
-    """The two ledgers of a dataset, in one database: of its pictures, and of its chunks."""
-
-    pictures: Ledger
-    chunks: Ledger
 
 
 def dataset_spec(recipe: PrepareRecipe) -> DatasetSpec:

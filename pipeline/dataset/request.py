@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path  # noqa: TC003 - flows make their forms of the annotations.
 from typing import TYPE_CHECKING
 
 from pipeline.compute.request import LimitedWorkersRequest
 from pipeline.errors import UsageError
 from pipeline.request_fields import needed, optional, same_as
 from pipeline.sources.request import SourceRequest
+from pipeline.storage.store import Place, check_stores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pipeline.dataset.ledgers import Books
     from pipeline.dataset.originals import Original
     from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.sources.listing import Listing
@@ -27,8 +28,8 @@ class PrepareRequest(LimitedWorkersRequest):
     """
 
     src: str = same_as(SourceRequest, "src")
-    dataset_dir: Path = needed(  # noqa: RUF009 - it is a field.
-        "The dataset, which is created or continued."
+    dataset_dir: Place = needed(  # noqa: RUF009 - it is a field.
+        "The dataset, a folder or s3://BUCKET/PREFIX, which is created or continued."
     )
     recipe: str | None = optional(
         None, "How patches are cut and degraded.  [default: as the dataset was]"
@@ -46,6 +47,9 @@ class PrepareRequest(LimitedWorkersRequest):
         "Accept LR files of --lr that show something else.",
     )
     """A dataset remembers it."""
+    ledger: str | None = optional(
+        None, "Database of the ledger of a dataset in a bucket.  [default: as it was created with]"
+    )
 
     def __post_init__(self) -> None:
         self.check_limit()
@@ -72,24 +76,32 @@ class PrepareRequest(LimitedWorkersRequest):
         return pairs
 
     @property
-    def place(self) -> Path:
+    def place(self) -> Place:
         """Return where the dataset is, links followed.
 
         Raises:
-            UsageError: if no folder can be called so.
+            UsageError: if nothing can be called so.
         """
-        from pipeline.storage.locks import resolved_store
+        from pipeline.dataset.ledgers import dataset_place
 
-        return resolved_store(self.dataset_dir)
+        return dataset_place(self.dataset_dir)
+
+    def books(self) -> Books:
+        """Return where lock and ledgers of the dataset are, as `Books.of`."""
+        from pipeline.dataset.ledgers import Books
+
+        return Books.of(self.dataset_dir, asked=self.ledger)
 
     def check(self) -> None:
         """Refuse a dataset among its own pictures: its files would be taken for some of them.
 
         Raises:
             UsageError: if it is, or is in, what is read at `src` or one of `lr_sources`.
+            StoreError: if one of them is in a bucket that cannot be used.
         """
         from pipeline.sources.overlap import check_outside_source
 
+        check_stores(self.dataset_dir, self.src, *self.pairs.values())
         for src in (self.src, *self.pairs.values()):
             check_outside_source(self.place, src=src, what="dataset")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,24 +16,23 @@ from pipeline.compute.cluster import connect
 from pipeline.compute.listener import Listener
 from pipeline.compute.metrics import seconds_of
 from pipeline.dataset.licences import check_named, licence_of
-from pipeline.dataset.prepare import Ledgers, Preparation, dataset_spec
-from pipeline.dataset.status import CHUNKS, PICTURES, DatasetStatus, absent_pictures
+from pipeline.dataset.prepare import Preparation, dataset_spec
+from pipeline.dataset.status import DatasetStatus, absent_pictures
 from pipeline.recipes.preparing import PrepareRecipe
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.dataset import Dataset, check_place, is_dataset
-from pipeline.storage.ledger import Ledger
-from pipeline.storage.locks import hold, lock_and_ledger_beside
 from pipeline.tables import idle_values
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.compute.submission import Stop
+    from pipeline.dataset.ledgers import Ledgers
     from pipeline.dataset.originals import Original
     from pipeline.dataset.request import PrepareRequest
     from pipeline.sources.left_out import LeftOut
     from pipeline.sources.listing import Listing
+    from pipeline.storage.store import Place
 
 UNCHECKED = "unchecked_pairs"
 """Key of what a dataset says of itself: its LR files were taken by their names alone."""
@@ -42,7 +41,7 @@ UNCHECKED = "unchecked_pairs"
 class WriteReport(Protocol):
     """Writes the report of a dataset into it, and returns where; `reports` is a room above."""
 
-    def __call__(self, dataset: Dataset, *, absent: Sequence[tuple[str, str]]) -> Path:
+    def __call__(self, dataset: Dataset, *, absent: Sequence[tuple[str, str]]) -> Place:
         """Write it; `absent` are pictures that are not in the dataset, with the reason."""
 
 
@@ -58,7 +57,7 @@ class PrepareResult:
     files_left_out: LeftOut
     remarks: Sequence[str]
     """On the listing of the source as a whole."""
-    report: Path
+    report: Place
     interrupted: bool
     """Whether a stop came before all was done."""
 
@@ -92,8 +91,8 @@ def prepare_dataset(
         JobBusyError: if another process prepares or reads it.
     """
     listener = listener or Listener()
-    recipe, licences = request.load_recipe(), request.load_licences()
     request.check()
+    recipe, licences = request.load_recipe(), request.load_licences()
     check_place(request.place)
     for line in idle_values(recipe):
         listener.remark(line)
@@ -158,24 +157,20 @@ def _opened(
     request: PrepareRequest, recipe: PrepareRecipe, originals: Listing[Original]
 ) -> Iterator[tuple[Dataset, Ledgers]]:
     """Hold and open a dataset and its ledgers, closed to those who may not read the pictures."""
-    lock, path = lock_and_ledger_beside(request.dataset_dir)
-    place = request.place
-    with (
-        hold(lock, place, "upres prepare"),
-        closing(Ledger.open_file(path, job=PICTURES)) as pictures,
-        closing(Ledger.open_file(path, job=CHUNKS)) as chunks,
-    ):
+    place, books = request.place, request.books()
+    with books.hold("upres prepare"), books.opened() as ledgers:
         if not is_dataset(place):
             # What they say is of a dataset that was deleted.
-            pictures.forget_all()
-            chunks.forget_all()
+            ledgers.pictures.forget_all()
+            ledgers.chunks.forget_all()
         dataset = Dataset.open_or_create(place, dataset_spec(recipe))
+        books.remember()
         allowed = readers(addresses(originals), near=place)
         close_to(place, allowed)
-        pictures.close_to(allowed)
+        ledgers.pictures.close_to(allowed)
         if request.unchecked and not dataset.about.get(UNCHECKED):
             dataset.describe({**dataset.about, UNCHECKED: True})
-        yield dataset, Ledgers(pictures=pictures, chunks=chunks)
+        yield dataset, ledgers
 
 
 def _compute(

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.status import JobStatus, read_status
-from pipeline.dataset.prepare import Ledgers, foreign_chunks
+from pipeline.dataset.ledgers import Books
+from pipeline.dataset.prepare import foreign_chunks
 from pipeline.errors import LedgerError
 from pipeline.storage.dataset import Dataset
-from pipeline.storage.ledger import INGESTED, VANISHED, Ledger
-from pipeline.storage.locks import lock_and_ledger_beside
+from pipeline.storage.ledger import INGESTED, VANISHED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.compute.outcomes import Failure
-
-PICTURES, CHUNKS = "pictures", "chunks"
-"""What the two ledgers of a dataset are called in their database."""
+    from pipeline.dataset.ledgers import Ledgers
+    from pipeline.storage.ledger import Ledger
+    from pipeline.storage.store import Place
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,7 @@ class DatasetStatus:
         }
 
 
-def read_dataset_status(folder: Path) -> DatasetStatus:
+def read_dataset_status(folder: Place) -> DatasetStatus:
     """Return how far the dataset in `folder` is, of any state.
 
     Raises:
@@ -105,20 +104,15 @@ def open_ledgers(dataset: Dataset) -> Iterator[Ledgers]:
         LedgerError: if they are missing, or tell of chunks which the dataset does not have: they
             are those of a dataset that was here before.
     """
-    _, path = lock_and_ledger_beside(dataset.path)
-    if not path.exists():
-        raise LedgerError(f"{path} is missing; run `upres prepare` again, which rebuilds it")
-    with (
-        closing(Ledger.open_file(path, job=PICTURES, read_only=True)) as pictures,
-        closing(Ledger.open_file(path, job=CHUNKS, read_only=True)) as chunks,
-    ):
-        foreign = foreign_chunks(dataset, chunks)
+    books = Books.of(dataset.path)
+    with books.opened(read_only=True) as ledgers:
+        foreign = foreign_chunks(dataset, ledgers.chunks)
         if foreign:
             raise LedgerError(
-                f"{path} lists {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it "
+                f"{books} lists {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it "
                 "belongs to another dataset; run `upres prepare` again, which repairs it"
             )
-        yield Ledgers(pictures=pictures, chunks=chunks)
+        yield ledgers
 
 
 def absent_pictures(pictures: Ledger) -> list[tuple[str, str]]:

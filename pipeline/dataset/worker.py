@@ -27,11 +27,11 @@ from pipeline.storage.ledger import DONE, ItemRow, UnitRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.storage.manifest import Manifest
+    from pipeline.storage.store import Place
 
     Pixels = NDArray[np.uint8]
 
@@ -69,7 +69,7 @@ class Surveyed:
 class ChunkTask:
     """Some chunks of a dataset to make, with the pictures that their patches are cut from."""
 
-    dataset_dir: Path
+    dataset_dir: Place
     chunks: Mapping[int, str]
     """By number: the content hash of the manifest that the outcome is recorded under."""
     originals: Mapping[str, Original]

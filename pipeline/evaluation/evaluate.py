@@ -30,21 +30,22 @@ from pipeline.jobs.wear import verdict
 from pipeline.pictures.traces import of_pixels
 from pipeline.recipes.files import read_degradation
 from pipeline.storage.dataset import Dataset, is_dataset
+from pipeline.storage.store import check_stores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
     from typing import Any
 
     from models.spec import ModelSpec
     from pipeline.degradation.chain import Degradation
     from pipeline.evaluation.protocol import Distance, Enlarge, Picture8, SetScores
+    from pipeline.storage.store import Place
     from pipeline.training.objective import FeatureFiles
 
 
 def evaluate_model(
     name_or_file: str,
-    directories: Sequence[Path],
+    directories: Sequence[Place],
     *,
     device: str,
     precision: str,
@@ -68,8 +69,10 @@ def evaluate_model(
         SourceError, PictureError: if a set is missing, or one of its pictures cannot be scored.
         UsageError: if the device, precision or backend cannot be had, or a degradation is asked
             for of a dataset, which has its own.
+        StoreError: if a set is in a bucket that cannot be used.
         RecipeError: if there is no such degradation.
     """
+    check_stores(*directories)
     plain, restoring = candidates(name_or_file)
     opened = [
         _Network.open(name, device=device, precision=precision, backend=backend)
@@ -156,7 +159,7 @@ class _Choosing:
         return (self.restoring if worn else self.plain).enlarge(lr)
 
 
-def _check_no_dataset(directories: Sequence[Path], degradation: str) -> None:
+def _check_no_dataset(directories: Sequence[Place], degradation: str) -> None:
     datasets = [directory for directory in directories if is_dataset(directory)]
     if datasets and degradation != BENCHMARKS:
         raise UsageError(
@@ -166,7 +169,7 @@ def _check_no_dataset(directories: Sequence[Path], degradation: str) -> None:
 
 
 def _score_sets(
-    directory: Path,
+    directory: Place,
     spec: ModelSpec,
     degradation: Degradation,
     *,

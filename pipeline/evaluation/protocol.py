@@ -25,13 +25,13 @@ from pipeline.storage.dataset import HR, LR_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from pipeline.degradation.chain import Degradation
     from pipeline.sources.source_file import SourceFile
     from pipeline.storage.dataset import Dataset
+    from pipeline.storage.store import Place
 
     Picture8: TypeAlias = NDArray[np.uint8]
     Enlarge: TypeAlias = Callable[[Picture8], Picture8]
@@ -75,7 +75,7 @@ class SetScores:
 
 
 def evaluate_set(
-    directory: Path,
+    directory: Place,
     *,
     enlarge: Enlarge,
     scale: int,

@@ -23,6 +23,7 @@ from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.ledger import (
     FILE_NAME,
     Ledger,
+    absolute_url,
     without_password,
 )
 from pipeline.storage.locks import check_lock, hold, hold_by_ledger
@@ -198,7 +199,7 @@ def create_job(folder: Place, *, source: str, ledger_url: str | None = None) -> 
     check_stores(folder, source)
     folder, given = folder.absolute(), place_of(source)
     archive = given.resolve() if is_archive(given) else None
-    ledger_url = ledger_url and _absolute(ledger_url)
+    ledger_url = ledger_url and absolute_url(ledger_url)
     if (folder / DESCRIPTION).exists():
         job = open_job(folder, ledger_url=ledger_url)
         _check_same(job, archive=archive, ledger_url=ledger_url)
@@ -299,18 +300,6 @@ def hold_job(job: Job, command: str) -> AbstractContextManager[None]:
 
 def _file_url(folder: Path) -> str:
     return f"sqlite:///{(folder / FILE_NAME).resolve()}"
-
-
-def _absolute(url: str) -> str:
-    """Return a SQLite URL that means the same file in any working folder."""
-    if url in ("sqlite://", "sqlite:///") or ":memory:" in url:
-        raise UsageError(
-            f"--ledger {url} is in memory and would be lost with the process; name a file"
-        )
-    start, found, path = url.partition("sqlite:///")
-    if start or not found or not path or path.startswith(("/", ":", "file:")):
-        return url
-    return f"sqlite:///{Path(path).resolve()}"
 
 
 def _holds_other_things(folder: Place) -> bool:

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.bt601 import LUMA
+from pipeline.dataset.ledgers import Books
 from pipeline.dataset.status import absent_pictures, open_ledgers
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
 from pipeline.reports.contact_sheet import Example, draw_sheet
 from pipeline.reports.html import one_line, render
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset
-from pipeline.storage.locks import lock_and_ledger_beside
 from pipeline.storage.manifest import NO_PATCH, SPLITS
 from pipeline.storage.own_files import check_own, is_dataset_report
 
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from pipeline.storage.store import Place
 
 MAX_EXAMPLES = 8
 MAX_SOURCES = 200
@@ -65,7 +67,7 @@ class Source:
 
 def write_dataset_report(
     dataset: Dataset, *, absent: Sequence[tuple[str, str]] = (), path: Path | None = None
-) -> Path:
+) -> Place:
     """Write ``about/report.html`` of `dataset`, whole or not at all, and return where it is.
 
     `path` names another file.
@@ -86,7 +88,7 @@ def write_dataset_report(
     return path
 
 
-def report_dataset(folder: Path, *, out: Path | None = None) -> Path:
+def report_dataset(folder: Place, *, out: Path | None = None) -> Place:
     """Write the report of a dataset into it, or to the file `out`; return where it is.
 
     Raises:
@@ -97,13 +99,14 @@ def report_dataset(folder: Path, *, out: Path | None = None) -> Path:
     dataset = Dataset.open(folder)
     if out is not None:
         check_own(out, is_dataset_report)
-    _, ledger = lock_and_ledger_beside(folder)
     absent: list[tuple[str, str]] = []
-    if ledger.exists():
+    if Books.of(folder).exist():
         with open_ledgers(dataset) as ledgers:
             absent = absent_pictures(ledgers.pictures)
     try:
         return write_dataset_report(dataset, absent=absent, path=out)
+    except StoreError:
+        raise
     except OSError as error:
         place = out or folder
         raise UsageError(

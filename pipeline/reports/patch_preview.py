@@ -17,12 +17,12 @@ from pipeline.reports.contact_sheet import Example, draw_sheet
 from pipeline.storage.access import readers
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import HR, LR_PREFIX
+from pipeline.storage.disk import make_folders
 from pipeline.storage.manifest import Manifest, Origin
 from pipeline.storage.own_files import check_own, is_signed_png, signed_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pipeline.dataset.request import PrepareRequest
     from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.sources.left_out import LeftOut
+    from pipeline.storage.store import Place
 
 EXAMPLES = 8
 _PICTURES = 24
@@ -39,7 +40,7 @@ _PICTURES = 24
 class PreviewResult:
     """A contact sheet that was drawn, and the number of pictures of its source."""
 
-    path: Path
+    path: Place
     pictures: int
     broken: Mapping[str, str]
     """Why pictures gave nothing, by item."""
@@ -65,8 +66,8 @@ def preview_dataset(request: PrepareRequest) -> PreviewResult:
         UsageError, RecipeError, SourceError: if nothing can be prepared as asked.
         OccupiedError: if a file is there that upres did not draw.
     """
-    recipe, place = request.load_recipe(), request.place
     request.check()
+    recipe, place = request.load_recipe(), request.place
     path = place.with_name(f"{place.name}.preview.png")
     check_own(path, is_signed_png)
     originals = request.list_originals(scale=recipe.scale)
@@ -74,7 +75,7 @@ def preview_dataset(request: PrepareRequest) -> PreviewResult:
     items = [original.item for original in originals]
     assign_splits(items, recipe.split, seed=recipe.seed, before={}, group=recipe.group)
     sheet, broken = preview(originals, recipe, unchecked=request.unchecked)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    make_folders(place.parent)
     write_atomic(path, signed_png(sheet), readers=readers(addresses(originals), near=path))
     return PreviewResult(
         path=path,

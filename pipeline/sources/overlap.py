@@ -130,14 +130,14 @@ def _is_job(folder: Place) -> bool:
         return False  # As above.
 
 
-def check_outside_source(place: Path, *, src: str, what: str) -> None:
+def check_outside_source(place: Place, *, src: str, what: str) -> None:
     """Refuse to make `what` (an archive, a dataset) among the pictures that it is made of.
 
     Raises:
         UsageError: if `place` is in the source `src`, or the other way round.
     """
-    if is_archive(Path(src)):
-        if is_inside(place, Path(src)):
+    if is_archive(place_of(src)):
+        if is_inside(place, place_of(src)):
             raise UsageError(f"{what} {place} is in its own source {src}; name another folder")
         return
     if reads(src, place):

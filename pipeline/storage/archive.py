@@ -8,6 +8,7 @@ Zarr: it passes over every folder whose metadata is gone.
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -25,6 +26,7 @@ from pipeline.storage.stack import Stack
 from pipeline.storage.stack_index import Index, Member, index_of, locate, stack_ids, stamp_of
 from pipeline.storage.stack_kind import STACKS_FOLDER
 from pipeline.storage.stamps import seal_of
+from pipeline.storage.store import BucketPlace
 from pipeline.storage.zarr_metadata import (
     CHECK_DISK,
     LEVEL,
@@ -72,7 +74,7 @@ class Archive:
             ArchiveError: if there is none at `path`, or one that upres did not write.
         """
         try:
-            if not is_archive(path):  # Opening would make the folder.
+            if isinstance(path, Path) and not is_archive(path):  # Opening would make the folder.
                 raise FileNotFoundError(path)
             group = zarr.open_group(store_at(path), mode="r+", zarr_format=3)
         except OSError as error:
@@ -156,10 +158,22 @@ class Archive:
             ArchiveError: if it is not there, is incomplete or damaged, or is no (c, y, x) image.
         """
         path = item_path(item)
+        if isinstance(self.path, BucketPlace):
+            return self._image_in_bucket(item, path)
         member = locate(self.path, item)
         if member is not None and not is_claimed(self.path / path):
             return self._stacked(member)
         return self._opened(item, path)
+
+    def _image_in_bucket(self, item: str, path: str) -> StoredImage:
+        """Open an item of its own, as most are, before requests are spent on the stacks."""
+        try:
+            return self._opened(item, path)
+        except ArchiveError:
+            member = locate(self.path, item)
+            if member is None or is_claimed(self.path / path):
+                raise
+            return self._stacked(member)
 
     def image_at(self, item: str, *, stack: str, chunk: int, place: int) -> StoredImage:
         """Open an item where the ledger says that it is; `stack` is "" for one of its own.
@@ -235,14 +249,14 @@ class Archive:
 
     def _opened(self, item: str, path: str) -> StoredImage:
         folder = self.path / path
-        if not folder.is_dir():
-            raise ArchiveError(f"{self.path} holds no item {item!r}; ingest it again")
         try:
             provenance = read_provenance(folder)
             array = open_array(StorePath(self._group.store, f"{path}/{LEVEL}"), folder / LEVEL)
         except UnreadableError as error:
             raise UnreadableError(f"{self.path}: item {item!r} {error}; {CHECK_DISK}") from error
         except ArchiveError as error:
+            if not folder.is_dir():
+                raise ArchiveError(f"{self.path} holds no item {item!r}; ingest it again") from None
             raise ArchiveError(
                 f"{self.path}: item {item!r} {error}; ingest it again, or delete its folder"
             ) from error

@@ -6,23 +6,48 @@ Requests that fail before an answer begins are sent again by obstore itself.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from typing import TYPE_CHECKING, TypeVar
 
 from obstore.exceptions import BaseError
 
+from pipeline.errors import NoStoreError
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 T = TypeVar("T")
 
-AGAIN_S = 60
-"""How long a request that fails for a passing reason is sent again, with longer and longer waits:
-errors 5xx, lost connections, and answers that do not come."""
+PATIENCE = "UPRES_STORE_PATIENCE"
+"""Variable of the environment: for how many seconds a request is sent again."""
+
+_PATIENCE_S, _LEAST_S, _MOST_S = 60.0, 1.0, 3600.0
 
 MOMENT_S = 0.3
 """How long to wait before asking again."""
+
+
+def patience_s() -> float:
+    """Return how long a request that fails for a passing reason is sent again.
+
+    The waits between become longer and longer. Passing are errors 5xx, lost connections, and
+    answers that do not come.
+
+    Raises:
+        NoStoreError: if the environment says something else than a number of seconds.
+    """
+    text = os.environ.get(PATIENCE, "")
+    try:
+        seconds = float(text or _PATIENCE_S)
+    except ValueError:
+        seconds = 0.0
+    if not _LEAST_S <= seconds <= _MOST_S:
+        raise NoStoreError(
+            f"{PATIENCE} is {text!r}, expected {_LEAST_S:.0f} to {_MOST_S:.0f} seconds"
+        )
+    return seconds
 
 
 def answer_of(text: str) -> tuple[int | None, str]:
@@ -60,4 +85,4 @@ async def patiently_async(ask: Callable[[], Awaitable[T]]) -> T:
 def is_cut_off(error: BaseError, began: float) -> bool:
     """Return whether an answer was cut off, so that it may be asked for again after a moment."""
     answered, _ = answer_of(str(error))
-    return answered is None and time.monotonic() - began < AGAIN_S / 2
+    return answered is None and time.monotonic() - began < patience_s() / 2

@@ -11,7 +11,7 @@ from typing import Any
 from obstore import store as obstores
 
 from pipeline.errors import NoStoreError
-from pipeline.storage.store_answers import AGAIN_S
+from pipeline.storage.store_answers import PATIENCE, patience_s
 
 SCHEMES = ("s3", "gs", "az")
 
@@ -26,7 +26,7 @@ _ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT", "AZURE_
 
 def environment() -> int:
     """Return a number that changes with whatever in the environment stores are opened by."""
-    names = (n for n in os.environ if n.startswith(("AWS_", "AZURE_", "GOOGLE_")))
+    names = (n for n in os.environ if n.startswith(("AWS_", "AZURE_", "GOOGLE_", PATIENCE)))
     return hash(tuple(sorted((name, os.environ[name]) for name in names)))
 
 
@@ -39,7 +39,8 @@ def open_store(
     `brief` gives up soon.
 
     Raises:
-        NoStoreError: if the endpoint in the environment is not an address.
+        NoStoreError: if the endpoint in the environment is not an address, or the patience there
+            is not a number of seconds.
     """
     for name in _ENDPOINTS:
         # What obstore cannot use makes it panic.
@@ -53,7 +54,7 @@ def open_store(
     }
     retry: Any = {
         "max_retries": _MOST_TRIES,
-        "retry_timeout": timedelta(seconds=CHECK_S / 2 if brief else AGAIN_S),
+        "retry_timeout": timedelta(seconds=CHECK_S / 2 if brief else patience_s()),
         "backoff": {"max_backoff": timedelta(seconds=1 if brief else 5)},
     }
     kinds: dict[str, Any] = {

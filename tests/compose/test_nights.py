@@ -3,6 +3,7 @@
 In order: a night in which a Dask worker, the scheduler, and at last the Prefect worker with its
 flow are killed; the night after it; a failed tile that is computed again; a scheduled night that
 nothing disturbs, whose bytes the other ones must have; and everything taken down and up again.
+Then a night with source, job and export in a bucket of the object store, which is killed meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -53,6 +55,39 @@ with ledger:
     assert planted.rowcount == 1
 """
 """Makes a tile that is done a failed one."""
+
+
+FEW = 12
+"""Pictures of the night in a bucket."""
+
+MAKE_BUCKET = "echo 's3.bucket.create -name night' | weed shell"
+
+FILL = """
+import sys
+from pathlib import Path
+from pipeline.storage.store import place_of
+for file in Path(sys.argv[1]).iterdir():
+    (place_of(sys.argv[2]) / file.name).write_bytes(file.read_bytes())
+"""
+
+HASHES = """
+import hashlib, json, sys
+from pathlib import Path
+from pipeline.storage.store import place_of
+found = {}
+for place in map(place_of, sys.argv[1:]):
+    if isinstance(place, Path):
+        files = {str(p.relative_to(place)): p for p in place.rglob("*") if p.is_file()}
+    else:
+        start = len(place.key) + 1
+        files = {one.key[start:]: place / one.key[start:] for one in place.below()}
+    for name, file in files.items():
+        # Provenance says where a picture came from.
+        if not name.endswith(".json"):
+            found[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+print(json.dumps(found))
+"""
+"""Prints the hash of every file below some places but of those that say where it came from."""
 
 
 @dataclass(frozen=True)
@@ -173,6 +208,10 @@ def stack(
         "PREFECT_PASSWORD": made.password,
         "PREFECT_PORT": made.prefect_port,
         "DASK_PORT": made.dask_port,
+        "COMPOSE_PROFILES": "s3",
+        "S3_KEY_ID": "upres",
+        "S3_SECRET": secrets.token_hex(24),
+        "S3_PORT": free_port(),
     }
     file.write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     try:
@@ -254,6 +293,43 @@ def test_nights_that_lose_a_part_end_with_the_bytes_of_one_that_lost_none(
     assert "undisturbed" in stack.inside("upres", "schedule", "--list")
     kept = stack.api("/deployments/name/nightly/upres")["schedules"]
     assert [one["schedule"]["cron"] for one in kept] == ["30 3 * * *"]
+
+
+def test_a_night_in_a_bucket_whose_store_is_killed_has_the_bytes_of_one_on_a_disk(
+    stack: Stack, pictures: Path, tmp_path: Path
+) -> None:
+    for n in range(FEW):
+        (tmp_path / "few").mkdir(exist_ok=True)
+        shutil.copy(pictures / f"{n:02}.png", tmp_path / "few")
+    stack.compose("cp", tmp_path / "few", "prefect-worker:/data/few")
+    made = stack.compose("exec", "-T", "s3", "sh", "-c", MAKE_BUCKET)
+    assert "error" not in made.lower(), made
+    stack.inside("python", "-c", FILL, "/data/few", "s3://night/photos")
+
+    asked = {"model": ASKED["model"], "tile_px": TILE_PX}
+    run = stack.start(
+        "nightly",
+        src="s3://night/photos",
+        job_dir="s3://night/job",
+        export_dir="s3://night/out",
+        ledger="sqlite:////data/night.sqlite",
+        **asked,
+    )
+    before = stack.units_done()
+    wait(lambda: stack.units_done() > before, "the first tiles in the bucket")
+    stack.kill("s3")
+    here = stack.start(
+        "nightly", src="/data/few", job_dir="/data/here", export_dir="/data/here-out", **asked
+    )
+    assert stack.ended(run)[0] == "Completed"
+    assert stack.ended(here)[0] == "Completed"
+    hashes = [
+        json.loads(stack.inside("python", "-c", HASHES, *places))
+        for places in (("s3://night/job/sr.zarr", "s3://night/out"),
+                       ("/data/here/sr.zarr", "/data/here-out"))
+    ]  # fmt: skip
+    assert hashes[0] == hashes[1]
+    assert len(hashes[0]) > FEW * (SIDE_PX // TILE_PX) ** 2
 
 
 def _night_of_deaths(stack: Stack) -> str:

@@ -96,6 +96,7 @@ OF_OTHERS = {
         "read_back": True,
         "prune": True,
         "unchecked": True,
+        "ledger": "sqlite:////elsewhere.sqlite",
         "limit_s": 60.0,
         "cluster": "tcp://scheduler:8786",
         "clusters": Path("clusters.toml"),

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import uuid
 from typing import TYPE_CHECKING
 
 import httpx
@@ -14,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.services.databases import postgresql_server
 from tests.services.nights import wait_for
-from tests.services.stores import BUCKET, SeaweedFS, environment, in_front_of
+from tests.services.stores import BUCKET, Bucket, SeaweedFS, environment, in_front_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +94,13 @@ def front(seaweed: SeaweedFS) -> Iterator[Front]:
         for name, value in environment(found.endpoint).items():
             patch.setenv(name, value)
         yield found
+
+
+@pytest.fixture
+def bucket(front: Front) -> Bucket:
+    """A place of a test's own in the store, which has no faults until some are asked for."""
+    front.fault = lambda _number, _method, _path: ""
+    return Bucket(f"test-{uuid.uuid4().hex[:8]}")
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,45 @@ from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from pipeline.storage.store import BucketPlace, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BUCKET = "upres-test"
 KEY_ID, SECRET = "AKIAOFTHISTEST", "a-secret-of-this-test"
+
+
+class Bucket:
+    """What one test has of a bucket."""
+
+    def __init__(self, key: str) -> None:
+        self.place = BucketPlace("s3", BUCKET, key)
+
+    def __truediv__(self, key: str) -> BucketPlace:
+        return self.place / key
+
+    def put(self, folder: Path, key: str) -> None:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                (self / key / str(path.relative_to(folder))).write_bytes(path.read_bytes())
+
+
+def contents(place: Any) -> dict[str, bytes]:
+    """Everything below a place, by its name there."""
+    place = place_of(str(place))
+    if isinstance(place, Path):
+        return {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
+    return {o.key[len(place.key) + 1 :]: place.of_bucket.get(o.key) for o in place.below()}
+
+
+def pixels(place: Any) -> dict[str, bytes]:
+    """Everything below a place but what says when and from where it came."""
+    return {name: one for name, one in contents(place).items() if not name.endswith(".json")}
 
 
 def environment(endpoint: str) -> dict[str, str]:
@@ -247,6 +277,18 @@ def in_front_of(store: SeaweedFS) -> Iterator[Front]:
     finally:
         front.close()
         thread.join(timeout=10)
+
+
+def away_from(part: str, *, seconds: float) -> Callable[[int, str, str], str]:
+    """Return what cuts every request for some seconds, from when pixels are put below a name."""
+    begins: list[float] = []
+
+    def fault(_number: int, method: str, path: str) -> str:
+        if not begins and method == "PUT" and part in path and "/c" in path:
+            begins.append(time.monotonic())
+        return "reset" if begins and time.monotonic() - begins[0] < seconds else ""
+
+    return fault
 
 
 def every(number: int, *faults: str) -> Callable[[int, str, str], str]:

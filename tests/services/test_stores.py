@@ -8,45 +8,23 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from pipeline.storage.store import BucketPlace, place_of
 from tests.services.databases import PASSWORD
 from tests.services.nights import ROOT, UPRES
-from tests.services.stores import BUCKET, SECRET, Front, every
+from tests.services.stores import SECRET, Bucket, Front, away_from, every, pixels
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.conftest import Command, Said, SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-NUMBERS = itertools.count()
 TILES = ("--model", "bicubic-x2", "--tile", 32)
-
-
-class Bucket:
-    """What one test has of a bucket."""
-
-    def __init__(self, key: str) -> None:
-        self.place = BucketPlace("s3", BUCKET, key)
-
-    def __truediv__(self, key: str) -> BucketPlace:
-        return self.place / key
-
-    def put(self, folder: Path, key: str) -> None:
-        for path in folder.rglob("*"):
-            if path.is_file():
-                (self / key / str(path.relative_to(folder))).write_bytes(path.read_bytes())
-
-
-@pytest.fixture
-def bucket(front: Front) -> Bucket:
-    front.fault = lambda _number, _method, _path: ""
-    return Bucket(f"test-{next(NUMBERS)}")
 
 
 @pytest.fixture
@@ -59,16 +37,6 @@ def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
         save(folder / "small" / f"{n:02}.png", photo(16, 20, at=n))
     (folder / "notes.txt").write_text("not a picture")
     return folder
-
-
-def pixels(place: Any) -> dict[str, bytes]:
-    """Everything below a place but what says when and from where it came."""
-    place = place_of(str(place))
-    if isinstance(place, Path):
-        found = {str(p.relative_to(place)): p.read_bytes() for p in place.rglob("*") if p.is_file()}
-    else:
-        found = {o.key[len(place.key) + 1 :]: place.of_bucket.get(o.key) for o in place.below()}
-    return {name: content for name, content in found.items() if not name.endswith(".json")}
 
 
 @pytest.fixture
@@ -172,6 +140,39 @@ def test_a_store_that_is_away_for_some_seconds_only_makes_the_run_longer(
                  *store_workers)  # fmt: skip
     assert (said.code, bool(begins)) == (0, True), said.err
     assert pixels(bucket / "job/sr.zarr") == on_disk
+
+
+def test_a_store_that_is_away_for_longer_than_is_waited_leaves_failures_that_the_next_run_mends(
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, upres: Command,
+    front: Front, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    bucket.put(pictures, "photos")
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", "1.5")
+    # Workers of their own, as those of the other tests have more patience.
+    words = ("upscale", bucket / "photos", bucket / "job", *TILES, *ledger_at(tmp_path), "--json",
+             "--workers", 1)  # fmt: skip
+    front.fault = away_from("sr.zarr", seconds=8)
+    said = upres(*words)
+    assert said.code in (1, 3), said.err
+    if said.code == 3:
+        failed = said.document["failures"]
+        assert failed
+        assert all("does not answer" in failure["message"] for failure in failed)
+    else:
+        assert "does not answer" in said.err.splitlines()[-1]
+    front.fault = every(10**9, "")
+    again = upres(*words)
+    assert again.code == 0, again.err
+    assert again.document["computed_units"] > 0
+    assert pixels(bucket / "job/sr.zarr") == on_disk
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "nan"])
+def test_patience_that_is_not_a_number_of_seconds_is_told_in_a_line(
+    value: str, bucket: Bucket, upres: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", value)
+    told(upres("status", bucket / "job"), 2, f"UPRES_STORE_PATIENCE is {value!r}, expected 1 to")
 
 
 def test_what_stays_broken_is_a_failed_tile_and_the_next_run_computes_it_alone(

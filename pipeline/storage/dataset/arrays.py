@@ -1,4 +1,4 @@
-"""The arrays of a dataset on the disk: rows in and out, shard by shard.
+"""The arrays of a dataset: rows in and out, shard by shard.
 
 zarr makes and describes the arrays; tensorstore carries pixels in and out of them, as zarr 3.1
 takes half a millisecond for each inner chunk and tensorstore 0.05 (`benchmarks.loader`).
@@ -9,29 +9,29 @@ Sources: Zarr v3 core and sharding specifications.
 from __future__ import annotations
 
 import json
-import os
-from functools import lru_cache
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorstore
 import zarr
 from zarr.codecs import ZstdCodec
-from zarr.storage import LocalStore
 
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, StoreError
+from pipeline.storage.dataset.shards import shard_name, shards_at
 from pipeline.storage.dataset.spec import IDENTITY, MOMENTS, SPLIT
-from pipeline.storage.disk import fsync, holds_bytes
+from pipeline.storage.disk import fsync
 from pipeline.storage.manifest import NO_PATCH
 from pipeline.storage.zarr_metadata import METADATA
+from pipeline.storage.zarr_stores import store_at
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from pipeline.storage.dataset.spec import DatasetSpec
+    from pipeline.storage.store import Place
 
 # Training waits for decoding: against level 1, files are a fifth larger and read in two thirds of
 # the time. The checksum turns a flipped bit into an error.
@@ -42,9 +42,11 @@ _MOST_WORDS = 300
 class PatchArrays:
     """The arrays of one dataset, whose first axis counts the patches."""
 
-    def __init__(self, path: Path, spec: DatasetSpec) -> None:
+    def __init__(self, path: Place, spec: DatasetSpec, *, keep: int = 0) -> None:
+        """Read nothing yet; from a bucket, the last `keep` shards will stay in memory."""
         self.path = path
         self.spec = spec
+        self._shards = shards_at(path, keep=keep)
 
     def __len__(self) -> int:
         """Return the number of rows; that is the length of `SPLIT`, which grows last."""
@@ -52,7 +54,7 @@ class PatchArrays:
 
     def create(self) -> None:
         """Make the arrays that are not there yet, without rows."""
-        group = zarr.open_group(LocalStore(self.path), mode="r+", zarr_format=3)
+        group = zarr.open_group(store_at(self.path), mode="r+", zarr_format=3)
         spec = self.spec
         for name, px in spec.pixel_arrays.items():
             self._create(group, name, (spec.channels, *px), "uint8", ("n", "c", "y", "x"), 0)
@@ -82,74 +84,81 @@ class PatchArrays:
                 array.resize((rows, *array.shape[1:]))
                 fsync(self.path / name / METADATA)
                 fsync(self.path / name)
+        self._shards.forget()
 
     def holds(self, name: str, chunk: int) -> bool:
         """Return whether the shard of a chunk is there and not empty."""
-        return holds_bytes(self._shard(name, chunk))
+        return self._shards.holds(name, chunk)
 
     def require(self, name: str, rows: NDArray[np.int64]) -> None:
         """Make sure that the shards of `rows` are there."""
-        for chunk in np.unique(rows // self.spec.chunk_patches).tolist():
-            if not holds_bytes(self._shard(name, chunk)):
-                raise DatasetError(
-                    f"{self._shard(name, chunk)} is missing; run `upres prepare` again with "
-                    f"--check, which rebuilds chunk {chunk}"
-                )
+        self._shards.require(name, self._chunks_of(rows))
+
+    def fetch_ahead(self, names: Sequence[str], rows: NDArray[np.int64]) -> None:
+        """Begin to fetch the shards of `rows`, where that takes time."""
+        self._shards.fetch_ahead(names, self._chunks_of(rows))
 
     def read(self, name: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         """Return the patches ``(m, c, y, x)`` at `rows` of one array, in the order of `rows`.
 
         Raises:
             DatasetError: if one cannot be read, or its shard is missing: Zarr would return black.
+            StoreError: if it is in a bucket that does not answer.
         """
-        self.require(name, rows)
-        try:
-            return np.asarray(self._store(name)[tensorstore.d[0][rows]].read().result())
-        except (ValueError, OSError, IndexError) as error:
-            raise DatasetError(
-                f"{self.path / name} cannot be read ({_first_line(error)}); run `upres prepare` "
-                "again with --check"
-            ) from error
+        with self._readable(name), self._shards.opened(name, self._chunks_of(rows)) as store:
+            return np.asarray(store[tensorstore.d[0][rows]].read().result())
 
     def read_all(self, name: str) -> NDArray[Any]:
         """Return all rows of one array; what has no shard reads as its fill value.
 
         Raises:
             DatasetError: if it is damaged.
+            StoreError: if it is in a bucket that does not answer.
         """
-        try:
-            return np.asarray(self._store(name).read().result())
-        except (ValueError, OSError) as error:
-            raise DatasetError(
-                f"{self.path / name} cannot be read ({_first_line(error)}); run `upres prepare` "
-                "again with --check"
-            ) from error
+        chunks = range(-(-self._shape(name)[0] // self.spec.chunk_patches))
+        with self._readable(name), self._shards.opened(name, chunks, all_there=False) as store:
+            return np.asarray(store.read().result())
 
     def write(self, name: str, chunk: int, places: NDArray[np.int64], values: NDArray[Any]) -> None:
         """Replace one shard in one piece: `values` at `places`, nothing elsewhere."""
         start = chunk * self.spec.chunk_patches
         stop = min(start + self.spec.chunk_patches, len(self))
-        shard = self._shard(name, chunk)
-        store = self._store(name)[start:stop]
         block = values
         if len(values) < stop - start or not np.array_equal(places, np.arange(stop - start)):
-            block = np.zeros(store.shape, dtype=values.dtype)
+            block = np.zeros((stop - start, *values.shape[1:]), dtype=values.dtype)
             block[places] = values
-        # What a killed writer left beside it.
-        for path in shard.parent.glob(f"{shard.name}.__lock*"):
-            path.unlink(missing_ok=True)
         try:
-            store.write(block).result()
+            self._shards.write(name, chunk, slice(start, stop), block)
+        except StoreError:
+            raise
         except (ValueError, OSError) as error:
+            shard = self.path / name / shard_name(name, chunk)
             raise OSError(f"{shard} cannot be written ({_first_line(error)})") from error
-        fsync(shard)
-        fsync(shard.parent)
+
+    def _chunks_of(self, rows: NDArray[np.int64]) -> list[int]:
+        chunks: list[int] = np.unique(rows // self.spec.chunk_patches).tolist()
+        return chunks
+
+    @contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        """Say of an array that cannot be read which it is, and what to do."""
+        try:
+            yield
+        except (DatasetError, StoreError):
+            raise
+        except (ValueError, OSError, IndexError) as error:
+            raise DatasetError(
+                f"{self.path / name} cannot be read ({_first_line(error)}); run `upres prepare` "
+                "again with --check"
+            ) from error
 
     def _shape(self, name: str) -> tuple[int, ...]:
         file = self.path / name / METADATA
         try:
-            shape = json.loads(file.read_bytes())["shape"]
+            shape = json.loads(self._shards.metadata(name))["shape"]
             return (int(shape[0]), *map(int, shape[1:]))
+        except StoreError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise DatasetError(
                 f"{file} is missing or damaged ({type(error).__name__}: {error}); restore it, or "
@@ -185,30 +194,7 @@ class PatchArrays:
         fsync(self.path / name)
 
     def _zarr(self, name: str) -> zarr.Array[Any]:
-        return zarr.open_array(LocalStore(self.path / name), mode="r+", zarr_format=3)
-
-    def _store(self, name: str) -> tensorstore.TensorStore:
-        stamp = (self.path / name / METADATA).stat()
-        return _opened(str(self.path / name), stamp.st_mtime_ns, stamp.st_ino, os.getpid())
-
-    def _shard(self, name: str, chunk: int) -> Path:
-        others = {MOMENTS: ".0.0", IDENTITY: "", SPLIT: ""}.get(name, ".0.0.0")
-        return self.path / name / f"c.{chunk}{others}"
-
-
-@lru_cache(maxsize=32)
-def _opened(folder: str, _mtime_ns: int, _inode: int, _pid: int) -> tensorstore.TensorStore:
-    """Open an array; another time or inode of its metadata means that it grew."""
-    spec = {
-        "driver": "zarr3",
-        # It takes no path with ".." in it.
-        "kvstore": {"driver": "file", "path": f"{os.path.realpath(folder)}/"},
-        # A black patch is written too: then a shard's existence is proof of its patches.
-        "store_data_equal_to_fill_value": True,
-        # What is written is made durable by the writer, with the folders that it is in.
-        "context": {"file_io_sync": False},
-    }
-    return tensorstore.open(spec).result()
+        return zarr.open_array(store_at(self.path / name), mode="r+", zarr_format=3)
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, StoreError
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset.arrays import PatchArrays
 from pipeline.storage.dataset.description import (
@@ -22,16 +22,16 @@ from pipeline.storage.dataset.description import (
 )
 from pipeline.storage.dataset.patch_moments import moments, statistics_of
 from pipeline.storage.dataset.spec import HR, IDENTITY, MOMENTS, SPLIT
-from pipeline.storage.disk import fsync, numbered_files
+from pipeline.storage.disk import fsync, make_folders, numbered_files
 from pipeline.storage.manifest import NO_PATCH, SPLITS, Manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from pipeline.storage.dataset.spec import DatasetSpec
+    from pipeline.storage.store import Place
 
     Pixels = NDArray[np.uint8]
 
@@ -41,13 +41,13 @@ MANIFEST, ABOUT = "manifest", "about"
 class Dataset:
     """The arrays and manifests of one dataset."""
 
-    def __init__(self, path: Path, spec: DatasetSpec) -> None:
+    def __init__(self, path: Place, spec: DatasetSpec, *, keep: int = 0) -> None:
         self.path = path
         self.spec = spec
-        self._arrays = PatchArrays(path, spec)
+        self._arrays = PatchArrays(path, spec, keep=keep)
 
     @classmethod
-    def open(cls, path: Path) -> Dataset:
+    def open(cls, path: Place) -> Dataset:
         """Open the dataset at `path`.
 
         Raises:
@@ -56,7 +56,7 @@ class Dataset:
         return cls(path, read_spec(path))
 
     @classmethod
-    def open_or_create(cls, path: Path, spec: DatasetSpec) -> Dataset:
+    def open_or_create(cls, path: Place, spec: DatasetSpec) -> Dataset:
         """Open the dataset at `path`, or make an empty one where there is none.
 
         Raises:
@@ -71,11 +71,22 @@ class Dataset:
             found._arrays.check()
             return found
         check_place(path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folders(path)
         write_spec(path, spec)
         made = cls(path, spec)
         made._create()
         return made
+
+    def keeping(self, shards: int) -> Dataset:
+        """Return the same to be read: from a bucket, its last so many shards stay in memory.
+
+        What somebody writes meanwhile may not be seen.
+        """
+        return Dataset(self.path, self.spec, keep=shards)
+
+    def fetch_ahead(self, names: Sequence[str], rows: NDArray[np.int64]) -> None:
+        """Begin to fetch from a bucket what will be read: shards of arrays that `rows` are in."""
+        self._arrays.fetch_ahead(names, rows)
 
     def __len__(self) -> int:
         """Return the number of rows, those without a patch too."""
@@ -102,6 +113,8 @@ class Dataset:
         file = self._manifest_file(chunk)
         try:
             return Manifest.from_json(file.read_bytes(), most=self.spec.chunk_patches)
+        except StoreError:
+            raise  # Nobody knows whether it is damaged.
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise DatasetError(
                 f"{file} is missing or damaged ({type(error).__name__}: {error}), and with it "
@@ -265,7 +278,7 @@ class Dataset:
         """Put `facts` beside the spec into the description of the dataset."""
         write_about(self.path, facts)
 
-    def put_about(self, name: str, content: bytes) -> Path:
+    def put_about(self, name: str, content: bytes) -> Place:
         """Write a file about the dataset, below ``about``; return its path."""
         path = self.path / ABOUT / name
         write_atomic(path, content)
@@ -302,5 +315,5 @@ class Dataset:
         rows[manifest.places[which]] = manifest.splits[which]
         self._arrays.write(SPLIT, chunk, np.arange(many), rows)
 
-    def _manifest_file(self, chunk: int) -> Path:
+    def _manifest_file(self, chunk: int) -> Place:
         return self.path / MANIFEST / f"{chunk}.json"

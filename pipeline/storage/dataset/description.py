@@ -7,17 +7,15 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import zarr
-from zarr.storage import LocalStore
 
-from pipeline.errors import DatasetError
+from pipeline.errors import DatasetError, StoreError
 from pipeline.storage.dataset.spec import DatasetSpec
 from pipeline.storage.disk import fsync
-from pipeline.storage.store import BucketPlace
 from pipeline.storage.zarr_metadata import METADATA
+from pipeline.storage.zarr_stores import store_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from pipeline.storage.store import Place
 
@@ -25,7 +23,7 @@ DATASET_KEY = "upres_dataset"
 VERSION = 1
 
 
-def read_spec(path: Path) -> DatasetSpec:
+def read_spec(path: Place) -> DatasetSpec:
     """Return the spec of the dataset at `path`.
 
     Raises:
@@ -44,6 +42,8 @@ def read_spec(path: Path) -> DatasetSpec:
             chunk_patches=int(values["chunk_patches"]),
         )
         version = values["version"]
+    except StoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise DatasetError(
             f"{path} is not a dataset ({type(error).__name__}: {error}); prepare one with "
@@ -57,35 +57,35 @@ def read_spec(path: Path) -> DatasetSpec:
     return spec
 
 
-def write_spec(path: Path, spec: DatasetSpec) -> None:
+def write_spec(path: Place, spec: DatasetSpec) -> None:
     """Make the group of a new dataset."""
     values = {"version": VERSION, **asdict(spec)}
-    zarr.create_group(LocalStore(path), zarr_format=3, attributes={DATASET_KEY: values})
+    zarr.create_group(store_at(path), zarr_format=3, attributes={DATASET_KEY: values})
 
 
-def make_groups(path: Path, names: Iterable[str]) -> None:
+def make_groups(path: Place, names: Iterable[str]) -> None:
     """Make the groups in a dataset that are not there yet: folders of files that Zarr passes by."""
-    group = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
+    group = zarr.open_group(store_at(path), mode="r+", zarr_format=3)
     for name in names:
         if not (path / name / METADATA).exists():
             group.create_group(name)
 
 
-def read_about(path: Path) -> dict[str, Any]:
+def read_about(path: Place) -> dict[str, Any]:
     """Return what `write_about` put last."""
     attributes = json.loads((path / METADATA).read_bytes())["attributes"]
     return dict(attributes.get("about", {}))
 
 
-def write_about(path: Path, facts: Mapping[str, Any]) -> None:
+def write_about(path: Place, facts: Mapping[str, Any]) -> None:
     """Put `facts` beside the spec, durably."""
-    group = zarr.open_group(LocalStore(path), mode="r+", zarr_format=3)
+    group = zarr.open_group(store_at(path), mode="r+", zarr_format=3)
     group.attrs.put({**dict(group.attrs), "about": dict(facts)})
     fsync(path / METADATA)
     fsync(path)
 
 
-def check_place(path: Path) -> None:
+def check_place(path: Place) -> None:
     """Make sure that a dataset is at `path`, or could be made there.
 
     Raises:
@@ -96,17 +96,21 @@ def check_place(path: Path) -> None:
 
 
 def is_dataset(path: Place) -> bool:
-    """Return whether `path` is a folder that describes itself as a dataset; in a bucket is none."""
-    if isinstance(path, BucketPlace):
-        return False
+    """Return whether `path` is a place that describes itself as a dataset.
+
+    Raises:
+        StoreError: if it is in a bucket that cannot be used.
+    """
     try:
         found = json.loads((path / METADATA).read_bytes())
         return DATASET_KEY in found["attributes"]
+    except StoreError:
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def check_same(path: Path, found: DatasetSpec, spec: DatasetSpec) -> None:
+def check_same(path: Place, found: DatasetSpec, spec: DatasetSpec) -> None:
     """Make sure that a dataset was made by the recipe that is given now."""
     # As JSON has it, in which a tuple is a list.
     if json.loads(json.dumps(asdict(found))) == json.loads(json.dumps(asdict(spec))):

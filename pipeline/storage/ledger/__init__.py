@@ -9,7 +9,7 @@ SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 `ledger` joins them.
 """
 
-from pipeline.storage.ledger.connections import ledger_file, without_password
+from pipeline.storage.ledger.connections import absolute_url, ledger_file, without_password
 from pipeline.storage.ledger.holding import hold_by_server
 from pipeline.storage.ledger.ledger import FILE_NAME, Ledger
 from pipeline.storage.ledger.rows import (
@@ -54,6 +54,7 @@ __all__ = [
     "SealRow",
     "TraceRow",
     "UnitRow",
+    "absolute_url",
     "hold_by_server",
     "ledger_file",
     "without_password",

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import LedgerError, NoLedgerError
+from pipeline.errors import LedgerError, NoLedgerError, UsageError
 from pipeline.storage.ledger.database import INSERT
 from pipeline.storage.ledger.messages import without_secrets
 from pipeline.storage.ledger.tables import JOBS
@@ -163,6 +163,22 @@ def without_password(url: str) -> str:
         bare.drivername, bare.username, None, bare.host, bare.port, bare.database, bare.query
     )
     return bare.render_as_string(hide_password=False)
+
+
+def absolute_url(url: str) -> str:
+    """Return a SQLite URL that means the same file in any working folder.
+
+    Raises:
+        UsageError: if it is in memory.
+    """
+    if url in ("sqlite://", "sqlite:///") or ":memory:" in url:
+        raise UsageError(
+            f"--ledger {url} is in memory and would be lost with the process; name a file"
+        )
+    start, found, path = url.partition("sqlite:///")
+    if start or not found or not path or path.startswith(("/", ":", "file:")):
+        return url
+    return f"sqlite:///{Path(path).resolve()}"
 
 
 def ledger_file(url: str) -> Path | None:

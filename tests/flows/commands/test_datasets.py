@@ -20,6 +20,7 @@ WORDS = (
     "photos", "set", "--recipe", "mine.toml", "--set", "seed=2", "--set", "count=3",
     "--lr", "bicubic=small", "--lr", "noise=other", "--licence", "CC0 of all", "--names", "cp932",
     "--prune", "--check", "--unchecked", "--time-limit", "60",
+    "--ledger", "sqlite:////elsewhere.sqlite",
 )  # fmt: skip
 REQUEST = {
     "src": "photos",
@@ -33,6 +34,7 @@ REQUEST = {
     "prune": True,
     "unchecked": True,
     "limit_s": 60.0,
+    "ledger": "sqlite:////elsewhere.sqlite",
 }
 ELSEWHERE = {"preview", "as_json"}
 """Options that are not about what is prepared: a picture instead, and how the result is shown."""
