@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 MOVE_AWAY = "move the file away, and the next `upres upscale` rebuilds it from the archive"
+FREE_SPACE = "free some space there, then repeat the command; what was recorded stays"
 GRANT_ACCESS = "let this user read and write the file and its folder"
 
 
@@ -17,11 +18,13 @@ def without_secrets(url: sa.URL) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """Return the cause in one line, and the next step if a SQLite file is damaged or closed."""
+    """Return the cause in one line, and the next step if a file is damaged or closed, or full."""
     text = str(error)
     cause = text.splitlines()[0] if text else type(error).__name__
     if "file is not a database" in text or "malformed" in text:
         return f"{cause}; {MOVE_AWAY}"
     if "readonly database" in text or "unable to open database file" in text:
         return f"{cause}; {GRANT_ACCESS}"
+    if "disk is full" in text or "No space left on device" in text:
+        return f"{cause}; {FREE_SPACE}"
     return cause
