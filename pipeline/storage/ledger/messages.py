@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 MOVE_AWAY = "move the file away, and the next `upres upscale` rebuilds it from the archive"
 FREE_SPACE = "free some space there, then repeat the command; what was recorded stays"
+START_SERVER = "start the database again, then repeat the command; what was recorded stays"
 GRANT_ACCESS = "let this user read and write the file and its folder"
+
+_SERVER_GONE = ("Connection refused", "server closed the connection", "terminating connection")
 
 
 def without_secrets(url: sa.URL) -> str:
@@ -18,7 +21,7 @@ def without_secrets(url: sa.URL) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """Return the cause in one line, and the next step if a file is damaged or closed, or full."""
+    """Return the cause in one line, and the next step where it is a known one."""
     text = str(error)
     cause = text.splitlines()[0] if text else type(error).__name__
     if "file is not a database" in text or "malformed" in text:
@@ -27,4 +30,6 @@ def explain(error: BaseException) -> str:
         return f"{cause}; {GRANT_ACCESS}"
     if "disk is full" in text or "No space left on device" in text:
         return f"{cause}; {FREE_SPACE}"
+    if any(sign in text for sign in _SERVER_GONE):
+        return f"{cause}; {START_SERVER}"
     return cause

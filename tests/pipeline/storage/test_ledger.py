@@ -342,6 +342,11 @@ def test_a_database_that_cannot_be_opened_is_named_without_its_password(url: str
         shown = shown.__cause__
 
 
+def test_a_server_that_is_away_says_what_to_do() -> None:
+    with pytest.raises(LedgerError, match=r"refused; start the database again, then repeat"):
+        Ledger.open("postgresql://me@127.0.0.1:1/db", job="j")
+
+
 @pytest.mark.parametrize("version", [0, 1, 3, 99])
 def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     path = tmp_path / FILE_NAME
