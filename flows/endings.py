@@ -17,6 +17,7 @@ from flows.scheduled import later_run_due
 from flows.services.event_order import send_first_event
 from flows.services.heartbeat import beating
 from flows.services.supervised import end_with_supervisor
+from flows.terminal.failures import failure_lines
 from flows.terminal.printing import visible
 from pipeline.errors import JobBusyError, UpresError
 
@@ -130,11 +131,9 @@ def _trouble(result: JobResult, job_dir: Place) -> str:
 
 
 def _later(failures: tuple[Failure, ...]) -> str:
-    """Return how many items no stage after upscaling could handle, and why the first one failed."""
-    first = failures[0]
-    such_as = "" if len(failures) == 1 else "such as "
+    """Return how many items no stage after upscaling could handle, and why the first could not."""
     count = _counted(len(failures), "item")
-    return f"{count} could not be scored or exported, {such_as}{first.item} ({first.message})"
+    return f"{count} could not be scored or exported: {failure_lines(failures)[0]}"
 
 
 def _counted(count: int, noun: str) -> str:

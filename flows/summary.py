@@ -8,6 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from flows.terminal.failures import failure_lines
 from flows.terminal.printing import visible
 from pipeline.jobs.request import RerunRequest
 from pipeline.reports.night import nights_left
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from pipeline.jobs.results import JobResult
     from pipeline.reports.night import Speed
     from pipeline.storage.store import Place
-
-MOST_LISTED = 10
-"""Failures of one kind in the summary; the log has more of them."""
 
 
 def summary(
@@ -72,9 +70,7 @@ def mending_advice(result: JobResult) -> str:
 def _listed(failures: Sequence[Failure], title: str, advice: str) -> str:
     if not failures:
         return ""
-    lines = [f"- {plain(f.item)}: {plain(f.message)}" for f in failures[:MOST_LISTED]]
-    if len(failures) > MOST_LISTED:
-        lines.append(f"- and {len(failures) - MOST_LISTED:,} more, which the log lists")
+    lines = [f"- {plain(line)}" for line in failure_lines(failures, lister="the log")]
     return "\n".join(["", f"## {title}", "", *lines, "", advice, ""])
 
 

@@ -87,13 +87,13 @@ def check_new_job(job_dir: Place) -> None:
 def check_not_own_pictures(job_dir: Place, *, src: str) -> None:
     """Refuse to upscale into a job what is in its own folder, such as what it exported there.
 
-    Its own archives are refused elsewhere, by what they are.
+    Its own archives, and a folder that is not a job yet, are refused elsewhere, by what they are.
 
     Raises:
         UsageError: then.
     """
     source = place_of(src)
-    if is_inside(source, job_dir) and not is_archive(source):
+    if is_inside(source, job_dir) and _is_job(job_dir) and not is_archive(source):
         raise UsageError(
             f"the source {src} is in the job {job_dir}, which would upscale its own pictures; give "
             "the originals, or name another folder for the job"

@@ -97,6 +97,28 @@ def test_the_object_store_is_there_on_request_and_has_no_password_of_its_own() -
         assert services()[name]["environment"]["AWS_ENDPOINT_URL"] == "http://s3:8333"
 
 
+def test_the_settings_for_a_gpu_replace_the_workers_and_give_it_to_both_that_compute(
+    tmp_path: Path,
+) -> None:
+    text = (ROOT / ".env.example").read_text().partition("# With an NVIDIA GPU")[2]
+    lines = [line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ")]
+    values = dict(line.split("=", 1) for line in lines)
+    assert values["COMPOSE_PROFILES"] == "gpu"
+    found: dict[str, Any] = json.loads(config(PASSWORDS | values).stdout)["services"]
+    assert found["dask-worker"]["deploy"]["replicas"] == 0
+    for name in ("dask-worker-gpu", "prefect-worker"):
+        assert found[name]["runtime"] == "nvidia", name
+    gpu = found["dask-worker-gpu"]
+    assert gpu["environment"]["NVIDIA_VISIBLE_DEVICES"] == "0"
+    assert {service["image"] for name, service in found.items() if name != "postgres"} == {
+        "upres:gpu"
+    }
+    # Torch with CUDA is that of the package index itself.
+    assert gpu["build"]["args"]["TORCH_INDEX"] == ""
+    # A worker that all GPUs were shown would compute on the first one alone.
+    assert gpu["command"].count("--nworkers") == 1
+
+
 def test_the_example_of_settings_sets_no_password_and_names_each_variable() -> None:
     text = (ROOT / ".env.example").read_text()
     compose = (ROOT / "docker-compose.yml").read_text()

@@ -120,7 +120,9 @@ def test_a_ledger_that_fills_its_disk_says_so_and_what_to_do(mount: Mount) -> No
     with closing(ledger), pytest.raises(LedgerError) as caught:
         ledger.put_items(rows)
     assert "failed: No space left on device (" in str(caught.value)
-    assert str(caught.value).endswith("free some space, then repeat the command to continue")
+    assert str(caught.value).endswith(
+        "free some space there, then repeat the command; what was recorded stays"
+    )
 
 
 # An export onto a disk that is full, or may not be written

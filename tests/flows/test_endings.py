@@ -46,9 +46,11 @@ def test_a_run_that_could_not_export_says_the_first_reason_and_where_the_others_
     )
     status = JobStatus(Path("job"), (), ())
     for count, says in (
-        (1, "1 item could not be scored or exported, 0.png"),
-        (2, "2 items could not be scored or exported, such as 0.png"),
-    ):
+        (1, "1 item could not be scored or exported: 0.png: DiskError: out cannot be written; "
+            "free some space"),
+        (2, "2 items could not be scored or exported: 0.png: DiskError: out cannot be written; "
+            "free some space (and 1 more like this)"),
+    ):  # fmt: skip
         result = JobResult(status=status, unscored=failures[:count])
         said = ending_of_job(result, {}, job_dir=Path("job")).trouble
-        assert said == f"{says} (out cannot be written; free some space); the log lists all"
+        assert said == f"{says}; the log lists all"

@@ -27,18 +27,22 @@ def test_failed_tiles_are_among_what_is_left() -> None:
 
 
 def test_what_was_rejected_or_not_exported_is_named_with_its_reason_and_what_to_do() -> None:
-    counts = [ItemCount(f"{n:02}.png", REJECTED, units=0, done=0, failed=0) for n in range(12)]
-    rejected = tuple(Failure(count.item, None, "PictureError", "cut *off*") for count in counts)
+    counts = [ItemCount(f"{n:02}.png", REJECTED, units=0, done=0, failed=0) for n in range(22)]
+    rejected = [
+        Failure(count.item, None, "PictureError", f"{count.item}: cut *{chr(97 + n)}*")
+        for n, count in enumerate(counts)
+    ]
     tile = Failure("a.png", 3, "MemoryError", "no memory")
-    exported = ExportResult(
-        written=0, unchanged=0, failures=(Failure("b|c.png", None, "DiskError", "disk is full"),)
-    )
+    unwritten = [Failure(f"b|{n}.png", None, "DiskError", "it is full") for n in range(2)]
     status = JobStatus(Path("job"), tuple(counts), (*rejected, tile))
+    exported = ExportResult(failures=tuple(unwritten))
     said = mending_advice(JobResult(status=status, exported=exported))
-    assert "## 12 files rejected\n\n- 00.png: cut \\*off\\*\n" in said
-    assert said.count("cut ") == 10
-    assert "- and 2 more, which the log lists\n\nPut a sound file in its place" in said
-    assert "## 1 item not scored or exported\n\n- b\\|c.png: disk is full\n" in said
+    assert "## 22 files rejected\n\n- 00.png: PictureError: cut \\*a\\*\n- 01.png" in said
+    assert said.count("cut ") == 20
+    rest = "- and 2 more \\(2 PictureError\\); the log lists them all"
+    assert f"{rest}\n\nPut a sound file in its place" in said
+    one = "- b\\|0.png: DiskError: it is full \\(and 1 more like this\\)"
+    assert f"## 2 items not scored or exported\n\n{one}\n\nOnce the reason is gone" in said
     assert "no memory" not in said
     assert mending_advice(JobResult(status=JobStatus(Path("job"), (), (tile,)))) == ""
 

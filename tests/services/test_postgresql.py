@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from pipeline.errors import LedgerError
 from pipeline.storage.ledger import DONE, FAILED, INGESTED, ItemRow, Ledger, UnitRow
@@ -45,6 +46,27 @@ def test_two_jobs_in_one_database_do_not_see_each_other(postgresql: str) -> None
     assert [row.item for row in one.items()] == ["a"]
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_server_that_was_away_meanwhile_costs_a_ledger_nothing(
+    reads: bool, postgresql: str
+) -> None:
+    Ledger.open(postgresql, job="away").close()
+    ledger = Ledger.open(postgresql, job="away", read_only=reads)
+    assert ledger.items() == []
+    engine = sa.create_engine(postgresql)
+    with engine.connect() as other:
+        ended = other.scalar(
+            sa.text(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    engine.dispose()
+    assert ended >= 1
+    assert ledger.items() == []
+    ledger.close()
 
 
 def test_a_refused_password_is_one_error_that_does_not_show_it(postgresql: str) -> None:

@@ -27,7 +27,8 @@ _SERVER = "postgresql"
 
 def writing_engine(url: sa.URL) -> sa.Engine:
     """Return an engine that makes what it writes durable, and waits for others that write."""
-    engine = sa.create_engine(url)
+    # A server that was away for a while leaves connections behind that are dead.
+    engine = sa.create_engine(url, pool_pre_ping=url.get_backend_name() == _SERVER)
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _set_sqlite_pragmas)
     return engine
@@ -74,7 +75,8 @@ def check_own_file(path: Path) -> None:
 def reading_engine(url: sa.URL) -> sa.Engine:
     """Return an engine that writes nothing, not even what SQLite keeps beside its file."""
     if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, execution_options={"postgresql_readonly": True})
+        readonly = {"postgresql_readonly": True}
+        return sa.create_engine(url, execution_options=readonly, pool_pre_ping=True)
     path = file_of(url)
     engine = sa.create_engine(url, creator=_reader_of(path)) if path else sa.create_engine(url)
     sa.event.listen(engine, "connect", _forbid_writing)

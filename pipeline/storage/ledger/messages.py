@@ -8,8 +8,11 @@ if TYPE_CHECKING:
     import sqlalchemy as sa
 
 MOVE_AWAY = "move the file away, and the next `upres upscale` rebuilds it from the archive"
+FREE_SPACE = "free some space there, then repeat the command; what was recorded stays"
+START_SERVER = "start the database again, then repeat the command; what was recorded stays"
 GRANT_ACCESS = "let this user read and write the file and its folder"
-FREE_SPACE = "free some space, then repeat the command to continue"
+
+_SERVER_GONE = ("Connection refused", "server closed the connection", "terminating connection")
 
 
 def without_secrets(url: sa.URL) -> str:
@@ -29,4 +32,6 @@ def explain(error: BaseException) -> str:
         return f"No space left on device ({cause}); {FREE_SPACE}"
     if "No space left on device" in text:
         return f"{cause}; {FREE_SPACE}"
+    if any(sign in text for sign in _SERVER_GONE):
+        return f"{cause}; {START_SERVER}"
     return cause

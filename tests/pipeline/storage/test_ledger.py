@@ -26,6 +26,7 @@ from pipeline.storage.ledger import (
     ScoreRow,
     UnitRow,
 )
+from pipeline.storage.ledger.messages import explain
 from tests.examples import examples
 
 if TYPE_CHECKING:
@@ -341,6 +342,11 @@ def test_a_database_that_cannot_be_opened_is_named_without_its_password(url: str
         shown = shown.__cause__
 
 
+def test_a_server_that_is_away_says_what_to_do() -> None:
+    with pytest.raises(LedgerError, match=r"refused; start the database again, then repeat"):
+        Ledger.open("postgresql://me@127.0.0.1:1/db", job="j")
+
+
 @pytest.mark.parametrize("version", [0, 1, 3, 99])
 def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int) -> None:
     path = tmp_path / FILE_NAME
@@ -370,6 +376,16 @@ def test_a_file_damaged_after_opening_is_a_ledger_error(tmp_path: Path) -> None:
         file.write(b"\xff" * (path.stat().st_size - 4096))
     with pytest.raises(LedgerError), closing(Ledger.open_file(path, job="j")) as ledger:
         ledger.put_items([A])
+
+
+def test_a_full_disk_under_a_ledger_says_what_to_do() -> None:
+    with closing(sqlite3.connect(":memory:")) as full:
+        full.execute("CREATE TABLE rows (text)")
+        full.execute("PRAGMA max_page_count = 3")
+        with pytest.raises(sqlite3.OperationalError) as error:
+            full.execute("INSERT INTO rows VALUES (zeroblob(100000))")
+    said = explain(error.value)
+    assert said.startswith("database or disk is full; free some space there")
 
 
 def test_a_ledger_that_may_only_be_read_is_a_ledger_error_when_written(tmp_path: Path) -> None:
