@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from distributed import LocalCluster
 
 from pipeline.storage.store import BucketPlace
 from tests.services.stores import SeaweedFS, environment
@@ -32,6 +33,15 @@ def commands(document: Path) -> list[str]:
     blocks = COMMANDS.findall(text)
     lines = [line for block in blocks for line in block.splitlines() if line.strip()]
     return [line for line in lines if not re.match(r"(make|git|cd) ", line)]
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[str]:
+    """The address of workers for all pages: each command would start some of its own."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0"
+    ) as cluster:
+        yield cluster.scheduler_address
 
 
 @pytest.fixture
@@ -62,6 +72,7 @@ def test_every_command_of_the_document_does_what_it_says(
     photo: TakePhoto,
     save: SavePicture,
     request: pytest.FixtureRequest,
+    workers: str,
 ) -> None:
     for n, name in enumerate(("first.png", "trips/second.jpg", "trips/far/third.webp")):
         save(tmp_path / "photos" / name, photo(120, 132, at=n * 60))
@@ -71,8 +82,13 @@ def test_every_command_of_the_document_does_what_it_says(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(probe.getsockname()[1])}
-    if "s3://pictures" in "".join(commands(document)):
+    typed = "\n".join(commands(document))
+    if "s3://pictures" in typed:
+        # Its keys are known to the workers that a command starts, and to no others.
         served |= request.getfixturevalue("bucket_of_pictures")
+    elif document.stem != "README" and "upres serve" not in typed:
+        # The README is typed as it is by who begins; what is served would remember the address.
+        served["UPRES_CLUSTER"] = workers
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     told = subprocess.run(
         ["bash", "-c", script],
