@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
-    from pipeline.jobs.plan import Plan
+    from pipeline.jobs.units import UnitPlan
     from tests.conftest import SavePicture, TakePhoto, Upscale
 
 SECOND = 10**9
@@ -233,12 +233,15 @@ def done(tmp_path: Path, source: Path, upscale: Upscale) -> Path:
     return tmp_path / "job"
 
 
-def planned(folder: Path) -> Plan:
+def planned(folder: Path) -> list[UnitPlan]:
     job = open_job(folder)
     with closing(job.open_ledger()) as ledger:
         values = ledger.upscaling()
         assert values is not None
-        return plan_job(job, spec=UpscaleSpec.from_json(values["spec"]), ledger=ledger)
+        plan = plan_job(job, spec=UpscaleSpec.from_json(values["spec"]), ledger=ledger)
+        found = list(plan)
+        assert plan.units == sum(len(one.numbers) for one in found)
+        return found
 
 
 def test_a_plan_of_nothing_opens_no_image(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,16 +249,16 @@ def test_a_plan_of_nothing_opens_no_image(done: Path, monkeypatch: pytest.Monkey
         raise AssertionError(f"{item} was opened")
 
     monkeypatch.setattr(Archive, "image", opened)
-    plan = planned(done)
-    assert (len(plan), plan.units) == (0, 0)
+    assert planned(done) == []
 
 
 def test_a_job_without_seals_opens_its_images_once(
     done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with closing(open_job(done).open_ledger()) as ledger:
-        sealed = ledger.seals(SR)
-        assert sealed.keys() == ledger.seals(LR).keys() == {"alone.png"}
+        items = [row.item for row in ledger.items()]
+        sealed = ledger.seals_of(SR, items)
+        assert sealed.keys() == ledger.seals_of(LR, items).keys() == {"alone.png"}
         (row,) = ledger.items_named(["alone.png"])
         assert (row.state, sealed["alone.png"].says) == (INGESTED, row.fingerprint)
     restored = shutil.copytree(done, done.with_name("restored"))
@@ -264,9 +267,9 @@ def test_a_job_without_seals_opens_its_images_once(
     monkeypatch.setattr(
         Archive, "image", lambda self, item: (opened.append(item), image(self, item))[1]
     )
-    assert planned(restored).units == 0
+    assert planned(restored) == []
     assert opened == ["alone.png"]
-    assert planned(restored).units == 0
+    assert planned(restored) == []
     assert opened == ["alone.png"]
 
 
