@@ -111,15 +111,21 @@ class _Progress:
             update_progress_artifact(self._id, percent, description=about)
 
 
-def show_links(job_dir: Place, *, report: Place, dashboard: str) -> None:
-    """Show where the report is and will be, and where Dask shows its workers."""
+def show_links(job_dir: Place, *, report: Place, dashboard: str | None) -> None:
+    """Show where the report is and will be, and where Dask shows its workers, once there are."""
     lines = [
         f"Report of the job, written as the run ends: {plain(str(report))}",
-        f"Dask dashboard: [{dashboard}]({dashboard})"
-        if dashboard
-        else "Dask dashboard: none, as the workers are the run's own on this machine.",
+        f"Dask dashboard: {_dashboard(dashboard)}",
     ]
     _show(job_dir, "links", "\n\n".join(lines), "Report and dashboard")
+
+
+def _dashboard(address: str | None) -> str:
+    if address is None:
+        return "none, as nothing was found to compute yet."
+    if not address:
+        return "none, as the workers are the run's own on this machine."
+    return f"[{address}]({address})"
 
 
 def show_night(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
@@ -31,6 +32,7 @@ from pipeline.reports.night import Speed
 
 if TYPE_CHECKING:
     from flows.endings import Ending
+    from pipeline.jobs.stages import Stages
 
 
 @flow(name="upscale-archive", flow_run_name=name_of_run, **notified)
@@ -48,7 +50,7 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
     listener = listener_of(request.job_dir, "begins")
     with open_stages(request, listener, command=f"{name} flow", due=due()) as stages:
         run = stages.address()
-        show_links(request.job_dir, report=stages.run.job.report_path, dashboard=stages.dashboard())
+        _show_links(stages)
         ingestion = ingest_pictures(run)
         stages.check_export()
         speed = Speed() if stages.stop.requested else upscale_tiles(run)
@@ -69,3 +71,12 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
     if exported is not None:
         document["export"]["failures"] = [asdict(failure) for failure in exported.failures]
     return ending_of_job(result, document, job_dir=request.job_dir)
+
+
+def _show_links(stages: Stages) -> None:
+    """Show where the report will be and, as soon as there are workers, where they are watched."""
+    workers, job = stages.workers, stages.run.job
+    shown = partial(show_links, job.folder, report=job.report_path)
+    if workers.dashboard is None:
+        shown(dashboard=None)
+    workers.when_connected(lambda _: shown(dashboard=workers.dashboard))

@@ -26,7 +26,7 @@ class Workers:
         self._opened = opened
         self._stack = ExitStack()
         self._client: Client | None = None
-        self._checks: list[Callable[[Client], object]] = []
+        self._then: list[Callable[[Client], object]] = []
 
     def __enter__(self) -> Self:
         """Return this, not connected yet."""
@@ -43,27 +43,27 @@ class Workers:
 
     @property
     def client(self) -> Client:
-        """Return the client of the workers; the first time, connect and check them.
+        """Return the client of the workers; the first time, connect to them.
 
         Raises:
             UsageError: if they cannot be connected to.
         """
         if self._client is None:
             self._client = self._stack.enter_context(self._opened())
-            for check in self._checks:
-                check(self._client)
+            for act in self._then:
+                act(self._client)
         return self._client
 
     def client_if(self, needed: object) -> Client | None:
         """Return the client where it is needed, else None."""
         return self.client if needed else None
 
-    def hold_to(self, check: Callable[[Client], object]) -> None:
-        """Check the workers before they get a task: now, or once they are connected to."""
+    def when_connected(self, act: Callable[[Client], object]) -> None:
+        """Do something before the workers get a task: now, or once they are connected to."""
         if self._client is None:
-            self._checks.append(check)
+            self._then.append(act)
         else:
-            check(self._client)
+            act(self._client)
 
     @property
     def address(self) -> str:
@@ -71,6 +71,6 @@ class Workers:
         return address_of(self.client)
 
     @property
-    def dashboard(self) -> str:
-        """Return where they can be watched in a browser; "" where they cannot, or not yet."""
-        return "" if self._client is None else dashboard_of(self._client)
+    def dashboard(self) -> str | None:
+        """Return where they can be watched in a browser; "" where they cannot, None until then."""
+        return None if self._client is None else dashboard_of(self._client)

@@ -48,7 +48,7 @@ def settled(
             upscaling.spec, _finished(run, upscaling.spec), any_precision=precision == AUTO
         )
     if before is not None:
-        workers.hold_to(partial(_hold_as_before, before))
+        workers.when_connected(partial(_hold_as_before, before))
         return _with(upscaling, before.instructions, precision=before.precision)
     level = shared_level(workers.client) if instructions == AUTO else instructions
     wanted = upscaling.spec.precision
@@ -56,7 +56,7 @@ def settled(
         wanted = resolve_precision(AUTO, device="cpu", level=level)
     _check_computable(upscaling, level, wanted)
     advice = "leave them out, or give --instructions auto"
-    workers.hold_to(partial(_hold, level, advice=advice))
+    workers.when_connected(partial(_hold, level, advice=advice))
     return _with(upscaling, level, precision=wanted)
 
 

@@ -54,10 +54,6 @@ class Stages:
         """Return where other threads of this process find this run."""
         return RunAddress(self.request, self.upscaling, self.run.id, self.stop.ends)
 
-    def dashboard(self) -> str:
-        """Return where the workers can be watched in a browser; "" where they cannot, or yet."""
-        return self.workers.dashboard
-
     def ingest(self) -> Ingestion:
         """Bring the source into the job's LR archive."""
         request = self.request

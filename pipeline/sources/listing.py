@@ -236,7 +236,8 @@ class _Lister:
                     refused=named[1] or packed.refused,
                     unread=unread or None,
                     modified_ns=packed.modified_ns,
-                    etag=stamp_of(facts),
+                    # Under another --names, another member may have the name.
+                    etag=f"{stamp_of(facts)}/{packed.member.offset:x}" if packed.member else "",
                 )
         except SourceError as error:
             raise SourceError(f"{shown_path(str(path))} {error}") from error

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.compute.cluster import Client
     from pipeline.sources.listing import Listing
     from pipeline.sources.source_file import SourceFile
-    from pipeline.storage.ledger import ItemRow, Ledger
+    from pipeline.storage.ledger import ItemRow, Ledger, ObjectRow
     from pipeline.storage.stack_index import Member
     from pipeline.storage.store import Place
 
@@ -78,7 +78,8 @@ class Comparison:
     """Where items are in stacks."""
     sound: Mapping[str, Member]
     """Those of them whose pixels are there."""
-    last: LastReading
+    unread: Mapping[str, ObjectRow]
+    """What was read of those files of `todo` that did not change themselves."""
     clashed: list[ItemRow]
     settled: list[ItemRow]
     """The rows of files that did not change."""
@@ -120,15 +121,15 @@ def compare(
     others = clashing(file.item for file in files)
     members = tidy(archive)
     sound = sound_members(archive, members)
-    last = LastReading.of(known, ledger, members=sound, archive_dir=archive.path)
-    settled, todo = [], []
-    for file in files:
-        if file.item in others:
-            continue
-        if (row := last.row_of(file)) is not None:
+    last = LastReading(known, ledger, sound, archive.path)
+    settled, todo, unread = [], [], {}
+    for file, seen, row in last.rows_of(file for file in files if file.item not in others):
+        if row is not None:
             settled.append(row)
-        else:
-            todo.append(file)
+            continue
+        todo.append(file)
+        if seen is not None:
+            unread[file.item] = seen
     return Comparison(
         files,
         listed_ns,
@@ -137,7 +138,7 @@ def compare(
         ledger,
         members,
         sound,
-        last,
+        unread,
         [_clashed(file, others[file.item]) for file in files if file.item in others],
         settled,
         todo,
@@ -226,7 +227,7 @@ class _Ingest:
             known={i: r.sha256 for i, r in self._known.items() if r.state == INGESTED},
             stacked=self._found.sound,
             alone=alone,
-            unread=self._found.last.objects,
+            unread=self._found.unread,
         )
         return [one for one in self._run(ingest_files, tasks, client) if one.waits]
 

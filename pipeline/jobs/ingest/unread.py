@@ -6,6 +6,7 @@ What tells are stamps (`pipeline.storage.stamps`): nothing is opened here.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.storage.item_paths import item_path
@@ -23,49 +24,59 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Place
 
 
+_AT_ONCE = 2_000
+"""How many files are looked up in the ledger at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class LastReading:
     """What is known of the files of a source since they were read last."""
 
     known: Mapping[str, ItemRow]
-    objects: Mapping[str, ObjectRow]
-    """What was read, of items that the ledger still records with that content."""
-    seals: Mapping[str, SealRow]
+    ledger: Ledger
     members: Mapping[str, Member]
     """Where items are in sound chunks of stacks."""
     archive_dir: Place
 
-    @classmethod
-    def of(
-        cls,
-        known: Mapping[str, ItemRow],
-        ledger: Ledger,
-        *,
-        members: Mapping[str, Member],
-        archive_dir: Place,
-    ) -> LastReading:
-        """Return what the ledger knows."""
-        objects = {
-            item: row
-            for item, row in ledger.objects().items()
-            if item in known and (known[item].state, known[item].sha256) == (INGESTED, row.sha256)
-        }
-        return cls(known, objects, ledger.seals(LR), members, archive_dir)
+    def rows_of(
+        self, files: Iterable[SourceFile]
+    ) -> Iterator[tuple[SourceFile, ObjectRow | None, ItemRow | None]]:
+        """Yield each file, what was read of it if it did not change, and its row.
 
-    def row_of(self, file: SourceFile) -> ItemRow | None:
-        """Return the row of a file that did not change, and whose item the archive still holds.
-
-        None where that is in doubt.
+        The row is None too where it is in doubt that the archive still holds the item.
         """
-        seen = self.objects.get(file.item)
-        if seen is None or (seen.etag, seen.size_bytes) != (file.etag, file.size_bytes):
+        waiting = iter(files)
+        while few := list(islice(waiting, _AT_ONCE)):
+            items = [file.item for file in few]
+            objects = self.ledger.objects_of(items)
+            seals = self.ledger.seals_of(LR, items)
+            for file in few:
+                seen = self._seen(file, objects.get(file.item))
+                row = None if seen is None else self._row(file, seals.get(file.item))
+                yield file, seen, row
+
+    def _seen(self, file: SourceFile, seen: ObjectRow | None) -> ObjectRow | None:
+        """Return what was read of a file if neither it nor what the ledger says of it changed."""
+        row = self.known.get(file.item)
+        if seen is None or row is None or row.state != INGESTED:
             return None
+        if file.refused is not None or file.unread is not None:
+            return None  # As an earlier upres did not, or did not know.
+        same = (seen.etag, seen.size_bytes, seen.sha256) == (
+            file.etag,
+            file.size_bytes,
+            row.sha256,
+        )
+        return seen if same else None
+
+    def _row(self, file: SourceFile, seal: SealRow | None) -> ItemRow | None:
+        """Return the row of a file that did not change, if the archive holds its item."""
         row = self.known[file.item]
-        if not self._holds(row):
+        if not self._holds(row, seal):
             return None
         return row if row.source == file.address else replace(row, source=file.address)
 
-    def _holds(self, row: ItemRow) -> bool:
+    def _holds(self, row: ItemRow, seal: SealRow | None) -> bool:
         member = self.members.get(row.item)
         if row.stack or member is not None:
             place = (row.stack, row.chunk, row.place, row.sha256)
@@ -75,7 +86,6 @@ class LastReading:
                 member.place,
                 member.sha256,
             )
-        seal = self.seals.get(row.item)
         if seal is None or seal.says != row.sha256:
             return False
         return seal.stamp == seal_of(self.archive_dir, item_path(row.item))

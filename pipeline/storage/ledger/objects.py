@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.storage.ledger.database import JobRows
+from pipeline.storage.ledger.database import JobRows, batches
 from pipeline.storage.ledger.rows import ObjectRow
 from pipeline.storage.ledger.tables import OBJECTS
 
@@ -19,6 +19,10 @@ class ObjectLedger(JobRows):
         """Insert or replace the objects of items."""
         self._put(OBJECTS, rows)
 
-    def objects(self) -> dict[str, ObjectRow]:
-        """Return what each item came from, as it was when it was read last."""
-        return {row["item"]: ObjectRow(**row) for row in self._rows(self._mine(OBJECTS))}
+    def objects_of(self, items: Iterable[str]) -> dict[str, ObjectRow]:
+        """Return what each of these items came from, as it was when it was read last."""
+        found: dict[str, ObjectRow] = {}
+        for batch in batches(items):
+            mine = self._mine(OBJECTS).where(OBJECTS.c.item.in_(batch))
+            found |= {row["item"]: ObjectRow(**row) for row in self._rows(mine)}
+        return found

@@ -19,11 +19,6 @@ class SealLedger(JobRows):
         """Insert or replace seals."""
         self._put(SEALS, rows)
 
-    def seals(self, archive: str) -> dict[str, SealRow]:
-        """Return the seals of all items of an archive."""
-        rows = self._rows(self._mine(SEALS).where(SEALS.c.archive == archive))
-        return {row["item"]: SealRow(**row) for row in rows}
-
     def seals_of(self, archive: str, items: Iterable[str]) -> dict[str, SealRow]:
         """Return the seals of these items of an archive, by item."""
         found: dict[str, SealRow] = {}
