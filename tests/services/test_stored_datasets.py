@@ -309,14 +309,16 @@ def test_what_cannot_be_is_told_in_a_line_within_ten_seconds(
     bare = ("--recipe", recipe)
     told(upres("prepare", photos, place, *bare), 2, "cannot hold the ledger", "--ledger")
     told(upres("prepare", photos, tmp_path / "set", *bare, *ledger_at(tmp_path)), 2, "beside it")
+    nowhere = f"sqlite:///{tmp_path / 'no' / 'such.sqlite'}"
+    told(upres("prepare", photos, place, *bare, "--ledger", nowhere), 2, "is not a folder")
     told(prepare(photos, photos / "set"), 2, "is in the source")
     told(prepare(photos, f"s3://{place.bucket}"), 2, "whole bucket")
     told(prepare(photos, "s3://no-such-bucket/set"), 2, "no bucket 'no-such-bucket'")
     told(prepare("s3://no-such-bucket/photos", place), 2, "no bucket 'no-such-bucket'")
     told(prepare(photos, place, "--lr", "x=s3://no-such-bucket/x"), 2, "no bucket")
-    nowhere = "s3://no-such-bucket/set"
+    missing = "s3://no-such-bucket/set"
     told(upres("train", place, "--out", bucket / "run", *bare), 2, "is not on this machine")
-    told(upres("train", nowhere, "--out", tmp_path / "run", *bare), 2, "no bucket")
+    told(upres("train", missing, "--out", tmp_path / "run", *bare), 2, "no bucket")
     assert prepare(photos, place).code == 0
     other = ("--ledger", f"sqlite:///{tmp_path / 'another.sqlite'}")
     told(upres("prepare", photos, place, *other), 2, "has its ledger elsewhere")

@@ -184,8 +184,14 @@ def absolute_url(url: str) -> str:
 
 
 def ledger_file(url: str) -> Path | None:
-    """Return the file of a ledger's URL; None where it is on a server."""
-    return file_of(parse_url(url))
+    """Return the file of a ledger's URL; None where it is on a server.
+
+    Raises:
+        NoLedgerError: as `check_place`.
+    """
+    parsed = parse_url(url)
+    check_place(parsed)
+    return file_of(parsed)
 
 
 def file_of(url: sa.URL) -> Path | None:
