@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import create_job, open_job
-from pipeline.jobs.plan import plan_job
 from pipeline.jobs.spec import make_spec
+from pipeline.jobs.upscale.plan import plan_job
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, FILE_NAME, INGESTED, ItemRow, UnitRow
 

@@ -385,7 +385,9 @@ def test_a_full_disk_under_a_ledger_says_what_to_do() -> None:
         with pytest.raises(sqlite3.OperationalError) as error:
             full.execute("INSERT INTO rows VALUES (zeroblob(100000))")
     said = explain(error.value)
-    assert said.startswith("No space left on device (database or disk is full); free some space there")
+    assert said.startswith(
+        "No space left on device (database or disk is full); free some space there"
+    )
 
 
 def test_a_ledger_that_may_only_be_read_is_a_ledger_error_when_written(tmp_path: Path) -> None:

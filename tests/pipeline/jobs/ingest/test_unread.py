@@ -12,12 +12,12 @@ import pytest
 
 from pipeline.errors import ClusterError
 from pipeline.jobs import stages
-from pipeline.jobs.ingest import Comparison, compare, ingest, run_ingest
+from pipeline.jobs.ingest.stage import Comparison, compare, ingest, run_ingest
 from pipeline.jobs.job import open_job
 from pipeline.jobs.perform import upscale_job
-from pipeline.jobs.plan import plan_job
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.spec import UpscaleSpec
+from pipeline.jobs.upscale.plan import plan_job
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED, LR, SR, Ledger
 from pipeline.storage.stack_kind import LEAST_MEMBERS
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
-    from pipeline.jobs.units import UnitPlan
+    from pipeline.jobs.upscale.units import UnitPlan
     from tests.conftest import SavePicture, TakePhoto, Upscale
 
 SECOND = 10**9
@@ -60,7 +60,7 @@ def listed_after(source: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int
 
     def set_clock(seconds: int) -> None:
         at_ns = first_ns + seconds * SECOND
-        monkeypatch.setattr("pipeline.jobs.ingest.time.time_ns", lambda: at_ns)
+        monkeypatch.setattr("pipeline.jobs.ingest.stage.time.time_ns", lambda: at_ns)
 
     return set_clock
 
