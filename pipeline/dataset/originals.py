@@ -27,7 +27,8 @@ from pipeline.pictures.metadata.metadata import Metadata, from_json
 from pipeline.pictures.picture import WHITE
 from pipeline.recipes.preparing import SRGB, STORED
 from pipeline.sources.listing import Listing, list_source
-from pipeline.storage.archive import Archive, is_archive
+from pipeline.storage.archive import Archive
+from pipeline.storage.archive_group import is_archive
 from pipeline.storage.store import place_of
 
 if TYPE_CHECKING:

@@ -18,12 +18,13 @@ from pipeline.compute.instructions import LEVELS, has_level
 from pipeline.errors import ArchiveError, ClusterError, LedgerError, UsageError
 from pipeline.jobs.choice import Choice
 from pipeline.jobs.spec import UpscaleSpec, computed_with
-from pipeline.storage.archive import is_archive
+from pipeline.storage.archive_group import is_archive
 
 if TYPE_CHECKING:
     from pipeline.compute.cluster import Client
     from pipeline.compute.workers import Workers
-    from pipeline.jobs.run import Run, Upscaling
+    from pipeline.jobs.run import Run
+    from pipeline.jobs.upscaling import Upscaling
 
 AUTO = "auto"
 

@@ -18,7 +18,8 @@ from pipeline.errors import ArchiveError, JobBusyError, LedgerError, StoreError,
 from pipeline.jobs.not_a_job import why_not_a_job
 from pipeline.sources.overlap import check_new_job
 from pipeline.storage.access import make_folder, readers
-from pipeline.storage.archive import Archive, is_archive
+from pipeline.storage.archive import Archive
+from pipeline.storage.archive_group import is_archive
 from pipeline.storage.atomic import replace_atomically
 from pipeline.storage.ledger import (
     FILE_NAME,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipeline.storage.archive import is_archive
+from pipeline.storage.archive_group import is_archive
 from pipeline.storage.dataset import is_dataset
 from pipeline.storage.store import BucketPlace
 

@@ -19,7 +19,7 @@ from pipeline.jobs.job import open_job
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
-from pipeline.storage.archive import is_archive
+from pipeline.storage.archive_group import is_archive
 from pipeline.storage.ledger import Ledger
 from pipeline.storage.locks import hold, hold_by_ledger, lock_and_ledger_beside
 from pipeline.storage.store import BucketPlace, local
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         ScoreRequest,
         UpscaleRequest,
     )
-    from pipeline.jobs.run import Run, Upscaling
+    from pipeline.jobs.run import Run
+    from pipeline.jobs.upscaling import Upscaling
     from pipeline.storage.store import Place
 
 _SILENT = JobListener()

@@ -21,8 +21,8 @@ from pipeline.storage.store import BucketPlace, Place, check_stores
 
 if TYPE_CHECKING:
     from pipeline.jobs.budget import Budget
-    from pipeline.jobs.run import Upscaling
     from pipeline.jobs.spec import UpscaleSpec
+    from pipeline.jobs.upscaling import Upscaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,8 +231,8 @@ class UpscaleRequest(LimitedWorkersRequest):
             UsageError: if tile, halo, precision, backend or device cannot be.
         """
         from pipeline.jobs.choice import choose, with_strength
-        from pipeline.jobs.run import Upscaling
         from pipeline.jobs.spec import make_spec
+        from pipeline.jobs.upscaling import Upscaling
 
         halo = self.halo if self.halo == "auto" else int(self.halo)
 

@@ -22,7 +22,7 @@ from pipeline.jobs.job import open_job, started_job
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
 from pipeline.jobs.scores import read_scores
-from pipeline.storage.archive import is_archive
+from pipeline.storage.archive_group import is_archive
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.ingest.stage import Ingestion
     from pipeline.jobs.listener import JobListener
     from pipeline.jobs.request import UpscaleRequest
-    from pipeline.jobs.run import Upscaling
     from pipeline.jobs.upscale.plan import Plan
+    from pipeline.jobs.upscaling import Upscaling
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from pipeline.reports import portraits as preview
 from pipeline.reports import tile_maps as tilemap
 from pipeline.reports.html import render
 from pipeline.reports.tile_maps import FAILED, PENDING, SCORED, UNSCORED, Cell, Figures, TileState
-from pipeline.storage.archive import is_archive
+from pipeline.storage.archive_group import is_archive
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.ledger import DONE, INGESTED, ItemCount, ItemRow, Ledger
 from pipeline.storage.own_files import check_own, is_report

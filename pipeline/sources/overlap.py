@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import StoreError, UsageError
 from pipeline.pictures.formats import EXTENSIONS
 from pipeline.sources.buckets import split
-from pipeline.storage.archive import is_archive
+from pipeline.storage.archive_group import is_archive
 from pipeline.storage.places import Identity, folders_below, is_inside, lineage, ways_below
 from pipeline.storage.store import BucketPlace, is_address, place_of
 

@@ -8,7 +8,6 @@ Zarr: it passes over every folder whose metadata is gone.
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import zarr
@@ -16,6 +15,7 @@ from zarr.storage import StorePath
 
 from pipeline.constants import ZSTD
 from pipeline.errors import ArchiveError, UnreadableError
+from pipeline.storage.archive_group import ARCHIVE_KEY, is_archive, open_group
 from pipeline.storage.disk import fsync, grid_of_files, holds_bytes, sync_tree
 from pipeline.storage.image import StoredImage
 from pipeline.storage.item_folders import is_claimed, is_item, item_folders
@@ -48,9 +48,6 @@ if TYPE_CHECKING:
     from pipeline.storage.stack_kind import Kind
     from pipeline.storage.store import Place
 
-ARCHIVE_KEY = "upres_archive"
-"""Attribute of an archive's own group: the version of how its items are laid out."""
-
 CODEC_KEY = "upres_codec"
 """Attribute of an archive's own group: how its new arrays are compressed, by zstd if absent."""
 
@@ -73,23 +70,7 @@ class Archive:
         Raises:
             ArchiveError: if there is none at `path`, or one that upres did not write.
         """
-        try:
-            if isinstance(path, Path) and not is_archive(path):  # Opening would make the folder.
-                raise FileNotFoundError(path)
-            group = zarr.open_group(store_at(path), mode="r+", zarr_format=3)
-        except OSError as error:
-            if isinstance(error, FileNotFoundError):
-                raise ArchiveError(_no_archive(path, error)) from error
-            reason = error.strerror or error
-            raise UnreadableError(f"{path} cannot be read ({reason}); {CHECK_DISK}") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ArchiveError(_no_archive(path, error)) from error
-        if ARCHIVE_KEY not in group.attrs:
-            raise ArchiveError(
-                f"{path} is a Zarr group, but no archive that upres wrote; give its pictures as "
-                "files and make one with `upres ingest SRC ARCHIVE`"
-            )
-        return cls(path, group)
+        return cls(path, open_group(path))
 
     @classmethod
     def open_or_create(cls, path: Place, *, codec: str | None = None) -> Archive:
@@ -354,24 +335,3 @@ class Archive:
         folder = self.path / item_path(item)
         if folder.is_dir() and is_item(folder):
             self.delete(item)
-
-
-def _no_archive(path: Place, error: Exception) -> str:
-    return (
-        f"{path} is not a Zarr v3 archive ({type(error).__name__}); make one with "
-        "`upres ingest SRC ARCHIVE`"
-    )
-
-
-def is_archive(path: Place) -> bool:
-    """Return whether a Zarr v3 group or array is at `path`.
-
-    Raises:
-        UnreadableError: if this user may not look there.
-    """
-    try:
-        return (path / METADATA).is_file()
-    except PermissionError as error:
-        raise UnreadableError(
-            f"{path} cannot be looked into ({error.strerror}); grant access to it"
-        ) from error

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.jobs.job import create_job
-from pipeline.jobs.run import Upscaling, run_on
+from pipeline.jobs.run import run_on
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.upscale.worker import ModelAddress
+from pipeline.jobs.upscaling import Upscaling
 
 if TYPE_CHECKING:
     from collections.abc import Callable

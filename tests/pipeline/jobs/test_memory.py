@@ -15,9 +15,10 @@ from pipeline.geometry import Rect, Span, cuts
 from pipeline.jobs.export.local_file import ExportTask, export_item
 from pipeline.jobs.ingest.task import IngestTask, ingest_files
 from pipeline.jobs.job import create_job
-from pipeline.jobs.run import Upscaling, run_on
+from pipeline.jobs.run import run_on
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.upscale.worker import ModelAddress
+from pipeline.jobs.upscaling import Upscaling
 from pipeline.pictures.formats import SUFFIXES
 from pipeline.sources.listing import list_source
 from pipeline.storage.archive import SOURCE_SHARD_PX, Archive

@@ -17,7 +17,7 @@ from pipeline.jobs.request import (
     ScoreRequest,
     UpscaleRequest,
 )
-from pipeline.jobs.run import Upscaling
+from pipeline.jobs.upscaling import Upscaling
 from pipeline.request_fields import help_of
 
 if TYPE_CHECKING:

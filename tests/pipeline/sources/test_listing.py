@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import SourceError, UnreadableError, UnsupportedError
 from pipeline.sources.listing import list_source
-from pipeline.storage.archive import is_archive
+from pipeline.storage.archive_group import is_archive
 from tests.examples import examples
 
 if TYPE_CHECKING:

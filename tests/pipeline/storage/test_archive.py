@@ -18,7 +18,8 @@ from zarr.storage import LocalStore
 
 from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, Span, TileGrid
-from pipeline.storage.archive import Archive, is_archive
+from pipeline.storage.archive import Archive
+from pipeline.storage.archive_group import is_archive
 from pipeline.storage.image import Layout, StoredImage
 from pipeline.storage.item_paths import clashing, item_of, item_path
 from pipeline.storage.zarr_metadata import DTYPES
