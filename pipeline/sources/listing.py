@@ -237,7 +237,7 @@ class _Lister:
                     unread=unread or None,
                     modified_ns=packed.modified_ns,
                     # Under another --names, another member may have the name.
-                    etag=f"{stamp_of(facts)}/{packed.member.offset:x}" if packed.member else "",
+                    etag=f"{stamp_of(facts)}/{packed.member.offset:x}",
                 )
         except SourceError as error:
             raise SourceError(f"{shown_path(str(path))} {error}") from error
