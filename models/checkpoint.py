@@ -110,17 +110,41 @@ def load(name_or_file: str) -> Model:
     shipped = registry.shipped()
     if name_or_file in shipped:
         return load_file(shipped[name_or_file])
-    strength = Strength.of_name(name_or_file)
-    if strength is not None and {strength.plain, strength.restoring} <= shipped.keys():
+    if strength := _strength_of(name_or_file):
         return load_strength(strength)
-    baseline = re.fullmatch(r"(.+?)(?:-x([1-9]))?", name_or_file)
-    if baseline and baseline[1] in registry.BASELINES:
-        spec = registry.baseline_spec(baseline[1], int(baseline[2] or registry.BASELINE_SCALES[0]))
+    if baseline := _baseline_of(name_or_file):
+        spec = registry.baseline_spec(*baseline)
         sha256 = hashlib.sha256(spec.to_json().encode()).hexdigest()
         return Model(spec, registry.build(spec).eval(), sha256)
     if Path(name_or_file).is_file():
         return load_file(Path(name_or_file))
     raise UnknownModelError(unknown(name_or_file, registry.names()))
+
+
+def found_from_anywhere(name_or_file: str) -> str:
+    """Return what `load` takes in a process that runs in another folder: a file's full path."""
+    named = (
+        name_or_file in registry.shipped()
+        or _strength_of(name_or_file) is not None
+        or _baseline_of(name_or_file) is not None
+    )
+    return name_or_file if named else str(Path(name_or_file).absolute())
+
+
+def _strength_of(name: str) -> Strength | None:
+    """Return the strength of two shipped networks that a name means, if it does."""
+    strength = Strength.of_name(name)
+    if strength is None or not {strength.plain, strength.restoring} <= registry.shipped().keys():
+        return None
+    return strength
+
+
+def _baseline_of(name: str) -> tuple[str, int] | None:
+    """Return the interpolation that a name means, and its scale, if it does."""
+    found = re.fullmatch(r"(.+?)(?:-x([1-9]))?", name)
+    if found is None or found[1] not in registry.BASELINES:
+        return None
+    return found[1], int(found[2] or registry.BASELINE_SCALES[0])
 
 
 def load_strength(strength: Strength) -> Model:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from models.checkpoint import found_from_anywhere
 from models.registry import shipped
 from models.strength import RESTORING, Strength, of_pair
 from pipeline.errors import ArchiveError, ModelError, UsageError
@@ -174,7 +175,7 @@ def choose(
     `make` returns the spec of a model by its name.
     """
     plain, restoring = candidates(name)
-    way = Way(make(plain), ModelAddress(name_or_file=plain, device=device))
+    way = Way(make(plain), ModelAddress(name_or_file=found_from_anywhere(plain), device=device))
     if not is_auto(name):
         return way, None
     if not restoring:

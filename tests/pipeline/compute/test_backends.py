@@ -514,6 +514,24 @@ def test_a_rerun_with_another_model_takes_the_backend_that_it_has(
     assert (said.code, said.document["computed_units"]) == (0, 1)
 
 
+def test_workers_and_reruns_in_other_folders_find_a_model_by_its_relative_path(
+    tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command, cluster: tuple[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    spec = ModelSpec(
+        name="tiny", architecture="span", scale=2, channels=3, arguments={"features": 4}
+    )
+    content = to_bytes(spec, Span(scale=2, features=4).state_dict())
+    (tmp_path / "tiny.safetensors").write_bytes(content)
+    save(tmp_path / "pictures" / "a.png", photo(20, 30))
+    monkeypatch.chdir(tmp_path)
+    assert upres("upscale", "pictures", "job", "--model", "tiny.safetensors", *cluster).code == 0
+    save(tmp_path / "pictures" / "a.png", photo(20, 31))
+    monkeypatch.chdir(tmp_path / "pictures")
+    said = upres("rerun", "../job", "--stale", *cluster, "--json")
+    assert (said.code, said.document["failures"]) == (0, [])
+
+
 @pytest.mark.slow
 def test_a_rerun_takes_another_backend_for_all_tiles_or_for_none(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command, cluster: tuple[str, str]
