@@ -19,7 +19,12 @@ _WALLTIME = re.compile(r"[0-9]{1,4}(:[0-9]{2}){1,2}|[0-9]{1,3}-[0-9]{1,2}(:[0-9]
 
 
 def is_address(text: str) -> bool:
-    """Return whether a text can be the address of a scheduler: it names a host and a port."""
+    """Return whether a text can be the address of a scheduler: it names a host and a port.
+
+    A scheduler in this very process has another one, which Dask makes up.
+    """
+    if text.startswith("inproc://"):
+        return True
     match = _ADDRESS.fullmatch(text)
     return match is not None and 0 < int(match[1]) < 2**16
 

@@ -95,7 +95,9 @@ def test_what_can_be_no_address_is_refused_before_anybody_is_called(cluster: str
         WorkersRequest(cluster=cluster).cluster_settings()
 
 
-@pytest.mark.parametrize("cluster", ["tcp://host:1", "tls://[::1]:8786", "host:65535", ""])
+@pytest.mark.parametrize(
+    "cluster", ["tcp://host:1", "tls://[::1]:8786", "host:65535", "inproc://192.0.2.2/26853/1", ""]
+)
 def test_an_address_with_host_and_port_is_taken(cluster: str) -> None:
     settings = WorkersRequest(cluster=cluster).cluster_settings()
     assert settings.address == (cluster or "local")
