@@ -124,10 +124,17 @@ class SeaweedFS:
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, by the door that asks for no credentials."""
+        end = time.monotonic() + 60
+        while not self._makes(name):  # The door is open before what is behind it is there.
+            assert time.monotonic() < end, (self.folder / "log").read_text()[-2000:]
+            time.sleep(0.1)
+
+    def _makes(self, name: str) -> bool:
         connection = HTTPConnection("127.0.0.1", self._others[2], timeout=30)
         connection.request("POST", f"/buckets/{name}/")
-        assert connection.getresponse().status < 300
+        status = connection.getresponse().status
         connection.close()
+        return status < 300
 
     def kill(self) -> None:
         """End it as a power cut does."""
