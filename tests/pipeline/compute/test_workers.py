@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def test_workers_that_are_refused_are_refused_again_and_no_others_are_started(
     client: Client,
 ) -> None:
-    opened, checked, then = [], [], []
+    opened: list[Client] = []
+    checked: list[Client] = []
+    then: list[Client] = []
 
     @contextmanager
     def own() -> Iterator[Client]:
