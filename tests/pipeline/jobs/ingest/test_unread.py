@@ -19,7 +19,7 @@ from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.spec import UpscaleSpec
 from pipeline.jobs.upscale.plan import plan_job
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import INGESTED, LR, SR, Ledger
+from pipeline.storage.ledger import INGESTED, LR, REJECTED, SR, Ledger
 from pipeline.storage.stack_kind import LEAST_MEMBERS
 from pipeline.storage.stamps import is_settled, stamp_of
 
@@ -209,6 +209,29 @@ def test_a_listing_without_what_cannot_be_known_again_says_so(
 ) -> None:
     (source / "broken.png").write_bytes(b"not a picture")
     assert "broken.png" in todo(compared())
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_the_listing_says_cannot_be_read_is_rejected_without_a_worker(
+    known: bool, source: Path, read: Callable[[], None], compared: Compare,
+    later: Callable[[], None], ledger: Ledger,
+) -> None:  # fmt: skip
+    later()
+    read()
+    heif = source / ("of stack/03.heic" if known else "new.heic")
+    if known:
+        heif.with_suffix(".png").unlink()
+    heif.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    item = str(heif.relative_to(source))
+    for _ in range(2):
+        found = compared()
+        assert todo(found) == []
+        result = ingest(found, client=None)
+        rejected = {row.item: row for row in result.rows if row.state == REJECTED}
+        assert rejected.keys() == {item}
+        assert {row.error for row in rejected.values()} == {"UnsupportedError"}
+        assert rejected.items() <= {row.item: row for row in ledger.items()}.items()
+        assert result.unread == 0
 
 
 def test_only_times_that_are_over_settle_a_stamp(tmp_path: Path) -> None:
