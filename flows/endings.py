@@ -126,7 +126,7 @@ def _trouble(result: JobResult, job_dir: Place) -> str:
     if not parts:
         return ""
     if not (units["failed"] or items["failed"]):
-        advice = "the log lists all" if result.later_failures else "the report says why"
+        advice = "the log says which" if result.later_failures else "the report says why"
     return f"{', '.join(parts)}; {advice}"
 
 

@@ -60,17 +60,19 @@ def mending_advice(result: JobResult) -> str:
         files,
         f"{_counted(len(files), 'file')} rejected",
         "Put a sound file in its place, or remove it from the source. The next run looks again.",
+        elsewhere="upres status --json lists them all",
     ) + _listed(
         result.later_failures,
         f"{_counted(len(result.later_failures), 'item')} not scored or exported",
         "Once the reason is gone, the next run does what is missing.",
+        elsewhere="the log has the first of them",
     )
 
 
-def _listed(failures: Sequence[Failure], title: str, advice: str) -> str:
+def _listed(failures: Sequence[Failure], title: str, advice: str, *, elsewhere: str) -> str:
     if not failures:
         return ""
-    lines = [f"- {plain(line)}" for line in failure_lines(failures, lister="the log")]
+    lines = [f"- {plain(line)}" for line in failure_lines(failures, elsewhere=elsewhere)]
     return "\n".join(["", f"## {title}", "", *lines, "", advice, ""])
 
 
