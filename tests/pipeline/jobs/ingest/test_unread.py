@@ -6,9 +6,12 @@ import os
 import shutil
 import time
 from contextlib import closing
+from io import BytesIO
 from typing import TYPE_CHECKING, Protocol
+from zipfile import ZipFile
 
 import pytest
+import tifffile
 
 from pipeline.errors import ClusterError
 from pipeline.jobs import stages
@@ -157,6 +160,35 @@ def test_a_file_that_was_only_touched_is_read_once_and_unchanged(
     read()
     assert ledger.items() == before
     assert todo(compared()) == []
+
+
+def test_a_member_that_gets_the_name_of_another_is_read(
+    tmp_path: Path, photo: TakePhoto, ledger: Ledger, client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = BytesIO()
+    with ZipFile(made, "w") as packed:
+        for n, name in enumerate(("1.tif", "2.tif")):
+            picture = BytesIO()
+            tifffile.imwrite(picture, photo(30, 30, at=60 * n).transpose(1, 2, 0))
+            packed.writestr(name, picture.getvalue())
+    # The first is called "é" by the one code page, the second by the other.
+    named = made.getvalue().replace(b"1.tif", b"\x82.tif").replace(b"2.tif", b"\xe9.tif")
+    (tmp_path / "in.zip").write_bytes(named)
+    soon = time.time_ns() + 3600 * SECOND
+    monkeypatch.setattr("pipeline.jobs.ingest.stage.time.time_ns", lambda: soon)
+    contents = {}
+    for names in ("cp437", "cp1252", "cp437"):
+        run_ingest(
+            str(tmp_path / "in.zip"),
+            archive_dir=tmp_path / "lr.zarr",
+            ledger=ledger,
+            client=client,
+            names=names,
+        )
+        contents[names] = {row.item: row.sha256 for row in ledger.items(INGESTED)}
+    one, other = contents.values()
+    assert one["é.tif"] == other["‚.tif"] != other["é.tif"] == one["Θ.tif"]
 
 
 def test_a_folder_of_pictures_that_was_moved_changes_the_addresses_alone(
