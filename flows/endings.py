@@ -18,7 +18,7 @@ from flows.services.event_order import send_first_event
 from flows.services.heartbeat import beating
 from flows.services.supervised import end_with_supervisor
 from flows.terminal.failures import failure_lines
-from flows.terminal.printing import visible
+from flows.terminal.printing import number_of, visible
 from pipeline.errors import JobBusyError, UpresError
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ def _trouble(result: JobResult, job_dir: Place) -> str:
     advice = f"start rerun-failed with job_dir={job_dir}"
     parts = []
     if units["failed"]:
-        parts.append(f"{units['failed']:,} of {_counted(sum(units.values()), 'tile')} failed")
+        parts.append(f"{units['failed']:,} of {number_of(sum(units.values()), 'tile')} failed")
     elif items["failed"]:
-        parts.append(f"{items['failed']:,} of {_counted(sum(items.values()), 'item')} failed")
+        parts.append(f"{items['failed']:,} of {number_of(sum(items.values()), 'item')} failed")
     if items["rejected"]:
         files = sum(items.values()) - items["vanished"]
         verb = "was" if items["rejected"] == 1 else "were"
-        parts.append(f"{items['rejected']:,} of {_counted(files, 'file')} {verb} rejected")
+        parts.append(f"{items['rejected']:,} of {number_of(files, 'file')} {verb} rejected")
     if result.later_failures:
         parts.append(_later(result.later_failures))
     if not parts and not result.complete and not result.out_of_time:
@@ -126,15 +126,11 @@ def _trouble(result: JobResult, job_dir: Place) -> str:
     if not parts:
         return ""
     if not (units["failed"] or items["failed"]):
-        advice = "the log lists all" if result.later_failures else "the report says why"
+        advice = "the log says which" if result.later_failures else "the report says why"
     return f"{', '.join(parts)}; {advice}"
 
 
 def _later(failures: tuple[Failure, ...]) -> str:
     """Return how many items no stage after upscaling could handle, and why the first could not."""
-    count = _counted(len(failures), "item")
+    count = number_of(len(failures), "item")
     return f"{count} could not be scored or exported: {failure_lines(failures)[0]}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Place
 
 MOST_LINES = 200
-"""How many failures of one stage are logged, one line each. The report lists all."""
+"""How many failures of one stage are logged, one line each."""
 
 _SCHEDULER_S = 60.0
 
@@ -97,7 +97,8 @@ class FlowListener(JobListener):
         """Log failures; `before` is how many were logged already."""
         for n, failure in enumerate(failures, before):
             if n == MOST_LINES:
-                self.log("more failures follow; the report lists them", level=logging.WARNING)
+                where = "`upres status --json` lists those of files and tiles"
+                self.log(f"more failures follow; {where}", level=logging.WARNING)
             if n >= MOST_LINES:
                 return
             tile = "" if failure.tile is None else f" tile {failure.tile}"

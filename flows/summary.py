@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from flows.terminal.failures import failure_lines
-from flows.terminal.printing import visible
+from flows.terminal.printing import number_of, visible
 from pipeline.jobs.request import RerunRequest
 from pipeline.reports.night import nights_left
 from pipeline.storage.ledger import REJECTED
@@ -58,24 +58,22 @@ def mending_advice(result: JobResult) -> str:
     files = [failure for failure in result.status.failures if failure.item in rejected]
     return _listed(
         files,
-        f"{_counted(len(files), 'file')} rejected",
+        f"{number_of(len(files), 'file')} rejected",
         "Put a sound file in its place, or remove it from the source. The next run looks again.",
+        elsewhere="upres status --json lists them all",
     ) + _listed(
         result.later_failures,
-        f"{_counted(len(result.later_failures), 'item')} not scored or exported",
+        f"{number_of(len(result.later_failures), 'item')} not scored or exported",
         "Once the reason is gone, the next run does what is missing.",
+        elsewhere="the log has the first of them",
     )
 
 
-def _listed(failures: Sequence[Failure], title: str, advice: str) -> str:
+def _listed(failures: Sequence[Failure], title: str, advice: str, *, elsewhere: str) -> str:
     if not failures:
         return ""
-    lines = [f"- {plain(line)}" for line in failure_lines(failures, lister="the log")]
+    lines = [f"- {plain(line)}" for line in failure_lines(failures, elsewhere=elsewhere)]
     return "\n".join(["", f"## {title}", "", *lines, "", advice, ""])
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def rerun_advice(request: UpscaleRequest, failed: int, *, deployment: str) -> str:
@@ -92,7 +90,7 @@ def rerun_advice(request: UpscaleRequest, failed: int, *, deployment: str) -> st
             file = str(request.clusters.absolute())
             asked |= {"clusters": file}
             words += ["--clusters", file]
-    tiles = _counted(failed, "tile")
+    tiles = number_of(failed, "tile")
     where = (
         f"Open [rerun-failed for this job]({_form_of(deployment, asked)}) and submit the form, or"
         if deployment

@@ -24,8 +24,10 @@ _OF_MANY = "DiskError"
 """Errors that have one cause for all items. They always share a line."""
 
 
-def failure_lines(failures: Sequence[Failure], *, lister: str = "--json") -> list[str]:
-    """Return at most `SHOWN` lines for failures, and one more for the rest, which `lister` lists.
+def failure_lines(
+    failures: Sequence[Failure], *, elsewhere: str = "--json lists them all"
+) -> list[str]:
+    """Return at most `SHOWN` lines for failures, and one more that says where the rest is listed.
 
     Failed tiles come first, then files that should be pictures, and last what is of a kind that
     upres does not read. Where there are more than `SHOWN`, failures for the same reason share a
@@ -38,7 +40,7 @@ def failure_lines(failures: Sequence[Failure], *, lister: str = "--json") -> lis
     if rest:
         kinds = Counter(one.error for one in rest)
         counts = ", ".join(f"{number} {error}" for error, number in kinds.most_common())
-        lines.append(f"and {len(rest)} more ({counts}); {lister} lists them all")
+        lines.append(f"and {len(rest)} more ({counts}); {elsewhere}")
     return lines
 
 

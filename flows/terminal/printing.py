@@ -164,5 +164,5 @@ def _is_utf8(stream: TextIO | None) -> bool:
 
 
 def number_of(count: int, noun: str, plural: str = "") -> str:
-    """Return a count with its noun: 1 picture, 2 pictures, 2 patches."""
-    return f"{count} {noun if count == 1 else plural or f'{noun}s'}"
+    """Return a count with its noun: 1 picture, 2,000 pictures, 2 patches."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

@@ -46,12 +46,14 @@ class Workers:
         """Return the client of the workers; the first time, connect to them.
 
         Raises:
-            UsageError: if they cannot be connected to.
+            UsageError: if they cannot be connected to. What is to be done first may raise errors
+                of its own, and is done again the next time then.
         """
         if self._client is None:
             self._client = self._stack.enter_context(self._opened())
-            for act in self._then:
-                act(self._client)
+        while self._then:
+            self._then[0](self._client)
+            del self._then[0]
         return self._client
 
     def client_if(self, needed: object) -> Client | None:

@@ -78,7 +78,7 @@ class Books:
             return cls(place)
         known, wanted = read_ledger_url(place), absolute_url(asked) if asked else ""
         if known and wanted and without_password(wanted) != known:
-            raise UsageError(f"{place} has its ledger elsewhere; leave --ledger out")
+            raise UsageError(f"{place} has its ledger at {known}; leave --ledger out")
         if not known and not wanted:
             raise UsageError(
                 f"{place} is in a bucket, which cannot hold the ledger of a dataset; name a place "

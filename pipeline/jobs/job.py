@@ -327,4 +327,6 @@ def _check_same(job: Job, *, archive: Place | None, ledger_url: str | None) -> N
             f"{job.folder} upscales the archive {job.source_dir}; give that, or use another folder"
         )
     if ledger_url and ledger_url != job.ledger_url:
-        raise UsageError(f"{job.folder} has its ledger elsewhere; leave --ledger out")
+        raise UsageError(
+            f"{job.folder} has its ledger at {without_password(job.ledger_url)}; leave --ledger out"
+        )

@@ -58,10 +58,7 @@ class SourceFile:
                 listed, or it is a member larger than `max_member_bytes`.
             UnsupportedError: It is of a kind that upres does not read.
         """
-        if self.refused is not None:
-            raise SourceError(f"{self.item}: {self.refused}")
-        if self.unread is not None:
-            raise UnsupportedError(f"{self.item}: {self.unread}")
+        self.check_listed()
         try:
             if is_address(self.address):
                 return self._read_object(place_of(self.address))
@@ -82,6 +79,18 @@ class SourceFile:
                 f"{self.item}: cannot be read from {shown_path(self.address)} ({words}), expected "
                 f"{self.size_bytes} bytes; {remedy}"
             ) from error
+
+    def check_listed(self) -> None:
+        """Refuse what the listing itself says cannot be read, without a look at the file.
+
+        Raises:
+            SourceError: It is refused.
+            UnsupportedError: It is of a kind that upres does not read.
+        """
+        if self.refused is not None:
+            raise SourceError(f"{self.item}: {self.refused}")
+        if self.unread is not None:
+            raise UnsupportedError(f"{self.item}: {self.unread}")
 
     def _read_object(self, place: Place) -> bytes:
         if not isinstance(place, BucketPlace):

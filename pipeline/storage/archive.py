@@ -23,7 +23,7 @@ from pipeline.storage.item_paths import item_path, name_of, outer_items
 from pipeline.storage.item_writing import mend_outer, remove_item, sync_metadata, write_pixels
 from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.stack import Stack
-from pipeline.storage.stack_index import Index, Member, index_of, locate, stack_ids, stamp_of
+from pipeline.storage.stack_index import Index, Member, chunk_stamp, index_of, locate, stack_ids
 from pipeline.storage.stack_kind import STACKS_FOLDER
 from pipeline.storage.stamps import seal_of
 from pipeline.storage.store import BucketPlace
@@ -173,7 +173,7 @@ class Archive:
         return image
 
     def _stacked(self, member: Member) -> StackedImage:
-        stamp = stamp_of(self.path / STACKS_FOLDER, member)
+        stamp = chunk_stamp(self.path / STACKS_FOLDER, member)
         image = self._images(member.stack, member.chunk, stamp).get(member.place)
         if image is None:
             raise ArchiveError(

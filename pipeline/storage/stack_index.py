@@ -19,6 +19,7 @@ from pipeline.storage.chunk_members import (
 )
 from pipeline.storage.disk import scanned
 from pipeline.storage.stack_kind import STACKS_FOLDER, is_stack_id, stack_folder, stack_of
+from pipeline.storage.stamps import stamp_of
 from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
@@ -39,17 +40,16 @@ class Member:
     sha256: str
 
 
-def stamp_of(root: Place, member: Member) -> tuple[int, int] | str:
-    """Return what changes whenever the chunk of a member does."""
+def chunk_stamp(root: Place, member: Member) -> str:
+    """Return what changes whenever the chunk of a member does; "" where it is gone."""
     file = members_file(root / stack_folder(member.stack), member.chunk)
     if isinstance(file, BucketPlace):
         facts = file.facts()
         return "" if facts is None else facts.etag
     try:
-        found = file.stat()
+        return stamp_of(file.stat())
     except FileNotFoundError:
-        return (0, 0)
-    return (found.st_mtime_ns, found.st_ino)
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

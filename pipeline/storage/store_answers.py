@@ -45,7 +45,8 @@ def patience_s() -> float:
         seconds = 0.0
     if not _LEAST_S <= seconds <= _MOST_S:
         raise NoStoreError(
-            f"{PATIENCE} is {text!r}, expected {_LEAST_S:.0f} to {_MOST_S:.0f} seconds"
+            f"{PATIENCE} is {text!r}, expected {_LEAST_S:.0f} to {_MOST_S:.0f} seconds; set it to "
+            f"such a number, or unset it for {_PATIENCE_S:.0f}"
         )
     return seconds
 

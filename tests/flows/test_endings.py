@@ -53,4 +53,4 @@ def test_a_run_that_could_not_export_says_the_first_reason_and_where_the_others_
     ):  # fmt: skip
         result = JobResult(status=status, unscored=failures[:count])
         said = ending_of_job(result, {}, job_dir=Path("job")).trouble
-        assert said == f"{says}; the log lists all"
+        assert said == f"{says}; the log says which"

@@ -39,11 +39,14 @@ def test_what_was_rejected_or_not_exported_is_named_with_its_reason_and_what_to_
     said = mending_advice(JobResult(status=status, exported=exported))
     assert "## 22 files rejected\n\n- 00.png: PictureError: cut \\*a\\*\n- 01.png" in said
     assert said.count("cut ") == 20
-    rest = "- and 2 more \\(2 PictureError\\); the log lists them all"
+    rest = "- and 2 more \\(2 PictureError\\); upres status --json lists them all"
     assert f"{rest}\n\nPut a sound file in its place" in said
     one = "- b\\|0.png: DiskError: it is full \\(and 1 more like this\\)"
     assert f"## 2 items not scored or exported\n\n{one}\n\nOnce the reason is gone" in said
     assert "no memory" not in said
+    unscored = tuple(Failure(f"{n}.png", None, f"Error{n}", "gone") for n in range(21))
+    said = mending_advice(JobResult(status=JobStatus(Path("job"), (), ()), unscored=unscored))
+    assert "- and 1 more \\(1 Error20\\); the log has the first of them" in said
     assert mending_advice(JobResult(status=JobStatus(Path("job"), (), (tile,)))) == ""
 
 

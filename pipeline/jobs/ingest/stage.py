@@ -25,6 +25,7 @@ from pipeline.jobs.ingest.task import (
     ingest_files,
     pack_chunk,
     plan_ingest,
+    refused,
 )
 from pipeline.jobs.ingest.unread import LastReading, objects_of, seals_of
 from pipeline.sources.left_out import LeftOut
@@ -81,15 +82,14 @@ class Comparison:
     unread: Mapping[str, ObjectRow]
     """What was read of those files of `todo` that did not change themselves."""
     clashed: list[ItemRow]
+    refused: list[Ingested]
+    """The outcomes of files that the listing says cannot be read."""
     settled: list[ItemRow]
     """The rows of files that did not change."""
     todo: list[SourceFile]
     """The files that are to be read, or whose items are to be looked at."""
-
-    @property
-    def listed(self) -> set[str]:
-        """Return the items that are at the source, or cannot be looked for."""
-        return {file.item for file in self.files} | _out_of_sight(self.known, self.files)
+    listed: set[str]
+    """The items that are at the source, or cannot be looked for."""
 
 
 def compare(
@@ -122,8 +122,10 @@ def compare(
     members = tidy(archive)
     sound = sound_members(archive, members)
     last = LastReading(known, ledger, sound, archive.path)
+    apart = [file for file in files if file.item not in others]
+    closed = {file.item: one for file in apart if (one := refused(file, sound)) is not None}
     settled, todo, unread = [], [], {}
-    for file, seen, row in last.rows_of(file for file in files if file.item not in others):
+    for file, seen, row in last.rows_of(file for file in apart if file.item not in closed):
         if row is not None:
             settled.append(row)
             continue
@@ -140,8 +142,10 @@ def compare(
         sound,
         unread,
         [_clashed(file, others[file.item]) for file in files if file.item in others],
+        list(closed.values()),
         settled,
         todo,
+        listed,
     )
 
 
@@ -165,6 +169,7 @@ def ingest(
     ledger, known = found.ledger, found.known
     into = _Ingest(found, stop or Stop(), report)
     into.record([*found.clashed, *found.settled])
+    into.take(found.refused)
     if client is not None and found.todo:
         waiting = into.store(found.todo, client)
         alone, chunks = share_out(waiting, found.archive)
@@ -247,13 +252,13 @@ class _Ingest:
             ingested += results
             batch += (one for one in results if not one.waits)
             if len(batch) >= _BATCH:
-                self._take(batch)
+                self.take(batch)
                 batch = []
             self._report(len(self.rows) + len(batch), len(self._found.files))
-        self._take(batch)
+        self.take(batch)
         return ingested
 
-    def _take(self, batch: list[Ingested]) -> None:
+    def take(self, batch: list[Ingested]) -> None:
         """Record what became of some files."""
         self._ledger.put_objects(objects_of(batch, listed_ns=self._found.listed_ns))
         self._ledger.put_seals(seals_of(batch))

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row, small_groups
-from pipeline.errors import ArchiveError, PictureError, SourceError, UnreadableError
+from pipeline.errors import (
+    ArchiveError,
+    PictureError,
+    SourceError,
+    UnreadableError,
+    UnsupportedError,
+)
 from pipeline.jobs.ingest.lr_items import notes_of, with_facts, with_place
 from pipeline.jobs.wear import TRACES_KEY, verdict
 from pipeline.pictures.files import decode_picture
@@ -171,6 +177,21 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
     return done
 
 
+def refused(file: SourceFile, stacked: Mapping[str, Member]) -> Ingested | None:
+    """Return the outcome of a file that the listing says cannot be read, None for all others."""
+    try:
+        file.check_listed()
+    except (SourceError, UnsupportedError) as error:
+        return _rejected(file, ingested_row(file), stacked, error)
+    return None
+
+
+def _rejected(
+    file: SourceFile, row: ItemRow, stacked: Mapping[str, Member], error: BaseException
+) -> Ingested:
+    return Ingested(file, rejected_row(with_place(row, stacked.get(file.item)), error))
+
+
 def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
     row = ingested_row(file)
     try:
@@ -189,7 +210,7 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
         return Ingested(file, row, notes=picture.metadata.notes, seal=archive.seal(file.item))
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
-        return Ingested(file, rejected_row(with_place(row, task.stacked.get(file.item)), error))
+        return _rejected(file, row, task.stacked, error)
 
 
 def _read(file: SourceFile) -> tuple[bytes, ItemRow]:

@@ -60,8 +60,6 @@ class LastReading:
         row = self.known.get(file.item)
         if seen is None or row is None or row.state != INGESTED:
             return None
-        if file.refused is not None or file.unread is not None:
-            return None  # As an earlier upres did not, or did not know.
         same = (seen.etag, seen.size_bytes, seen.sha256) == (
             file.etag,
             file.size_bytes,

@@ -249,7 +249,7 @@ def test_a_ledger_elsewhere_is_kept_and_no_other_accepted(
     assert (tmp_path / "l.db").is_file()
     assert create_job(tmp_path / "job", source="photos", ledger_url="sqlite:///l.db") == job
     assert create_job(tmp_path / "job", source="photos") == job
-    with pytest.raises(UsageError, match="ledger"):
+    with pytest.raises(UsageError, match=f"ledger at sqlite:///{tmp_path}/l.db; leave --ledger"):
         create_job(tmp_path / "job", source="photos", ledger_url="sqlite:////tmp/other.db")
     monkeypatch.chdir("/")
     open_job(tmp_path / "job").open_ledger().close()
@@ -266,6 +266,7 @@ def test_a_password_is_in_no_message_and_for_the_owner_only(
     with pytest.raises(UsageError) as caught:
         create_job(tmp_path / "job", source="photos", ledger_url=url + "x")
     here.close()
+    assert "me@127.0.0.1/db" in str(caught.value)
     assert "s3cret" not in str(caught.value)
     assert (tmp_path / "job" / DESCRIPTION).stat().st_mode & 0o077 == 0
 

@@ -6,9 +6,12 @@ import os
 import shutil
 import time
 from contextlib import closing
+from io import BytesIO
 from typing import TYPE_CHECKING, Protocol
+from zipfile import ZipFile
 
 import pytest
+import tifffile
 
 from pipeline.errors import ClusterError
 from pipeline.jobs import stages
@@ -19,7 +22,7 @@ from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.spec import UpscaleSpec
 from pipeline.jobs.upscale.plan import plan_job
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import INGESTED, LR, SR, Ledger
+from pipeline.storage.ledger import INGESTED, LR, REJECTED, SR, Ledger
 from pipeline.storage.stack_kind import LEAST_MEMBERS
 from pipeline.storage.stamps import is_settled, stamp_of
 
@@ -159,6 +162,35 @@ def test_a_file_that_was_only_touched_is_read_once_and_unchanged(
     assert todo(compared()) == []
 
 
+def test_a_member_that_gets_the_name_of_another_is_read(
+    tmp_path: Path, photo: TakePhoto, ledger: Ledger, client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    made = BytesIO()
+    with ZipFile(made, "w") as packed:
+        for n, name in enumerate(("1.tif", "2.tif")):
+            picture = BytesIO()
+            tifffile.imwrite(picture, photo(30, 30, at=60 * n).transpose(1, 2, 0))
+            packed.writestr(name, picture.getvalue())
+    # The first is called "é" by the one code page, the second by the other.
+    named = made.getvalue().replace(b"1.tif", b"\x82.tif").replace(b"2.tif", b"\xe9.tif")
+    (tmp_path / "in.zip").write_bytes(named)
+    soon = time.time_ns() + 3600 * SECOND
+    monkeypatch.setattr("pipeline.jobs.ingest.stage.time.time_ns", lambda: soon)
+    contents = {}
+    for names in ("cp437", "cp1252", "cp437"):
+        run_ingest(
+            str(tmp_path / "in.zip"),
+            archive_dir=tmp_path / "lr.zarr",
+            ledger=ledger,
+            client=client,
+            names=names,
+        )
+        contents[names] = {row.item: row.sha256 for row in ledger.items(INGESTED)}
+    one, other = contents.values()
+    assert one["é.tif"] == other["‚.tif"] != other["é.tif"] == one["Θ.tif"]
+
+
 def test_a_folder_of_pictures_that_was_moved_changes_the_addresses_alone(
     source: Path, tmp_path: Path, read: Callable[[], None], later: Callable[[], None],
     ledger: Ledger,
@@ -209,6 +241,29 @@ def test_a_listing_without_what_cannot_be_known_again_says_so(
 ) -> None:
     (source / "broken.png").write_bytes(b"not a picture")
     assert "broken.png" in todo(compared())
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_the_listing_says_cannot_be_read_is_rejected_without_a_worker(
+    known: bool, source: Path, read: Callable[[], None], compared: Compare,
+    later: Callable[[], None], ledger: Ledger,
+) -> None:  # fmt: skip
+    later()
+    read()
+    heif = source / ("of stack/03.heic" if known else "new.heic")
+    if known:
+        heif.with_suffix(".png").unlink()
+    heif.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    item = str(heif.relative_to(source))
+    for _ in range(2):
+        found = compared()
+        assert todo(found) == []
+        result = ingest(found, client=None)
+        rejected = {row.item: row for row in result.rows if row.state == REJECTED}
+        assert rejected.keys() == {item}
+        assert {row.error for row in rejected.values()} == {"UnsupportedError"}
+        assert rejected.items() <= {row.item: row for row in ledger.items()}.items()
+        assert result.unread == 0
 
 
 def test_only_times_that_are_over_settle_a_stamp(tmp_path: Path) -> None:
