@@ -105,9 +105,11 @@ def test_files_that_did_not_change_are_not_read_and_their_rows_not_written(
     put = ledger.put_items
     monkeypatch.setattr(Ledger, "put_items", lambda _, rows: put_noted(written, put, rows))
     found = compared()
-    result = ingest(found, client=None)
+    reported: list[tuple[int, int]] = []
+    result = ingest(found, client=None, report=lambda *counted: reported.append(counted))
     assert todo(found) == []
     assert written == []
+    assert reported[-1] == (LEAST_MEMBERS + 1, LEAST_MEMBERS + 1)
     assert sorted(result.rows, key=lambda row: row.item) == before
     assert (result.new, result.changed, result.vanished, result.unread) == (0, 0, 0, 0)
 
