@@ -91,6 +91,18 @@ def opened(address: str) -> Iterator[Callable[[str], Any]]:
         yield evaluate
 
 
+def wait_for(page: Callable[[str], Any], shown: Callable[[], object]) -> None:
+    """Wait until a page shows something; load it again now and then, as a person does."""
+    for _ in range(8):
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
+            if shown():
+                return
+            time.sleep(0.5)
+        page("location.reload()")
+    raise AssertionError(f"the page shows {page('document.body.innerText')!r}")
+
+
 @pytest.mark.parametrize("pages", ["", "/v2"], ids=["older", "newer"])
 def test_the_summary_of_a_failed_night_leads_to_a_form_that_is_filled_in_for_its_job(
     api: str, page: Callable[[str], Any], pages: str
@@ -102,11 +114,11 @@ def test_the_summary_of_a_failed_night_leads_to_a_form_that_is_filled_in_for_its
         (summary,) = [one for one in client.read_artifacts() if str(one.flow_run_id) == run]
     root = api.removesuffix("/api")
     page(f"location.href = '{root}{pages}/artifacts/artifact/{summary.id}'")
-    until(lambda: page("!!document.querySelector('a[href*=\"/run?parameters=\"]')"))
-    until(lambda: f"upres rerun '{JOB}'" in (page("document.body.innerText") or ""))
+    wait_for(page, lambda: page("!!document.querySelector('a[href*=\"/run?parameters=\"]')"))
+    wait_for(page, lambda: f"upres rerun '{JOB}'" in (page("document.body.innerText") or ""))
     page("location.href = document.querySelector('a[href*=\"/run?parameters=\"]').href")
     values = "[...document.querySelectorAll('input, textarea')].map(one => one.value)"
-    until(lambda: JOB in (page(values) or []))
+    wait_for(page, lambda: JOB in (page(values) or []))
     assert "/deployments/deployment/" in page("location.pathname")
     time.sleep(1)  # A form may be filled twice.
     assert JOB in page(values)
