@@ -170,7 +170,8 @@ def ingest(
     into = _Ingest(found, stop or Stop(), report)
     into.record([*found.clashed, *found.settled])
     into.take(found.refused)
-    report(len(into.rows), len(found.files))
+    if not found.todo:
+        report(len(into.rows), len(found.files))
     if client is not None and found.todo:
         waiting = into.store(found.todo, client)
         alone, chunks = share_out(waiting, found.archive)
