@@ -73,12 +73,17 @@ format: $(VENV)/installed ## put the code into shape
 docs-tables: $(VENV)/installed ## write the tables of docs/recipes.md from the code
 	$(BIN)/python -m pipeline.recipes.reference docs/recipes.md
 
+# pip would compile all modules, which takes over a minute. Most are never imported, and others are compiled when they
+# first are. Here it is those that a run, a night and the tests begin with.
+AT_EACH_START := flows.nightly, flows.prepare, flows.train, matplotlib.pyplot, prefect.server.api.server, pytest
+
 # One pip call: two would let the second move the versions that the first chose.
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"upres needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	torch="$$($(BIN)/python .ci/torch-index "$$(sed -n 's/^ *"\(torch[><=].*\)",/\1/p' pyproject.toml)")" && \
-	$(BIN)/pip install --quiet --disable-pip-version-check $$torch -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $$torch -e '.[dev]'
+	PYTHONDONTWRITEBYTECODE= PREFECT_HOME=$(abspath $(VENV)) $(BIN)/python -c 'import $(AT_EACH_START)'
 	touch $@
 
 clean: ## remove what was installed and what the tools left

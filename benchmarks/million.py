@@ -2,7 +2,8 @@
 
 No picture is made: the ledger is filled as runs fill it, and nothing is in the archives. Each step
 is a process of its own, so that its peak memory is known. Costs for each that stay the same from
-the first count to the last are flat.
+the first count to the last are flat. ``--ledger postgresql`` measures on a server that is started
+for this, whose CPU time is shown as well.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import psutil
+import sqlalchemy as sa
 
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import create_job, open_job
@@ -22,6 +26,7 @@ from pipeline.jobs.spec import make_spec
 from pipeline.jobs.upscale.plan import plan_job
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import DONE, FILE_NAME, INGESTED, ItemRow, UnitRow
+from tests.services.databases import postgresql_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,8 +124,36 @@ def step(name: str, folder: Path, count: int, tiles: int, url: str) -> None:
     print(wall, cpu, int(peak.split()[1]) * 1024)
 
 
+class Server:
+    """The PostgreSQL at a URL, where it runs on this machine."""
+
+    def __init__(self, url: str) -> None:
+        self._engine = sa.create_engine(url)
+        folder = Path(self._answer("SHOW data_directory"))
+        pid = int((folder / "postmaster.pid").read_text().split()[0])
+        self._process = psutil.Process(pid)
+
+    def _answer(self, query: str) -> str:
+        with self._engine.connect() as connection:
+            return str(connection.execute(sa.text(query)).scalar())
+
+    def cpu_s(self) -> float:
+        """Return what it and its processes, gone ones too, have computed so far."""
+        times = [one.cpu_times() for one in (self._process, *self._process.children())]
+        gone = self._process.cpu_times()
+        return (
+            sum(one.user + one.system for one in times) + gone.children_user + gone.children_system
+        )
+
+    def size_bytes(self) -> int:
+        """Return how large its database is."""
+        return int(self._answer("SELECT pg_database_size(current_database())"))
+
+
 def measure(count: int, tiles: int, url: str) -> None:
     """Print what each step costs at this number of pictures."""
+    server = Server(url) if url.startswith("postgresql") else None
+    size = server.size_bytes() if server else 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         job = create_job(folder / "job", source=name, ledger_url=url or None)
@@ -131,33 +164,42 @@ def measure(count: int, tiles: int, url: str) -> None:
         for done in STEPS:
             words = [sys.executable, "-m", "benchmarks.million", "--step", done, "--folder", name]
             words += ["--tiles", str(tiles), "--pictures", str(count), "--ledger", url]
+            before = server.cpu_s() if server else 0.0
             told = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout
             wall, cpu, peak = map(float, told.split())
             least = least or peak
             of = count * tiles if done in OF_UNITS else count
+            there = server.cpu_s() - before if server else 0.0
             print(
-                f"  {done}: {wall / of * 1e6:.1f} us each, {cpu / of * 1e6:.1f} us of CPU here, "
-                f"{(peak - least) / 1e6:.0f} MB ({wall:.0f} s)",
+                f"  {done}: {wall / of * 1e6:.1f} us each, {cpu / of * 1e6:.1f} us of CPU here"
+                + (f" and {there / of * 1e6:.1f} us in the server" if server else "")
+                + f", {(peak - least) / 1e6:.0f} MB ({wall:.0f} s)",
                 flush=True,
             )
-        if not url:
+        if server:
+            size = server.size_bytes() - size
+        else:
             size = sum(path.stat().st_size for path in job.folder.glob(f"{FILE_NAME}*"))
-            print(f"  ledger: {size / (count * tiles):.0f} bytes a unit", flush=True)
+        print(f"  ledger: {size / (count * tiles):.0f} bytes a unit", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, nargs="+", default=_COUNTS)
     parser.add_argument("--tiles", type=int, default=10, help="of each picture")
-    parser.add_argument("--ledger", default="", help="URL of a database; SQLite without")
+    parser.add_argument(
+        "--ledger", default="", help="URL of a database, or postgresql; SQLite without"
+    )
     parser.add_argument("--step", choices=STEPS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.step:
         step(asked.step, asked.folder, asked.pictures[0], asked.tiles, asked.ledger)
         return
-    for count in asked.pictures:
-        measure(count, asked.tiles, asked.ledger)
+    private = asked.ledger == "postgresql"
+    with postgresql_server() if private else nullcontext(asked.ledger) as url:
+        for count in asked.pictures:
+            measure(count, asked.tiles, url)
 
 
 if __name__ == "__main__":

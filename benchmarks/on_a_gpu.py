@@ -150,10 +150,11 @@ def engine(session: Session) -> dict[str, Any]:
     lr_px = sum(batch.shape[0] * batch.shape[2] * batch.shape[3] for batch in windows)
     sr_megapixels = sum(p[0].size for p in read) * network.spec.scale**2 / 1e6
     tflops = 2 * _weights(network.network) * lr_px / bare / 1e12
-    peak = _peak(device)
+    precision = resolve_precision("auto", device=device)
+    peak = _peak(device, precision)
     return {
         "device": _called(device),
-        "precision": resolve_precision("auto", device=device),
+        "precision": precision,
         "efficiency": round(bare / whole, 3),
         "engine_mp_s": round(sr_megapixels / whole, 1),
         "network_mp_s": round(sr_megapixels / bare, 1),
@@ -259,12 +260,13 @@ def _weights(network: torch.nn.Module) -> int:
     return sum(p.numel() for p in network.parameters() if p.ndim > 1)
 
 
-def _peak(device: str) -> dict[str, float]:
-    """Return the peak of bf16: by the data sheet where that is known, and of one large product."""
-    name = _called(device)
+def _peak(device: str, precision: str) -> dict[str, float]:
+    """Return the peak of a precision: of one large product, and of bf16 by the data sheet."""
+    name = _called(device) if precision == "bf16" else ""
     sheet = [value for words, value in PEAK_TFLOPS.items() if all(w in name for w in words.split())]
     side = 8192 if device.startswith("cuda") else 1024
-    one = torch.rand(side, side, device=device, dtype=torch.bfloat16)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one = torch.rand(side, side, device=device, dtype=dtype)
     one @ one
     _wait(device)
     began = time.perf_counter()

@@ -14,6 +14,7 @@ from flows.run_listening import FlowListener
 from flows.run_names import name_of_run
 from flows.services.notifications import notified
 from flows.tasks import patient
+from flows.terminal.datasets import NO_PATCH
 from pipeline.compute.submission import Stop
 from pipeline.dataset import run
 from pipeline.dataset.request import PrepareRequest
@@ -50,7 +51,7 @@ def _prepare(request: PrepareRequest) -> Ending:
 def _trouble(result: PrepareResult) -> str:
     status = result.status
     if not result.has_patches:
-        return "no patch was made; prepare other pictures, or loosen what leaves patches out"
+        return NO_PATCH
     if status.complete:
         return ""
     pictures, chunks = status.pictures.items, status.chunks.units

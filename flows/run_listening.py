@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from flows.artifacts import moving
+from flows.job_remarks import JobRemarks
 from flows.run_log import run_logger
 from flows.services.dead_runs import mark_dead_runs_of
 from flows.terminal.printing import visible
 from pipeline.compute.awaiting import await_scheduler
-from pipeline.jobs.listener import JobListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ _SCHEDULER_S = 60.0
 
 
 @dataclass
-class FlowListener(JobListener):
+class FlowListener(JobRemarks):
     """Logs when stages begin and end, and what fails. Each line begins with `about`."""
 
     about: str
@@ -108,11 +108,3 @@ class FlowListener(JobListener):
     def remark(self, line: str) -> None:
         """Log a line."""
         self.log(line)
-
-    def replaces(self, items: int) -> None:
-        """Log that pixels will be replaced."""
-        self.log(f"{items:,} pictures are computed again: model, spec or content changed")
-
-    def reruns(self, units: int, items: int) -> None:
-        """Log what a rerun will compute."""
-        self.log(f"{units:,} tiles of {items:,} items to compute again")

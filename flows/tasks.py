@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pipeline.jobs.export.stage import ExportResult
     from pipeline.jobs.ingest.stage import Ingestion
+    from pipeline.jobs.keep.stage import LetGoResult
     from pipeline.jobs.stages import RunAddress, Stages
     from pipeline.storage.store import Place
 
@@ -128,6 +129,15 @@ def export_pictures(run: RunAddress) -> ExportResult | None:
         if exported is not None:
             listener.failed(tuple(f for f in exported.failures if f.error != "NotDone"))
         return exported
+
+
+@patient
+def let_pixels_go(run: RunAddress) -> LetGoResult:
+    """Delete the pixels that need not be kept; return of how many pictures."""
+    with joined(run) as (stages, listener):
+        let_go = stages.let_go()
+        listener.failed(let_go.failures)
+        return let_go
 
 
 @patient

@@ -19,6 +19,7 @@ from flows.services.notifications import notified
 from flows.tasks import (
     export_pictures,
     ingest_pictures,
+    let_pixels_go,
     listener_of,
     report_job,
     score_tiles,
@@ -56,12 +57,14 @@ def carry_out(request: UpscaleRequest, *, name: str) -> Ending:
         speed = Speed() if stages.stop.requested else upscale_tiles(run)
         scored = score_tiles(run)
         exported = export_pictures(run) if request.export else None
+        let_go = let_pixels_go(run)
         result = JobResult(
             status=stages.run.status(),
             computed_units=speed.units,
             ingestion=ingestion,
             unscored=tuple(Failure(**failure) for failure in scored.document["failures"]),
             exported=exported,
+            let_go=let_go,
             time_is_up=stages.stop.out_of_time,
             unfinished=scored.stopped or (exported is not None and exported.stopped),
         )

@@ -123,12 +123,16 @@ def load(name_or_file: str) -> Model:
 
 def found_from_anywhere(name_or_file: str) -> str:
     """Return what `load` takes in a process that runs in another folder: a file's full path."""
-    named = (
+    return name_or_file if is_name(name_or_file) else str(Path(name_or_file).absolute())
+
+
+def is_name(name_or_file: str) -> bool:
+    """Return whether this names a model: then `load` looks for no file of that name."""
+    return (
         name_or_file in registry.shipped()
         or _strength_of(name_or_file) is not None
         or _baseline_of(name_or_file) is not None
     )
-    return name_or_file if named else str(Path(name_or_file).absolute())
 
 
 def _strength_of(name: str) -> Strength | None:

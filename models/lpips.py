@@ -65,6 +65,27 @@ class Lpips(nn.Module):
         return torch.stack(distances).sum(0)
 
 
+class LpipsLoss(nn.Module):
+    """LPIPS as a loss: the mean distance of a batch.
+
+    Source: Zhang et al., as above, section 4; learned by on VGG16, measured on AlexNet, so that
+    no network is trained on its own score.
+    """
+
+    def __init__(self, lpips: Lpips) -> None:
+        super().__init__()
+        self.lpips = lpips
+
+    def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Return a scalar for two batches ``(n, c, h, w)`` in 0..1, c of 1 or 3.
+
+        Raises:
+            ValueError: as `Lpips.forward`.
+        """
+        distances: Tensor = self.lpips(sr, hr)
+        return distances.mean()
+
+
 def load_lpips(path: Path | str | None, *, net: str = "alex") -> Lpips:
     """Return LPIPS on AlexNet (``alex``) or VGG16 (``vgg``), with the features of a file.
 
@@ -151,7 +172,7 @@ def read_heads(content: bytes) -> list[Tensor]:
 
 
 def _words(stream: io.BytesIO) -> list[str]:
-    """Return all strings in one pickle, and leave the stream behind it."""
+    """Return all strings in one pickle, and leave the stream after it."""
     return [word for _, word, _ in pickletools.genops(stream) if isinstance(word, str)]
 
 

@@ -16,5 +16,8 @@ PREPARE = "prepare"
 MEMORIES = ("auto", "disk", "ram", "gpu")
 """Where patches are kept for reading: `auto` is the fastest of the others that holds them."""
 
+KEEP_ALL, KEEP_SR, KEEP_EXPORT = KEEPS = ("all", "sr", "export")
+"""What remains of a finished picture: all its pixels, those of SR, or its exported file."""
+
 JPEGXL, ZSTD = CODECS = ("jpegxl", "zstd")
 """How the arrays of an archive may be compressed, always without loss."""

@@ -8,6 +8,10 @@ its words are wrong (`UsageError`); anything else is a bug and keeps its traceba
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class UpresError(Exception):
@@ -20,6 +24,10 @@ class UsageError(UpresError, ValueError):
 
 class RecipeError(UsageError):
     """A recipe is unknown, names an unknown key, or a value that cannot be."""
+
+
+class TomlError(UsageError):
+    """A file that a command names is not TOML."""
 
 
 class SourceError(UpresError, OSError):
@@ -76,6 +84,11 @@ class NoLedgerError(LedgerError, UsageError):
 
 class JobBusyError(UpresError, RuntimeError):
     """Another run holds the job."""
+
+    @classmethod
+    def of(cls, what: object, holder: str) -> Self:
+        """Return the error that names what is held, and the process that holds it."""
+        return cls(f"{what} is held by {holder}; wait for it or stop it")
 
 
 class ModelError(UpresError, ValueError):

@@ -15,10 +15,11 @@ import tomllib
 from dataclasses import MISSING, fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.errors import RecipeError
+from pipeline.errors import RecipeError, TomlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
 
 _IN_WORDS = {
     "str": "text",
@@ -30,6 +31,20 @@ _IN_WORDS = {
 }
 
 Recipe = TypeVar("Recipe")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises:
+        TomlError: if it is not one.
+        OSError: if it cannot be read.
+    """
+    try:
+        # Editors of Windows begin a file with a byte-order mark, which TOML does not know.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or 5,000 digits.
+        raise TomlError(f"{path} is not a TOML file: {error}") from error
 
 
 def checked(kind: type[Recipe], given: Mapping[str, Any], settings: Iterable[str]) -> Recipe:
@@ -148,12 +163,17 @@ def _value(text: str, wanted: str) -> Any:
     return text if plain else values["x"]
 
 
+def as_float(value: float, name: str) -> float:
+    """Return a number of TOML, whose integers may have any size; `name` is where it is."""
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise RecipeError(f"{name} is larger than any number of 64 bits") from error
+
+
 def _typed(name: str, value: Any, wanted: str) -> Any:
     if wanted == "float" and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise RecipeError(f"{name} is larger than any number of 64 bits") from error
+        return as_float(value, name)
     if isinstance(value, str) and not value.isprintable() and not is_utf8(value):
         raise RecipeError(f"{name} holds bytes that are not UTF-8, expected text")
     kinds = [kind.split("[")[0] for kind in wanted.split(" | ")]
@@ -212,6 +232,12 @@ def require_least(recipe: Any, name: str, least: float) -> None:
     value = getattr(recipe, name)
     if not least <= value < math.inf:
         raise RecipeError(f"{name} is {value}, expected at least {least}")
+
+
+def require_seed(seed: int) -> None:
+    """Raise RecipeError unless a seed fits into 64 bits with a sign, and is not negative."""
+    if not 0 <= seed < 2**63:
+        raise RecipeError(f"seed is {seed}, expected 0 or more and less than 2**63")
 
 
 def require_one_of(recipe: Any, name: str, known: Sequence[Any]) -> None:

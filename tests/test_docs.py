@@ -14,6 +14,7 @@ import pytest
 from distributed import LocalCluster
 
 from pipeline.storage.store import BucketPlace
+from tests.services.databases import put_new_database
 from tests.services.stores import SeaweedFS, environment
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def test_every_command_of_the_document_does_what_it_says(
     # What a document leaves running ends with it.
     ends = "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT"
     script = "\n".join(["set -euo pipefail", ends, *commands(document)])
+    put_new_database(tmp_path / "home" / "prefect")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(probe.getsockname()[1])}

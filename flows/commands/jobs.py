@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from flows.terminal import options
+from pipeline.constants import KEEPS
 from pipeline.jobs.request import IngestRequest, RerunRequest, UpscaleRequest
 from pipeline.storage.store import check_stores
 
@@ -62,6 +63,7 @@ def ingest(as_json: bool, **asked: Any) -> None:
 )
 @options.format_option
 @options.replacing_options
+@options.asked(UpscaleRequest, "keep", "--keep", type=click.Choice(KEEPS))
 @options.codec_option
 @options.asked(UpscaleRequest, "ledger", "--ledger", metavar="URL")
 @options.asked(UpscaleRequest, "until", "--until", metavar="TIME")
@@ -116,14 +118,17 @@ def _end_with_job(job_dir: Place, *, list_items: bool, show_disk: bool, as_json:
     from pipeline.compute.status import read_status
     from pipeline.jobs.disk_use import disk_use
     from pipeline.jobs.job import open_job
+    from pipeline.storage.ledger import LR, SR
 
     job = open_job(job_dir)
     with closing(job.open_ledger_to_read()) as ledger:
         found, runs = read_status(job.folder, ledger), ledger.runs()
         chosen = _chosen_models(ledger) if list_items else {}
         disk = disk_use(job, ledger) if show_disk else None
+        gone = ledger.count_let_go()
     if as_json:
         document = job_results.status_document(found, runs, chosen, list_items=list_items)
+        document["let_go"] = {archive: gone.get(archive, 0) for archive in (LR, SR)}
         if disk is not None:
             document["disk"] = disk.to_json()
         options.print_json(document)
@@ -131,6 +136,7 @@ def _end_with_job(job_dir: Place, *, list_items: bool, show_disk: bool, as_json:
         if list_items:
             job_results.print_items(found, chosen)
         job_results.print_counts(found)
+        job_results.print_let_go(gone)
         if disk is not None:
             job_results.print_disk(disk)
         job_results.print_what_is_wrong(found)

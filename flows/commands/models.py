@@ -42,7 +42,13 @@ def models(name: str | None, as_json: bool) -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the page to this file.  [default: PICTURE.try.html in the current folder]",
 )
-@click.option("--scale", type=click.IntRange(2, 4), default=4, show_default=True)
+@click.option(
+    "--scale",
+    type=click.IntRange(2, 4),
+    default=4,
+    show_default=True,
+    help="Compare the models of this scale.",
+)
 @click.option(
     "--model",
     "models",

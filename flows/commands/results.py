@@ -109,7 +109,7 @@ def export(
     The files are written below DIR, in the same folders as their sources, with their metadata and
     modification times. Files of this job that are up to date are not written again. A file that
     this job did not write is only replaced with --overwrite. Pictures with failed or pending tiles
-    are listed and not written. Of a DATASET, each patch becomes PNG files below DIR/SPLIT/hr and
+    are listed and not written. For a DATASET, each patch becomes PNG files below DIR/SPLIT/hr and
     DIR/SPLIT/lr_NAME, for other trainers.
     """
     from pipeline.storage.dataset import is_dataset
@@ -134,7 +134,8 @@ def _export_job(
         print_export(exported, request.out_dir)
         if exported.notes:
             print_notes(exported.notes, f"`upres status {job_dir} --items`")
-    _end(document, exported.failures, stopped=exported.stopped, as_json=as_json)
+    incomplete = bool(exported.failures or exported.let_go)
+    _end(document, exported.failures, incomplete, stopped=exported.stopped, as_json=as_json)
 
 
 def _export_dataset(
@@ -161,11 +162,17 @@ def _export_dataset(
         written = number_of(exported.written, "patch", "patches")
         click.echo(f"{written} written below {visible(str(out_dir))}")
     document = {"job": str(dataset_dir), "dir": str(out_dir), "written": exported.written}
-    _end(document, exported.failures, stopped=stop.requested, as_json=as_json)
+    incomplete = bool(exported.failures)
+    _end(document, exported.failures, incomplete, stopped=stop.requested, as_json=as_json)
 
 
 def _end(
-    document: dict[str, Any], failures: Sequence[Failure], *, stopped: bool, as_json: bool
+    document: dict[str, Any],
+    failures: Sequence[Failure],
+    incomplete: bool,
+    *,
+    stopped: bool,
+    as_json: bool,
 ) -> NoReturn:
     from flows.terminal.failures import print_failures
     from flows.terminal.job_results import exit_code
@@ -174,4 +181,4 @@ def _end(
         options.print_json({**document, "failures": [asdict(failure) for failure in failures]})
     else:
         print_failures(failures)
-    sys.exit(exit_code(failed=bool(failures), stopped=stopped))
+    sys.exit(exit_code(failed=incomplete, stopped=stopped))

@@ -37,7 +37,7 @@ _PORT = 4200
     default=_PORT,
     show_default=True,
     envvar="UPRES_PORT",
-    help="Where the pages of Prefect's server are, on 127.0.0.1 alone.",
+    help="Port of the Prefect server's pages, on 127.0.0.1 only.",
 )
 @click.option(
     "--nights",
@@ -48,10 +48,11 @@ _PORT = 4200
 )
 @options.reported_with(again="`upres serve`")
 def serve(job_config: Path | None, port: int, nights: int | None) -> None:
-    """Carry out what is scheduled, for as long as this command runs.
+    """Run what is scheduled, for as long as this command runs.
 
-    A Prefect server is started for it, whose database stays in UPRES_HOME (~/.local/share/upres);
-    if PREFECT_API_URL is set, that server is used. All flows can be started from its pages.
+    It starts a Prefect server, whose database is kept in UPRES_HOME (~/.local/share/upres). If
+    PREFECT_API_URL is set, it uses that server instead. All flows can be started from the pages of
+    the server.
     """
     from flows.services.server import home, password_file, serving_server
     from flows.terminal.printing import number_of
@@ -98,7 +99,7 @@ def serve(job_config: Path | None, port: int, nights: int | None) -> None:
 @click.argument("job_dir", metavar="JOB]", required=False, type=click.Path(path_type=Path))
 @click.option("--at", metavar="TIME", help="When to begin every night, such as 02:00.")
 @click.option("--list", "listed", is_flag=True, help="List the scheduled jobs.")
-@click.option("--remove", metavar="NAME", help="Schedule a job no more; its folder stays.")
+@click.option("--remove", metavar="NAME", help="Remove a job from the schedule; its folder stays.")
 @options.json_option
 @options.reported
 def schedule(
@@ -112,9 +113,9 @@ def schedule(
 ) -> None:
     """Upscale SRC into JOB every night, while `upres serve` runs.
 
-    Nothing runs before `upres serve` is started, but jobs can be scheduled before, which takes up
-    to a minute then. Scheduling the same JOB again changes it. The other options are those of
-    `upres upscale`.
+    Nothing runs until `upres serve` is started. Jobs can be scheduled before that; it then takes up
+    to a minute. Repeat the command with the same JOB to change its schedule. The other options are
+    those of `upres upscale`.
     """
     from pipeline.errors import UsageError
 
@@ -169,19 +170,19 @@ schedule.params[-1:-1] = [
     type=click.Choice(["auto", "slack", "json"]),
     default="auto",
     show_default=True,
-    help="What a webhook gets; auto is that of Slack where the webhook is Slack's.",
+    help="Format of what a webhook gets; auto is slack for webhooks of Slack, otherwise json.",
 )
-@click.option("--list", "listed", is_flag=True, help="List what is set up.")
-@click.option("--remove", metavar="NAME", help="Send this one no more.")
+@click.option("--list", "listed", is_flag=True, help="List the notifications.")
+@click.option("--remove", metavar="NAME", help="Remove a notification.")
 @options.json_option
 @options.reported
 def notify(
     words: str | None, to: str | None, body: str, listed: bool, remove: str | None, as_json: bool
 ) -> None:
-    """Let somebody hear when runs end: by a webhook, or by e-mail.
+    """Send a webhook or an e-mail when runs end.
 
-    A run with failed tiles is one that failed. The address is kept by the Prefect server, and is
-    never shown or logged. Repeating the command with the same address changes what it is sent for.
+    A run with failed tiles counts as failed. The Prefect server keeps the address, which is never
+    shown or logged. Repeat the command with the same address to change which runs it is used for.
     """
     from flows.services.notification import Notification
     from pipeline.errors import UsageError
@@ -239,13 +240,12 @@ def _read(file: Path) -> list[ScheduledJob]:
 
 
 def _add(request: UpscaleRequest, at: str, *, as_json: bool) -> None:
-    from flows.services.scheduling import ScheduledJob, check_at, placed, zone_name
+    from flows.services.scheduling import scheduled
 
-    at, zone = check_at(at), zone_name(request.timezone)
-    request = _in_zone(placed(request, Path.cwd()), zone)
-    _check(request, at)
+    job = scheduled(request, at=at, timezone=request.timezone, folder=Path.cwd())
+    _check(job.request, job.at)
     with _server() as server:
-        listed = _scheduled(ScheduledJob(request=request, at=at, timezone=zone), server)
+        listed = _scheduled(job, server)
         if as_json:
             options.print_json(listed.to_json())
             return
@@ -287,12 +287,6 @@ def _check(request: UpscaleRequest, at: str) -> None:
         if not configured():
             raise
         _say(f"upres: {error}; it has to be there on the machine whose worker runs the job")
-
-
-def _in_zone(request: UpscaleRequest, zone: str) -> UpscaleRequest:
-    from dataclasses import replace
-
-    return replace(request, timezone=zone if request.until else "")
 
 
 def _list_or_remove(name: str | None, *, as_json: bool) -> None:

@@ -234,7 +234,7 @@ def main() -> None:
     """Mark the runs that are dead, before the only worker of the pool is started."""
     with get_client(sync_client=True) as client:
         for name in mark_dead_runs(client, alone=True):
-            sys.stderr.write(f"run {name} had lost its process, now marked crashed\n")
+            sys.stderr.write(f"run {name} had lost its process, now marked as crashed\n")
 
 
 if __name__ == "__main__":

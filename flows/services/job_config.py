@@ -7,26 +7,20 @@ are below the folder that the file is in.
 from __future__ import annotations
 
 import datetime
-import tomllib
-from dataclasses import fields, replace
+from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from flows.services.scheduling import (
-    ScheduledJob,
-    check_at,
-    check_job,
-    check_writable,
-    placed,
-    zone_name,
-)
+from flows.services.scheduling import ScheduledJob, check_job, check_writable, scheduled
 from pipeline.errors import ModelError, NoSourceError, UsageError
 from pipeline.jobs.request import UpscaleRequest
 from pipeline.storage.store import BucketPlace, place_of
+from pipeline.tables import read_toml
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _AT = "at"
 _KINDS: dict[type, tuple[type, ...]] = {float: (int, float), Path: (str,)}
@@ -45,11 +39,7 @@ def read_jobs(file: Path, *, warn: Callable[[str], None]) -> list[ScheduledJob]:
     Raises:
         UsageError: if the file is not TOML, or a table asks for what cannot be; in one line.
     """
-    try:
-        tables = tomllib.loads(file.read_text("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} is not TOML: {error}") from error
-    jobs = [_job(file, name, table, warn) for name, table in tables.items()]
+    jobs = [_job(file, name, table, warn) for name, table in read_toml(file).items()]
     places = [job.request.job_dir.resolve() for job in jobs]
     for n, place in enumerate(places):
         if place in places[:n]:
@@ -82,18 +72,22 @@ def _job(file: Path, name: str, table: Any, warn: Callable[[str], None]) -> Sche
 def _checked(
     name: str, asked: dict[str, Any], folder: Path, warn: Callable[[str], None]
 ) -> ScheduledJob:
-    at, zone = check_at(asked.pop(_AT)), zone_name(asked.pop("timezone", ""))
-    request = placed(UpscaleRequest(**asked), folder)
-    request = replace(request, timezone=zone if request.until else "")
+    at, timezone = asked.pop(_AT), asked.pop("timezone", "")
+    job = scheduled(UpscaleRequest(**asked), at=at, timezone=timezone, folder=folder, name=name)
+    with _warned_of(NoSourceError, warn):
+        check_job(job.request, job.at)
+    with _warned_of(UsageError, warn):
+        check_writable(job.request)
+    return job
+
+
+@contextmanager
+def _warned_of(error: type[Exception], warn: Callable[[str], None]) -> Iterator[None]:
+    """Make a warning of an error that may be gone by the time the job runs."""
     try:
-        check_job(request, at)
-    except NoSourceError as error:
-        warn(f"is scheduled, but at the moment {error}")
-    try:
-        check_writable(request)
-    except UsageError as error:
-        warn(f"is scheduled, but at the moment {error}")
-    return ScheduledJob(request=request, at=at, timezone=zone, name=name)
+        yield
+    except error as passing:
+        warn(f"is scheduled, but at the moment {passing}")
 
 
 def _value(where: str, value: Any, kind: Any) -> Any:

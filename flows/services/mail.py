@@ -53,7 +53,9 @@ def logged_in(url: SplitResult, *, timeout_s: float = TIMEOUT_S) -> Iterator[smt
             yield server
     except (OSError, UnicodeError, smtplib.SMTPException) as error:
         # What a server answers may repeat what it was sent: the cause is not kept.
-        raise MailError(f"{url.scheme}://{url.hostname} takes no mail: {_why(error)}") from None
+        raise MailError(
+            f"{url.scheme}://{url.hostname} does not accept mail: {_why(error)}"
+        ) from None
 
 
 def _connected(url: SplitResult, timeout_s: float) -> smtplib.SMTP:

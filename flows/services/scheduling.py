@@ -16,6 +16,7 @@ from flows.services.server import configured
 from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
 from pipeline.jobs.job import check_folder
+from pipeline.sources.listing import EMPTY_SOURCE
 from pipeline.storage.ledger.connections import check_place, parse_url
 from pipeline.storage.places import lineage
 from pipeline.storage.store import Place, place_of
@@ -84,7 +85,7 @@ def check_job(request: UpscaleRequest, at: str) -> None:
         NoSourceError: if there is nothing at the source at the moment; all else is right then.
     """
     if not request.src:
-        raise UsageError("the source is empty, expected a file, folder or glob")
+        raise UsageError(EMPTY_SOURCE)
     for place in (request.src, request.job_dir, request.reference or "", request.export_dir or ""):
         _check_text(str(place))
     for name, value in _not_default(request).items():
@@ -177,9 +178,21 @@ def zone_name(timezone: str) -> str:
     return own
 
 
+def scheduled(
+    request: UpscaleRequest, *, at: str, timezone: str, folder: Path, name: str = ""
+) -> ScheduledJob:
+    """Return the job that a request asks for; its relative places are below `folder`.
+
+    Raises:
+        UsageError: if `at` is not a time of the day, or there is no such time zone.
+    """
+    at, zone = check_at(at), zone_name(timezone)
+    request = replace(placed(request, folder), timezone=zone if request.until else "")
+    return ScheduledJob(request=request, at=at, timezone=zone, name=name)
+
+
 def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
     """Return a request whose places are absolute; relative ones are below `folder`."""
-    model = folder / request.model
     ledger = request.ledger
     if ledger and re.match("sqlite:///[^/]", ledger):
         ledger = f"sqlite:///{_absolute(folder, ledger.removeprefix('sqlite:///'))}"
@@ -189,10 +202,20 @@ def placed(request: UpscaleRequest, folder: Path) -> UpscaleRequest:
         job_dir=place_of(_absolute(folder, request.job_dir)),
         reference=request.reference and _absolute(folder, request.reference),
         export_dir=request.export_dir and place_of(_absolute(folder, request.export_dir)),
-        model=_absolute(folder, request.model) if model.is_file() else request.model,
+        model=_model(folder, request.model),
         clusters=request.clusters and Path(_absolute(folder, request.clusters)),
         ledger=ledger,
     )
+
+
+def _model(folder: Path, model: str) -> str:
+    """Return what names the same model in any folder. A name goes before a file, as in `load`."""
+    if not (folder / model).is_file():
+        return model
+    from models.checkpoint import is_name
+    from pipeline.jobs.choice import is_auto
+
+    return model if is_auto(model) or is_name(model) else _absolute(folder, model)
 
 
 def _check_text(place: str) -> None:

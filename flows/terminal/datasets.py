@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.reports.patch_preview import PreviewResult
 
 _INTERRUPTED = "interrupted; repeat the command to continue"
-_NO_PATCH = "no patch was made; prepare other pictures, or loosen what leaves patches out"
+NO_PATCH = "no patch was made; prepare other pictures, or loosen what leaves patches out"
 
 
 def status_document(status: DatasetStatus, *, list_items: bool) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def result_text(result: PrepareResult) -> str:
     if result.interrupted:
         lines.append(_INTERRUPTED)
     elif not result.has_patches:
-        lines.append(_NO_PATCH)
+        lines.append(NO_PATCH)
     return "\n".join(lines)
 
 

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
+from flows.job_remarks import JobRemarks
 from flows.terminal import options
 from flows.terminal.listening import Terminal
-from flows.terminal.printing import number_of
 from flows.terminal.progress import tiles
-from pipeline.jobs.listener import JobListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,25 +17,12 @@ if TYPE_CHECKING:
     from pipeline.jobs.upscale.stage import UpscaleProgress
 
 
-class JobTerminal(Terminal, JobListener):
+class JobTerminal(Terminal, JobRemarks):
     """Shows on stderr how far a run is."""
 
     def upscaling(self) -> AbstractContextManager[Callable[[UpscaleProgress], None]]:
         """Show tiles and megapixels."""
         return tiles()
-
-    def replaces(self, items: int) -> None:
-        """Warn that pixels will be replaced."""
-        click.echo(
-            f"will recompute {number_of(items, 'picture')}: model, spec or content changed",
-            err=True,
-        )
-
-    def reruns(self, units: int, items: int) -> None:
-        """Say what a rerun will compute."""
-        click.echo(
-            f"{number_of(units, 'tile')} of {number_of(items, 'item')} to compute again", err=True
-        )
 
 
 class CommandTerminal(JobTerminal):

@@ -28,6 +28,8 @@ def end_with(result: JobResult, *, as_json: bool) -> None:
         options.print_json(result.to_json())
     else:
         print_counts(result.status, computed_units=result.computed_units)
+        if result.let_go is not None and result.let_go.items:
+            click.echo(f"{number_of(result.let_go.items, 'picture')} let go in this run")
         remarks = () if result.ingestion is None else result.ingestion.remarks
         print_what_is_wrong(result.status, more=result.later_failures, remarks=remarks)
         if result.out_of_time:
@@ -99,6 +101,13 @@ def print_counts(status: JobStatus, *, computed_units: int = 0) -> None:
             click.echo(f"{name:6} {counts}")
     if computed_units:
         click.echo(f"{number_of(computed_units, 'tile')} computed in this run")
+
+
+def print_let_go(gone: Mapping[str, int]) -> None:
+    """Print of how many pictures which pixels were let go (``--keep``), where there are any."""
+    parts = [f"{archive.upper()} of {number_of(n, 'picture')}" for archive, n in gone.items()]
+    if parts:
+        click.echo(f"{'let go':6} {', '.join(parts)}")
 
 
 def print_disk(disk: DiskUse) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 # First, as it says in one line what is wrong with Dask's configuration.
 from pipeline.compute.local_cluster import (  # isort: skip
     THREADS_VARIABLE,
+    closed_at_end,
     garbage_kept,
     key_of,
     known_by,
@@ -25,15 +26,12 @@ from pipeline.compute.local_cluster import (  # isort: skip
 from distributed import Client as Client  # named so that other modules need no import of theirs
 
 from pipeline.compute.agreement import agree
-from pipeline.compute.clusters.description import Kubernetes, Queue, Scheduler, Ssh
-from pipeline.compute.clusters.security import security_of
 from pipeline.compute.machine import cores, memory_bytes
 from pipeline.compute.metrics import show_figures
 from pipeline.errors import ClusterError, UpresError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
 
     from distributed import Security
 
@@ -63,8 +61,8 @@ class ClusterSettings:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"--workers is {self.workers}, expected at least 1")
-        has_own = self.address != "local" and not isinstance(self.named, Queue | Kubernetes)
-        if has_own and self.workers is not None:
+        counted = self.address == "local" if self.named is None else self.named.COUNTED
+        if self.workers is not None and not counted:
             raise UsageError(
                 f"--workers {self.workers} goes with a local cluster; {self.address} has its own"
             )
@@ -78,9 +76,9 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         UsageError: if no scheduler answers at the address, or it has no workers.
     """
     if settings.named is not None:
-        opened = _named(settings.named, settings.workers)
+        opened = settings.named.opened(settings.workers)
     else:
-        opened = _local(settings) if settings.address == "local" else _remote(settings.address)
+        opened = _local(settings) if settings.address == "local" else at_address(settings.address)
     with opened as client:
         if settings.address != "local":
             agree(client)
@@ -96,7 +94,7 @@ def join(address: str) -> Iterator[Client]:
     """
     with ExitStack() as opened:
         try:
-            client = opened.enter_context(_remote(address))
+            client = opened.enter_context(at_address(address))
         except UsageError as error:
             # The address was right when the run began.
             raise ClusterError(str(error)) from error
@@ -141,33 +139,20 @@ def _local(settings: ClusterSettings) -> Iterator[Client]:
         yield client
 
 
-def _named(description: Description, workers: int | None) -> AbstractContextManager[Client]:
-    """Return what opens a cluster of the kind that is described."""
-    if isinstance(description, Queue):
-        from pipeline.compute.clusters.queue import open_queue
-
-        return open_queue(description, workers=workers)
-    if isinstance(description, Kubernetes):
-        from pipeline.compute.clusters.kubernetes import open_kubernetes
-
-        return open_kubernetes(description, workers=workers)
-    if isinstance(description, Ssh):
-        from pipeline.compute.clusters.ssh import open_ssh
-
-        return open_ssh(description)
-    if isinstance(description, Scheduler):
-        return _remote(description.address, security_of(description))
-    raise description.wrong(f"kind {description.KIND} cannot be opened")
-
-
 @contextmanager
-def _remote(address: str, security: Security | None = None) -> Iterator[Client]:
+def at_address(address: str, security: Security | None = None) -> Iterator[Client]:
+    """Yield a client of the scheduler at an address, once it has a worker.
+
+    Raises:
+        UsageError: if none answers there, or it has no workers.
+        ClusterError: if it is gone later.
+    """
     try:
         with garbage_kept():
             client = Client(address, timeout=f"{_CONNECT_S}s", security=security or key_of(address))
     except Exception as error:
         raise _why_no_client(error, address, security) from error
-    with client:
+    with closed_at_end(client):
         _await_worker(client, address)
         try:
             show_figures(client)

@@ -87,6 +87,21 @@ class Inference:
             depth_px = 0  # It reads no pixel but its own.
         return cls(ready, scale, channels, where, precision, learned, depth_px)
 
+    @classmethod
+    def of_model(
+        cls, model: checkpoint.Model, *, precision: str, device: str = "cpu", backend: str = TORCH
+    ) -> Inference:
+        """Make a model ready to be run, as `of` does its network."""
+        spec = model.spec
+        return cls.of(
+            model.network,
+            scale=spec.scale,
+            channels=spec.channels,
+            precision=precision,
+            device=device,
+            backend=backend,
+        )
+
     def context(self, height: int, width: int) -> Context:
         """Return the mirrored pixels that a picture of this size needs around it."""
         return Context.of(height, width) if self.learned else Context()

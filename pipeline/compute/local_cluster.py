@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compute.fork_server import starting_method
 from pipeline.compute.machine import cores, memory_bytes
 from pipeline.errors import ClusterError
+from pipeline.storage.spool import LARGE_BYTES
 
 try:
     # Both read Dask's configuration when they are imported.
@@ -41,13 +42,18 @@ except Exception as error:
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+logger = logging.getLogger(__name__)
+
 THREADS_VARIABLE = "UPRES_WORKER_THREADS"
 """Variable of the environment that says how many threads a worker may use."""
 
 _GPU_TASKS = 6
 _MOST_WORKERS = 8
-_WORKER_BYTES = 768 * 2**20
-"""What a worker fills with a network and a few tiles; less of it ends in dead workers."""
+_WORKER_BYTES = 768 * 2**20 + LARGE_BYTES
+"""What a worker fills with a network, a few tiles and the pictures that it holds decoded.
+
+Less of it ends in dead workers.
+"""
 
 _LOOPBACK = "127.0.0.1"
 _FILES, _FILES_A_WORKER = 40, 8
@@ -108,6 +114,24 @@ def garbage_kept() -> Iterator[None]:
 
 
 @contextmanager
+def closed_at_end(client: Client) -> Iterator[Client]:
+    """Yield a client, and close it at the end of the block, whatever became of its scheduler.
+
+    A client whose scheduler died while the two shook hands raises that once more when it is closed.
+    Nothing depends on it by then, and what was raised in the block says what happened.
+    """
+    try:
+        yield client
+    finally:
+        try:
+            client.close()
+        except Exception as error:
+            logger.warning("a connection to a Dask scheduler could not be closed: %s", error)
+            # Otherwise it would be tried once more when the client is collected.
+            client.status = "closed"
+
+
+@contextmanager
 def local_workers(
     count: int, *, threads: int, memory_bytes: int, environment: Mapping[str, str]
 ) -> Iterator[Client]:
@@ -133,7 +157,7 @@ def local_workers(
             )
         with (
             cluster,
-            _client_of(cluster, security) as client,
+            closed_at_end(_client_of(cluster, security)) as client,
             known_by(cluster.scheduler_address, security),
         ):
             yield client

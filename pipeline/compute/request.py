@@ -23,12 +23,12 @@ class WorkersRequest:
         "cluster.",
     )
     clusters: Path | None = optional(  # noqa: RUF009 - it is a field.
-        None, "TOML file that names clusters.  [default: ~/.config/upres/clusters.toml]"
+        None, "TOML file that describes clusters by name.  [default: ~/.config/upres/clusters.toml]"
     )
     workers: int | None = optional(
         None,
-        "Worker processes of a local cluster or a queue.  [default: one per core, at most 8; of a "
-        "queue, as its description says]",
+        "Worker processes to start on this machine or by a queue.  [default: one per core, at "
+        "most 8; by a queue, as many as its description says]",
     )
 
     def cluster_settings(self, *, device: str | None = None) -> ClusterSettings:

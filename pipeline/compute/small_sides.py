@@ -23,7 +23,7 @@ Less than the least tile, so that a small side is never cut into tiles.
 """
 
 CONTEXT_PX = 8
-"""How many mirrored pixels it gets in front and behind; more of them change next to nothing."""
+"""How many mirrored pixels it gets on each end; more of them change next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ A run that finds nothing to compute starts no cluster, and asks no queue for one
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 from pipeline.compute.cluster import address_of, dashboard_of
@@ -27,6 +27,11 @@ class Workers:
         self._stack = ExitStack()
         self._client: Client | None = None
         self._then: list[Callable[[Client], object]] = []
+
+    @classmethod
+    def of(cls, client: Client) -> Self:
+        """Return the workers of a client that others opened, and close."""
+        return cls(lambda: nullcontext(client))
 
     def __enter__(self) -> Self:
         """Return this, not connected yet."""

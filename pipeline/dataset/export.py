@@ -22,7 +22,7 @@ from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.listener import Listener
 from pipeline.compute.outcomes import Failure
 from pipeline.compute.submission import Stop, submit_windowed
-from pipeline.dataset.ledgers import Books
+from pipeline.dataset.ledgers import LedgerPlace
 from pipeline.errors import OccupiedError, UpresError, UsageError
 from pipeline.pictures.files import encode_picture
 from pipeline.pictures.metadata.metadata import Metadata
@@ -57,7 +57,7 @@ _OURS = re.compile(r"\d{8,}\.png|\.[0-9a-f]{32}\.partial")
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkTask:
+class ExportChunkTask:
     """One chunk of a dataset to write as files below `out_dir`."""
 
     dataset_dir: Place
@@ -113,7 +113,7 @@ def export_dataset(
         JobBusyError: if the dataset is being prepared.
     """
     with (
-        Books.of(folder).hold_to_read("upres export"),
+        LedgerPlace.of(folder).hold_to_read("upres export"),
         connect(cluster) as client,
         (listener or Listener()).counting("export", "patches") as count,
     ):
@@ -156,7 +156,7 @@ def run_dataset_export(
     write_atomic(out_dir / STATISTICS, _statistics(dataset))
     (out_dir / MANIFEST).unlink(missing_ok=True)
     here, there = dataset_dir.absolute(), out_dir.absolute()
-    tasks = [ChunkTask(here, there, n, overwrite) for n in range(dataset.chunks)]
+    tasks = [ExportChunkTask(here, there, n, overwrite) for n in range(dataset.chunks)]
     rows: list[NDArray[np.int64]] = [np.array([], dtype=np.int64)]
     occupied: set[int] = set()
     failures: list[Failure] = []
@@ -186,7 +186,7 @@ def _make_folders(out_dir: Path, allowed: int) -> None:
             close_to(out_dir / split, allowed)
 
 
-def export_chunk(task: ChunkTask) -> ChunkFiles:
+def export_chunk(task: ExportChunkTask) -> ChunkFiles:
     """Write the patches of a chunk that are made; a file that fails does not stop the others.
 
     Raises:
@@ -214,7 +214,7 @@ def _not_made(chunk: int, patches: int) -> tuple[Failure, ...]:
 
 
 def _write_all(
-    task: ChunkTask,
+    task: ExportChunkTask,
     rows: NDArray[np.int64],
     splits: NDArray[np.uint8],
     pixels: Mapping[str, NDArray[np.uint8]],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import LedgerError, UsageError
 from pipeline.storage.dataset.remembered import read_ledger_url, write_ledger_url
 from pipeline.storage.ledger import Ledger, absolute_url, without_password
+from pipeline.storage.ledger.messages import is_elsewhere, not_in_bucket
 from pipeline.storage.locks import (
     hold,
     hold_by_ledger,
@@ -54,14 +55,14 @@ def dataset_place(dataset: Place) -> Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Books:
+class LedgerPlace:
     """Where lock and ledgers of one dataset are: by the URL, or beside it where that is empty."""
 
     dataset: Place
     url: str = ""
 
     @classmethod
-    def of(cls, dataset: Place, *, asked: str | None = None) -> Books:
+    def of(cls, dataset: Place, *, asked: str | None = None) -> LedgerPlace:
         """Return those of a dataset; of one in a bucket as it remembers them, or as is asked.
 
         Raises:
@@ -78,12 +79,9 @@ class Books:
             return cls(place)
         known, wanted = read_ledger_url(place), absolute_url(asked) if asked else ""
         if known and wanted and without_password(wanted) != known:
-            raise UsageError(f"{place} has its ledger at {known}; leave --ledger out")
+            raise is_elsewhere(place, known)
         if not known and not wanted:
-            raise UsageError(
-                f"{place} is in a bucket, which cannot hold the ledger of a dataset; name a place "
-                "for it with --ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:////PATH"
-            )
+            raise not_in_bucket(place)
         return cls(place, wanted or known)
 
     def remember(self) -> None:

@@ -185,7 +185,7 @@ def _grouped(batches: Iterator[list[int]], size: int) -> Iterator[_Group]:
 
 
 def _with_coming(groups: Iterator[_Group], ahead: int) -> Iterator[tuple[_Group, list[int]]]:
-    """Yield each group with the indices of the one that is so many places behind it, if any."""
+    """Yield each group with the indices of the one that is so many places after it, if any."""
     coming: deque[_Group] = deque()
     for group in groups:
         coming.append(group)

@@ -4,7 +4,7 @@ First a survey: every picture is read, and says which patches it gives. From tha
 order of the items, which rows of the dataset they get: manifests, one a chunk, which are the plan.
 Then the chunks are made, whole and alone. The work of both is in `pipeline.dataset.worker`.
 
-What was placed stays where it is: new and changed pictures get chunks behind the others, and the
+What was placed stays where it is: new and changed pictures get chunks after the others, and the
 rows that a changed picture had are left empty.
 """
 
@@ -29,7 +29,7 @@ from pipeline.dataset.licences import licence_of
 from pipeline.dataset.placement import Placed, Placement, cut_of, distinct, manifests
 from pipeline.dataset.splits import assign_splits
 from pipeline.dataset.worker import (
-    ChunkTask,
+    PrepareTask,
     Surveyed,
     SurveyTask,
     chunk_name,
@@ -309,14 +309,14 @@ class Preparation:
 
     def _tasks(
         self, due: Mapping[int, str], originals: Mapping[str, Original]
-    ) -> Iterator[ChunkTask]:
+    ) -> Iterator[PrepareTask]:
         # Neighbours share pictures, so a worker gets some together, but no worker goes without.
         many = max(1, min(_CHUNKS_A_TASK, len(due) // (4 * workers_of(self._client))))
         numbers = sorted(due)
         for start in range(0, len(numbers), many):
             chunks = {number: due[number] for number in numbers[start : start + many]}
             items = {o.item for n in chunks for o in self.dataset.manifest(n).origins}
-            yield ChunkTask(
+            yield PrepareTask(
                 self.dataset.path,
                 chunks,
                 {item: originals[item] for item in sorted(items) if item in originals},

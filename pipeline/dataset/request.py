@@ -14,7 +14,7 @@ from pipeline.storage.store import Place, check_stores
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.dataset.ledgers import Books
+    from pipeline.dataset.ledgers import LedgerPlace
     from pipeline.dataset.originals import Original
     from pipeline.recipes.preparing import PrepareRecipe
     from pipeline.sources.listing import Listing
@@ -32,23 +32,22 @@ class PrepareRequest(LimitedWorkersRequest):
         "The dataset, a folder or s3://BUCKET/PREFIX, which is created or continued."
     )
     recipe: str | None = optional(
-        None, "How patches are cut and degraded.  [default: as the dataset was]"
+        None, "How patches are cut and degraded.  [default: the recipe of the dataset]"
     )
     settings: tuple[str, ...] = optional((), "Override a value of the recipe.")
     lr_sources: tuple[str, ...] = optional(
         (), "Take the LR version NAME from files that are matched by name: 0001.png and 0001x4.png."
     )
-    licence: str | None = optional(None, "Licence of the pictures, or a .json or .csv of them.")
+    licence: str | None = optional(
+        None, "Licence of all pictures, or a .json or .csv file with the licence of each."
+    )
     names: str | None = same_as(SourceRequest, "names")
     read_back: bool = optional(False, "Read every patch back, and rebuild what is damaged.")
     prune: bool = optional(False, "Remove the patches of pictures that are gone from the source.")
-    unchecked: bool = optional(
-        False,
-        "Accept LR files of --lr that show something else.",
-    )
+    unchecked: bool = optional(False, "Do not compare the LR files of --lr with their HR pictures.")
     """A dataset remembers it."""
     ledger: str | None = optional(
-        None, "Database of the ledger of a dataset in a bucket.  [default: as it was created with]"
+        None, "Database of the ledger, for a dataset in a bucket.  [default: that of the dataset]"
     )
 
     def __post_init__(self) -> None:
@@ -86,11 +85,11 @@ class PrepareRequest(LimitedWorkersRequest):
 
         return dataset_place(self.dataset_dir)
 
-    def books(self) -> Books:
-        """Return where lock and ledgers of the dataset are, as `Books.of`."""
-        from pipeline.dataset.ledgers import Books
+    def ledger_place(self) -> LedgerPlace:
+        """Return where lock and ledgers of the dataset are, as `LedgerPlace.of`."""
+        from pipeline.dataset.ledgers import LedgerPlace
 
-        return Books.of(self.dataset_dir, asked=self.ledger)
+        return LedgerPlace.of(self.dataset_dir, asked=self.ledger)
 
     def check(self) -> None:
         """Refuse a dataset among its own pictures: its files would be taken for some of them.

@@ -157,14 +157,14 @@ def _opened(
     request: PrepareRequest, recipe: PrepareRecipe, originals: Listing[Original]
 ) -> Iterator[tuple[Dataset, Ledgers]]:
     """Hold and open a dataset and its ledgers, closed to those who may not read the pictures."""
-    place, books = request.place, request.books()
-    with books.hold("upres prepare"), books.opened() as ledgers:
+    place, where = request.place, request.ledger_place()
+    with where.hold("upres prepare"), where.opened() as ledgers:
         if not is_dataset(place):
             # What they say is of a dataset that was deleted.
             ledgers.pictures.forget_all()
             ledgers.chunks.forget_all()
         dataset = Dataset.open_or_create(place, dataset_spec(recipe))
-        books.remember()
+        where.remember()
         allowed = readers(addresses(originals), near=place)
         close_to(place, allowed)
         ledgers.pictures.close_to(allowed)

@@ -48,8 +48,8 @@ def check_split(wanted: Mapping[str, Any], *, group: str = "") -> None:
     if TRAIN in shares and shares == wanted and not any(shares.values()):
         told = ", ".join(f"{name} = {value!r}" for name, value in wanted.items())
         raise RecipeError(
-            f"split gives pictures to nobody ({told}), expected a share or count above 0; leave "
-            "train out, and what the others leave is for training"
+            f"split gives no pictures to any part ({told}), expected a share or count above 0; "
+            "leave train out, and what the others leave is for training"
         )
     try:
         re.compile(group)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.status import JobStatus, read_status
-from pipeline.dataset.ledgers import Books
+from pipeline.dataset.ledgers import LedgerPlace
 from pipeline.dataset.prepare import foreign_chunks
 from pipeline.errors import LedgerError
 from pipeline.storage.dataset import Dataset
@@ -104,12 +104,12 @@ def open_ledgers(dataset: Dataset) -> Iterator[Ledgers]:
         LedgerError: if they are missing, or tell of chunks which the dataset does not have: they
             are those of a dataset that was here before.
     """
-    books = Books.of(dataset.path)
-    with books.opened(read_only=True) as ledgers:
+    where = LedgerPlace.of(dataset.path)
+    with where.opened(read_only=True) as ledgers:
         foreign = foreign_chunks(dataset, ledgers.chunks)
         if foreign:
             raise LedgerError(
-                f"{books} lists {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it "
+                f"{where} lists {foreign[0]}, but {dataset.path} has {dataset.chunks} chunks: it "
                 "belongs to another dataset; run `upres prepare` again, which repairs it"
             )
         yield ledgers

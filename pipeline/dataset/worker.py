@@ -66,7 +66,7 @@ class Surveyed:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkTask:
+class PrepareTask:
     """Some chunks of a dataset to make, with the pictures that their patches are cut from."""
 
     dataset_dir: Place
@@ -77,7 +77,7 @@ class ChunkTask:
     limit_s: float
     """How long one chunk may take before its worker is ended."""
 
-    def one_by_one(self) -> Iterator[ChunkTask]:
+    def one_by_one(self) -> Iterator[PrepareTask]:
         """Yield a task for each chunk."""
         for chunk, content in self.chunks.items():
             yield replace(self, chunks={chunk: content})
@@ -99,16 +99,16 @@ def survey_pictures(task: SurveyTask) -> list[Surveyed]:
     return [_surveyed(original, task) for original in task.pictures]
 
 
-def prepare_chunks(task: ChunkTask, *, key: str) -> list[UnitRow]:
+def prepare_chunks(task: PrepareTask, *, key: str) -> list[UnitRow]:
     """Make the chunks of a task; safe to run twice."""
     deadline: Deadline = worker_state(key)
     dataset = Dataset.open(task.dataset_dir)
     recipe = PrepareRecipe.from_json(dataset.spec.recipe)
-    darkroom = Darkroom(recipe, task.originals)
+    source = PatchSource(recipe, task.originals)
     rows = []
     for chunk, content in task.chunks.items():
         row = replace(unit_row(chunk, content), worker=worker_name())
-        work = partial(_prepare_chunk, dataset, chunk, darkroom)
+        work = partial(_prepare_chunk, dataset, chunk, source)
         rows.append(outcome_of(row, partial(deadline.run, task.limit_s, work)))
     return rows
 
@@ -124,7 +124,7 @@ def chunk_name(chunk: int) -> str:
 
 
 @dataclass(slots=True)
-class Developed:
+class ChunkPatches:
     """Patches ``(m, c, y, x)`` by array, which of them are there, and why others are not."""
 
     pixels: dict[str, Pixels]
@@ -132,7 +132,7 @@ class Developed:
     errors: list[Exception]
 
 
-class Darkroom:
+class PatchSource:
     """Makes patches of pictures, and remembers the picture that was read last."""
 
     def __init__(self, recipe: PrepareRecipe, originals: Mapping[str, Original]) -> None:
@@ -140,7 +140,7 @@ class Darkroom:
         self._originals = originals
         self._last: tuple[str, Pictures] | None = None
 
-    def develop(self, manifest: Manifest, which: NDArray[np.bool_]) -> Developed:
+    def patches(self, manifest: Manifest, which: NDArray[np.bool_]) -> ChunkPatches:
         """Return the pixels of some patches of a manifest: HR and every LR version.
 
         A picture that cannot be read leaves its patches out, and says why.
@@ -160,7 +160,7 @@ class Darkroom:
             found.pixels[LR_PREFIX + degradation.name] = small
         return found
 
-    def _cut_out(self, manifest: Manifest, which: NDArray[np.bool_]) -> Developed:
+    def _cut_out(self, manifest: Manifest, which: NDArray[np.bool_]) -> ChunkPatches:
         recipe, scale = self._recipe, self._recipe.scale
         rows, cols = recipe.patch_px
         small = (rows // scale, cols // scale)
@@ -169,7 +169,7 @@ class Darkroom:
             name: np.zeros((len(manifest), recipe.channels, *px), dtype=np.uint8)
             for name, px in sizes.items()
         }
-        found = Developed(pixels, np.zeros(len(manifest), dtype=bool), [])
+        found = ChunkPatches(pixels, np.zeros(len(manifest), dtype=bool), [])
         for number, origin in enumerate(manifest.origins):
             mine = np.flatnonzero((manifest.pictures == number) & which)
             if not len(mine):
@@ -208,10 +208,10 @@ class Darkroom:
         return pictures
 
 
-def _prepare_chunk(dataset: Dataset, chunk: int, darkroom: Darkroom) -> None:
+def _prepare_chunk(dataset: Dataset, chunk: int, source: PatchSource) -> None:
     """Make what a chunk lacks, and keep what it holds: that may be of a picture that is gone."""
     manifest, kept = dataset.manifest(chunk), dataset.readable(chunk)
-    found = darkroom.develop(manifest, ~kept)
+    found = source.patches(manifest, ~kept)
     rows = chunk * dataset.spec.chunk_patches + manifest.places
     if kept.any():
         for name, pixels in found.pixels.items():

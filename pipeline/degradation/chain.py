@@ -22,6 +22,7 @@ from pipeline.degradation.step import (
 )
 from pipeline.degradation.step_tables import read_steps, step_table
 from pipeline.errors import RecipeError
+from pipeline.tables import require_seed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,9 +116,8 @@ def check_seeds(seeds: Sequence[int] | NDArray[np.int64], *, count: int) -> None
     """
     if len(seeds) != count:
         raise RecipeError(f"there are {len(seeds)} seeds, expected one for each of {count} patches")
-    wrong = [int(seed) for seed in seeds if not 0 <= int(seed) < 2**63]
-    if wrong:
-        raise RecipeError(f"seed is {wrong[0]}, expected 0 or more and less than 2**63")
+    for seed in seeds:
+        require_seed(int(seed))
 
 
 def _check_name(name: str) -> None:

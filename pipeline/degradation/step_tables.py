@@ -13,6 +13,7 @@ from pipeline.degradation.step import Uniform, check_known
 from pipeline.degradation.steps import STEPS
 from pipeline.degradation.steps.choice import Option
 from pipeline.errors import RecipeError
+from pipeline.tables import as_float
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,11 +64,10 @@ def _option(table: Any) -> Option:
 
 
 def _number(value: Any, where: str) -> float:
-    try:
-        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
-            return float(value)
-    except OverflowError as error:
-        raise RecipeError(f"{where} is larger than any number of 64 bits") from error
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        number = as_float(value, where)
+        if math.isfinite(number):
+            return number
     raise RecipeError(f"{where} is {value!r}, expected a number")
 
 

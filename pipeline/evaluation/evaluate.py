@@ -89,18 +89,25 @@ def evaluate_model(
         for directory in directories
         for scores in _score_sets(directory, spec, reduction, enlarge=enlarge, distance=distance)
     ]
-    inference = opened[0].inference
+    return _document(name_or_file, opened, reduction, sets)
+
+
+def _document(
+    asked: str, opened: Sequence[_Network], reduction: Degradation, sets: Sequence[SetScores]
+) -> dict[str, Any]:
+    """Return the scores as ``upres evaluate`` prints them, and what they were measured with."""
+    first, chosen = opened[0], is_auto(asked)
     document = {
-        "model": name_or_file if is_auto(name_or_file) else spec.name,
-        "scale": spec.scale,
+        "model": asked if chosen else first.spec.name,
+        "scale": first.spec.scale,
         "degradation": reduction.name,
-        "weights_sha256": None if is_auto(name_or_file) else opened[0].sha256,
-        "precision": inference.precision,
-        "backend": inference.backend.name,
-        "device": str(inference.device),
+        "weights_sha256": None if chosen else first.sha256,
+        "precision": first.inference.precision,
+        "backend": first.inference.backend.name,
+        "device": str(first.inference.device),
         "sets": [asdict(scores) for scores in sets],
     }
-    if is_auto(name_or_file):
+    if chosen:
         document["chosen"] = [asdict(network.enlarged) for network in opened]
     return document
 
@@ -129,10 +136,8 @@ class _Network:
         model = load_model(name_or_file)
         use_no_more_threads_than_cores()
         spec, device = model.spec, resolve_device(device)
-        inference = Inference.of(
-            model.network,
-            scale=spec.scale,
-            channels=spec.channels,
+        inference = Inference.of_model(
+            model,
             precision=resolve_precision(precision, device=device),
             device=device,
             backend=resolve_backend(backend, device=device, model=spec.name),

@@ -250,7 +250,7 @@ def _require_like(sr: Picture8, hr: Picture8, *, name: str, scale: int) -> None:
     if sr.shape != hr.shape:
         raise TileShapeError(
             f"model returned {sr.shape} for {name}, expected {hr.shape} at scale {scale}; "
-            f"is the checkpoint another scale?"
+            f"is the checkpoint of another scale?"
         )
     if sr.dtype != np.uint8:
         raise ModelError(

@@ -30,6 +30,7 @@ def sr_image(sr: Archive, row: ItemRow) -> StoredImage:
     image = sr.image_at(row.item, stack=row.stack, chunk=row.chunk, place=row.place)
     if image.provenance.get("fingerprint") != row.fingerprint:
         raise ArchiveError(
-            f"{row.item} in sr.zarr is of an earlier upscaling; run the same `upres upscale` again"
+            f"{row.item} in sr.zarr was computed by an earlier upscaling; repeat the "
+            "`upres upscale` command"
         )
     return image

@@ -27,6 +27,7 @@ from pipeline.storage.ledger import (
     absolute_url,
     without_password,
 )
+from pipeline.storage.ledger.messages import is_elsewhere, not_in_bucket
 from pipeline.storage.locks import check_lock, hold, hold_by_ledger
 from pipeline.storage.places import is_inside
 from pipeline.storage.store import BucketPlace, check_stores, place_of
@@ -235,10 +236,7 @@ def _check_lock_and_ledger(folder: Place, ledger_url: str | None, job_id: str) -
         if not ledger_url and (folder / FILE_NAME).exists():
             Ledger.open_file((folder / FILE_NAME).resolve(), job=job_id).close()
     elif not ledger_url:
-        raise UsageError(
-            f"{folder} is in a bucket, which cannot hold the ledger of a job; name a place for it "
-            "with --ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:////PATH"
-        )
+        raise not_in_bucket(folder)
     if ledger_url:
         Ledger.open(ledger_url, job=job_id).close()
 
@@ -327,6 +325,4 @@ def _check_same(job: Job, *, archive: Place | None, ledger_url: str | None) -> N
             f"{job.folder} upscales the archive {job.source_dir}; give that, or use another folder"
         )
     if ledger_url and ledger_url != job.ledger_url:
-        raise UsageError(
-            f"{job.folder} has its ledger at {without_password(job.ledger_url)}; leave --ledger out"
-        )
+        raise is_elsewhere(job.folder, without_password(job.ledger_url))

@@ -13,9 +13,11 @@ from pipeline.compute.cluster import connect
 from pipeline.compute.status import read_status
 from pipeline.compute.workers import Workers
 from pipeline.jobs import stages
-from pipeline.jobs.ingest.stage import compare, ingest
+from pipeline.jobs.ingest.stage import run_ingest
 from pipeline.jobs.instructions import hold_as_before
 from pipeline.jobs.job import open_job
+from pipeline.jobs.keep import words
+from pipeline.jobs.keep.beside import check_not_let_go
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.results import JobResult, ScoreResult
 from pipeline.jobs.run import run_on
@@ -52,24 +54,24 @@ def ingest_archive(request: IngestRequest, listener: JobListener = _SILENT) -> J
     """
     settings = request.cluster_settings()
     request.check()
-    with (
-        listener.stopping() as stop,
-        _held_archive(request) as ledger,
-    ):
+    check_not_let_go(request.archive)
+    with listener.stopping() as stop, _held_archive(request) as ledger:
         with (
             Workers(lambda: connect(settings)) as workers,
             listener.counting("ingest", "files") as report,
         ):
+            # A cluster that cannot be had is to leave no archive behind.
             workers.client_if(not is_archive(request.archive))
-            found = compare(
+            ingestion = run_ingest(
                 request.src,
                 archive_dir=request.archive,
                 ledger=ledger,
+                workers=workers,
                 names=request.names or "",
                 codec=request.codec,
+                stop=stop,
+                report=report,
             )
-            client = workers.client_if(found.todo)
-            ingestion = ingest(found, client=client, stop=stop, report=report)
         status = read_status(request.archive, ledger, upscales=False)
     return JobResult(status=status, ingestion=ingestion, stopped=stop.requested)
 
@@ -105,7 +107,7 @@ def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> Job
             only the listed pictures show that an export would overwrite some of them.
         JobBusyError: if another run holds the job.
     """
-    computed, scored, exported = 0, None, None
+    computed, scored, exported, let_go = 0, None, None, None
     with stages.open_stages(request, listener, command="upres upscale") as opened:
         stop = opened.stop
         ingestion = opened.ingest()
@@ -113,10 +115,12 @@ def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> Job
         if not stop.requested:
             computed = opened.upscale()
         # Score and export stop later: when time is up, they still handle what is finished.
-        if request.reference is not None and not stop.asked.requested:
+        if request.scores and not stop.asked.requested:
             scored = opened.score()
         if not stop.asked.requested:
             exported = opened.export()
+        if not stop.asked.requested:
+            let_go = opened.let_go()
         status = opened.run.status()
     return JobResult(
         status=status,
@@ -124,6 +128,7 @@ def upscale_job(request: UpscaleRequest, listener: JobListener = _SILENT) -> Job
         ingestion=ingestion,
         unscored=() if scored is None else scored.failures,
         exported=exported,
+        let_go=let_go,
         stopped=stop.asked.requested,
         time_is_up=stop.out_of_time,
         unfinished=any(one is not None and one.stopped for one in (scored, exported)),
@@ -147,6 +152,8 @@ def rerun_job(request: RerunRequest, listener: JobListener = _SILENT) -> JobResu
             upscaling, item=request.item, error=request.error, stale=request.stale
         )
         units, items = plan.size
+        if lacking := len(plan.lacking()):
+            listener.remark(words.not_rerun(lacking, job.folder))
         listener.reruns(units, items)
         if units:
             settings = request.cluster_settings(device=upscaling.model.device)
@@ -158,7 +165,11 @@ def rerun_job(request: RerunRequest, listener: JobListener = _SILENT) -> JobResu
                 )
         status = run.status()
     return JobResult(
-        status=status, computed_units=computed, planned_units=units, stopped=stop.requested
+        status=status,
+        computed_units=computed,
+        planned_units=units,
+        lacking=lacking,
+        stopped=stop.requested,
     )
 
 
@@ -181,11 +192,14 @@ def score_job(request: ScoreRequest, listener: JobListener = _SILENT) -> ScoreRe
     with listener.stopping() as stop, run_on(job, "upres score", stop=stop) as run:
         listener.holds_job()
         settings = request.cluster_settings()
+        plan = run.plan_score(request.reference, names=request.names or "")
+        if plan.let_go:
+            listener.remark(words.not_scored(plan.let_go))
+        if not plan.tasks:
+            return stages.score(plan, run=run, client=None, listener=listener)
         listener.connects(settings)
         with connect(settings) as client:
-            return stages.score(
-                request.reference, names=request.names, run=run, client=client, listener=listener
-            )
+            return stages.score(plan, run=run, client=client, listener=listener)
 
 
 def export_job(
@@ -205,7 +219,7 @@ def export_job(
         listener.holds_job()
         plan = run.plan_export(request)
         if not plan.tasks:
-            return run.export(plan, None)
+            return stages.export(plan, run=run, client=None, listener=listener)
         listener.connects(settings)
         with connect(settings) as client:
             return stages.export(plan, run=run, client=client, listener=listener)

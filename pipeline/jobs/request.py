@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.compute.request import LimitedWorkersRequest, WorkersRequest
-from pipeline.constants import CODECS, DEFAULT_MODEL, DEFAULT_TILE_PX, LEAST_TILE_PX, MOST_TILE_PX
+from pipeline.constants import (
+    CODECS,
+    DEFAULT_MODEL,
+    DEFAULT_TILE_PX,
+    KEEP_ALL,
+    KEEP_EXPORT,
+    KEEPS,
+    LEAST_TILE_PX,
+    MOST_TILE_PX,
+)
 from pipeline.errors import UsageError
 from pipeline.jobs.export.names import CHOICES, SAME
 from pipeline.request_fields import needed, optional, same_as
@@ -31,10 +40,10 @@ class ExportRequest:
 
     out_dir: Place = needed("Folder of the exported files, or s3://BUCKET/PREFIX.")  # noqa: RUF009 - it is a field.
     format: str = optional(
-        SAME, "File format of the exported pictures; same is that of the source."
+        SAME, "File format of the exported pictures; same keeps that of the source."
     )
     overwrite: bool = optional(
-        False, "Replace files that are in the way of an export and that this job did not write."
+        False, "Replace files in the way of an export, even those that this job did not write."
     )
     prune: bool = optional(
         False,
@@ -65,11 +74,11 @@ class IngestRequest(SourceRequest, WorkersRequest):
 
     archive: Place = needed("Archive, which is created or continued.")  # noqa: RUF009 - it is a field.
     ledger: str | None = optional(None, "Database of the ledger.  [default: SQLite beside ARCHIVE]")
-
     codec: str | None = optional(
         None,
-        "Lossless compression of the pictures that are stored from now on: jpegxl is half as "
-        "large, zstd is read faster and by more programs.  [default: as before; zstd at first]",
+        "Lossless compression of pictures that are stored from now on; jpegxl takes half the "
+        "space, zstd is faster to read and more programs know it. The input of a JPEG is stored "
+        "as the file itself, unless zstd is named.  [default: as before; zstd at first]",
     )
 
     def check(self) -> None:
@@ -80,14 +89,12 @@ class IngestRequest(SourceRequest, WorkersRequest):
             StoreError: if archive or pictures are in a bucket that cannot be used.
         """
         from pipeline.sources.overlap import check_not_own_source
+        from pipeline.storage.ledger.messages import not_in_bucket
 
         check_codec(self.codec)
         check_stores(self.archive, self.src)
         if isinstance(self.archive, BucketPlace) and not self.ledger:
-            raise UsageError(
-                f"{self.archive} is in a bucket, which cannot hold the ledger; name a place for it "
-                "with --ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:////PATH"
-            )
+            raise not_in_bucket(self.archive)
         check_not_own_source(self.archive, src=self.src, what="archive")
 
 
@@ -101,32 +108,33 @@ class UpscaleRequest(LimitedWorkersRequest):
     )
     model: str = optional(
         DEFAULT_MODEL,
-        "Network or interpolation, by its name (`upres models` lists all) or its checkpoint file; "
-        "auto chooses for each picture whether it is to be restored.",
+        "Name of a network or interpolation (`upres models` lists them), or a checkpoint file; "
+        "auto chooses for each picture a network that restores, or one that does not.",
     )
     restore: float | None = optional(
         None,
-        "Strength from 0 to 1 of a model that has a pair: the weights between that and its "
-        "NAME-archive; with auto, the strength for pictures that are restored.",
+        "How strongly to restore, from 0 (the weights of NAME) to 1 (those of NAME-archive); with "
+        "auto, it is for the pictures that are restored.",
     )
     names: str | None = same_as(SourceRequest, "names")
-    tile_px: int = optional(DEFAULT_TILE_PX, "LR pixels of a tile's side.")
+    tile_px: int = optional(DEFAULT_TILE_PX, "Side of a tile, in LR pixels.")
     halo: str | int = optional(
-        "auto", "LR pixels read around a tile; auto is the model's reach, so no seams."
+        "auto",
+        "Margin read around each tile, in LR pixels; auto is the model's reach: no seams.",
     )
     device: str = optional("auto", "Where the network runs.")
     backend: str = optional(
         "auto",
-        "What computes the network; auto is openvino, which is faster, where it is installed and "
-        "the device is an x86 CPU.",
+        "Library that computes the network; auto is openvino on x86 CPUs where it is installed, "
+        "as it is faster there, and torch elsewhere.",
     )
     precision: str = optional(
-        "auto", "Arithmetic of the network; auto is bf16 where the hardware has it."
+        "auto", "Arithmetic of the network; auto is bf16 where the hardware supports it."
     )
     instructions: str = optional(
         "auto",
-        "CPU instructions of all workers, such as avx2; auto is what the job has, or what all "
-        "workers have.",
+        "CPU instructions that all workers use, such as avx2; auto keeps those of the job, or "
+        "takes for a new job the most that all workers have.",
     )
     reference: str | None = optional(
         None, "Originals to score against: a folder, glob, s3://BUCKET/PREFIX, .zip or .tar."
@@ -137,6 +145,11 @@ class UpscaleRequest(LimitedWorkersRequest):
     file_format: str = same_as(ExportRequest, "format")
     overwrite: bool = same_as(ExportRequest, "overwrite")
     prune: bool = same_as(ExportRequest, "prune")
+    keep: str = optional(
+        KEEP_ALL,
+        "What remains in JOB of a finished and scored picture: all of it; sr, without the copy of "
+        "the input; or export, nothing but a preview once its file is exported.",
+    )
     codec: str | None = same_as(IngestRequest, "codec")
     ledger: str | None = optional(
         None, "Database of the ledger; needed for a job in a bucket.  [default: SQLite in JOB]"
@@ -147,7 +160,9 @@ class UpscaleRequest(LimitedWorkersRequest):
         "What is finished is still scored and exported, for at most 15 minutes more.",
     )
     budget: str = optional(
-        "", "Stop likewise after so long, such as 5h or 90m; with --until, at what comes first."
+        "",
+        "Stop in the same way after this time, such as 5h or 90m; with --until, whichever comes "
+        "first.",
     )
     timezone: str = optional(
         "", "Time zone of --until, such as Europe/Berlin.  [default: that of this machine]"
@@ -163,6 +178,11 @@ class UpscaleRequest(LimitedWorkersRequest):
         from pipeline.jobs.budget import Budget
 
         return Budget(until=self.until, budget=self.budget, timezone=self.timezone)
+
+    @property
+    def scores(self) -> bool:
+        """Return whether tiles are scored: as asked for, and before their pixels are let go."""
+        return self.reference is not None or self.keep != KEEP_ALL
 
     @property
     def export(self) -> ExportRequest | None:
@@ -195,6 +215,7 @@ class UpscaleRequest(LimitedWorkersRequest):
         self.cluster_settings(device=self.device)
         check_tile(self.tile_px)
         check_codec(self.codec)
+        self._check_keep()
         check_halo(self.halo)
         check_level(self.instructions)
         self.check_limit()
@@ -217,6 +238,12 @@ class UpscaleRequest(LimitedWorkersRequest):
         elif self.overwrite or self.prune:
             option = "--overwrite" if self.overwrite else "--prune"
             raise UsageError(f"{option} goes with --export DIR; add that")
+
+    def _check_keep(self) -> None:
+        if self.keep not in KEEPS:
+            raise UsageError(f"keep is {self.keep!r}, expected {', '.join(KEEPS)}")
+        if self.keep == KEEP_EXPORT and self.export_dir is None:
+            raise UsageError("--keep export goes with --export DIR; add that")
 
     def _check_time(self) -> None:
         budget = self.time_budget
@@ -264,12 +291,16 @@ class RerunRequest(WorkersRequest):
 
     job_dir: Place = needed("Folder of the job, or s3://BUCKET/PREFIX.")  # noqa: RUF009 - it is a field.
     item: str = optional("*", "Only items whose id matches.")
-    error: str = optional("", "Only failures that contain TEXT.")
-    stale: bool = optional(False, "Also all units whose pixels are of another model or spec.")
-    model: str | None = optional(None, "With --stale: upscale with this.  [default: as before]")
+    error: str = optional("", "Only failures whose error contains TEXT.")
+    stale: bool = optional(
+        False, "Also recompute tiles that were made with another model or other settings."
+    )
+    model: str | None = optional(
+        None, "With --stale: the model to upscale with.  [default: as before]"
+    )
     backend: str | None = optional(
         None,
-        "What computes the network; another than before needs --stale.  [default: as before]",
+        "Library that computes the network; a change needs --stale.  [default: as before]",
     )
 
     def check(self) -> None:

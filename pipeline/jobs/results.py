@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pipeline.compute.status import JobStatus
     from pipeline.jobs.export.stage import ExportResult
     from pipeline.jobs.ingest.stage import Ingestion
+    from pipeline.jobs.keep.stage import LetGoResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +24,11 @@ class JobResult:
     ingestion: Ingestion | None = None
     unscored: tuple[Failure, ...] = ()
     exported: ExportResult | None = None
+    let_go: LetGoResult | None = None
     planned_units: int | None = None
     """How many units a rerun was to compute."""
+    lacking: int = 0
+    """How many items a rerun left as they are, as their pixels were let go."""
     stopped: bool = False
     """Whether somebody asked for a stop."""
     time_is_up: bool = False
@@ -66,12 +70,14 @@ class JobResult:
     def later_failures(self) -> tuple[Failure, ...]:
         """Return the failures of scoring and exporting; those of the status are not among them."""
         exported = () if self.exported is None else self.exported.failures
-        return tuple(f for f in (*self.unscored, *exported) if f.error != "NotDone")
+        staying = () if self.let_go is None else self.let_go.failures
+        return tuple(f for f in (*self.unscored, *exported, *staying) if f.error != "NotDone")
 
     @property
     def complete(self) -> bool:
         """Return whether everything was done that was asked for."""
-        return self.status.complete and not self.later_failures
+        let_go = self.lacking or (self.exported is not None and self.exported.let_go)
+        return self.status.complete and not self.later_failures and not let_go
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `ingest`, `upscale` and `rerun` print."""
@@ -81,6 +87,8 @@ class JobResult:
             document |= {"out_of_time": self.out_of_time, "unread": self.unread}
         if self.exported is not None:
             document["export"] = self.exported.to_json()
+        if self.let_go is not None:
+            document["let_go"] = self.let_go.items
         if self.ingestion is not None:
             document["left_out"] = self.ingestion.left_out.to_json()
             document["remarks"] = list(self.ingestion.remarks)
@@ -94,6 +102,8 @@ class ScoreResult:
     scores: tuple[ItemScores, ...]
     failures: tuple[Failure, ...]
     stopped: bool = False
+    let_go: int = 0
+    """How many items kept the scores that they had, as their pixels were let go."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the document that `score` prints."""

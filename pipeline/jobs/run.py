@@ -14,13 +14,17 @@ from pipeline.compute.submission import Stop
 from pipeline.errors import UsageError
 from pipeline.jobs.choice import Choice, look_at_new
 from pipeline.jobs.export.export_plan import plan_export
+from pipeline.jobs.export.in_place import exported_files
 from pipeline.jobs.export.limits import unwritable
 from pipeline.jobs.export.stage import run_export
 from pipeline.jobs.export.targets import check_targets
 from pipeline.jobs.ingest.adopt import adopt_archive
-from pipeline.jobs.ingest.stage import Ingestion, compare, ingest
+from pipeline.jobs.ingest.stage import Ingestion, run_ingest
 from pipeline.jobs.job import hold_job
-from pipeline.jobs.score import run_score
+from pipeline.jobs.keep import beside
+from pipeline.jobs.keep.candidates import finished
+from pipeline.jobs.keep.stage import finish_letting_go, run_letting_go
+from pipeline.jobs.score import plan_score, run_score
 from pipeline.jobs.spec import UpscaleSpec
 from pipeline.jobs.upscale.plan import plan_job
 from pipeline.jobs.upscale.rerun import Rerun
@@ -33,23 +37,27 @@ from pipeline.jobs.upscale.worker import ModelAddress
 from pipeline.jobs.upscaling import Upscaling
 from pipeline.storage.access import close_to
 from pipeline.storage.archive_group import is_archive
-from pipeline.storage.ledger import INGESTED
+from pipeline.storage.ledger import INGESTED, SR
 from pipeline.storage.store import is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.compute.cluster import Client
     from pipeline.compute.outcomes import Failure
     from pipeline.compute.status import JobStatus
+    from pipeline.compute.workers import Workers
     from pipeline.jobs.export.export_plan import ExportPlan
     from pipeline.jobs.export.stage import ExportResult
     from pipeline.jobs.job import Job
+    from pipeline.jobs.keep.candidates import Finished
+    from pipeline.jobs.keep.stage import LetGoResult
     from pipeline.jobs.request import ExportRequest
+    from pipeline.jobs.score import ScorePlan
     from pipeline.jobs.upscale.plan import Plan
     from pipeline.jobs.upscale.stage import UpscaleProgress
     from pipeline.jobs.upscale.units import UnitPlan
-    from pipeline.storage.ledger import Ledger
+    from pipeline.storage.ledger import ExportRow, ItemRow, Ledger
     from pipeline.storage.store import Place
 
 
@@ -83,50 +91,38 @@ class Run:
     def ingest(
         self,
         source: str,
-        client: Client,
+        workers: Workers,
         report: Callable[[int, int], None] = _silent,
         *,
         names: str = "",
         skip: Place | None = None,
         codec: str | None = None,
+        again: Iterable[str] = (),
     ) -> Ingestion:
         """Bring `source` into the job's LR archive, or look through it where it is one.
 
-        `names` and `skip` are as for `list_source`, `codec` as for ``Archive.open_or_create``.
+        `names` and `skip` are as for `list_source`, `codec` as for ``Archive.open_or_create``. The
+        items `again` are stored again, as their pixels were let go.
         """
-        return self.ingest_by(
-            lambda _needed: client, source, report, names=names, skip=skip, codec=codec
-        )
-
-    def ingest_by(
-        self,
-        client_if: Callable[[object], Client | None],
-        source: str,
-        report: Callable[[int, int], None] = _silent,
-        *,
-        names: str = "",
-        skip: Place | None = None,
-        codec: str | None = None,
-    ) -> Ingestion:
-        """Ingest as `ingest` does, with workers only where a file is to be read.
-
-        ``client_if(needed)`` returns the client of the workers where something is needed of them.
-        """  # Not resolved: the user chose the name of the link.
+        # Not resolved: the user chose the name of the link.
         kept = source if is_address(source) else os.path.abspath(source)  # noqa: PTH100
         self.ledger.keep_source(kept)
         if not self.job.owns_source:
             adopt_archive(self.job.open_source(), self.ledger)
             self.ledger.close_to(self.job.readers)
-            return Ingestion([])
-        found = compare(
+            return Ingestion([], remarks=beside.remarks_on(self.job.source_dir))
+        return run_ingest(
             source,
             archive_dir=self.job.source_dir,
             ledger=self.ledger,
+            workers=workers,
             names=names,
             skip=skip,
             codec=codec,
+            again=frozenset(again),
+            stop=self.stop,
+            report=report,
         )
-        return ingest(found, client=client_if(found.todo), stop=self.stop, report=report)
 
     def plan(self, upscaling: Upscaling, *, codec: str | None = None) -> Plan:
         """Return what upscaling the whole job would compute now: all that is not done.
@@ -195,24 +191,18 @@ class Run:
             report=report,
         )
 
+    def plan_score(self, reference: str | None, *, names: str = "") -> ScorePlan:
+        """Return which items are to be scored, as `plan_score`."""
+        return plan_score(self.job, reference=reference, ledger=self.ledger, names=names)
+
     def score(
         self,
-        reference: str | None,
-        client: Client,
+        plan: ScorePlan,
+        client: Client | None,
         report: Callable[[int, int], None] = _silent,
-        *,
-        names: str = "",
     ) -> list[Failure]:
         """Score every tile, as `run_score`; damaged shards become failed units."""
-        failures = run_score(
-            self.job,
-            reference=reference,
-            names=names,
-            ledger=self.ledger,
-            client=client,
-            stop=self.stop,
-            report=report,
-        )
+        failures = run_score(plan, ledger=self.ledger, client=client, stop=self.stop, report=report)
         self._recheck(failures, client)
         return failures
 
@@ -241,6 +231,40 @@ class Run:
     ) -> ExportResult:
         """Write the finished pictures, as `run_export`; damaged shards become failed units."""
         result = run_export(plan, ledger=self.ledger, client=client, stop=self.stop, report=report)
+        self._recheck(result.failures, client)
+        return result
+
+    def lost_files(self, request: ExportRequest) -> list[str]:
+        """Return the items whose pixels were let go and whose exported files are not there."""
+        if not self.ledger.count_let_go().get(SR):
+            return []
+        return list(self.plan_export(request).let_go)
+
+    def make_again(self, items: Iterable[str]) -> None:
+        """Forget that items are done and let go: the next plan has all their tiles."""
+        rows = list(self.ledger.items_named(items))
+        self.ledger.forget_units(row.item for row in rows)
+        self.ledger.forget_let_go(SR, (row.item for row in rows))
+
+    def leaving(self, keep: str, export: ExportRequest | None) -> list[list[Finished]]:
+        """Return the items that may let pixels go, once what an earlier run let go is deleted."""
+        finish_letting_go(self.job, self.ledger)
+
+        def exported(rows: Iterable[ItemRow]) -> dict[str, ExportRow]:
+            return exported_files(rows, ledger=self.ledger, request=export) if export else {}
+
+        return finished(self.job, self.status, keep=keep, ledger=self.ledger, exported=exported)
+
+    def let_go(
+        self,
+        parts: Sequence[Sequence[Finished]],
+        client: Client | None,
+        report: Callable[[int, int], None] = _silent,
+    ) -> LetGoResult:
+        """Let the pixels of items go, as `run_letting_go`; damaged shards become failed units."""
+        result = run_letting_go(
+            self.job, parts, ledger=self.ledger, client=client, stop=self.stop, report=report
+        )
         self._recheck(result.failures, client)
         return result
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from models.interpolation import enlarge
 from models.interpolation import reduce as reduce_picture
+from pipeline.compute.driver import work_through
 from pipeline.compute.inference import from_unit_range, to_unit_range
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
-from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
 from pipeline.jobs.scores import BICUBIC, CONSISTENCY, REFERENCE
+from pipeline.jobs.together import Done, Together, each, read_ahead, together
 from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metrics import (
     Scores,
@@ -28,7 +30,7 @@ from pipeline.pictures.picture import WHITE
 from pipeline.sources.listing import list_source
 from pipeline.sources.name_forms import by_form
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import INGESTED, ItemCount, ItemRow, Ledger, ScoreRow
+from pipeline.storage.ledger import INGESTED, LR, SR, ItemCount, ItemRow, Ledger, ScoreRow
 from pipeline.storage.spool import spooling_in
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.submission import Stop
     from pipeline.jobs.job import Job
     from pipeline.sources.source_file import SourceFile
     from pipeline.storage.image import StoredImage
@@ -57,50 +60,66 @@ class ScoreTask:
     reference: SourceFile | None
 
 
+@dataclass(frozen=True, slots=True)
+class ScorePlan:
+    """The items that scoring is about to measure, and those that it cannot."""
+
+    tasks: tuple[ScoreTask, ...]
+    failures: tuple[Failure, ...]
+    let_go: int = 0
+    """How many items keep the scores that they have, as their pixels were let go."""
+
+
 @timed("score")
 def run_score(
-    job: Job,
+    plan: ScorePlan,
     *,
-    reference: str | None,
     ledger: Ledger,
-    client: Client,
-    names: str = "",
+    client: Client | None,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> list[Failure]:
-    """Score every item whose tiles are all done; return the items that could not be scored.
+    """Score the items of a plan; return those that could not be scored.
 
-    With `reference` (a source of HR pictures, matched by path, then by path without extension)
-    SR and bicubic are compared with HR; without it SR is reduced and compared with its LR.
-    Earlier scores of the job are replaced.
+    Earlier scores of the job are replaced, but for those of items that were let go. `client` may be
+    None where there are no tasks.
+    """
+    tasks, failures = plan.tasks, list(plan.failures)
+    if client is None:
+        return failures
+    fresh = True
+    n = 0
+    for group, outcomes in work_through(client, score_items, together(tasks), stop=stop):
+        scored = [score for done in outcomes for score in done.result or ()]
+        if fresh and any(done.result is not None for done in outcomes):
+            # Only now: earlier scores must not be lost to a reference that fits nothing.
+            ledger.forget_scores()
+            fresh = False
+        ledger.put_scores(scored)
+        for task, done in zip(group.tasks, outcomes, strict=True):
+            if done.result is None:
+                failures.append(Failure.of(task.row.item, done.error))
+        n += len(outcomes)
+        report(n, len(tasks))
+    return sorted(failures, key=lambda failure: failure.item)
+
+
+def plan_score(job: Job, *, reference: str | None, ledger: Ledger, names: str = "") -> ScorePlan:
+    """Return a task for each item that can be scored, and a failure for each that cannot.
+
+    An item is scored once all its tiles are done. With `reference` (a source of HR pictures,
+    matched by path, then by path without extension) SR and bicubic are compared with HR; without it
+    SR is reduced and compared with its LR.
 
     Raises:
         SourceError: if there is nothing at `reference`.
         UsageError: if none of the job's items has an original there.
     """
-    tasks, failures = plan_score(job, reference=reference, ledger=ledger, names=names)
-    fresh = True
-    for n, outcome in enumerate(submit_windowed(client, score_item, tasks, stop=stop), 1):
-        if outcome.result is not None:
-            if fresh:
-                # Only now: earlier scores must not be lost to a reference that fits nothing.
-                ledger.forget_scores()
-                fresh = False
-            ledger.put_scores(outcome.result)
-        else:
-            error = outcome.error
-            failures.append(Failure.of(outcome.task.row.item, error))
-        report(n, len(tasks))
-    return sorted(failures, key=lambda failure: failure.item)
-
-
-def plan_score(
-    job: Job, *, reference: str | None, ledger: Ledger, names: str = ""
-) -> tuple[list[ScoreTask], list[Failure]]:
-    """Return a task for each item that can be scored, and a failure for each that cannot."""
     counts = [c for c in ledger.count_items() if c.state == INGESTED]
     ready = {c.item for c in counts if _is_done(c)}
-    rows = [row for row in ledger.items(INGESTED) if row.item in ready]
+    gone = {row.item for archive in (LR, SR) for row in ledger.each_let_go(archive)}
+    here = ready - gone
+    rows = [row for row in ledger.items(INGESTED) if row.item in here]
     originals = None
     if reference is not None:
         originals = match_originals(list_source(reference, names=names), rows)
@@ -128,7 +147,7 @@ def plan_score(
         grid = TileGrid(row.height, row.width, spec["tile_px"], spec["halo_px"])
         original = None if originals is None else originals[row.item]
         tasks.append(ScoreTask(row, grid, spec["scale"], job.source_dir, job.sr_dir, original))
-    return tasks, failures
+    return ScorePlan(tuple(tasks), tuple(failures), len(ready & gone))
 
 
 def match_originals(files: Iterable[SourceFile], rows: Iterable[ItemRow]) -> dict[str, SourceFile]:
@@ -150,14 +169,20 @@ def match_originals(files: Iterable[SourceFile], rows: Iterable[ItemRow]) -> dic
     return matched
 
 
-def score_item(task: ScoreTask) -> list[ScoreRow]:
-    """Score all tiles of one item on the worker that runs it.
+def score_items(group: Together[ScoreTask]) -> list[Done[list[ScoreRow]]]:
+    """Score all tiles of each item of a group on the worker that runs it.
 
-    Raises:
-        PictureError: if the original is not a picture, or not one of this item's size.
+    The outcome of an item is a PictureError if its original is not a picture, or not one of its
+    size.
     """
-    lr = lr_image(Archive.open(task.source_dir), task.row)
-    sr = sr_image(Archive.open(task.sr_dir), task.row)
+    archives = Archive.open(group.tasks[0].source_dir), Archive.open(group.tasks[0].sr_dir)
+    for archive in archives:
+        read_ahead(archive, [task.row for task in group.tasks])
+    return each(group.tasks, partial(_score_item, *archives))
+
+
+def _score_item(source: Archive, upscaled: Archive, task: ScoreTask) -> list[ScoreRow]:
+    lr, sr = lr_image(source, task.row), sr_image(upscaled, task.row)
     if task.reference is None:
         return [_row(task, t, CONSISTENCY, _consistency(task, t, lr, sr)) for t in task.grid]
     with spooling_in(task.sr_dir):

@@ -7,7 +7,7 @@ import json
 import logging
 from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from models.reach import reach_px
 from models.registry import is_interpolation
@@ -18,6 +18,9 @@ from pipeline.compute.transparency import has_alpha
 from pipeline.constants import LEAST_TILE_PX
 from pipeline.errors import LedgerError, ModelError, UsageError
 from pipeline.geometry import TileGrid
+
+if TYPE_CHECKING:
+    from pipeline.storage.ledger import ItemRow
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +96,11 @@ class UpscaleSpec:
         if has_alpha(channels) and (learned or self.halo_px):
             rules += " bounded alpha"
         return rules
+
+    def fingerprint_of(self, row: ItemRow) -> str:
+        """Return the fingerprint of an item by itself: of one in a stack it is not its chunk's."""
+        rules = self.rules_of(channels=row.channels, height=row.height, width=row.width)
+        return self.item_fingerprint(row.sha256, rules=rules)
 
     def grid(self, height: int, width: int) -> TileGrid:
         """Return the tiles of an LR picture."""

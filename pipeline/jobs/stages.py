@@ -19,20 +19,23 @@ from pipeline.jobs.export.limits import remarks_on
 from pipeline.jobs.export.stage import ExportResult
 from pipeline.jobs.instructions import settled
 from pipeline.jobs.job import open_job, started_job
+from pipeline.jobs.keep import words
 from pipeline.jobs.results import ScoreResult
 from pipeline.jobs.run import Run, part_of, run_on
 from pipeline.jobs.scores import read_scores
 from pipeline.storage.archive_group import is_archive
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from contextlib import AbstractContextManager
 
     from pipeline.compute.cluster import Client
     from pipeline.jobs.export.export_plan import ExportPlan
     from pipeline.jobs.ingest.stage import Ingestion
+    from pipeline.jobs.keep.stage import LetGoResult
     from pipeline.jobs.listener import JobListener
     from pipeline.jobs.request import UpscaleRequest
+    from pipeline.jobs.score import ScorePlan
     from pipeline.jobs.upscale.plan import Plan
     from pipeline.jobs.upscaling import Upscaling
 
@@ -54,17 +57,18 @@ class Stages:
         """Return where other threads of this process find this run."""
         return RunAddress(self.request, self.upscaling, self.run.id, self.stop.ends)
 
-    def ingest(self) -> Ingestion:
-        """Bring the source into the job's LR archive."""
+    def ingest(self, *, again: Iterable[str] = ()) -> Ingestion:
+        """Bring the source into the job's LR archive; the items `again` as if they were new."""
         request = self.request
         with self.listener.counting("ingest", "files") as report:
-            return self.run.ingest_by(
-                self.workers.client_if,
+            return self.run.ingest(
                 request.src,
+                self.workers,
                 report,
                 names=request.names or "",
                 skip=request.export_dir,
                 codec=request.codec,
+                again=again,
             )
 
     def check_export(self) -> None:
@@ -88,7 +92,7 @@ class Stages:
         Raises:
             DiskError: if the disk has no room for them; nothing is computed then.
         """
-        plan = self.run.plan(self.upscaling, codec=self.request.codec)
+        plan = self._plan()
         spec = self.upscaling.spec
         if len(plan) and (line := check_room(self.run.job, self.run.ledger, scale=spec.scale)):
             self.listener.remark(line)
@@ -100,6 +104,24 @@ class Stages:
             listener=self.listener,
         )
 
+    def _plan(self) -> Plan:
+        """Return what is to be computed, once what was let go and is needed is read again.
+
+        That is where the model changed, or an exported file is not as it was.
+        """
+        run, export = self.run, self.request.export
+        lost = [] if export is None else run.lost_files(export)
+        if lost:
+            self.listener.remark(words.lost(len(lost), self.request.export_dir))
+            run.make_again(lost)
+        plan = run.plan(self.upscaling, codec=self.request.codec)
+        if not (lacking := plan.lacking()):
+            return plan
+        self.listener.remark(words.read_again(len(lacking)))
+        run.ledger.put_items(lacking)
+        self.ingest(again=[row.item for row in lacking])
+        return run.plan(self.upscaling, codec=self.request.codec)
+
     def score(self) -> ScoreResult:
         """Score every tile: against the reference, or else against the LR input.
 
@@ -108,13 +130,10 @@ class Stages:
         request = self.request
         if not is_archive(self.run.job.sr_dir):
             return ScoreResult(scores=(), failures=())
-        return score(
-            request.reference,
-            names=request.names,
-            run=replace(self.run, stop=self.stop.later(SCORE_GRACE_S)),
-            client=self.workers.client,
-            listener=self.listener,
-        )
+        plan = self.run.plan_score(request.reference, names=request.names or "")
+        run = replace(self.run, stop=self.stop.later(SCORE_GRACE_S))
+        client = self.workers.client_if(plan.tasks)
+        return score(plan, run=run, client=client, listener=self.listener)
 
     def export(self) -> ExportResult | None:
         """Write the finished pictures as files, where that is asked for."""
@@ -126,6 +145,14 @@ class Stages:
         run = replace(self.run, stop=self.stop.later(EXPORT_GRACE_S))
         client = self.workers.client_if(plan.tasks)
         return export(plan, run=run, client=client, listener=self.listener)
+
+    def let_go(self) -> LetGoResult:
+        """Let the pixels of finished items go, where that is asked for."""
+        parts = self.run.leaving(self.request.keep, self.request.export)
+        run = replace(self.run, stop=self.stop.later(EXPORT_GRACE_S))
+        client = self.workers.client_if(parts)
+        with self.listener.counting("let go", "items") as report:
+            return run.let_go(parts, client, report)
 
 
 @contextmanager
@@ -224,13 +251,13 @@ def compute(
 
 
 def score(
-    reference: str | None, *, names: str | None, run: Run, client: Client, listener: JobListener
+    plan: ScorePlan, *, run: Run, client: Client | None, listener: JobListener
 ) -> ScoreResult:
-    """Score every tile of the job; return all its scores."""
+    """Score every tile of `plan`; return all scores of the job."""
     with listener.counting("score", "items") as report:
-        failures = run.score(reference, client, report, names=names or "")
-    scores = tuple(read_scores(run.ledger))
-    return ScoreResult(scores=scores, failures=tuple(failures), stopped=run.stop.requested)
+        failures = tuple(run.score(plan, client, report))
+    scores, stopped = tuple(read_scores(run.ledger)), run.stop.requested
+    return ScoreResult(scores=scores, failures=failures, stopped=stopped, let_go=plan.let_go)
 
 
 def export(
@@ -238,4 +265,8 @@ def export(
 ) -> ExportResult:
     """Write the files of `plan`."""
     with listener.counting("export", "items") as report:
-        return run.export(plan, client, report)
+        result = run.export(plan, client, report)
+    if result.let_go:
+        out_dir = plan.request.out_dir
+        listener.remark(words.not_exported(result.let_go, run.job.folder, out_dir))
+    return result

@@ -14,7 +14,7 @@ TRACES_KEY = "traces"
 """Key in the provenance of an LR item; the value is the traces in its file."""
 
 _LEAST_QUALITY = {"JPEG": 94, "WebP": 86}
-_LEAST_NOISE, _MOST_NOISE = 4.5, 40.0
+_LEAST_NOISE, _MOST_NOISE = 2.2, 40.0
 """Levels of 255 that count as noise. Less is film grain, more is a pattern such as a halftone."""
 
 

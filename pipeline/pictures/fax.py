@@ -125,12 +125,12 @@ class _Reader:
     """Reads rows as the columns where the colour changes, white to black first."""
 
     bits: str
-    """Zeros and ones, with zeros behind the last."""
+    """Zeros and ones, with zeros after the last."""
     count: int
     width: int
     at: int = 0
     beyond: list[int] = field(init=False)
-    """Stands behind the changes of every row."""
+    """Stands after the changes of every row."""
 
     def __post_init__(self) -> None:
         self.beyond = [self.width] * 3

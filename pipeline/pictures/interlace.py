@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import PictureError
+from pipeline.pictures.codecs.declared import no_pixels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -66,7 +67,7 @@ def decode_interlaced(
             whole[row::down, column::right] = one
             at += length
     if whole is None:
-        raise PictureError(f"declares {width} x {height} pixels, expected at least 1 x 1")
+        raise no_pixels(width, height)
     return whole
 
 

@@ -100,7 +100,7 @@ def litter(name: str) -> Verdict | None:
 
 def awaited(name: str) -> str | None:
     """Return the name of the file that iCloud keeps elsewhere and `name` stands for, else None."""
-    found = re.fullmatch(r"\.(.+)\.icloud", name)
+    found = re.fullmatch(r"\.(.+)\.icloud", name) if name.startswith(".") else None
     return found[1] if found else None
 
 

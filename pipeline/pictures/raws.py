@@ -1,7 +1,7 @@
 """Camera raws: told apart from ordinary TIFFs by content, and refused by the name of their kind.
 
 Most raws are TIFFs whose first directory is a small preview, or sensor data that no reader of
-pictures can show. An ordinary TIFF (scans, maps, pyramids, previews behind the picture) is never
+pictures can show. An ordinary TIFF (scans, maps, pyramids, previews after the picture) is never
 one: what counts is what only cameras and converters of raws write.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from pipeline.pictures.metadata.tiff_tree import Layout
+from pipeline.pictures.metadata.tiff_tree import Layout, entries, extent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -170,18 +170,12 @@ def _chain(data: bytes, at: int, layout: Layout, seen: set[int]) -> Iterator[_Di
 
 def _directory(data: bytes, at: int, layout: Layout) -> tuple[_Directory, int]:
     """Return the directory at a byte, and where the next one is."""
-    (number,) = layout.unpack("H", "Q", data, at)
-    first, size = (at + 8, 20) if layout.big else (at + 2, 12)
-    end = first + number * size
-    if end > len(data):
-        raise ValueError(f"a directory of {number} entries at byte {at} ends behind the data")
     tags: dict[int, tuple[int, ...] | bytes] = {}
-    for entry in range(first, end, size):
-        code, kind, count = layout.unpack("HHI", "HHQ", data, entry)
+    for code, kind, count, slot in entries(data, at, layout):
         if code in (_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _MAKE, _SUB_IFDS, _DNG_VERSION):
-            tags.setdefault(code, _value(data, kind, count, entry, layout))
+            tags.setdefault(code, _value(data, kind, count, slot, layout))
     make = tags.get(_MAKE, b"")
-    (following,) = layout.unpack("I", "Q", data, end)
+    (following,) = layout.unpack("I", "Q", data, extent(data, at, layout).stop)
     directory = _Directory(
         subfile=_number(tags.get(_SUBFILE)),
         compression=_number(tags.get(_COMPRESSION)),
@@ -198,11 +192,10 @@ def _number(values: tuple[int, ...] | bytes | None, missing: int = 0) -> int:
 
 
 def _value(
-    data: bytes, kind: int, count: int, entry: int, layout: Layout
+    data: bytes, kind: int, count: int, slot: int, layout: Layout
 ) -> tuple[int, ...] | bytes:
     """Return the numbers or the text of one entry; nothing where it is of another type."""
     size = count * _TYPE_BYTES.get(kind, 0)
-    slot = entry + (12 if layout.big else 8)
     start = slot if size <= (8 if layout.big else 4) else layout.unpack("I", "Q", data, slot)[0]
     if not 0 < size <= len(data) or start + size > len(data):
         return ()

@@ -54,7 +54,7 @@ def _segments(bits: _Bits) -> tuple[bool, list[int]]:
 
 @dataclass(slots=True)
 class _Bits:
-    """Bits of even chances, as VP8's arithmetic decoder reads them; zeros behind the end."""
+    """Bits of even chances, as VP8's arithmetic decoder reads them; zeros after the end."""
 
     data: bytes
     _at: int = 0
@@ -70,7 +70,7 @@ class _Bits:
         return value
 
     def optional(self, bits: int) -> int:
-        """Return a number with a sign behind it, 0 where a bit says that there is none."""
+        """Return a number with a sign after it, 0 where a bit says that there is none."""
         if not self._bit():
             return 0
         value = self.number(bits)

@@ -5,14 +5,13 @@ What their keys mean is in `pipeline.recipes.preparing` and `pipeline.recipes.tr
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
 from pipeline.errors import RecipeError
-from pipeline.tables import nearest
+from pipeline.tables import nearest, read_toml
 
 COMMON = ("name", "scale", "channels", "seed")
 """Keys that preparing and training have in common."""
@@ -29,7 +28,8 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
     """Return what a recipe says, by its name or from a file.
 
     Raises:
-        RecipeError: if there is none, or it is not a TOML.
+        RecipeError: if there is none.
+        TomlError: if the file is not TOML.
     """
     path = RECIPES_DIR / f"{name_or_file}.toml"
     if not path.is_file():
@@ -39,7 +39,7 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
             f"no recipe is called {name_or_file!r} and no such file exists; "
             f"{nearest(name_or_file, recipe_names())}"
         )
-    return _read_toml(path)
+    return read_toml(path)
 
 
 def read_degradation(name_or_file: str, *, scale: int) -> Degradation:
@@ -47,6 +47,7 @@ def read_degradation(name_or_file: str, *, scale: int) -> Degradation:
 
     Raises:
         RecipeError: if there is none, or what the file says cannot be; see `Degradation`.
+        TomlError: if the file is not TOML.
     """
     if name_or_file in PRESETS:
         return Degradation.from_table({"name": name_or_file}, scale=scale)
@@ -56,12 +57,4 @@ def read_degradation(name_or_file: str, *, scale: int) -> Degradation:
             f"no degradation is called {name_or_file!r} and no such file exists; "
             f"{nearest(name_or_file, sorted(PRESETS))}"
         )
-    return Degradation.from_table(_read_toml(path), scale=scale)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        # Editors of Windows begin a file with a byte-order mark, which TOML does not know.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # ValueError: no TOML, no UTF-8, or 5,000 digits.
-        raise RecipeError(f"{path} is not a TOML file: {error}") from error
+    return Degradation.from_table(read_toml(path), scale=scale)

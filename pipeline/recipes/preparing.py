@@ -10,7 +10,15 @@ from pipeline.degradation.chain import Degradation
 from pipeline.errors import RecipeError
 from pipeline.recipes.files import COMMON, read_recipe
 from pipeline.recipes.training import TrainRecipe
-from pipeline.tables import checked, pair, refuse_unknown, require_least, require_one_of, toml_lines
+from pipeline.tables import (
+    checked,
+    pair,
+    refuse_unknown,
+    require_least,
+    require_one_of,
+    require_seed,
+    toml_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -82,10 +90,9 @@ class PrepareRecipe:
     def __post_init__(self) -> None:
         for name in ("scale", "count", "candidates"):
             require_least(self, name, 1)
-        for name in ("seed", "least_variance", "least_gradient"):
+        for name in ("least_variance", "least_gradient"):
             require_least(self, name, 0)
-        if self.seed >= 2**63:
-            raise RecipeError(f"seed is {self.seed}, expected less than 2**63")
+        require_seed(self.seed)
         if not -1 <= self.duplicate_bits <= 16:
             raise RecipeError(
                 f"duplicate_bits is {self.duplicate_bits}, expected 0 to 16, or -1 to keep all"

@@ -10,15 +10,22 @@ from pipeline.constants import PREPARE
 from pipeline.degradation.chain import Degradation
 from pipeline.errors import RecipeError
 from pipeline.recipes.files import read_recipe
-from pipeline.tables import checked, nearest, require_least, require_one_of, toml_lines
+from pipeline.tables import (
+    checked,
+    nearest,
+    require_least,
+    require_one_of,
+    require_seed,
+    toml_lines,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LOSSES = ("l1", "mse", "content", "perceptual", "adversarial")
+LOSSES = ("l1", "mse", "content", "perceptual", "lpips_vgg", "adversarial")
 """Losses of a generator: of pixels, of VGG19's and VGG16's features, and of a discriminator."""
 
-FEATURE_LOSSES = ("content", "perceptual")
+FEATURE_LOSSES = ("content", "perceptual", "lpips_vgg")
 """Those that need a network's features, which come from a file of the user's."""
 
 SCHEDULES = ("constant", "linear", "step", "cosine", "plateau")
@@ -60,7 +67,7 @@ class TrainRecipe:
     """
 
     losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
-    """Weights of `l1`, `mse`, `content` (VGG19), `perceptual` (VGG16), `adversarial`."""
+    """Weights of `l1`, `mse`, `content`, `perceptual`, `lpips_vgg`, `adversarial`."""
     pretrain_share: float = 0.0
     """Share of the steps for pretraining, which leaves the discriminator out."""
     pretrain_losses: dict[str, float] = field(default_factory=lambda: {"l1": 1.0})
@@ -146,8 +153,7 @@ class TrainRecipe:
         for name in ("pretrain_share", "warmup_share", "decay_share", "ema", "gamma"):
             if not 0 <= getattr(self, name) <= 1:
                 raise RecipeError(f"{name} is {getattr(self, name)}, expected 0 to 1")
-        if self.seed >= 2**63:
-            raise RecipeError(f"seed is {self.seed}, expected less than 2**63")
+        require_seed(self.seed)
         if not self.learning_rate > 0:
             raise RecipeError(f"learning_rate is {self.learning_rate}, expected more than 0")
         for name in ("learning_rate", "pretrain_rate", "discriminator_rate"):
@@ -268,7 +274,7 @@ _COUNTS = (
     "scale", "channels", "batch", "accumulate", "window_chunks", "steps", "keep",
 )  # fmt: skip
 _AMOUNTS = (
-    "epochs", "validation_patches", "seed", "pretrain_rate", "discriminator_rate",
+    "epochs", "validation_patches", "pretrain_rate", "discriminator_rate",
     "clip_norm", "patience", "validate_every", "checkpoint_every",
 )  # fmt: skip
 

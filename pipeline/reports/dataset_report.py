@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models.bt601 import LUMA
-from pipeline.dataset.ledgers import Books
+from pipeline.dataset.ledgers import LedgerPlace
 from pipeline.dataset.status import absent_pictures, open_ledgers
 from pipeline.errors import StoreError, UsageError
 from pipeline.reports.contact_sheet import Example, draw_sheet
@@ -100,7 +100,7 @@ def report_dataset(folder: Place, *, out: Path | None = None) -> Place:
     if out is not None:
         check_own(out, is_dataset_report)
     absent: list[tuple[str, str]] = []
-    if Books.of(folder).exist():
+    if LedgerPlace.of(folder).exist():
         with open_ledgers(dataset) as ledgers:
             absent = absent_pictures(ledgers.pictures)
     try:

@@ -46,6 +46,6 @@ def render(
 def one_line(text: str) -> str:
     r"""Return `text` with what cannot be seen escaped as in Python: a line break becomes ``\n``.
 
-    So no name runs over lines, or turns the text behind it around.
+    So no name runs over lines, or turns the text after it around.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -7,7 +7,6 @@ page is one file that loads nothing: it can be mailed, or opened years later.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -20,10 +19,12 @@ from pipeline.errors import ArchiveError
 from pipeline.geometry import Rect, TileGrid
 from pipeline.jobs.choice import Chosen, chosen_models
 from pipeline.jobs.item_images import lr_image, sr_image
+from pipeline.jobs.overview import overview
 from pipeline.jobs.scores import ItemScores, read_scores
-from pipeline.reports import portraits as preview
-from pipeline.reports import tile_maps as tilemap
+from pipeline.reports import portraits, tile_maps
 from pipeline.reports.html import render
+from pipeline.reports.means import Means
+from pipeline.reports.remains import COPY_GONE, Remains
 from pipeline.reports.tile_maps import FAILED, PENDING, SCORED, UNSCORED, Cell, Figures, TileState
 from pipeline.storage.archive_group import is_archive
 from pipeline.storage.atomic import write_atomic
@@ -46,9 +47,9 @@ _BOXES = ((190.0, 440.0), (400.0, 210.0))
 """Rows and columns, in CSS pixels, for overview and tile map each: stacked, or side by side."""
 
 _FILTERS: dict[str, Callable[..., str]] = {
-    "psnr": tilemap.psnr,
-    "ssim": tilemap.ssim,
-    "signed": tilemap.signed,
+    "psnr": tile_maps.psnr,
+    "ssim": tile_maps.ssim,
+    "signed": tile_maps.signed,
     "px": lambda length: f"{length:.2f}".rstrip("0").rstrip("."),
 }
 
@@ -71,26 +72,6 @@ class ItemLine:
         value = self.figures.value
         unscored = value is None
         return (unscored, value or 0.0, self.state != FAILED, self.row.item)
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """Means over the items whose figures are all finite; `left_out` have infinite PSNR."""
-
-    figures: Figures
-    items: int
-    left_out: int
-
-    @classmethod
-    def of(cls, measured: Iterable[Figures]) -> Means:
-        """Return the means of items that were all compared with the same kind of thing."""
-        known = [f for f in measured if f.psnr is not None]
-        finite = [f for f in known if all(map(math.isfinite, (f.psnr or 0, f.bicubic_psnr or 0)))]
-        names = ("psnr", "ssim", "bicubic_psnr", "bicubic_ssim")
-        means = {name: _mean(getattr(f, name) for f in finite) for name in names}
-        against_bicubic = any(f.against_bicubic for f in known)
-        figures = Figures(**means, against_bicubic=against_bicubic)
-        return cls(figures, len(finite), len(known) - len(finite))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +144,7 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
     shown = _most_telling([line for line in lines if line.row.state == INGESTED], MAX_PORTRAITS)
     portraits = _portraits(job, ledger, shown, scores)
     means = Means.of(line.figures for line in lines if line.row.state == INGESTED)
-    specs = _specs(job, shown)
+    specs = _specs(job, ledger, shown)
     return {
         "job": job,
         "name": job.folder.resolve().name,
@@ -173,7 +154,7 @@ def _facts(job: Job, ledger: Ledger) -> dict[str, Any]:
         "scale": specs[0]["spec"]["scale"] if specs else None,
         "status": status,
         "means": means,
-        "colours": tilemap.GAIN if means.figures.against_bicubic else tilemap.AGREEMENT,
+        "colours": tile_maps.GAIN if means.figures.against_bicubic else tile_maps.AGREEMENT,
         "scored": means.items + means.left_out,
         "lines": _most_telling(lines, MAX_LINES),
         "lines_total": len(lines),
@@ -243,6 +224,7 @@ def _portraits(
     for unit in ledger.failures():
         reasons[unit.item][unit.number] = f"{unit.error}: {unit.message}"
     portraits = []
+    remains = Remains.of(job, ledger, [line.row.item for line in lines])
     for line in lines:
         row = line.row
         done = ledger.tiles_of(row, DONE)
@@ -252,7 +234,7 @@ def _portraits(
         why = reasons[row.stack].get(row.chunk, "")
         own = {0: why} if row.stack and why else reasons[row.item]
         failed = {t: TileState(t, FAILED, Figures(), reason) for t, reason in own.items()}
-        portraits.append(_portrait(job, line, done, known | failed))
+        portraits.append(_portrait(job, line, done, known | failed, remains))
     return portraits
 
 
@@ -263,15 +245,30 @@ def _has_pixels(job: Job, row: ItemRow) -> bool:
     )
 
 
-def _portrait(job: Job, line: ItemLine, done: set[int], known: Mapping[int, TileState]) -> Portrait:
+def _portrait(
+    job: Job,
+    line: ItemLine,
+    done: set[int],
+    known: Mapping[int, TileState],
+    remains: Remains,
+) -> Portrait:
     """Return the item in pictures; damage costs the pictures it concerns, and no others."""
-    portrait = Portrait(line)
+    item, portrait = line.row.item, Portrait(line)
+    if (made_by := remains.made_by(item)) is not None:
+        portrait = _with_map(portrait, made_by["spec"], known)
+        words = remains.words(item)
+        return replace(portrait, overview=remains.preview(line.row), reasons=(words,))
     try:
+        if item in remains.lr:
+            sr = sr_image(job.open_sr(), line.row)
+            portrait = _with_map(portrait, sr.provenance["spec"], known)
+            shown = portraits.data_uri(overview(sr))
+            return replace(portrait, overview=shown, reasons=(COPY_GONE,))
         lr = lr_image(job.open_source(), line.row)
-        small = preview.overview(lr)
+        small = overview(lr)
     except ArchiveError as error:
         return replace(portrait, reasons=(str(error),))
-    portrait = replace(portrait, overview=preview.data_uri(small))
+    portrait = replace(portrait, overview=portraits.data_uri(small))
     if line.state == PENDING and not done and not _has_pixels(job, line.row):
         return replace(portrait, reasons=(_NOT_BEGUN,))
     try:
@@ -279,26 +276,38 @@ def _portrait(job: Job, line: ItemLine, done: set[int], known: Mapping[int, Tile
     except ArchiveError as error:
         return replace(portrait, reasons=(str(error),))
     spec = sr.provenance["spec"]
-    grid = TileGrid(*lr.size, spec["tile_px"], spec["halo_px"])
-    tiles = [known.get(tile) or TileState(tile, PENDING, Figures()) for tile in grid]
-    portrait = replace(portrait, scale=spec["scale"], map=_map_of(grid, tiles))
+    portrait = _with_map(portrait, spec, known)
+    grid = _grid(line.row, spec)
     try:
-        found = preview.compare(lr, sr, scale=spec["scale"], grid=grid, done=done, small=small)
+        found = portraits.compare(lr, sr, scale=spec["scale"], grid=grid, done=done, small=small)
     except ArchiveError as error:
         return replace(portrait, reasons=(str(error),))
     if found is None:
         return replace(portrait, reasons=("No tile is done yet, so there is nothing to compare.",))
     return replace(
         portrait,
-        bicubic=preview.data_uri(found.bicubic),
-        sr=preview.data_uri(found.sr),
+        bicubic=portraits.data_uri(found.bicubic),
+        sr=portraits.data_uri(found.sr),
         window_lr=found.window_lr,
     )
 
 
+def _grid(row: ItemRow, spec: Mapping[str, Any]) -> TileGrid:
+    return TileGrid(row.height, row.width, spec["tile_px"], spec["halo_px"])
+
+
+def _with_map(
+    portrait: Portrait, spec: Mapping[str, Any], known: Mapping[int, TileState]
+) -> Portrait:
+    """Return a portrait with the map of its tiles, those that nothing is known of pending."""
+    grid = _grid(portrait.line.row, spec)
+    tiles = [known.get(tile) or TileState(tile, PENDING, Figures()) for tile in grid]
+    return replace(portrait, scale=spec["scale"], map=_map_of(grid, tiles))
+
+
 def _map_of(grid: TileGrid, tiles: Iterable[TileState]) -> TileMap:
     unit = _unit(grid.height, grid.width)
-    cells = tilemap.tile_map(grid, tiles)
+    cells = tile_maps.tile_map(grid, tiles)
     return TileMap(cells, grid.height * unit, grid.width * unit, unit)
 
 
@@ -307,20 +316,16 @@ def _unit(height: int, width: int) -> float:
     return max(min(rows / height, cols / width) for rows, cols in _BOXES)
 
 
-def _specs(job: Job, lines: Sequence[ItemLine]) -> list[Mapping[str, Any]]:
+def _specs(job: Job, ledger: Ledger, lines: Sequence[ItemLine]) -> list[Mapping[str, Any]]:
     """Return the distinct provenances of the items shown: one, or one for each model."""
     specs: dict[str, Mapping[str, Any]] = {}
     try:
         sr = job.open_sr()
     except ArchiveError:
         return []
+    remains = Remains.of(job, ledger, [line.row.item for line in lines])
     for line in lines:
         with suppress(ArchiveError):
-            found = sr_image(sr, line.row).provenance
+            found = remains.made_by(line.row.item) or sr_image(sr, line.row).provenance
             specs.setdefault(repr((found["spec"], found.get("upres_version"))), found)
     return list(specs.values())
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

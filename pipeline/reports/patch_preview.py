@@ -11,7 +11,7 @@ from pipeline.dataset.extract import Cut, Texture, cut, seed_of, whole
 from pipeline.dataset.originals import check_pairs
 from pipeline.dataset.run import addresses
 from pipeline.dataset.splits import assign_splits
-from pipeline.dataset.worker import Darkroom, decoded
+from pipeline.dataset.worker import PatchSource, decoded
 from pipeline.errors import SourceError
 from pipeline.reports.contact_sheet import Example, draw_sheet
 from pipeline.storage.access import readers
@@ -171,7 +171,7 @@ def _example(
         np.array([seed_of(recipe.seed, original.item, top, left)], dtype=np.int64),
         none,
     )
-    found = Darkroom(recipe, by_item).develop(manifest, np.ones(1, dtype=bool))
+    found = PatchSource(recipe, by_item).patches(manifest, np.ones(1, dtype=bool))
     if found.errors:
         raise found.errors[0]
     pixels = found.pixels

@@ -1,41 +1,34 @@
 """Previews: what the report shows of a picture, in 8 bits and in bounded memory.
 
-Here belongs reducing a picture to a thumbnail, choosing the crop that is worth looking at, and
-turning pixels into `data:` URIs. The text next to them does not.
+Here belongs choosing the crop that is worth looking at, and turning pixels into `data:` URIs. The
+text next to them does not.
 """
 
 from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from torch.nn.functional import avg_pool2d
 
 from models.interpolation import enlarge
 from pipeline.compute.inference import to_unit_range
 from pipeline.geometry import Rect, Span, TileGrid, cuts
+from pipeline.jobs.overview import finite, opaque, shown, step_of
 from pipeline.pictures.codecs.previews import encode_preview
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
-    from typing import TypeAlias
 
-    from numpy.typing import NDArray
-
+    from pipeline.jobs.overview import Plane
     from pipeline.storage.image import StoredImage
-
-    Plane: TypeAlias = NDArray[np.float32]
 
 CROP_PX = (400, 600)
 """Rows and columns of a comparison, in SR pixels; less where the picture is smaller."""
 
-_OVERVIEW_PX = 640
-_READ_PX = 512
 _CANDIDATES = 8
 _BICUBIC_REACH_PX = 2
-_BOARD_PX = 8
 _LOSSLESS_PIXELS = 64 * 64
 
 
@@ -51,26 +44,6 @@ class Comparison:
     def difference(self) -> float:
         """Return the mean absolute difference of the two."""
         return float(np.mean(np.abs(opaque(self.sr) - opaque(self.bicubic))))
-
-
-def overview(image: StoredImage) -> Plane:
-    """Return the whole picture ``(c, y, x)`` in 0..1, reduced by block means to 640 px at most.
-
-    Reads one block of about 512x512 px at a time, so memory does not grow with the picture.
-
-    Raises:
-        ArchiveError: if a chunk is damaged.
-    """
-    height, width = image.size
-    step = -(-max(height, width) // _OVERVIEW_PX)
-    grid = TileGrid(height, width, step * max(1, _READ_PX // step), 0)
-    whole = Rect(Span(0, height), Span(0, width)).reduced(step)
-    small = np.empty((image.channels, *whole.shape), dtype=np.float32)
-    for core in map(grid.core, grid):
-        # At the right and bottom edge `ceil_mode` averages the pixels that there are.
-        block = avg_pool2d(to_unit_range(image.read(core)), step, ceil_mode=True)
-        small[core.reduced(step).index] = block.numpy()
-    return _finite(small)
 
 
 def compare(
@@ -99,21 +72,12 @@ def data_uri(pixels: Plane) -> str:
     chequered ground; values outside of 0..1 are clipped.
     """
     format: Literal["jpeg", "png"] = "png" if pixels[0].size <= _LOSSLESS_PIXELS else "jpeg"
-    shown = np.rint(np.clip(opaque(pixels), 0, 1) * 255).astype(np.uint8)
-    content = base64.b64encode(encode_preview(shown, format=format)).decode("ascii")
-    return f"data:image/{format};base64,{content}"
+    return uri_of(encode_preview(shown(pixels), format=format), format=format)
 
 
-def opaque(pixels: Plane) -> Plane:
-    """Return grey or RGB: alpha laid over a chequered ground, channels beyond RGBA left out."""
-    channels = len(pixels)
-    if channels not in (2, 4):
-        return pixels[: 3 if channels > 2 else 1]
-    rows, cols = np.indices(pixels.shape[1:]) // _BOARD_PX
-    board = np.where((rows + cols) % 2, 0.62, 0.8).astype(np.float32)
-    alpha = np.clip(pixels[-1], 0, 1)
-    laid: Plane = pixels[:-1] * alpha + board * (1 - alpha)
-    return laid
+def uri_of(content: bytes, *, format: str) -> str:
+    """Return the bytes of a picture file as a picture that stands inside a page."""
+    return f"data:image/{format};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _windows(grid: TileGrid, *, scale: int, done: Set[int]) -> list[Rect]:
@@ -151,7 +115,7 @@ def _tiles_under(window: Rect, grid: TileGrid) -> set[int]:
 
 def _texture_of(small: Plane, size: tuple[int, int]) -> Callable[[Rect], float]:
     """Return a function that measures how much neighbours differ, on average, inside a window."""
-    step = -(-max(size) // _OVERVIEW_PX)
+    step = step_of(size)
     grey = opaque(small).mean(axis=0)
     down = np.abs(np.diff(grey, axis=0, append=grey[-1:]))
     right = np.abs(np.diff(grey, axis=1, append=grey[:, -1:]))
@@ -163,8 +127,4 @@ def _look(lr: StoredImage, sr: StoredImage, window: Rect, *, scale: int) -> Comp
     enlarged = enlarge(to_unit_range(lr.read(wider)), scale=scale, method="bicubic").numpy()
     inside = window.scaled(scale).within(wider.scaled(scale))
     computed = to_unit_range(sr.read(window.scaled(scale))).numpy()
-    return Comparison(window, _finite(enlarged[inside]), _finite(computed))
-
-
-def _finite(pixels: NDArray[Any]) -> Plane:
-    return np.nan_to_num(pixels.astype(np.float32), nan=0.0, posinf=1.0, neginf=0.0)
+    return Comparison(window, finite(enlarged[inside]), finite(computed))

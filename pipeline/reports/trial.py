@@ -26,11 +26,12 @@ from pipeline.compute.inference import (
 from pipeline.compute.threads import in_threads
 from pipeline.errors import SourceError, UsageError
 from pipeline.geometry import Rect, Span, cuts
+from pipeline.jobs.overview import opaque
 from pipeline.jobs.wear import verdict
 from pipeline.pictures.files import read_picture
 from pipeline.pictures.traces import traces
 from pipeline.reports.html import render
-from pipeline.reports.portraits import data_uri, opaque
+from pipeline.reports.portraits import data_uri
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.own_files import check_own, is_trial
 
@@ -66,7 +67,7 @@ class TryRequest:
     @property
     def page(self) -> Path:
         """Return where the page is written: in the current folder, unless named."""
-        return self.out or Path(f"{self.picture.stem}.try.html")
+        return self.out or Path(f"{self.picture.name}.try.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +196,8 @@ def _looks(
     columns = []
     reaches: dict[str, int | None] = {}
     for model in models:
-        inference = Inference.of(
-            model.network,
-            scale=model.spec.scale,
-            channels=model.spec.channels,
-            precision=resolve_precision("auto", device=device),
-            device=device,
-        )
+        precision = resolve_precision("auto", device=device)
+        inference = Inference.of_model(model, precision=precision, device=device)
         # Measured once for networks that differ in their weights alone.
         network = repr(replace(model.spec, name="", summary="", training_data="", scores={}))
         if network not in reaches:

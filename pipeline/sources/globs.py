@@ -63,7 +63,7 @@ class Pattern:
     """The parts of a pattern below a folder; without parts, everything at any depth.
 
     While folders are walked, a set of positions says which parts the next name has to match. The
-    position behind the last part means: everything from here on.
+    position after the last part means: everything from here on.
     """
 
     parts: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """What is at a source: a picture file, a folder, a glob, a zip or a tar archive.
 
 What belongs here: listing files (`source_file`) with stable ids (`item_names`). Not: what their
-bytes mean (`images`), nor which names are not pictures (`kinds`). Everything that could be a
+bytes mean (`pictures`), nor which names are not pictures (`kinds`). Everything that could be a
 picture is listed, so that nothing is lost in silence: a text called ``a.jpg`` is rejected later,
 with its reason. What is left out is counted in the `Listing`.
 """
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Place
 
 T = TypeVar("T")
+
+EMPTY_SOURCE = "the source is empty, expected a file, folder or glob"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ def list_source(src: str, *, names: str = "", skip: Place | None = None) -> List
     if names:
         check_encoding(names)
     if not src:
-        raise NoSourceError("the source is empty, expected a file, folder or glob")
+        raise NoSourceError(EMPTY_SOURCE)
     try:
         place = place_of(src)
     except NoStoreError as error:

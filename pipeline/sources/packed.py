@@ -1,7 +1,7 @@
 """Files inside a zip or a tar: what they are called, where they are, and their bytes.
 
 What belongs here: the two containers. Not: which of their files are pictures (`kinds`), nor the ids
-that these get (`sources`).
+that these get (`item_names`).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 ZIP, TAR = "zip", "tar"
 _TAR = (".tar", ".cbt", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 _ZIP = (".zip", ".cbz")
+_IS_LINK = "is a symbolic link inside its archive; unpack it and give the folder"
 BROKEN = (zlib.error, lzma.LZMAError, struct.error)
 """What decompressors raise on damaged bytes besides OSError, EOFError and ValueError."""
 
@@ -155,7 +156,7 @@ def _zip_refusal(info: zipfile.ZipInfo) -> str | None:
     if info.flag_bits & 0x1:
         return "is encrypted inside its zip archive, expected plain; unpack it with its password"
     if stat.S_ISLNK(info.external_attr >> 16):
-        return "is a symbolic link inside its archive; unpack it and give the folder"
+        return _IS_LINK
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
         return (
             f"is compressed by zip method {info.compress_type}, expected stored, deflate or bzip2; "
@@ -246,7 +247,7 @@ def _tar_file(
     """Return one member; None for folders and devices."""
     refused = None
     if info.issym():
-        refused = "is a symbolic link inside its archive; unpack it and give the folder"
+        refused = _IS_LINK
     elif info.islnk():
         if info.linkname in files:
             return replace(files[info.linkname], look=lambda: None)

@@ -98,9 +98,12 @@ class SourceFile:
         try:
             return place.of_bucket.get(place.key, etag=self.etag)
         except FileExistsError:
-            raise SourceError(
-                f"{shown_path(self.address)} changed since it was listed; ingest the source again"
-            ) from None
+            raise self._changed() from None
+
+    def _changed(self) -> SourceError:
+        return SourceError(
+            f"{shown_path(self.address)} changed since it was listed; ingest the source again"
+        )
 
     def _read_member(self, member: Member, max_member_bytes: int) -> bytes:
         if self.size_bytes > max_member_bytes:
@@ -111,9 +114,7 @@ class SourceFile:
         path = Path(self.address)
         facts = path.stat()
         if (facts.st_size, facts.st_mtime_ns) != (self.archive_bytes, self.mtime_ns):
-            raise SourceError(
-                f"{shown_path(self.address)} changed since it was listed; ingest the source again"
-            )
+            raise self._changed()
         data = Container(member.kind, path).read(member, self.size_bytes, self.mtime_ns)
         if len(data) != self.size_bytes:
             raise SourceError(

@@ -17,39 +17,43 @@ from pipeline.constants import ZSTD
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.storage.archive_group import ARCHIVE_KEY, is_archive, open_group
 from pipeline.storage.disk import fsync, grid_of_files, holds_bytes, sync_tree
+from pipeline.storage.file_image import FileImage, put_file
 from pipeline.storage.image import StoredImage
 from pipeline.storage.item_folders import is_claimed, is_item, item_folders
+from pipeline.storage.item_opening import open_item
 from pipeline.storage.item_paths import item_path, name_of, outer_items
-from pipeline.storage.item_writing import mend_outer, remove_item, sync_metadata, write_pixels
-from pipeline.storage.pixel_codecs import compression
+from pipeline.storage.item_writing import (
+    mend_outer,
+    new_array,
+    new_item,
+    remove_item,
+    write_pixels,
+)
 from pipeline.storage.stack import Stack
 from pipeline.storage.stack_index import Index, Member, chunk_stamp, index_of, locate, stack_ids
 from pipeline.storage.stack_kind import STACKS_FOLDER
 from pipeline.storage.stamps import seal_of
 from pipeline.storage.store import BucketPlace
-from pipeline.storage.zarr_metadata import (
-    CHECK_DISK,
-    LEVEL,
-    METADATA,
-    PROVENANCE_KEY,
-    describe,
-    open_array,
-    read_provenance,
-)
+from pipeline.storage.zarr_metadata import LEVEL, METADATA
 from pipeline.storage.zarr_stores import store_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
+    from pipeline.storage.file_image import PictureFile
     from pipeline.storage.image import Layout
     from pipeline.storage.stack import StackedImage
     from pipeline.storage.stack_kind import Kind
     from pipeline.storage.store import Place
 
 CODEC_KEY = "upres_codec"
-"""Attribute of an archive's own group: how its new arrays are compressed, by zstd if absent."""
+"""Attribute of an archive's own group: how its new arrays are compressed, by zstd if absent.
+
+Whoever names zstd asks for pixels that every program of Zarr reads.
+"""
 
 SOURCE_SHARD_PX = 4096
 _OPEN_CHUNKS = 64
@@ -62,6 +66,7 @@ class Archive:
         self.path = path
         self._group = group
         self._images = lru_cache(maxsize=_OPEN_CHUNKS)(self._images_of)
+        self._held: dict[tuple[str, int, int], StackedImage] = {}
 
     @classmethod
     def open(cls, path: Place) -> Archive:
@@ -81,7 +86,7 @@ class Archive:
         """
         if is_archive(path):
             found = cls.open(path)
-            if codec and codec != found.codec:
+            if codec and codec != found._group.attrs.get(CODEC_KEY):
                 found._group.update_attributes({CODEC_KEY: codec})
             return found
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -96,6 +101,11 @@ class Archive:
     def codec(self) -> str:
         """Return how new arrays are compressed."""
         return str(self._group.attrs.get(CODEC_KEY, ZSTD))
+
+    @property
+    def takes_files(self) -> bool:
+        """Return whether a picture may be stored as its file: unless zstd is named."""
+        return self._group.attrs.get(CODEC_KEY) != ZSTD
 
     def items(self) -> Iterator[str]:
         """Yield the ids of all complete items, sorted."""
@@ -172,7 +182,18 @@ class Archive:
             )
         return image
 
+    def hold(self, stack: str, chunk: int, places: Sequence[int]) -> None:
+        """Read the images at `places` of a chunk at once; `image_at` returns these from then on.
+
+        Raises:
+            ArchiveError: if any are missing or damaged.
+        """
+        images = self.stack(stack).held_images(chunk, places)
+        self._held = {(stack, chunk, place): image for place, image in images.items()}
+
     def _stacked(self, member: Member) -> StackedImage:
+        if held := self._held.get((member.stack, member.chunk, member.place)):
+            return held
         stamp = chunk_stamp(self.path / STACKS_FOLDER, member)
         image = self._images(member.stack, member.chunk, stamp).get(member.place)
         if image is None:
@@ -229,24 +250,7 @@ class Archive:
         return found
 
     def _opened(self, item: str, path: str) -> StoredImage:
-        folder = self.path / path
-        try:
-            provenance = read_provenance(folder)
-            array = open_array(StorePath(self._group.store, f"{path}/{LEVEL}"), folder / LEVEL)
-        except UnreadableError as error:
-            raise UnreadableError(f"{self.path}: item {item!r} {error}; {CHECK_DISK}") from error
-        except ArchiveError as error:
-            if not folder.is_dir():
-                raise ArchiveError(f"{self.path} holds no item {item!r}; ingest it again") from None
-            raise ArchiveError(
-                f"{self.path}: item {item!r} {error}; ingest it again, or delete its folder"
-            ) from error
-        if item_path(item) != path:
-            raise ArchiveError(
-                f"{folder} is not named as upres names the folder of an item, expected "
-                f"{item_path(item)!r}; ingest it again, or delete the folder"
-            )
-        return StoredImage(item, array, provenance)
+        return open_item(self._group.store, self.path, item, path)
 
     def shards_of(self, item: str) -> Iterator[tuple[int, int]]:
         """Yield (row, column) of each shard of an item outside stacks whose file is not empty.
@@ -297,30 +301,37 @@ class Archive:
         Raises:
             ArchiveError: if the item would be inside another one, or another one inside it.
         """
+        with self._new_item(item, provenance) as group:
+            array = new_array(group, shape, dtype, layout, codec=self.codec)
+            if pixels is not None:
+                write_pixels(array, pixels, layout)
+                sync_tree(self.path / item_path(item))
+        return StoredImage(item, array, provenance)
+
+    def create_of_file(
+        self, item: str, file: PictureFile, *, provenance: Mapping[str, Any]
+    ) -> StoredImage:
+        """Make an item whose pixels are stored as the file of its picture, as `create` does.
+
+        The ``sha256`` of the provenance must be that of the file.
+
+        Raises:
+            ArchiveError: as `create`.
+        """
+        with self._new_item(item, provenance) as group:
+            array = put_file(group, file)
+            sync_tree(self.path / item_path(item))
+        return FileImage(item, array, provenance)
+
+    def _new_item(
+        self, item: str, provenance: Mapping[str, Any]
+    ) -> AbstractContextManager[zarr.Group]:
         for outer in outer_items(item):
             if self.provenance(outer) is not None:
                 raise ArchiveError(
                     f"{self.path}: {item!r} would be inside the item {outer!r}; rename one of them"
                 )
-        self.delete(item)
-        mend_outer(self.path, item_path(item))
-        group = self._group.create_group(item_path(item))
-        array = group.create_array(
-            LEVEL,
-            shape=shape,
-            dtype=dtype,
-            chunks=(shape[0], *layout.chunk_px),
-            shards=(shape[0], *layout.shard_px),
-            dimension_names=("c", "y", "x"),
-            config={"write_empty_chunks": True},
-            **compression(self.codec, axes="cyx", dtype=dtype, channels=shape[0]),
-        )
-        if pixels is not None:
-            write_pixels(array, pixels, layout)
-            sync_tree(self.path / item_path(item))
-        group.update_attributes({"ome": describe(item), PROVENANCE_KEY: dict(provenance)})
-        sync_metadata(self.path, item_path(item))
-        return StoredImage(item, array, provenance)
+        return new_item(self._group, self.path, item, provenance)
 
     def delete(self, item: str) -> None:
         """Remove an item and its pixels, if it is there, however damaged it is.

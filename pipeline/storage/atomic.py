@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
 from pipeline.storage.access import EVERYONE, close_to
+from pipeline.storage.disk import fsync
 from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
@@ -116,10 +117,5 @@ def _place_without_links(partial: Path, path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut, where folders can be synced (POSIX)."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if os.name == "posix":
+        fsync(folder)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MEMBERS = "members"
 """Name of the folder with these files, in that of the stack."""
 
+SIZE = "size"
+"""What a member of a mixed stack has besides provenance: its (height, width) in pixels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -27,6 +30,11 @@ class Chunk:
 
     facts: Mapping[str, Any]
     members: Mapping[int, Mapping[str, Any]]
+
+    def size_of(self, place: int) -> tuple[int, int]:
+        """Return (height, width) of an image of a mixed stack."""
+        height, width = self.members[place][SIZE]
+        return height, width
 
     @property
     def sha256(self) -> str:
@@ -39,8 +47,10 @@ def content_sha256(members: Iterable[tuple[int, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(members)).encode()).hexdigest()
 
 
-def read_chunk(file: Place) -> Chunk | None:
+def read_chunk(file: Place, *, mixed: bool) -> Chunk | None:
     """Return what a file of members says, None where there is none.
+
+    Where the stack is `mixed`, each member has a size.
 
     Raises:
         ArchiveError: if it is damaged.
@@ -49,7 +59,12 @@ def read_chunk(file: Place) -> Chunk | None:
     try:
         found = json.loads(file.read_bytes())
         members = {
-            int(place): {**member, "item": str(member["item"]), "sha256": str(member["sha256"])}
+            int(place): {
+                **member,
+                "item": str(member["item"]),
+                "sha256": str(member["sha256"]),
+                **({SIZE: _size(*member[SIZE])} if mixed else {}),
+            }
             for place, member in found["members"].items()
         }
         return Chunk(dict(found["facts"]), members)
@@ -61,6 +76,12 @@ def read_chunk(file: Place) -> Chunk | None:
         raise ArchiveError(
             f"{file} is damaged ({type(error).__name__}: {error}); delete it and ingest again"
         ) from error
+
+
+def _size(height: int, width: int) -> tuple[int, int]:
+    if min(height, width) < 1:
+        raise ValueError(f"size is {height}x{width}, expected at least 1x1")
+    return int(height), int(width)
 
 
 def members_file(folder: Place, number: int) -> Place:

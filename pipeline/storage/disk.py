@@ -71,16 +71,21 @@ def _sizes(folder: str, names: Sequence[str]) -> Iterator[int]:
             yield os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118 - millions.
 
 
-def holds_bytes(file: Place) -> bool:
-    """Return whether `file` is there and not empty: Zarr reads both other cases as black."""
+def size_of(file: Place) -> int | None:
+    """Return how many bytes a file or an object has, None where there is none."""
     if isinstance(file, BucketPlace):
         facts = file.facts()
-        return facts is not None and facts.size_bytes > 0
+        return None if facts is None else facts.size_bytes
     try:
         found = file.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return False
-    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def holds_bytes(file: Place) -> bool:
+    """Return whether `file` is there and not empty: Zarr reads both other cases as black."""
+    return bool(size_of(file))
 
 
 def scanned(folder: Place) -> Sequence[os.DirEntry[str] | Entry]:

@@ -36,7 +36,7 @@ _HOLDER = re.compile(rb"\(pid \d+ on .*, since [-+:T\d]+\)\s*$")
 """How the content of every lock ends."""
 
 _LOCKED_BYTES = 1 if sys.platform == "win32" else 0
-"""Windows keeps locked bytes from all but the holder: who that is stands behind them."""
+"""Windows keeps locked bytes from all but the holder: who that is is written after them."""
 
 _BINARY = getattr(os, "O_BINARY", 0)
 
@@ -63,7 +63,7 @@ def hold(lock: Path, what: Place, command: str) -> Iterator[None]:
     handle = os.open(lock, os.O_RDWR | os.O_CREAT | _BINARY, 0o644)
     try:
         if not lock_descriptor(handle, blocking=False):
-            raise JobBusyError(f"{what} is held by {_holder(handle)}; wait for it or stop it")
+            raise JobBusyError.of(what, _holder(handle))
         _sign(handle, command)
         yield
     finally:

@@ -212,7 +212,7 @@ class Bucket:
     def below(self, folder: str, *, after: str = "") -> Iterator[Stored]:
         """Yield every object below a folder, at any depth, sorted by key: a request for 1,000.
 
-        With `after` only those whose keys are behind it.
+        With `after` only those whose keys come after it.
         """
         pages = self._pages(folder, after)
         while True:

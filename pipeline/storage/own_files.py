@@ -26,7 +26,7 @@ _SIGN = b"Software\0upres"
 
 
 def signed_png(content: bytes) -> bytes:
-    """Return a PNG with a text chunk behind its header that says who drew it."""
+    """Return a PNG with a text chunk after its header that says who drew it."""
     body = b"tEXt" + _SIGN
     chunk = struct.pack(">I", len(_SIGN)) + body + struct.pack(">I", zlib.crc32(body))
     return content[:_PNG_HEADER] + chunk + content[_PNG_HEADER:]

@@ -86,7 +86,7 @@ def spooling_in(place: Place) -> Iterator[None]:
 
     Next to a bucket they are on the disk of temporary files.
 
-    They are meant for the block: behind it, nothing lets go of their memory.
+    They are meant for the block: after it, nothing lets go of their memory.
     """
     folder = Path(tempfile.gettempdir()) if isinstance(place, BucketPlace) else place
     spool = _Spool(folder)

@@ -1,4 +1,4 @@
-"""Stacks: many small images of one size in one array ``(n, c, y, x)``.
+"""Stacks: many small images of one size, or in boxes of one size, in one array ``(n, c, y, x)``.
 
 An image of its own takes three files; a stack takes two for each chunk of its images: one with
 their pixels, and one (`members/N.json`) that says which images these are, with their provenance.
@@ -8,7 +8,7 @@ written again. An image that changes leaves a hole in its chunk and goes into an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from pipeline.errors import ArchiveError, StoreError, UnreadableError
 from pipeline.storage.chunk_members import (
     MEMBERS,
+    SIZE,
     Chunk,
     members_file,
     members_files,
@@ -58,6 +59,10 @@ class StackedImage(StoredImage):
 
     index: int
     """Which image of the array it is."""
+    own_size: tuple[int, int]
+    """(height, width) in pixels: in a mixed stack, of its part of the box."""
+    held: NDArray[Any] | None = None
+    """Its pixels ``(c, y, x)``, where they were read before."""
 
     @property
     def in_stack(self) -> bool:
@@ -72,7 +77,7 @@ class StackedImage(StoredImage):
     @property
     def size(self) -> tuple[int, int]:
         """Return (height, width) in pixels."""
-        return int(self.array.shape[2]), int(self.array.shape[3])
+        return self.own_size
 
     def replace(self, rect: Rect, pixels: NDArray[Any]) -> None:
         """Refuse: the images of a chunk are written together, by `Stack.write`.
@@ -90,11 +95,13 @@ class StackedImage(StoredImage):
         return [f"{self.array.path}/c/{self.index // _shard_length(self.array)}/0/0/0"]
 
     def _pixels(self, rect: Rect) -> NDArray[Any]:
+        if self.held is not None:
+            return self.held[rect.index]
         return np.asarray(self.array[(self.index, *rect.index)])
 
 
 class Stack:
-    """One array of equal-sized images, chunk by chunk."""
+    """One array of images of one kind, chunk by chunk."""
 
     def __init__(self, stack: str, folder: Place, array: zarr.Array[Any]) -> None:
         self.id = stack
@@ -158,7 +165,7 @@ class Stack:
     def kind(self) -> Kind:
         """Return what the images have in common."""
         _, channels, height, width = self.array.shape
-        return Kind(channels, height, width, str(self.array.dtype))
+        return Kind(channels, height, width, str(self.array.dtype), Kind.of(self.id).mixed)
 
     @property
     def chunk_members(self) -> int:
@@ -183,7 +190,7 @@ class Stack:
         Raises:
             ArchiveError: if the file that says so is damaged.
         """
-        return read_chunk(self._members_file(number))
+        return read_chunk(self._members_file(number), mixed=self.kind.mixed)
 
     def has_pixels(self, number: int) -> bool:
         """Return whether the file with the pixels of a chunk is there and not empty."""
@@ -197,9 +204,32 @@ class Stack:
         """
         chunk = self.chunk(number) or Chunk({}, {})
         start = number * self.chunk_members
+        sizes = self._sizes(chunk)
         return {
-            place: StackedImage(m["item"], self.array, {**chunk.facts, **m}, start + place)
+            place: StackedImage(
+                m["item"], self.array, {**chunk.facts, **m}, start + place, sizes[place]
+            )
             for place, m in chunk.members.items()
+        }
+
+    def _sizes(self, chunk: Chunk) -> dict[int, tuple[int, int]]:
+        """Return (height, width) of the images of a chunk, by place."""
+        kind = self.kind
+        return {
+            place: chunk.size_of(place) if kind.mixed else (kind.height, kind.width)
+            for place in chunk.members
+        }
+
+    def held_images(self, number: int, places: Sequence[int]) -> dict[int, StackedImage]:
+        """Open the images at `places` of a chunk with their pixels, which are read at once.
+
+        Raises:
+            ArchiveError: if any are missing or damaged.
+        """
+        pixels, images = self.read(number, places), self.images(number)
+        return {
+            place: replace(images[place], held=held)
+            for place, held in zip(places, pixels, strict=True)
         }
 
     def is_whole(self, number: int) -> bool:
@@ -213,21 +243,22 @@ class Stack:
             return False
         return True
 
-    def read(self, number: int, places: Sequence[int]) -> NDArray[Any]:
-        """Return the pixels ``(n, c, y, x)`` of the images at `places` of a chunk.
+    def read(self, number: int, places: Sequence[int]) -> list[NDArray[Any]]:
+        """Return the pixels ``(c, y, x)`` of each of the images at `places` of a chunk.
 
         Raises:
             ArchiveError: if they are missing or damaged.
         """
-        images = self.images(number)
-        missing = [place for place in places if place not in images]
+        sizes = self._sizes(self.chunk(number) or Chunk({}, {}))
+        missing = [place for place in places if place not in sizes]
         if missing:
             raise ArchiveError(f"{self._folder}: chunk {number} holds no image at {missing[0]}")
         start, file = number * self.chunk_members, self._pixels_file(number)
+        first, last = min(places, default=0), max(places, default=0)
         try:
             if not holds_bytes(file):
                 raise FileNotFoundError(file)
-            block = np.asarray(self.array[start : start + self.chunk_members])
+            block = np.asarray(self.array[start + first : start + last + 1])
         except StoreError as error:
             raise UnreadableError(
                 f"{self.id} chunk {number} cannot be read ({error}); {CHECK_DISK}"
@@ -238,38 +269,43 @@ class Stack:
                 f"delete {self._members_file(number)}, and the next `upres upscale` or `ingest` "
                 "reads its pictures again"
             ) from error
-        return block[list(places)]
+        return [block[p - first, :, : sizes[p][0], : sizes[p][1]] for p in places]
 
     def write(
         self,
         number: int,
-        pixels: NDArray[Any],
+        pixels: Sequence[NDArray[Any]],
         members: Mapping[int, Mapping[str, Any]],
         facts: Mapping[str, Any],
     ) -> None:
-        """Write a chunk: `pixels` ``(n, c, y, x)`` in the order of the places of `members`.
+        """Write a chunk: images ``(c, y, x)`` in the order of the places of `members`.
 
         When this returns, the chunk survives a power cut.
 
         Raises:
             ArchiveError: if the pixels do not fit.
         """
-        kind, places = self.kind, sorted(members)
-        expected = (len(places), kind.channels, kind.height, kind.width)
-        if pixels.shape != expected or str(pixels.dtype) != kind.dtype:
-            raise ArchiveError(
-                f"{self.id}: pixels are {pixels.dtype} {pixels.shape}, expected {kind.dtype} "
-                f"{expected}"
-            )
-        block = np.zeros((self.chunk_members, *expected[1:]), dtype=kind.dtype)
-        block[places] = pixels
+        kind = self.kind
+        block = np.zeros(
+            (self.chunk_members, kind.channels, kind.height, kind.width), dtype=kind.dtype
+        )
+        said = {}
+        for place, image in zip(sorted(members), pixels, strict=True):
+            channels, height, width = image.shape
+            if not kind.takes(Kind(channels, height, width, str(image.dtype))):
+                raise ArchiveError(
+                    f"{self.id}: pixels are {image.dtype} {image.shape}, expected {kind.dtype} of "
+                    f"{'at most ' * kind.mixed}{block.shape[1:]}"
+                )
+            block[place, :, :height, :width] = image
+            said[place] = {**members[place], **({SIZE: (height, width)} if kind.mixed else {})}
         self.remove(number)
         file = self._pixels_file(number)
         start = number * self.chunk_members
         self.array[start : start + self.chunk_members] = block
         for path in (file, *file.parents[:5]):
             fsync(path)
-        write_chunk(self._members_file(number), Chunk(facts, members))
+        write_chunk(self._members_file(number), Chunk(facts, said))
 
     def remove(self, number: int) -> None:
         """Remove a chunk, its members first, whatever stands in its place."""
@@ -283,6 +319,13 @@ class Stack:
         chunk = self.chunk(number)
         if chunk is not None:
             self.retain(number, chunk.members.keys() - set(places), {})
+
+    def empty(self, number: int, places: Collection[int]) -> None:
+        """Leave holes at `places` of a chunk; one without images has no pixels, but its number."""
+        self.drop(number, places)
+        chunk = self.chunk(number)
+        if chunk is not None and not chunk.members:
+            remove_whatever(self._pixels_file(number))
 
     def retain(self, number: int, places: Collection[int], facts: Mapping[str, Any]) -> None:
         """Keep only the images at `places` of a chunk, and have `facts` said of them."""

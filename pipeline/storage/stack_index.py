@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING
 from pipeline.errors import ArchiveError
 from pipeline.storage.chunk_members import (
     MEMBERS,
+    SIZE,
     members_file,
     members_files,
     read_chunk,
     remove_whatever,
 )
 from pipeline.storage.disk import scanned
-from pipeline.storage.stack_kind import STACKS_FOLDER, is_stack_id, stack_folder, stack_of
+from pipeline.storage.stack_kind import (
+    STACKS_FOLDER,
+    Kind,
+    is_stack_id,
+    stack_folder,
+    stack_of,
+)
 from pipeline.storage.stamps import stamp_of
 from pipeline.storage.store import BucketPlace
 
@@ -38,6 +45,8 @@ class Member:
     chunk: int
     place: int
     sha256: str
+    size: tuple[int, int] | None = None
+    """(height, width) of one in a mixed stack; in others all are of one size."""
 
 
 def chunk_stamp(root: Place, member: Member) -> str:
@@ -129,9 +138,10 @@ def _indexed(root: Place, stamps: _Stamps) -> Index:
     broken: dict[str, ArchiveError] = {}
     for name, _ in stamps:
         stack = stack_of(name)
+        mixed = Kind.of(stack).mixed
         for number, file in members_files(root / name):
             try:
-                chunk = read_chunk(file)
+                chunk = read_chunk(file, mixed=mixed)
             except ArchiveError as error:
                 broken[f"{stack}{number}"] = error
                 continue
@@ -139,7 +149,8 @@ def _indexed(root: Place, stamps: _Stamps) -> Index:
                 item = member["item"]
                 if item in found:
                     outdated.append((item, found[item]))
-                found[item] = Member(stack, number, place, member["sha256"])
+                size = member[SIZE] if mixed else None
+                found[item] = Member(stack, number, place, member["sha256"], size)
     return Index(found, outdated, broken)
 
 

@@ -10,21 +10,23 @@ from torch import Tensor, nn
 
 from models.imagenet import torchvision_file
 from models.losses import CONTENT_LOSSES, GAN_LOSSES, Judgements, judged
+from models.lpips import LpipsLoss, load_lpips
 from models.vgg import ContentLoss, PerceptualLoss, load_vgg
 from pipeline.errors import RecipeError
 from pipeline.recipes.training import FEATURE_LOSSES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from pipeline.recipes.training import TrainRecipe
 
-_NETWORKS: dict[str, tuple[str, type[ContentLoss] | type[PerceptualLoss]]] = {
-    "content": ("vgg19", ContentLoss),
-    "perceptual": ("vgg16", PerceptualLoss),
+_NETWORKS: dict[str, tuple[str, Callable[[Path | None], nn.Module]]] = {
+    "content": ("vgg19", lambda file: ContentLoss(load_vgg(file, network="vgg19"))),
+    "perceptual": ("vgg16", lambda file: PerceptualLoss(load_vgg(file, network="vgg16"))),
+    "lpips_vgg": ("vgg16", lambda file: LpipsLoss(load_lpips(file, net="vgg"))),
 }
-"""Which network's features a loss looks at, and how."""
+"""Which network's features a loss looks at, and how it is made from their file."""
 
 _FEATURES = ("vgg19", "vgg16", "alexnet")
 """Networks whose features losses and LPIPS look at."""
@@ -162,15 +164,15 @@ def _feature_losses(recipe: TrainRecipe) -> set[str]:
 
 
 def _load(recipe: TrainRecipe, name: str, files: FeatureFiles) -> nn.Module:
-    network, loss = _NETWORKS[name]
+    network, made = _NETWORKS[name]
     file = files.find(network)
     try:
-        return loss(load_vgg(file, network=network))
+        return made(file)
     except ValueError as error:
         places = ", ".join(map(str, files.places))
         among = f"no file of {places} is called {network}...: " if places and file is None else ""
         raise RecipeError(
-            f"the loss {name!r} of {recipe.name} cannot be had: {among}{error}"
+            f"the loss {name!r} of {recipe.name} cannot be computed: {among}{error}"
         ) from error
 
 

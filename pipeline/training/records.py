@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.pictures.codecs.previews import encode_preview
+from pipeline.recipes.training import LOSSES
 from pipeline.storage.atomic import write_atomic
 from pipeline.training.folder import CURVES, METRICS
 from pipeline.training.validation import psnr
@@ -41,15 +42,15 @@ SHOWN = 4
 """How many validation patches a picture of samples shows."""
 
 COLUMNS = (
-    "step", "stage", "loss", "l1", "mse", "content", "perceptual", "adversarial",
-    "validation_loss", "discriminator", "validation_discriminator",
+    "step", "stage", "loss", "l1", "mse", "content", "perceptual", "lpips_vgg",
+    "adversarial", "validation_loss", "discriminator", "validation_discriminator",
     "accuracy", "precision", "recall", "f1", "specificity", "learning_rate",
     "psnr_y", "bicubic_psnr_y", "ssim_y", "bicubic_ssim_y", "lpips", "bicubic_lpips",
     "seconds", "waiting_s",
 )  # fmt: skip
 """Of the metrics: means since the validation before, and the validation."""
 
-_PARTS = ("l1", "mse", "content", "perceptual", "adversarial")
+_PARTS = LOSSES
 _PANELS = {
     "generator: loss in training, its parts, loss in validation": (
         "loss",

@@ -36,7 +36,9 @@ class TrainRequest:
         "A dataset, or pictures that are prepared into one first: a path, or s3://BUCKET/PREFIX."
     )
     out_dir: Path = needed("Result folder.")  # noqa: RUF009 - it is a field.
-    recipe: str | None = optional(None, "What to train, and how.  [with --resume: as it was begun]")
+    recipe: str | None = optional(
+        None, "What to train, and how.  [default with --resume: as it was begun]"
+    )
     settings: tuple[str, ...] = same_as(PrepareRequest, "settings")
     """``KEY=VALUE``, put over the recipe's values; ``prepare.KEY=VALUE`` over its table's."""
     features: tuple[Path, ...] = optional(

@@ -167,7 +167,7 @@ def _lpips_of(file: Path) -> Lpips:
     try:
         return load_lpips(file)
     except ValueError as error:
-        raise RecipeError(f"LPIPS cannot be had: {error}") from error
+        raise RecipeError(f"LPIPS cannot be computed: {error}") from error
 
 
 def psnr(a: Any, b: Any) -> float:

@@ -87,4 +87,5 @@ def test_the_peak_of_a_known_gpu_is_that_of_its_data_sheet(monkeypatch: pytest.M
         ("NVIDIA H200", 989.0),
     ):
         monkeypatch.setattr(on_a_gpu, "_called", lambda _device, name=name: name)
-        assert on_a_gpu._peak("cpu")["sheet_tflops"] == tflops
+        assert on_a_gpu._peak("cpu", "bf16")["sheet_tflops"] == tflops
+        assert "sheet_tflops" not in on_a_gpu._peak("cpu", "fp32")

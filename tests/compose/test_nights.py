@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.compose
 
-PICTURES, SIDE_PX, TILE_PX = 60, 256, 32
+PICTURES, SIDE_PX, TILE_PX = 24, 256, 32
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 ASKED = {"src": "/data/pictures", "model": "bicubic-x2", "tile_px": TILE_PX}
-REJECTED = "1 of 60 files was rejected; the report says why"
+REJECTED = f"1 of {PICTURES} files was rejected; the report says why"
 PATIENCE_S = 900.0
 
 PLANT = """
@@ -57,7 +57,7 @@ with ledger:
 """Makes a tile that is done a failed one."""
 
 
-FEW = 12
+FEW = 8
 """Pictures of the night in a bucket."""
 
 MAKE_BUCKET = "echo 's3.bucket.create -name night' | weed shell"
@@ -224,7 +224,7 @@ def stack(
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, save: SavePicture) -> Path:
-    """Sixty pictures, one of which ends too soon."""
+    """Pictures of which one ends too soon."""
     folder = tmp_path_factory.mktemp("source") / "pictures"
     noise = np.random.default_rng(0)
     for n in range(PICTURES - 1):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.compute.workers import Workers
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import run_on
 from pipeline.jobs.spec import make_spec
@@ -50,7 +51,7 @@ def upscale_while(
         run_on(create_job(folder, source=str(source)), "test") as run,
     ):
         patch.setattr("pipeline.jobs.upscale.tiles._TILES_A_TASK", 1)
-        run.ingest(str(source), client)
+        run.ingest(str(source), Workers.of(client))
         run.upscale(upscaling, run.plan(upscaling), client, report)
         assert not left
         return run.status()

@@ -115,7 +115,8 @@ def test_an_archive_of_a_folder_that_is_exported_into_it_leaves_the_originals(
         told = upres(*words, "--json")
         assert told.code == 3
         assert told.document["export"] == {
-            "written": 0, "unchanged": 0, "pruned": 0, "gone": 0, "gone_files": [], "notes": [],
+            "written": 0, "unchanged": 0, "pruned": 0, "let_go": 0,
+            "gone": 0, "gone_files": [], "notes": [],
         }  # fmt: skip
         assert [f["error"] for f in told.document["failures"]] == ["OccupiedError"] * 3
         assert digest(pictures) == before
@@ -264,7 +265,8 @@ def test_what_became_of_exported_files_is_said(
     assert f"gone from the source, still in {out}: 1 file (--prune removes" in told.err
     told = upres("export", job, out, "--json")
     assert told.document == {
-        "job": str(job), "dir": str(out), "written": 0, "unchanged": 2, "pruned": 0, "gone": 1,
+        "job": str(job), "dir": str(out), "written": 0, "unchanged": 2, "pruned": 0, "let_go": 0,
+        "gone": 1,
         "gone_files": [str(out / "sub" / "1.png")], "failures": [], "notes": [],
     }  # fmt: skip
     told = upres(*words, "--prune")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import pytest
 
 from pipeline.compute.cluster import ClusterSettings, connect
+from pipeline.compute.workers import Workers
 from pipeline.jobs.job import create_job
 from pipeline.jobs.run import run_on
 from pipeline.jobs.spec import make_spec
@@ -63,7 +64,7 @@ def compute(pictures: Path, client: Client, digest: Digest) -> Compute:
                 if progress.units_done >= stop_after:
                     running.stop.request()
 
-            running.ingest(str(pictures), client)
+            running.ingest(str(pictures), Workers.of(client))
             plans = order(running.plan(upscaling))
             running.upscale(upscaling, plans, workers or client, report)
             done = running.status().units["done"]

@@ -11,6 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from tornado.tcpclient import TCPClient
+
+from pipeline.compute.cluster import join
+from pipeline.compute.submission import submit_windowed
+from pipeline.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,6 +92,24 @@ def test_a_killed_scheduler_ends_the_command_in_one_line_and_loses_nothing(
     undisturbed = tmp_path / "undisturbed"
     assert upres(*(undisturbed if w == str(job) else w for w in words), *cluster).code == 0
     assert digest(job / "sr.zarr") == digest(undisturbed / "sr.zarr")
+
+
+def test_what_a_broken_handshake_raises_takes_the_place_of_no_reason(
+    scheduler: tuple[str, subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client of a scheduler that dies in a handshake raises the same again as it is closed."""
+
+    async def shake(*_: object, **__: object) -> None:
+        raise ValueError("IOStream is not idle; cannot convert to SSL")
+
+    address, process = scheduler
+    with pytest.raises(ClusterError, match="scheduler is gone"), join(address) as client:  # noqa: PT012
+        monkeypatch.setattr(TCPClient, "connect", shake)
+        process.kill()
+        list(submit_windowed(client, time.sleep, [60]))
+    assert "could not be closed: IOStream is not idle" in caplog.text
 
 
 def _tiles(archive: Path) -> int:

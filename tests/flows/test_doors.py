@@ -61,6 +61,7 @@ OTHER_THAN_DEFAULT = {
     "file_format": "png",
     "overwrite": True,
     "prune": True,
+    "keep": "export",
     "codec": "zstd",
     "ledger": "sqlite:///ledger.db",
     "until": "06:30",
@@ -320,8 +321,8 @@ def test_the_form_of_a_flow_says_what_every_field_means(name: str) -> None:
 
 def test_a_form_says_what_the_command_says() -> None:
     told = parameter_schema(FLOWS["nightly"].fn).properties
-    assert told["tile_px"]["description"] == "LR pixels of a tile's side."
-    assert told["overwrite"]["description"].startswith("Replace files that are in the way")
+    assert told["tile_px"]["description"] == "Side of a tile, in LR pixels."
+    assert told["overwrite"]["description"].startswith("Replace files in the way of an export")
     assert told["timezone"]["description"].startswith("Time zone of until, such as Europe/Berlin.")
     assert list(told)[:3] == ["src", "job_dir", "model"]
 
@@ -332,6 +333,8 @@ def test_a_form_says_what_the_command_says() -> None:
         ({"file_format": "png"}, "--export"),
         ({"overwrite": True}, "--export"),
         ({"prune": True}, "--export"),
+        ({"keep": "export"}, "--keep export goes with --export DIR; add that"),
+        ({"keep": "nothing"}, "nothing"),
         ({"export_dir": "in/up"}, "is in the source"),
         ({"export_dir": "originals/up", "reference": "originals"}, "is in --reference"),
         ({"export_dir": "in/a.png"}, "is not a folder"),
@@ -403,7 +406,8 @@ def test_both_doors_do_the_same_job(
     (tmp_path / "in" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     # The tasks as plain functions: a Prefect server takes long to start, and changes nothing here.
     for name in (
-        "ingest_pictures", "upscale_tiles", "score_tiles", "export_pictures", "report_job"
+        "ingest_pictures", "upscale_tiles", "score_tiles", "export_pictures", "let_pixels_go",
+        "report_job",
     ):  # fmt: skip
         monkeypatch.setattr(flow_of_upscaling, name, getattr(tasks, name).fn)
 

@@ -298,7 +298,7 @@ def test_it_goes_on_with_the_patches_and_steps_that_it_was_begun_with(
         (("--set", "arguments={ features = 0 }"), "arguments.features is 0, expected at least 1"),
         (("--set", "losses={ perceptual = 1 }"), "--features FILE"),
         (("--features", "nowhere"), "'nowhere' does not exist"),
-        (("--features", "{out}"), "LPIPS cannot be had"),
+        (("--features", "{out}"), "LPIPS cannot be computed"),
         (("--features", "{empty}"), "has no features; expected safetensors files whose names"),
     ],
 )
@@ -395,7 +395,7 @@ def test_features_that_are_missing_are_told_before_pictures_are_prepared(
     words = ("--recipe", "srgan-faces-96", "--features", tmp_path)
     said = upres("train", pictures, "--out", tmp_path / "out", *words)
     assert (said.code, said.err.count("\n")) == (2, 1)
-    assert f"cannot be had: no file of {tmp_path} is called vgg19...: " in said.err
+    assert f"cannot be computed: no file of {tmp_path} is called vgg19...: " in said.err
     assert not (tmp_path / "out").exists()
 
 

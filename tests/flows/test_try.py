@@ -65,7 +65,7 @@ def test_the_page_shows_three_crops_by_every_model_of_the_scale(
     assert said.document["models"] == models
     assert said.document["auto"] == "span-x4-archive"
     assert said.document["because"] == "JPEG of quality 60, 4:2:0"
-    page = (tmp_path / "a <b>.try.html").read_text()
+    page = (tmp_path / "a <b>.jpg.try.html").read_text()
     assert "a &lt;b&gt;.jpg" in page
     assert "http" not in page.replace("http-equiv", "")
     pictures = shown(page)
@@ -85,7 +85,7 @@ def test_a_crop_is_what_the_model_makes_of_the_whole_picture_there(
     pixels = np.ascontiguousarray(np.moveaxis(np.asarray(Image.open(picture)), 2, 0))
     whole = np.moveaxis(inference.enlarge(pixels), 0, 2).astype(int)
     window = trial.crops(pixels, side=80)[0].scaled(4)
-    crop = shown((tmp_path / "a <b>.try.html").read_text())["span-x4"][0]
+    crop = shown((tmp_path / "a <b>.jpg.try.html").read_text())["span-x4"][0]
     # The page's pictures are JPEGs.
     assert np.abs(whole[window.index[1:]] - crop).mean() < 8
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from models.interpolation import enlarge, reduce
-from models.lpips import Lpips, alexnet, heads_file, load_lpips, read_heads
+from models.lpips import Lpips, LpipsLoss, alexnet, heads_file, load_lpips, read_heads
 from models.vgg import Features, vgg
 from pipeline.compute.threads import in_threads
 from pipeline.pictures.files import read_picture
@@ -147,3 +147,16 @@ def _of_bicubic(path: Path, distance: Lpips) -> float:
     lr = (reduce(hr, scale=4, method="bicubic") * 255).round().clamp(0, 255) / 255
     sr = (enlarge(lr, scale=4, method="bicubic") * 255).round().clamp(0, 255) / 255
     return float(distance(sr, hr))
+
+
+def test_the_loss_is_the_mean_distance_and_a_generator_can_follow_it_from_anywhere() -> None:
+    loss, distance = LpipsLoss(lpips("vgg")), lpips("vgg")
+    hr = torch.rand(2, 3, 32, 40)
+    for sr in (torch.zeros(2, 3, 32, 40), torch.rand(2, 3, 32, 40), hr.clone()):
+        sr.requires_grad_()
+        value = loss(sr, hr)
+        value.backward()
+        assert value.shape == ()
+        assert torch.allclose(value, distance(sr, hr).mean())
+        assert bool(sr.grad.isfinite().all())
+    assert loss(hr, hr) == 0

@@ -13,13 +13,15 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from tests.services.databases import postgresql_server
+from tests.services.databases import postgresql_server, put_new_database
 from tests.services.nights import wait_for
 from tests.services.stores import BUCKET, Bucket, SeaweedFS, environment, in_front_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
+    from tests.conftest import SavePicture, TakePhoto
     from tests.services.stores import Front
 
 
@@ -30,6 +32,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     home = tmp_path_factory.mktemp("prefect")
+    put_new_database(home)
     url = f"http://127.0.0.1:{port}/api"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")} | {
         "PREFECT_HOME": str(home),
@@ -101,6 +104,17 @@ def bucket(front: Front) -> Bucket:
     """A place of a test's own in the store, which has no faults until some are asked for."""
     front.fault = lambda _number, _method, _path: ""
     return Bucket(f"test-{uuid.uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
+    """A folder of pictures for a store: large ones, and ones that share a stack."""
+    folder = tmp_path / "in"
+    save(folder / "a.png", photo(70, 90))
+    save(folder / "trips" / "ü b#1%.png", photo(40, 70, at=50))
+    for n in range(17):
+        save(folder / "small" / f"{n:02}.png", photo(16, 20, at=n))
+    return folder
 
 
 @pytest.fixture(scope="module")

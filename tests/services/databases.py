@@ -1,13 +1,17 @@
-"""A real PostgreSQL for tests, on the loopback interface only."""
+"""Databases for tests: a real PostgreSQL, on the loopback interface only, and Prefect's own."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import pwd
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,3 +68,26 @@ def postgresql_server() -> Iterator[str]:
     finally:
         _as_server([control, "-D", str(data), "-m", "immediate", "stop"], cwd=folder)
         shutil.rmtree(folder)
+
+
+def put_new_database(prefect_home: Path) -> None:
+    """Put Prefect's database, without a run, where a server with this home looks for it.
+
+    Each server would make its own first, in as much CPU time as the rest of its start takes.
+    """
+    prefect_home.mkdir(parents=True, exist_ok=True)
+    shutil.copy(_new_database(), prefect_home)
+
+
+@lru_cache
+def _new_database() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="upres-prefect-"))
+    atexit.register(shutil.rmtree, home)
+    others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    subprocess.run(
+        [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
+        env=others | {"PREFECT_HOME": str(home), "DO_NOT_TRACK": "1"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return home / "prefect.db"

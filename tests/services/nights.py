@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 
+from tests.services.databases import put_new_database
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -29,6 +31,7 @@ class Night:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
+        put_new_database(self.home / "prefect")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -78,11 +81,20 @@ class Night:
         answer.raise_for_status()
         return answer.json()
 
-    def runs(self) -> list[dict[str, Any]]:
-        return list(self.api("flow_runs/filter", {"sort": "EXPECTED_START_TIME_ASC"}))
+    def runs(self, limit: int = 200, **only: Any) -> list[dict[str, Any]]:
+        """Return runs by their time: a schedule makes a hundred, which a server lists slowly."""
+        asked = {"sort": "EXPECTED_START_TIME_ASC", "limit": limit, "flow_runs": only}
+        return list(self.api("flow_runs/filter", asked))
+
+    def run(self, run: str) -> dict[str, Any]:
+        (found,) = self.runs(id={"any_": [run]})
+        return found
+
+    def coming(self, limit: int = 1) -> list[dict[str, Any]]:
+        return self.runs(limit, state={"type": {"any_": ["SCHEDULED"]}})
 
     def started(self) -> list[dict[str, Any]]:
-        return [run for run in self.runs() if run["state_type"] != "SCHEDULED"]
+        return self.runs(state={"type": {"not_any_": ["SCHEDULED"]}})
 
 
 class Serving:

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -25,21 +21,13 @@ from flows.upscale import upscale_archive
 from pipeline.jobs import stages
 from pipeline.jobs.budget import TimedStop
 from pipeline.jobs.job import hold_job, open_job
-from tests.services.nights import wait_for
 
 if TYPE_CHECKING:
-    from tests.conftest import Digest, SavePicture, TakePhoto
+    from pathlib import Path
+
+    from tests.conftest import SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
-
-DRIVER = """
-import json, sys
-from pathlib import Path
-from flows.nightly import nightly
-if __name__ == "__main__":
-    asked = json.loads(sys.argv[1])
-    nightly(**asked | {"job_dir": Path(asked["job_dir"])}, return_state=True)
-"""
 
 
 @pytest.fixture
@@ -158,35 +146,3 @@ def test_a_job_that_another_run_holds_is_refused_in_one_line_that_says_who(
     assert (kind, name) == ("FAILED", "Skipped")
     assert f"is held by nightly flow (pid {os.getpid()} on " in message
     assert "\n" not in message
-
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["cancelled", "killed"])
-def test_a_flow_whose_process_ends_is_continued_by_the_next_to_the_same_bytes(
-    how: signal.Signals, api: str, asked: dict[str, Any], tmp_path: Path, photo: TakePhoto,
-    save: SavePicture, digest: Digest,
-) -> None:  # fmt: skip
-    save(tmp_path / "in" / "large.png", photo(1000, 1000))
-    script = tmp_path / "driver.py"
-    script.write_text(DRIVER)
-    asked |= {"tile_px": 16}
-    # The workers of this session let no other process in.
-    own = {"job_dir": str(asked["job_dir"]), "cluster": "local", "workers": 2}
-    words = json.dumps(asked | own)
-    root = str(Path(__file__).parents[2])
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, script, words], stdout=log, stderr=log,
-            env=os.environ | {"PREFECT_API_URL": api, "PYTHONPATH": root},
-        )  # fmt: skip
-    archive = asked["job_dir"] / "sr.zarr"
-    wait_for(lambda: len(list(archive.glob("large.png/0/c/0/*/*"))) > 32, process)
-    process.send_signal(how)
-    assert process.wait(timeout=60) != 0
-    state = nightly(**asked, return_state=True)
-    assert told_by_server(api, state)[:2] == ("COMPLETED", "Completed")
-    document = document_of(state)
-    assert 0 < document["computed_units"] < document["units"]["done"]
-    going = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING"]}}}}
-    assert httpx.post(f"{api}/flow_runs/filter", json=going, trust_env=False).json() == []
-    nightly(**asked | {"job_dir": tmp_path / "undisturbed"}, return_state=True)
-    assert digest(archive) == digest(tmp_path / "undisturbed" / "sr.zarr")

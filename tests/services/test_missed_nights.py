@@ -57,15 +57,14 @@ def test_of_several_nights_that_were_missed_one_run_does_the_work(
     save(tmp_path / "photos" / "a.png", photo(60, 60))
 
     def states(runs: list[str]) -> list[tuple[str, str]]:
-        found = {run["id"]: run["state"] for run in night.runs()}
+        found = {run["id"]: run["state"] for run in night.runs(id={"any_": runs})}
         return [(found[run]["name"], found[run]["message"] or "") for run in runs]
 
     def is_over(run: str) -> bool:
-        (found,) = [one for one in night.runs() if one["id"] == run]
-        return found["state_type"] in ("COMPLETED", "CANCELLED", "FAILED", "CRASHED")
+        return night.run(run)["state_type"] in ("COMPLETED", "CANCELLED", "FAILED", "CRASHED")
 
     def coming() -> list[str]:
-        return [run["id"] for run in night.runs() if run["state_type"] == "SCHEDULED"][:NIGHTS]
+        return [run["id"] for run in night.coming(NIGHTS)]
 
     with night.served() as serving:
         serving.ready()
@@ -83,7 +82,7 @@ def test_of_several_nights_that_were_missed_one_run_does_the_work(
         assert all("missed; the run that was due at 2" in message for _, message in missed)
         until(lambda: len(coming()) == NIGHTS)
         off = coming()
-        (run,) = [run for run in night.runs() if run["id"] == slept[-1]]
+        run = night.run(slept[-1])
         assert re.fullmatch(r"nightly my photos \d{4}-\d\d-\d\d \d\d:\d\d", run["name"])
         # As clocks in the time zone of the schedule show it.
         due = datetime.fromisoformat(run["expected_start_time"]) + timedelta(hours=5, minutes=45)

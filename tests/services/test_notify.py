@@ -47,7 +47,7 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
         assert len(mail.logins) == 1  # It was tried whether the server takes mails.
         nobody = "smtp://me:s3cret@127.0.0.1:9/?from=a@b.org&to=c@d.org"
         said = night.typed("notify", "--on", "failed", "--to", nobody)
-        why = "smtp://127.0.0.1 takes no mail: it cannot be reached (Connection refused)"
+        why = "smtp://127.0.0.1 does not accept mail: it cannot be reached (Connection refused)"
         assert said.returncode == 0
         assert said.stderr == f"upres: it is set up, but at the moment {why}\n"
         listed = night.typed("notify", "--list").stdout

@@ -91,15 +91,15 @@ def opened(address: str) -> Iterator[Callable[[str], Any]]:
         yield evaluate
 
 
-def wait_for(page: Callable[[str], Any], shown: Callable[[], object]) -> None:
-    """Wait until a page shows something; load it again now and then, as a person does."""
+def visit(page: Callable[[str], Any], address: str, shown: Callable[[], object]) -> None:
+    """Open an address until its page shows something; try again now and then, as a person does."""
     for _ in range(8):
+        page(f"location.href = {json.dumps(address)}")
         end = time.monotonic() + 30
         while time.monotonic() < end:
             if shown():
                 return
             time.sleep(0.5)
-        page("location.reload()")
     raise AssertionError(f"the page shows {page('document.body.innerText')!r}")
 
 
@@ -113,12 +113,17 @@ def test_the_summary_of_a_failed_night_leads_to_a_form_that_is_filled_in_for_its
         run = str(state.state_details.flow_run_id)
         (summary,) = [one for one in client.read_artifacts() if str(one.flow_run_id) == run]
     root = api.removesuffix("/api")
-    page(f"location.href = '{root}{pages}/artifacts/artifact/{summary.id}'")
-    wait_for(page, lambda: page("!!document.querySelector('a[href*=\"/run?parameters=\"]')"))
-    wait_for(page, lambda: f"upres rerun '{JOB}'" in (page("document.body.innerText") or ""))
-    page("location.href = document.querySelector('a[href*=\"/run?parameters=\"]').href")
-    values = "[...document.querySelectorAll('input, textarea')].map(one => one.value)"
-    wait_for(page, lambda: JOB in (page(values) or []))
+    link = "document.querySelector('a[href*=\"/run?parameters=\"]')?.href"
+
+    def summary_shown() -> object:
+        return page(link) and f"upres rerun '{JOB}'" in (page("document.body.innerText") or "")
+
+    def form_filled() -> bool:
+        values = "[...document.querySelectorAll('input, textarea')].map(one => one.value)"
+        return JOB in (page(values) or [])
+
+    visit(page, f"{root}{pages}/artifacts/artifact/{summary.id}", summary_shown)
+    visit(page, page(link), form_filled)
     assert "/deployments/deployment/" in page("location.pathname")
     time.sleep(1)  # A form may be filled twice.
-    assert JOB in page(values)
+    assert form_filled()

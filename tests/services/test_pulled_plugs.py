@@ -74,14 +74,11 @@ def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_t
             before = tiles_of(job)
             run = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
             until(lambda: tiles_of(job) > before + 32 or ended(run), serving.log)
-            pid = state_of(run)["infrastructure_pid"]
+            pid = night.run(run)["infrastructure_pid"]
             return run, psutil.Process(int(pid.rpartition(":")[2]))
 
-        def state_of(run: str) -> dict[str, Any]:
-            return next(one for one in night.runs() if one["id"] == run)
-
         def ended(run: str) -> bool:
-            return state_of(run)["state_type"] not in (
+            return night.run(run)["state_type"] not in (
                 "SCHEDULED", "PENDING", "RUNNING", "CANCELLING",
             )  # fmt: skip
 
@@ -96,13 +93,14 @@ def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_t
             else:
                 process.send_signal(how)
             until(lambda run=run: ended(run), serving.log)
-            assert state_of(run)["state_type"] == kind, serving.said
+            assert night.run(run)["state_type"] == kind, serving.said
             _, alive = psutil.wait_procs(family, timeout=60)
             assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
             assert tiles_of(job) < PICTURES * MANY
         last = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
         until(lambda: ended(last), serving.log)
-        assert state_of(last)["state_name"] == "Completed", serving.said
+        assert night.run(last)["state_name"] == "Completed", serving.said
+        assert night.runs(state={"type": {"any_": ["RUNNING", "CANCELLING"]}}) == []
     ledger = open_job(job).open_ledger_to_read()
     status = read_status(job, ledger)
     ledger.close()

@@ -64,7 +64,7 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
         assert first.returncode == 0, first.stderr
         assert first.stdout.startswith("job: 02:00 until 06:30 Europe/Berlin, ")
         # The command ends once it is known when the first run begins.
-        first_run = night.runs()[0]["expected_start_time"][:16].replace("T", " ")
+        first_run = night.coming()[0]["expected_start_time"][:16].replace("T", " ")
         assert first_run[11:] in ("00:00", "01:00")
         assert f"next: {first_run} UTC" in first.stdout
         at = soon()
@@ -97,7 +97,7 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
         removed = night.typed("schedule", "--remove", "job")
         assert (removed.returncode, removed.stdout) == (0, "no job is scheduled\n")
         assert night.typed("schedule", "--remove", "job").returncode == 2
-        until(lambda: [run for run in night.runs() if run["state_type"] == "SCHEDULED"] == [])
+        until(lambda: night.coming() == [])
         assert serving.end() == 0
     assert "Traceback" not in serving.said
 
@@ -128,7 +128,7 @@ def test_a_job_can_be_scheduled_listed_and_removed_before_serve_runs(
         serving.ready()
         assert "job: 02:00 UTC" in serving.said
         assert "serving 1 scheduled job" in serving.said
-        until(lambda: any("T02:00:00" in run["expected_start_time"] for run in night.runs()))
+        until(lambda: any("T02:00:00" in run["expected_start_time"] for run in night.coming()))
         (job,) = json.loads(night.typed("schedule", "--list", "--json").stdout)["jobs"]
         assert job["next"].endswith("T02:00:00+00:00")
         assert serving.end() == 0
@@ -140,7 +140,7 @@ def test_a_job_can_be_scheduled_listed_and_removed_before_serve_runs(
 def test_after_a_kill_in_a_night_the_dead_run_is_marked_and_the_next_one_goes_on(
     night: Night, photo: TakePhoto, save: SavePicture
 ) -> None:
-    for n in range(12):
+    for n in range(6):
         save(night.folder / "photos" / f"{n:02}.png", photo(300, 300, at=n))
     with night.served() as serving:
         serving.ready()
@@ -171,7 +171,7 @@ def test_after_a_kill_in_a_night_the_dead_run_is_marked_and_the_next_one_goes_on
         assert len(night.started()) == 2
     job = open_job(night.folder / "job")
     ledger = job.open_ledger_to_read()
-    assert read_status(job.folder, ledger).items["done"] == 12
+    assert read_status(job.folder, ledger).items["done"] == 6
     ledger.close()
 
 

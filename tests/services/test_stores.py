@@ -30,15 +30,12 @@ TILES = ("--model", "bicubic-x2", "--tile", 32)
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
-    """A folder of pictures: large ones, ones that share a stack, and what is not a picture."""
-    folder = tmp_path / "in"
-    save(folder / "a.png", photo(70, 90))
-    save(folder / "trips" / "ü b#1%.png", photo(40, 70, at=50))
+def pictures(pictures: Path, photo: TakePhoto, save: SavePicture) -> Path:
+    """The pictures of all these tests, ones that share a mixed stack, and what is not a picture."""
     for n in range(17):
-        save(folder / "small" / f"{n:02}.png", photo(16, 20, at=n))
-    (folder / "notes.txt").write_text("not a picture")
-    return folder
+        save(pictures / "odd" / f"{n:02}.png", photo(10 + n, 60 - n, at=n))
+    (pictures / "notes.txt").write_text("not a picture")
+    return pictures
 
 
 @pytest.fixture
@@ -84,7 +81,7 @@ def test_a_job_in_a_bucket_has_the_bytes_of_one_on_a_disk(
 
     status = upres("status", job, "--json")
     assert status.document["items"] == first.document["items"]
-    assert status.document["items"]["done"] == 19
+    assert status.document["items"]["done"] == 36
     scored = upres("score", job, "--reference", bucket / "out", "--json", *store_workers)
     assert scored.code == 0, scored.err
     assert all("psnr_y" in item["infinite"] for item in scored.document["items"])
@@ -103,7 +100,7 @@ def test_an_archive_in_a_bucket_is_made_and_upscaled_where_it_is(
     assert (refused.code, refused.err.count("\n")) == (2, 1)
     assert "--ledger" in refused.err
     said = upres("ingest", pictures, archive, *ledger_at(tmp_path), "--json", *store_workers)
-    assert (said.code, said.document["items"]["done"]) == (0, 19), said.err
+    assert (said.code, said.document["items"]["done"]) == (0, 36), said.err
     said = upres("upscale", archive, tmp_path / "local", *TILES, *store_workers)
     assert said.code == 0, said.err
     assert pixels(tmp_path / "local" / "sr.zarr") == on_disk
@@ -122,7 +119,7 @@ def test_a_store_that_fails_every_third_request_gives_the_same_bytes(
     assert front.failed > 50
     front.fault = every(10**9, "")
     assert pixels(bucket / "job/sr.zarr") == on_disk
-    assert len(pixels(bucket / "out")) == 19
+    assert len(pixels(bucket / "out")) == 36
 
 
 def test_a_store_that_is_away_for_some_seconds_only_makes_the_run_longer(
@@ -401,9 +398,9 @@ def test_places_in_one_bucket_must_be_apart_as_on_a_disk(
     # A job among its pictures is never read as a source.
     inside = upres("upscale", photos, photos / "job", *TILES, "--ledger",
                    f"sqlite:///{tmp_path / 'inside.sqlite'}", "--json", *store_workers)  # fmt: skip
-    assert (inside.code, inside.document["items"]["done"]) == (0, 19), inside.err
+    assert (inside.code, inside.document["items"]["done"]) == (0, 36), inside.err
     again = upres("upscale", photos, photos / "job", *TILES, "--json", *store_workers)
-    assert (again.code, again.document["items"]["done"]) == (0, 19), again.err
+    assert (again.code, again.document["items"]["done"]) == (0, 36), again.err
     assert again.document["left_out"]["of_upres"] == 1
 
 

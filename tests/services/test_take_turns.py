@@ -69,7 +69,7 @@ def test_two_jobs_of_the_same_minute_run_one_after_the_other_and_one_by_hand_bes
 def test_a_run_that_died_holds_the_turn_of_no_other(
     night: Night, photo: TakePhoto, save: SavePicture
 ) -> None:
-    for n in range(12):
+    for n in range(6):
         save(night.folder / "photos" / f"{n:02}.png", photo(300, 300, at=n))
     words = ("schedule", "photos", "--at", "02:00", "--workers", 1)
     night.typed(*words, "long", "--model", "span-x4")

@@ -9,9 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pipeline.errors import UsageError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from distributed import Client
 
 _MEMORY = re.compile(r"[0-9]+(\.[0-9]+)? ?[KMGT]i?B?", re.IGNORECASE)
 _ADDRESS = re.compile(r"(?:[a-z]+://)?\S+:([0-9]{1,5})")
@@ -39,8 +44,8 @@ class Description:
     """What all kinds of clusters have in common."""
 
     KIND: ClassVar[str] = ""
-    STARTS: ClassVar[bool] = True
-    """Whether a run starts the workers itself, and ends them."""
+    COUNTED: ClassVar[bool] = False
+    """Whether ``--workers`` says how many workers a run starts."""
 
     name: str
     tls_ca_file: str = ""
@@ -49,6 +54,13 @@ class Description:
 
     def __post_init__(self) -> None:
         self.check()
+
+    def opened(self, workers: int | None) -> AbstractContextManager[Client]:
+        """Return what opens the cluster: a context that yields a client of its workers.
+
+        `workers` is how many are asked for, where they are `COUNTED`.
+        """
+        raise self.wrong(f"kind {self.KIND} cannot be opened")
 
     def check(self) -> None:
         """Refuse what cannot be.
@@ -60,7 +72,16 @@ class Description:
         lacking = [key for key, value in tls.items() if not value]
         if 0 < len(lacking) < len(tls):
             raise self.wrong(f"{lacking[0]} is missing; TLS needs {', '.join(tls)}")
-        for key, value in tls.items():
+        self.check_files(*tls)
+
+    def check_files(self, *keys: str) -> None:
+        """Refuse files that are not there.
+
+        Raises:
+            UsageError: then.
+        """
+        for key in keys:
+            value = getattr(self, key)
             if value and not Path(value).expanduser().is_file():
                 raise self.wrong(f"{key} is {value!r}, which is not a file")
 
@@ -84,9 +105,15 @@ class Scheduler(Description):
     """A Dask scheduler that runs already, with workers of its own."""
 
     KIND: ClassVar[str] = "scheduler"
-    STARTS: ClassVar[bool] = False
 
     address: str
+
+    def opened(self, workers: int | None) -> AbstractContextManager[Client]:
+        """Return what connects to the scheduler, with its certificates where it has some."""
+        from pipeline.compute.cluster import at_address
+        from pipeline.compute.clusters.security import security_of
+
+        return at_address(self.address, security_of(self))
 
     def check(self) -> None:
         """Refuse an address without a port."""
@@ -145,6 +172,12 @@ class Ssh(Started):
     scheduler_host: str = ""
     """Address of this machine that the hosts can connect to."""
 
+    def opened(self, workers: int | None) -> AbstractContextManager[Client]:
+        """Return what starts the workers over SSH."""
+        from pipeline.compute.clusters.ssh import open_ssh
+
+        return open_ssh(self)
+
     def check(self) -> None:
         """Refuse an empty or doubled list of hosts, and files that are not there."""
         Started.check(self)
@@ -156,15 +189,14 @@ class Ssh(Started):
             raise self.wrong(f"workers is {self.workers}, expected 0 or more")
         if not 0 <= self.port < 2**16:
             raise self.wrong(f"port is {self.port}, expected 0 to {2**16 - 1}")
-        for key in ("key_file", "known_hosts"):
-            value = getattr(self, key)
-            if value and not Path(value).expanduser().is_file():
-                raise self.wrong(f"{key} is {value!r}, which is not a file")
+        self.check_files("key_file", "known_hosts")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue(Started):
     """Jobs of a batch queue, each of which runs one worker."""
+
+    COUNTED: ClassVar[bool] = True
 
     workers: int = 1
     """Workers in all; `--workers` overrides it."""
@@ -179,6 +211,12 @@ class Queue(Started):
     """Folder that this machine and the workers' see under one path; for keys and logs."""
     wait_s: int = 3600
     """How long to wait until the queue starts a worker."""
+
+    def opened(self, workers: int | None) -> AbstractContextManager[Client]:
+        """Return what submits the queue jobs."""
+        from pipeline.compute.clusters.queue import open_queue
+
+        return open_queue(self, workers=workers)
 
     def check(self) -> None:
         """Refuse what no queue could take."""
@@ -232,6 +270,7 @@ class Kubernetes(Started):
     """Pods of Kubernetes."""
 
     KIND: ClassVar[str] = "kubernetes"
+    COUNTED: ClassVar[bool] = True
 
     image: str
     """Image of the container, with upres in it."""
@@ -240,6 +279,12 @@ class Kubernetes(Started):
     namespace: str = ""
     wait_s: int = 3600
     """How long to wait until a worker comes."""
+
+    def opened(self, workers: int | None) -> AbstractContextManager[Client]:
+        """Return what starts the pods."""
+        from pipeline.compute.clusters.kubernetes import open_kubernetes
+
+        return open_kubernetes(self, workers=workers)
 
     def check(self) -> None:
         """Refuse what no pod could be."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.clusters.description import KINDS, is_address
 from pipeline.errors import UsageError
-from pipeline.tables import nearest, toml_value
+from pipeline.tables import nearest, read_toml, toml_value
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,15 +69,13 @@ def default_file() -> Path:
 
 def _read(path: Path, name: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return read_toml(path)
     except OSError as error:
         raise UsageError(
             f"--cluster {name} is a name, and clusters are described in {path}, which cannot be "
             f"read ({error.strerror}); write it, name another with --clusters FILE, or give "
             "--cluster local or tcp://HOST:PORT"
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path} is not a TOML file: {error}") from error
 
 
 def _described(name: str, values: Mapping[str, Any], path: Path) -> Description:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distributed import Client
 
 from pipeline.compute.clusters.started import await_workers, environment_of
-from pipeline.compute.local_cluster import garbage_kept, tasks_at_once
+from pipeline.compute.local_cluster import closed_at_end, garbage_kept, tasks_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def open_kubernetes(description: Kubernetes, *, workers: int | None) -> Iterator
         cluster = KubeCluster(
             custom_cluster_spec=spec, namespace=description.namespace or None, quiet=True
         )
-    with cluster, Client(cluster, timeout="10s") as client:
+    with cluster, closed_at_end(Client(cluster, timeout="10s")) as client:
         await_workers(client, 1, within_s=description.wait_s, why=str)
         yield client
 

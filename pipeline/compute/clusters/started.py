@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compute.local_cluster import (  # isort: skip
     THREADS_VARIABLE,
     LocalScheduler,
+    closed_at_end,
     garbage_kept,
     known_by,
     own_configuration,
@@ -78,7 +79,7 @@ def client_of(cluster: SpecCluster, security: Security) -> Iterator[Client]:
     """Yield a client of a cluster that this process started; others find it by its address."""
     with garbage_kept():
         client = Client(cluster, security=security, timeout="10s")
-    with client, known_by(cluster.scheduler_address, security):
+    with closed_at_end(client), known_by(cluster.scheduler_address, security):
         yield client
 
 
@@ -131,7 +132,7 @@ def await_workers(client: Client, count: int, *, within_s: float, why: Callable[
     _PATIENCE[client.id] = max(within_s, _PATIENCE_S)
     while len(client.scheduler_info(n_workers=-1)["workers"]) < count:
         if (wrong := why()) or time.monotonic() > deadline:
-            raise ClusterError(wrong or f"no worker came within {within_s:.0f} s")
+            raise ClusterError(wrong or f"no worker started within {within_s:.0f} s")
         if not told and time.monotonic() - began > _TOLD_AFTER_S:
             logger.warning("no worker has started yet; waiting for one up to %.0f s", within_s)
             told = True

@@ -6,26 +6,28 @@ Nothing is written here: that is `export`. Which folders and files are refused i
 
 from __future__ import annotations
 
+import json
 import os
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache, cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.compute.outcomes import Failure
 from pipeline.errors import ArchiveError, OccupiedError
-from pipeline.jobs.export.local_file import ExportTask
+from pipeline.jobs.export.in_place import contents_of, is_as_written, is_of, made_of
+from pipeline.jobs.export.local_file import ExportTask, holds
 from pipeline.jobs.export.names import SAME, folded, paths_of
-from pipeline.jobs.export.targets import Originals, check_targets
+from pipeline.jobs.export.occupied import shared
+from pipeline.jobs.export.targets import Originals, check_folders, has_other_names
 from pipeline.jobs.item_images import sr_image
 from pipeline.storage.access import EVERYONE, readers, who_enters, who_reads
-from pipeline.storage.ledger import VANISHED, ExportRow
+from pipeline.storage.ledger import SR, VANISHED, ExportRow
 from pipeline.storage.places import Identity
-from pipeline.storage.store import BucketPlace
+from pipeline.storage.store import BucketPlace, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -33,18 +35,13 @@ if TYPE_CHECKING:
     from pipeline.compute.status import JobStatus
     from pipeline.jobs.job import Job
     from pipeline.jobs.request import ExportRequest
-    from pipeline.storage.ledger import ItemRow, Ledger
+    from pipeline.storage.ledger import ItemRow, Ledger, LetGoRow
     from pipeline.storage.object_store import Stored
     from pipeline.storage.store import Place
-
-RULES = 2
-"""Raise this when the bytes of a file of equal pixels change on purpose, such as when more metadata
-is kept: files that are there are then written again."""
 
 MADE_FOLDER = "folder"
 """What the ledger calls the format of a folder that the job made."""
 
-_EMPTY = sha256(b"").hexdigest()
 _RUN_SLACK_NS = 2 * 10**9
 """File systems round times, by two seconds at most."""
 
@@ -59,11 +56,13 @@ class ExportPlan:
     """What the job wrote below the folder before, by path."""
     job: str = ""
     """Id of the job."""
-    settled: Mapping[Place, int] = field(default_factory=dict)
+    settled: Mapping[str, int] = field(default_factory=dict)
     """Files that are up to date, each with who may read it."""
     gone: tuple[ExportRow, ...] = ()
     """Files that the job wrote for pictures that are gone from the source or renamed."""
     failures: tuple[Failure, ...] = ()
+    let_go: tuple[str, ...] = ()
+    """Items that cannot be written, as their pixels were let go and their files are not there."""
 
 
 def plan_export(
@@ -76,22 +75,28 @@ def plan_export(
             take the place of one that an item came from.
     """
     rows = ledger.items()
-    check_targets(job, rows, source=ledger.source(), request=request)
+    check_folders(job, rows, source=ledger.source(), request=request)
     by_item = {row.item: row for row in rows}
     ready = [by_item[c.item] for c in status.counts if status.item_state(c) == "done"]
     known = {row.path: row for row in ledger.exports(below=f"{request.root}{os.sep}")}
-    formats, failures = _formats(job, ready, known.values(), request.format)
+    gone = ledger.let_go_of(SR, (row.item for row in ready))
+    formats, failures = _formats(job, ready, known.values(), request.format, gone)
     paths = paths_of(formats, request.root)
     places = _Places(job, ledger, request, by_item, known, paths)
-    tasks, settled = [], {}
+    tasks, settled, let_go = [], {}, []
     for item, path in paths.items():
         if places.is_current(path, by_item[item], formats[item]):
             settled[path] = places.readers(path, by_item[item])[0]
             continue
         try:
-            tasks.append(places.task(path, by_item[item], formats[item]))
+            task = places.task(place_of(path), by_item[item], formats[item])
         except OccupiedError as error:
             failures.append(Failure.of(item, error))
+            continue
+        if item in gone and not holds(task.path, task.current, job=job.id):
+            let_go.append(item)
+        else:
+            tasks.append(task)
     return ExportPlan(
         request=request,
         job=job.id,
@@ -100,6 +105,7 @@ def plan_export(
         settled=settled,
         gone=tuple(places.gone()),
         failures=(*failures, *_unready(status)),
+        let_go=tuple(let_go),
     )
 
 
@@ -113,39 +119,42 @@ class _Places:
         request: ExportRequest,
         by_item: Mapping[str, ItemRow],
         known: Mapping[str, ExportRow],
-        paths: Mapping[str, Place],
+        paths: Mapping[str, str],
     ) -> None:
         self._job, self._ledger, self._request = job, ledger, request
         self._by_item, self._known, self._paths = by_item, known, paths
-        self._targets = {str(path): item for item, path in paths.items()}
+        self._targets = {path: item for item, path in paths.items()}
         self._originals = Originals(by_item.values())
         self._folder_readers = cache(_readers_of_folder)
 
-    def is_current(self, path: Place, row: ItemRow, format: str) -> bool:
+    def is_current(self, path: str, row: ItemRow, format: str) -> bool:
         """Return whether the file is there, up to date, and unchanged since the job wrote it."""
-        before = self._known.get(str(path))
-        if before is None or before.coming_sha256 or not _is_of(before, row, format):
+        before = self._known.get(path)
+        if before is None or before.coming_sha256 or not is_of(before, row, format):
             return False
         return self._is_as_written(path, before)
 
-    def _is_as_written(self, path: Place, before: ExportRow) -> bool:
+    def _is_as_written(self, path: str, before: ExportRow) -> bool:
         """Return whether a file is as the job left it, by its size and its time or etag."""
-        if not isinstance(path, BucketPlace):
-            return _is_as_written(path, before)
-        facts = self._objects.get(path.key)
+        if not isinstance(self._request.out_dir, BucketPlace):
+            return is_as_written(path, before)
+        facts = self._objects.get(path)
         found = None if facts is None else (facts.size_bytes, facts.etag)
         return found == (before.size_bytes, before.mtime_ns)
 
     def _is_there(self, path: Place) -> bool:
         if isinstance(path, BucketPlace):
-            return path.key in self._objects
+            return str(path) in self._objects
         return os.path.lexists(path)
 
     @cached_property
     def _objects(self) -> Mapping[str, Stored]:
         """What is below the place of the export, where that is in a bucket: listed once."""
         root = self._request.root
-        return {one.key: one for one in root.below()} if isinstance(root, BucketPlace) else {}
+        if not isinstance(root, BucketPlace):
+            return {}
+        below = f"{root}/"
+        return {below + one.key[len(root.key) :].strip("/"): one for one in root.below()}
 
     def task(self, path: Place, row: ItemRow, format: str) -> ExportTask:
         """Return the task that writes the file of an item.
@@ -156,12 +165,12 @@ class _Places:
         """
         there = self._is_there(path)
         before = self._known.get(str(path))
-        if there and (before is None or not self._is_as_written(path, before)):
+        if there and not (before and self._is_certain(before)):
             self._originals.check(path)
         if there and before is None:
             before = self._called_otherwise(path)
         rows = [*([before] if before else []), *self._elsewhere.get(row.item, ())]
-        allowed, folder_allowed = self.readers(path, row)
+        allowed, folder_allowed = self.readers(str(path), row)
         return ExportTask(
             row=row,
             sr_dir=self._job.sr_dir,
@@ -169,9 +178,9 @@ class _Places:
             partial_name=f".upres-{self._job.id}-{uuid.uuid4().hex}.partial",
             format=format,
             asked=self._request.format,
-            made_of=_made_of(row),
+            made_of=made_of(row),
             ours=frozenset().union(*map(contents_of, rows)),
-            current=frozenset(r.sha256 for r in rows if _is_of(r, row, format) and r.sha256),
+            current=frozenset(r.sha256 for r in rows if is_of(r, row, format) and r.sha256),
             of_a_run=there and before is None and self._is_of_a_run(path),
             readers=allowed,
             folder_readers=folder_allowed,
@@ -179,18 +188,22 @@ class _Places:
             job=self._job.id,
         )
 
-    def readers(self, path: Place, row: ItemRow) -> tuple[int, int]:
+    def _is_certain(self, before: ExportRow) -> bool:
+        """Return whether a file is as the job left it, and nobody calls it otherwise."""
+        return self._is_as_written(before.path, before) and not has_other_names(before.path)
+
+    def readers(self, path: str, row: ItemRow) -> tuple[int, int]:
         """Return who may read the file of an item, and who its folder.
 
         It is those who may read its source, or the job where the source is gone.
         """
-        if not row.source or not os.path.exists(row.source):  # noqa: PTH110 - a million.
+        own = who_reads(row.source)
+        if not own and not os.path.exists(row.source):  # noqa: PTH110 - a million.
             return self._job_readers, self._job_readers
-        source, folder = Path(row.source), path.parent
-        if isinstance(folder, BucketPlace):
+        if isinstance(self._request.out_dir, BucketPlace):
             return EVERYONE, EVERYONE
-        inside, itself = self._folder_readers(source.parent, folder)
-        return who_reads(source) & inside, itself
+        inside, itself = self._folder_readers(os.path.dirname(row.source), os.path.dirname(path))  # noqa: PTH120
+        return own & inside, itself
 
     @cached_property
     def _job_readers(self) -> int:
@@ -202,16 +215,19 @@ class _Places:
         For items that still exist, only files of the same `--format` count: others are separate
         exports.
         """
-        targets = {folded(path): path for path in self._targets}
-        for before in self._known.values():
-            if before.path in self._targets or before.format == MADE_FOLDER:
-                continue
-            row = self._by_item.get(before.item)
-            gone = row is None or row.state == VANISHED
-            renamed = before.item in self._paths and before.asked == self._request.format
+        left = list(filter(self._is_left, self._known.values()))
+        targets = {folded(path): path for path in self._targets} if left else {}
+        for before in left:
             twin = targets.get(folded(before.path))
-            if (gone or renamed) and not (twin and _is_one(before.path, twin)):
+            if not (twin and _is_one(before.path, twin)):
                 yield before
+
+    def _is_left(self, before: ExportRow) -> bool:
+        if before.path in self._targets or before.format == MADE_FOLDER:
+            return False
+        row = self._by_item.get(before.item)
+        gone = row is None or row.state == VANISHED
+        return gone or (before.item in self._paths and before.asked == self._request.format)
 
     def _called_otherwise(self, path: Place) -> ExportRow | None:
         """Return the row of another file of the job that this file system takes for `path`."""
@@ -220,10 +236,7 @@ class _Places:
             return None
         other = self._targets.get(before.path)
         if other is not None:
-            raise OccupiedError(
-                f"{path} is the file of {other} too, as the file system takes both names for one; "
-                "rename one of the two, or export into a folder elsewhere"
-            )
+            raise shared(path, other)
         return before
 
     def _is_of_a_run(self, path: Place) -> bool:
@@ -239,7 +252,7 @@ class _Places:
     @cached_property
     def _elsewhere(self) -> Mapping[str, list[ExportRow]]:
         """Files written for each item before the export folder was moved."""
-        unknown = [item for item, path in self._paths.items() if str(path) not in self._known]
+        unknown = [item for item, path in self._paths.items() if path not in self._known]
         rows: dict[str, list[ExportRow]] = defaultdict(list)
         for row in self._ledger.exports_of(unknown):
             rows[row.item].append(row)
@@ -258,13 +271,17 @@ class _Places:
         ]
 
 
-def _readers_of_folder(folder: Path, near: Path) -> tuple[int, int]:
+def _readers_of_folder(folder: str, near: str) -> tuple[int, int]:
     """Return who may reach what is in a folder of the source, and who may read that."""
-    return who_enters(folder, near=near), readers([folder], near=near)
+    return who_enters(Path(folder), near=Path(near)), readers([folder], near=Path(near))
 
 
 def _formats(
-    job: Job, rows: Iterable[ItemRow], known: Iterable[ExportRow], format: str
+    job: Job,
+    rows: Iterable[ItemRow],
+    known: Iterable[ExportRow],
+    format: str,
+    gone: Mapping[str, LetGoRow],
 ) -> tuple[dict[str, str], list[Failure]]:
     """Return the format of each item, and a failure for each whose own cannot be read."""
     if format != SAME:
@@ -278,8 +295,10 @@ def _formats(
     for row in rows:
         before = exported.get(row.item)
         try:
-            if before is not None and before.made_of == _made_of(row):
+            if before is not None and before.made_of == made_of(row):
                 formats[row.item] = before.format
+            elif row.item in gone:
+                formats[row.item] = json.loads(gone[row.item].facts)["format"]
             else:
                 formats[row.item] = sr_image(sr, row).provenance["format"]
         except ArchiveError as error:
@@ -293,31 +312,6 @@ def _unready(status: JobStatus) -> list[Failure]:
         for c in status.counts
         if status.item_state(c) in ("failed", "pending")
     ]
-
-
-def _made_of(row: ItemRow) -> str:
-    """Return what decides the bytes of an item's file, besides its format."""
-    return f"rules {RULES}, pixels {row.fingerprint}, source {row.sha256}"
-
-
-def _is_of(before: ExportRow, row: ItemRow, format: str) -> bool:
-    return (before.made_of, before.format) == (_made_of(row), format)
-
-
-def _is_as_written(path: Path, before: ExportRow) -> bool:
-    """Return whether a file has the size and time that the job left it with."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return (found.st_size, str(found.st_mtime_ns)) == (before.size_bytes, before.mtime_ns)
-
-
-def contents_of(row: ExportRow) -> set[str]:
-    """Return the contents by which a file is known as the job's."""
-    # An empty file may reserve the place of one that was about to come.
-    coming = {row.coming_sha256, _EMPTY} if row.coming_sha256 else set()
-    return {row.sha256, *coming} - {""}
 
 
 def _is_one(path: str | Place, other: str | Place) -> bool:

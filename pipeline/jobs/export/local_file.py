@@ -13,15 +13,18 @@ import stat
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.errors import DiskError, OccupiedError, PictureError, UpresError
 from pipeline.jobs.export.facts import Exported, Facts
-from pipeline.jobs.export.stored_object import export_object, remove_object
+from pipeline.jobs.export.occupied import OF_OTHERS, appeared, not_replaced
+from pipeline.jobs.export.stored_object import export_object, object_holds, remove_object
 from pipeline.jobs.export.stored_strips import StoredStrips
 from pipeline.jobs.item_images import sr_image
+from pipeline.jobs.together import Done, Together, each, read_ahead
 from pipeline.pictures.files import encode_strips, read_picture
 from pipeline.pictures.metadata.metadata import from_json
 from pipeline.pictures.metadata.travel import enlarged
@@ -91,8 +94,17 @@ def facts_of(path: Path) -> Facts | None:
     return Facts(found.st_size, found.st_mtime_ns, digest)
 
 
-def export_item(task: ExportTask) -> Exported:
+def export_items(group: Together[ExportTask]) -> list[Done[Exported]]:
+    """Make the file of each item of a group, as `export_item` says."""
+    sr = Archive.open(group.tasks[0].sr_dir)
+    read_ahead(sr, [task.row for task in group.tasks])
+    return each(group.tasks, partial(export_item, sr=sr))
+
+
+def export_item(task: ExportTask, *, sr: Archive | None = None) -> Exported:
     """Make the file of an item and leave it at `task.partial`, unless it is in its place already.
+
+    `sr` is the SR archive, where it is open.
 
     Raises:
         OccupiedError: if a file is there that the job did not write.
@@ -101,11 +113,11 @@ def export_item(task: ExportTask) -> Exported:
         DiskError: if the file cannot be written; nothing is left of it.
     """
     if isinstance(task.path, BucketPlace):
-        return export_object(task, task.path, export_item)
+        return export_object(task, task.path, partial(export_item, sr=sr))
     there = facts_of(task.file)
     if there is not None and there.sha256 in task.current:
         return Exported(there, is_new=False)
-    image = sr_image(Archive.open(task.sr_dir), task.row)
+    image = sr_image(sr or Archive.open(task.sr_dir), task.row)
     try:
         notes = encode_item(task, image)
         return _compared(task, there, notes, mtime_ns=image.provenance.get("mtime_ns"))
@@ -177,10 +189,7 @@ def put_in_place(task: ExportTask, exported: Exported) -> None:
         _check_same(task.file, before)
         task.partial.replace(task.file)
     except FileExistsError as error:
-        raise OccupiedError(
-            f"{task.path} appeared or changed while its picture was being written; it was left as "
-            "it is, repeat the command to see whose it is"
-        ) from error
+        raise appeared(task.path) from error
     finally:
         discard(task)
 
@@ -196,17 +205,32 @@ def discard(task: ExportTask) -> None:
         task.partial.unlink(missing_ok=True)
 
 
+def remove_partials(task: ExportTask) -> None:
+    """Remove the unfinished files that a killed export of this job left in a folder."""
+    start, _, _ = task.partial_name.rpartition("-")
+    for path in task.file.parent.iterdir():
+        if path.name.startswith(f"{start}-") and path.name.endswith(".partial"):
+            path.unlink(missing_ok=True)
+
+
 def is_there(path: Place) -> bool:
     """Return whether anything is at the place of a file."""
     return path.exists() if isinstance(path, BucketPlace) else os.path.lexists(path)
+
+
+def holds(path: Place, contents: Collection[str], *, job: str) -> bool:
+    """Return whether there is a file whose content (sha256) is one of `contents`; it is read."""
+    if isinstance(path, BucketPlace):
+        return object_holds(job, path, contents)
+    there = facts_of(path)
+    return there is not None and bool(there.sha256) and there.sha256 in contents
 
 
 def remove(path: Place, contents: Collection[str], *, job: str) -> bool:
     """Remove a file if its content (sha256) is one of `contents`; return whether it was."""
     if isinstance(path, BucketPlace):
         return remove_object(job, path, contents)
-    there = facts_of(path)
-    if there is None or not there.sha256 or there.sha256 not in contents:
+    if not holds(path, contents, job=job):
         return False
     path.unlink()
     return True
@@ -233,11 +257,8 @@ def _check_overwritten(task: ExportTask, there: Facts) -> None:
         )
     if task.overwrite:
         return
-    kind = "changed since this job wrote it" if task.ours else "was not written by this job"
-    raise OccupiedError(
-        f"{task.path} exists ({there.size_bytes} bytes) and {kind}; move it away, export into "
-        "another folder, or replace it with --overwrite"
-    )
+    because = "changed since this job wrote it" if task.ours else OF_OTHERS
+    raise not_replaced(task.path, there.size_bytes, because=because)
 
 
 def _check_same(path: Path, before: Facts) -> None:

@@ -42,8 +42,10 @@ def file_names(items: Iterable[str], *, format: str) -> dict[str, str]:
     return names
 
 
-def paths_of(formats: Mapping[str, str], out_dir: Place) -> dict[str, Place]:
+def paths_of(formats: Mapping[str, str], out_dir: Place) -> dict[str, str]:
     """Return item -> path below `out_dir`, of items with the formats that they are written in.
+
+    They are text: there may be millions, and most of them are only looked up.
 
     Raises:
         UsageError: if the id of an item leads out of `out_dir`.
@@ -51,7 +53,8 @@ def paths_of(formats: Mapping[str, str], out_dir: Place) -> dict[str, Place]:
     names: dict[str, str] = {}
     for format in set(formats.values()):
         names |= file_names((i for i in formats if formats[i] == format), format=format)
-    return {item: _inside(out_dir, names[item]) for item in formats}
+    start = str(out_dir / "_")[:-1]
+    return {item: start + _inside(out_dir, names[item]) for item in formats}
 
 
 def folded(path: Place | str) -> str:
@@ -60,18 +63,19 @@ def folded(path: Place | str) -> str:
 
 
 def _renamed(item: str, format: str) -> str:
-    path = PurePosixPath(item)
-    if EXTENSIONS.get(path.suffix.lower()) == format:
+    stem, _, end = item.rpartition(".")
+    # A name that is nothing but an extension is a whole name.
+    known = EXTENSIONS.get(f".{end.lower()}") if stem and not stem.endswith("/") else None
+    if known == format:
         return item
-    known = path.suffix.lower() in EXTENSIONS
-    return str(path.with_suffix(SUFFIXES[format])) if known else item + SUFFIXES[format]
+    return (item if known is None else stem) + SUFFIXES[format]
 
 
-def _inside(out_dir: Place, name: str) -> Place:
-    """Return the path of `name` below `out_dir`; refuse one that leads out of it."""
-    parts = PurePosixPath(name).parts
-    if not parts or PurePosixPath(name).is_absolute() or ".." in parts:
-        raise UsageError(
-            f"item {name!r} leads out of {out_dir}; its archive was made by other means"
-        )
-    return out_dir.joinpath(*parts)
+def _inside(out_dir: Place, name: str) -> str:
+    """Return `name` as it is below `out_dir`; refuse one that leads out of it."""
+    if {"", ".", ".."}.isdisjoint(name.split("/")):
+        return name
+    path = PurePosixPath(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise UsageError(f"item {name!r} leads out of {out_dir}; its archive was not made by upres")
+    return str(path)

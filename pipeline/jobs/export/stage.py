@@ -14,22 +14,26 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.compute.driver import work_through
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
-from pipeline.compute.submission import Stop, submit_windowed
 from pipeline.errors import DiskError, OccupiedError, StoreError
-from pipeline.jobs.export.export_plan import MADE_FOLDER, contents_of
+from pipeline.jobs.export.export_plan import MADE_FOLDER
 from pipeline.jobs.export.facts import Facts
+from pipeline.jobs.export.in_place import contents_of
 from pipeline.jobs.export.local_file import (
     ExportTask,
     discard,
-    export_item,
+    export_items,
     is_there,
     put_in_place,
     remove,
+    remove_partials,
 )
 from pipeline.jobs.export.names import folded
-from pipeline.storage.access import close_to, make_folder
+from pipeline.jobs.export.occupied import shared
+from pipeline.jobs.together import Together, together
+from pipeline.storage.access import EVERYONE, close_to, make_folder
 from pipeline.storage.atomic import sync_folder
 from pipeline.storage.ledger import EXPORT, ExportRow, Note
 from pipeline.storage.store import BucketPlace, place_of
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.submission import Stop
     from pipeline.jobs.export.export_plan import ExportPlan
     from pipeline.jobs.export.facts import Exported
     from pipeline.storage.ledger import Ledger
@@ -68,10 +73,14 @@ class ExportResult:
     """Metadata that the exported files could not keep, also of files that did not change."""
     stopped: bool = False
     """Whether a stop came before all was written."""
+    let_go: int = 0
+    """How many items were not written: their pixels were let go, and their files are not there."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts, the files that are gone from the source, and the notes."""
-        counts = {name: getattr(self, name) for name in ("written", "unchanged", "pruned")}
+        counts = {
+            name: getattr(self, name) for name in ("written", "unchanged", "pruned", "let_go")
+        }
         notes = [asdict(note) for note in self.notes]
         return {**counts, "gone": len(self.gone), "gone_files": list(self.gone), "notes": notes}
 
@@ -92,11 +101,14 @@ def run_export(
     """
     export = _Export(plan, ledger)
     for path, allowed in plan.settled.items():
-        close_to(path, allowed)  # Its picture may have become private since.
+        if allowed != EVERYONE:
+            close_to(place_of(path), allowed)  # Its picture may have become private since.
     if client is not None and plan.tasks:
-        tasks = export.with_folders()
-        for n, outcome in enumerate(submit_windowed(client, export_item, tasks, stop=stop), 1):
-            export.take(outcome.task, outcome.result, outcome.error)
+        n = 0
+        for group, outcomes in work_through(client, export_items, export.with_folders(), stop=stop):
+            for task, done in zip(group.tasks, outcomes, strict=True):
+                export.take(task, done.result, done.error)
+            n += len(outcomes)
             report(n, len(plan.tasks))
         export.place()
     stopped = stop is not None and stop.requested
@@ -110,6 +122,7 @@ def run_export(
         failures=tuple(sorted(export.failures, key=lambda failure: failure.item)),
         notes=tuple(note for note in ledger.notes() if note.stage == EXPORT),
         stopped=stopped,
+        let_go=len(plan.let_go),
     )
 
 
@@ -132,17 +145,22 @@ class _Export:
         self._shared = _shared_names(plan.tasks)
         self._placed_s = time.monotonic()
 
-    def with_folders(self) -> Iterator[ExportTask]:
-        """Yield each task once its folder exists; remove what a killed export left there."""
+    def with_folders(self) -> Iterator[Together[ExportTask]]:
+        """Yield each group of tasks once their folders exist; remove what a killed export left."""
         ready: set[Path] = set()
-        for task in self._plan.tasks:
+        for group in together(self._plan.tasks):
+            if tasks := tuple(self._with_folder(group.tasks, ready)):
+                yield Together(tasks)
+
+    def _with_folder(self, tasks: Iterable[ExportTask], ready: set[Path]) -> Iterator[ExportTask]:
+        for task in tasks:
             if isinstance(task.path, BucketPlace):
                 yield task  # There are no folders in a bucket, nor names of unfinished files.
                 continue
             try:
                 if task.file.parent not in ready:
                     self._make_folder(task.file.parent, task.folder_readers)
-                    _remove_partials(task)
+                    remove_partials(task)
                     ready.add(task.file.parent)
             except OSError as error:
                 told = self._unwritten(_in_the_way(error))
@@ -271,10 +289,7 @@ class _Export:
         others = [i for i in self._shared.get(folded(task.path), ()) if i != task.row.item]
         if not others:
             return error
-        return OccupiedError(
-            f"{task.path} is the file of {others[0]} too, as the file system takes both names for "
-            "one; rename one of the two, or export into a folder elsewhere"
-        )
+        return shared(task.path, others[0])
 
     def _unmade(self, task: ExportTask, error: BaseException | None) -> BaseException | None:
         """Return an error that says why a file was not made, and what to do."""
@@ -320,14 +335,6 @@ def _row_of(task: ExportTask, facts: Facts) -> ExportRow:
 
 def _folder_row(path: Path) -> ExportRow:
     return ExportRow(path=str(path), item="", asked="", format=MADE_FOLDER, made_of="")
-
-
-def _remove_partials(task: ExportTask) -> None:
-    """Remove the unfinished files that a killed export of this job left in a folder."""
-    start, _, _ = task.partial_name.rpartition("-")
-    for path in task.file.parent.iterdir():
-        if path.name.startswith(f"{start}-") and path.name.endswith(".partial"):
-            path.unlink(missing_ok=True)
 
 
 def _shared_names(tasks: Iterable[ExportTask]) -> dict[str, list[str]]:

@@ -16,8 +16,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.errors import OccupiedError
 from pipeline.jobs.export.facts import Exported, Facts
+from pipeline.jobs.export.occupied import OF_OTHERS, appeared, not_replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -44,10 +44,7 @@ def export_object(
         return Exported(_facts(task.job, there), is_new=False)
     own = there is None or _is_own(task.job, there)
     if there is not None and not own and not task.overwrite:
-        raise OccupiedError(
-            f"{place} exists ({there.size_bytes} bytes) and was not written by this job; move it "
-            "away, export into another place, or replace it with --overwrite"
-        )
+        raise not_replaced(place, there.size_bytes, because=OF_OTHERS)
     with tempfile.TemporaryDirectory(prefix="upres-") as folder:
         nothing: frozenset[str] = frozenset()
         here = replace(task, path=Path(folder) / place.name, ours=nothing, current=nothing)
@@ -55,14 +52,22 @@ def export_object(
         _put(task.job, place, here.partial, made.facts.sha256, there)
     stored = place.facts()
     if stored is None or _content(task.job, stored) != made.facts.sha256:
-        raise OccupiedError(_appeared(place))
+        raise appeared(place)
     return replace(made, facts=_facts(task.job, stored), overwrites=not own)
+
+
+def object_holds(job: str, place: BucketPlace, contents: Collection[str]) -> bool:
+    """Return whether there is an object that the job stored with one of `contents`.
+
+    Nothing is read: the store holds what the object says, under the etag that it was stored with.
+    """
+    there = place.facts()
+    return there is not None and _content(job, there) in contents
 
 
 def remove_object(job: str, place: BucketPlace, contents: Collection[str]) -> bool:
     """Remove an object if the job stored it with one of `contents`; return whether it was."""
-    there = place.facts()
-    if there is None or _content(job, there) not in contents:
+    if not object_holds(job, place, contents):
         return False
     place.unlink()
     return True
@@ -107,10 +112,3 @@ def _content(job: str, there: Stored) -> str:
 
 def _facts(job: str, there: Stored) -> Facts:
     return Facts(there.size_bytes, there.etag, _content(job, there))
-
-
-def _appeared(place: BucketPlace) -> str:
-    return (
-        f"{place} appeared or changed while its picture was being written; it was left as it is, "
-        "repeat the command to see whose it is"
-    )

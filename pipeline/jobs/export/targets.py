@@ -20,7 +20,7 @@ from pipeline.storage.places import Identity, identities
 from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from pipeline.jobs.job import Job
     from pipeline.jobs.request import ExportRequest
@@ -37,18 +37,31 @@ def check_targets(
         UsageError: if the format is unknown, or a file would be written where the job reads, by
             this or another name of the place.
     """
+    check_folders(job, rows, source=source, request=request)
+    if isinstance(request.out_dir, BucketPlace):
+        return  # A place in a bucket has one name, so that was all.
+    originals = Originals(rows)
+    for path in filter(has_other_names, _likely_targets(rows, request)):
+        originals.check(path)
+
+
+def check_folders(
+    job: Job, rows: Sequence[ItemRow], *, source: str | None, request: ExportRequest
+) -> None:
+    """Refuse to export into folders of the source, by this or another name.
+
+    Raises:
+        UsageError: then, or if the format is unknown.
+    """
     request.check()
     check_export_folder(request.out_dir, src=source, job_dir=job.folder)
     if isinstance(request.out_dir, BucketPlace):
-        return  # A place in a bucket has one name, so that was all.
-    targets, originals = _likely_targets(rows, request), Originals(rows)
-    for path in filter(_has_other_names, targets):
-        originals.check(path)
-    files = [row for row in rows if row.source.endswith(f"/{row.item}")]
+        return
+    files = [row.source for row in rows if row.source.endswith(f"/{row.item}")]
     # A single picture may have other files beside it; an old ledger does not say what it was.
     if len(files) > 1 if source is None else Path(source).is_dir():
-        folders = identities({os.path.dirname(row.source) for row in files})  # noqa: PTH120
-        for folder in sorted({os.path.dirname(path) for path in targets}):  # noqa: PTH120
+        folders = identities(_folders_of(files))
+        for folder in sorted(_folders_of(_likely_targets(rows, request))):
             if Identity.of(folder) in folders:
                 raise UsageError(
                     f"export would write into {folder}, which is a folder of the source by this or "
@@ -59,8 +72,8 @@ def check_targets(
 class Originals:
     """The files that items came from, recognised by device and inode under any name."""
 
-    def __init__(self, rows: Iterable[ItemRow]) -> None:
-        self._sources = {row.source for row in rows if row.source}
+    def __init__(self, rows: Collection[ItemRow]) -> None:
+        self._rows = rows
 
     def check(self, path: str | Place) -> None:
         """Refuse to write where an original is.
@@ -75,6 +88,10 @@ class Originals:
             )
 
     @cached_property
+    def _sources(self) -> set[str]:
+        return {row.source for row in self._rows if row.source}
+
+    @cached_property
     def _identities(self) -> set[Identity]:
         # These are many files, and mostly none of them is needed.
         return identities(self._sources)
@@ -86,10 +103,14 @@ def _likely_targets(rows: Iterable[ItemRow], request: ExportRequest) -> list[str
     if request.format == SAME:
         return [f"{root}{os.sep}{row.item}" for row in rows]
     formats = {row.item: request.format for row in rows if row.state == INGESTED}
-    return [str(path) for path in paths_of(formats, root).values()]
+    return list(paths_of(formats, root).values())
 
 
-def _has_other_names(path: str) -> bool:
+def _folders_of(paths: Iterable[str]) -> set[str]:
+    return {path.rpartition(os.sep)[0] or os.sep for path in paths}
+
+
+def has_other_names(path: str) -> bool:
     """Return whether a path is a link of any kind, and so may be a file that is elsewhere too."""
     try:
         found = os.lstat(path)

@@ -9,7 +9,7 @@ from pipeline.geometry import cuts
 from pipeline.jobs.ingest.task import PackTask
 from pipeline.storage.ledger import INGESTED
 from pipeline.storage.stack_index import discard_broken
-from pipeline.storage.stack_kind import LEAST_MEMBERS, Kind
+from pipeline.storage.stack_kind import BOX_STEPS_PX, LEAST_MEMBERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.storage.archive import Archive
     from pipeline.storage.ledger import ItemRow
     from pipeline.storage.stack_index import Member
+    from pipeline.storage.stack_kind import Kind
 
 
 def tidy(archive: Archive) -> Mapping[str, Member]:
@@ -60,25 +61,65 @@ def _drop(archive: Archive, members: Iterable[Member]) -> None:
             archive.stack(stack).drop(chunk, gone)
 
 
+def whole_chunks(
+    waiting: Iterable[Ingested], archive: Archive
+) -> tuple[list[Ingested], list[PackTask]]:
+    """Return the pictures that go on waiting, and the chunks of one size that others fill.
+
+    Whatever is listed after these pictures, `share_out` would put them into the same chunks.
+    """
+    kinds: dict[Kind, list[Ingested]] = defaultdict(list)
+    for one in sorted(waiting, key=lambda one: one.file.item):
+        kinds[one.kind].append(one)
+    left: list[Ingested] = []
+    chunks: list[PackTask] = []
+    for kind in sorted(kinds):
+        full, rest = _full(kinds[kind], kind.chunk_members)
+        if full and _fill_stack(kind, full, archive):
+            left += rest
+            chunks += _chunks(kind, full, archive)
+        else:
+            left += kinds[kind]
+    return left, chunks
+
+
+def _full(files: Sequence[Ingested], members: int) -> tuple[list[Ingested], list[Ingested]]:
+    """Return those of `files` that fill chunks, worn and other ones apart, and the rest."""
+    full, rest = [], []
+    for worn in (False, True):
+        alike = [one for one in files if one.worn is worn]
+        many = len(alike) // members * members
+        full += alike[:many]
+        rest += alike[many:]
+    return full, rest
+
+
 def share_out(
     waiting: Iterable[Ingested], archive: Archive
 ) -> tuple[list[SourceFile], list[PackTask]]:
     """Return the files that stay alone, and the chunks that the others make up.
 
-    New chunks only: those that are there are not touched.
+    Pictures of one size have a stack of their own if they are many, the others share one with
+    pictures that fit into the same small box, or at last into a large one. New chunks only: those
+    that are there are not touched.
     """
-    kinds: dict[Kind, list[Ingested]] = defaultdict(list)
-    for one in waiting:
-        kinds[one.kind].append(one)
-    alone: list[SourceFile] = []
+    left = sorted(waiting, key=lambda one: one.file.item)
     chunks: list[PackTask] = []
-    for kind, files in sorted(kinds.items(), key=lambda pair: pair[0]):
-        is_there = archive.has_stack(kind.stack)
-        if len(files) < LEAST_MEMBERS and not is_there:
-            alone += (one.file for one in files)
-            continue
-        chunks += _chunks(kind, sorted(files, key=lambda one: one.file.item), archive)
-    return sorted(alone, key=lambda file: file.item), chunks
+    for step_px in BOX_STEPS_PX:
+        kinds: dict[Kind, list[Ingested]] = defaultdict(list)
+        for one in left:
+            if kind := one.kind.boxed(step_px):
+                kinds[kind].append(one)
+        stacked = {kind for kind, files in kinds.items() if _fill_stack(kind, files, archive)}
+        for kind in sorted(stacked):
+            chunks += _chunks(kind, kinds[kind], archive)
+        left = [one for one in left if one.kind.boxed(step_px) not in stacked]
+    return [one.file for one in left], chunks
+
+
+def _fill_stack(kind: Kind, files: Sequence[Ingested], archive: Archive) -> bool:
+    """Return whether files go into a stack: there is one, or they are enough to make one."""
+    return len(files) >= LEAST_MEMBERS or archive.has_stack(kind.stack)
 
 
 def _chunks(kind: Kind, files: Sequence[Ingested], archive: Archive) -> Iterator[PackTask]:
@@ -99,6 +140,4 @@ def _chunks(kind: Kind, files: Sequence[Ingested], archive: Archive) -> Iterator
     ]
     stack.grow(first + len(groups))
     for chunk, group in enumerate(groups, first):
-        seen = {one.row.sha256: one.traces for one in group if one.traces is not None}
-        inside = tuple(one.file for one in group)
-        yield PackTask(kind.stack, chunk, inside, archive.path, seen)
+        yield PackTask(kind.stack, chunk, tuple(group), archive.path)

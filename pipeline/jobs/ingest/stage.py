@@ -17,7 +17,13 @@ from pipeline.compute.picture_tasks import ingested_row, rejected_row, vanished_
 from pipeline.compute.submission import Stop
 from pipeline.errors import ArchiveError
 from pipeline.jobs.ingest.lr_items import GONE, with_known_upscaling
-from pipeline.jobs.ingest.stacking import leave_holes, share_out, sound_members, tidy
+from pipeline.jobs.ingest.stacking import (
+    leave_holes,
+    share_out,
+    sound_members,
+    tidy,
+    whole_chunks,
+)
 from pipeline.jobs.ingest.task import (
     Ingested,
     IngestTask,
@@ -33,12 +39,14 @@ from pipeline.sources.listing import check_same_source, list_source
 from pipeline.storage.access import close_to, readers
 from pipeline.storage.archive import Archive
 from pipeline.storage.item_paths import clashing
-from pipeline.storage.ledger import INGEST, INGESTED
+from pipeline.storage.ledger import INGEST, INGESTED, LR, says
+from pipeline.storage.waiting_room import clear
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.workers import Workers
     from pipeline.sources.listing import Listing
     from pipeline.sources.source_file import SourceFile
     from pipeline.storage.ledger import ItemRow, Ledger, ObjectRow
@@ -46,6 +54,8 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Place
 
 _BATCH = 64
+_WINDOW = 8_192
+"""How many files are read before the chunks that they fill are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ class Ingestion:
     """How many files were not read because of a stop."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """A source beside what the ledger and the archive have of it."""
 
@@ -79,17 +89,40 @@ class Comparison:
     """Where items are in stacks."""
     sound: Mapping[str, Member]
     """Those of them whose pixels are there."""
-    unread: Mapping[str, ObjectRow]
-    """What was read of those files of `todo` that did not change themselves."""
-    clashed: list[ItemRow]
-    refused: list[Ingested]
-    """The outcomes of files that the listing says cannot be read."""
-    settled: list[ItemRow]
-    """The rows of files that did not change."""
-    todo: list[SourceFile]
-    """The files that are to be read, or whose items are to be looked at."""
     listed: set[str]
     """The items that are at the source, or cannot be looked for."""
+    again: frozenset[str] = frozenset()
+    """The items that are stored again, as their pixels were let go and are needed."""
+    clashed: list[ItemRow] = field(default_factory=list)
+    """The rows of files whose items would be inside others."""
+    refused: list[Ingested] = field(default_factory=list)
+    """The outcomes of files that the listing says cannot be read."""
+    settled: list[ItemRow] = field(default_factory=list)
+    """The rows of files that did not change."""
+    todo: list[SourceFile] = field(default_factory=list)
+    """The files that are to be read, or whose items are to be looked at."""
+    unread: dict[str, ObjectRow] = field(default_factory=dict)
+    """What was read of those files of `todo` that did not change themselves."""
+
+    def sort_out(self) -> None:
+        """Put each file where it belongs: clashed, refused, settled, or to do."""
+        others = clashing(file.item for file in self.files)
+        last = LastReading(self.known, self.ledger, self.sound, self.archive.path, self.again)
+        left = []
+        for file in self.files:
+            if file.item in others:
+                self.clashed.append(_clashed(file, others[file.item]))
+            elif (outcome := refused(file, self.sound)) is not None:
+                self.refused.append(outcome)
+            else:
+                left.append(file)
+        for file, seen, row in last.rows_of(left):
+            if row is not None:
+                self.settled.append(row)
+                continue
+            self.todo.append(file)
+            if seen is not None:
+                self.unread[file.item] = seen
 
 
 def compare(
@@ -100,10 +133,12 @@ def compare(
     names: str = "",
     skip: Place | None = None,
     codec: str | None = None,
+    again: frozenset[str] = frozenset(),
 ) -> Comparison:
     """List a source as `list_source` says, and find what is new there or may have changed.
 
-    The archive is there from then on, and nobody but those who may read the source reads it.
+    The archive is there from then on, and nobody but those who may read the source reads it. The
+    items of `again` are to be stored again.
 
     Raises:
         SourceError: if there is nothing at `source`, or nothing of what was there before.
@@ -118,46 +153,31 @@ def compare(
     allowed = readers((file.address for file in files), near=archive.path)
     close_to(archive.path, allowed)
     ledger.close_to(allowed)
-    others = clashing(file.item for file in files)
     members = tidy(archive)
-    sound = sound_members(archive, members)
-    last = LastReading(known, ledger, sound, archive.path)
-    apart = [file for file in files if file.item not in others]
-    closed = {file.item: one for file in apart if (one := refused(file, sound)) is not None}
-    settled, todo, unread = [], [], {}
-    for file, seen, row in last.rows_of(file for file in apart if file.item not in closed):
-        if row is not None:
-            settled.append(row)
-            continue
-        todo.append(file)
-        if seen is not None:
-            unread[file.item] = seen
-    return Comparison(
-        files,
-        listed_ns,
-        known,
-        archive,
-        ledger,
-        members,
-        sound,
-        unread,
-        [_clashed(file, others[file.item]) for file in files if file.item in others],
-        list(closed.values()),
-        settled,
-        todo,
-        listed,
+    found = Comparison(
+        files=files,
+        listed_ns=listed_ns,
+        known=known,
+        archive=archive,
+        ledger=ledger,
+        members=members,
+        sound=sound_members(archive, members),
+        listed=listed,
+        again=again,
     )
+    found.sort_out()
+    return found
 
 
 @timed("ingest")
-def ingest(
+def read_new(
     found: Comparison,
     *,
     client: Client | None,
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Ingestion:
-    """Ingest what is to be read of a source; return the result of the whole source.
+    """Read what is to be read of a source; return the result of the whole source.
 
     Many small pictures of one size go into stacks, all others become images of their own. The
     ledger keeps the fingerprint and unit count of items whose content did not change. Items of an
@@ -173,10 +193,7 @@ def ingest(
     if not found.todo:
         report(len(into.rows), len(found.files))
     if client is not None and found.todo:
-        waiting = into.store(found.todo, client)
-        alone, chunks = share_out(waiting, found.archive)
-        into.pack(chunks, client)
-        into.store(alone, client, alone=True)
+        _store_all(found, into, client)
         # Last, so that an interruption leaves an item at both places, never at none.
         leave_holes(found.archive, found.members, into.rows)
     gone = vanished_rows(known, found.listed, GONE)
@@ -193,23 +210,52 @@ def ingest(
     )
 
 
+def _store_all(found: Comparison, into: _Ingest, client: Client) -> None:
+    """Store all files that are to do, those of a window after those of another.
+
+    So what waits on the disk is little, and a run that is killed has stored most of what it read.
+    """
+    waiting: list[Ingested] = []
+    clear(found.archive.path)  # What a kill left.
+    try:
+        for start in range(0, len(found.todo), _WINDOW):
+            waiting += into.store(found.todo[start : start + _WINDOW], client)
+            waiting, chunks = whole_chunks(waiting, found.archive)
+            into.pack(chunks, client)
+        alone, chunks = share_out(waiting, found.archive)
+        into.pack(chunks, client)
+        into.store(alone, client, alone=True)
+    finally:
+        clear(found.archive.path)
+
+
 def run_ingest(
     source: str,
     *,
     archive_dir: Place,
     ledger: Ledger,
-    client: Client,
+    workers: Workers,
     names: str = "",
     skip: Place | None = None,
     codec: str | None = None,
+    again: frozenset[str] = frozenset(),
     stop: Stop | None = None,
     report: Callable[[int, int], None] = lambda _done, _of: None,
 ) -> Ingestion:
-    """Compare a source with an archive and ingest what is to be read, as `compare` and `ingest`."""
+    """Bring a source into an archive, as `compare` and `read_new`: what commands and runs call.
+
+    Workers are connected to only where a file is to be read.
+    """
     found = compare(
-        source, archive_dir=archive_dir, ledger=ledger, names=names, skip=skip, codec=codec
+        source,
+        archive_dir=archive_dir,
+        ledger=ledger,
+        names=names,
+        skip=skip,
+        codec=codec,
+        again=again,
     )
-    return ingest(found, client=client, stop=stop, report=report)
+    return read_new(found, client=workers.client_if(found.todo), stop=stop, report=report)
 
 
 class _Ingest:
@@ -227,14 +273,19 @@ class _Ingest:
         self, files: Iterable[SourceFile], client: Client, *, alone: bool = False
     ) -> list[Ingested]:
         """Store files as images of their own; return those that wait for a stack instead."""
-        archive = self._found.archive
+        archive, files = self._found.archive, list(files)
+        again = self._found.again
+        rows = [self._known[f.item] for f in files if f.item in self._known]
+        known = {r.item: r for r in rows if r.state == INGESTED and r.item not in again}
+        gone = self._ledger.let_go_of(LR, (file.item for file in files))
         tasks = plan_ingest(
             files,
             archive_dir=archive.path,
-            known={i: r.sha256 for i, r in self._known.items() if r.state == INGESTED},
+            known={i: r.sha256 for i, r in known.items()},
             stacked=self._found.sound,
             alone=alone,
             unread=self._found.unread,
+            let_go={i: known[i] for i in gone if i in known and says(gone, i) == known[i].sha256},
         )
         return [one for one in self._run(ingest_files, tasks, client) if one.waits]
 
@@ -268,6 +319,7 @@ class _Ingest:
         notes = {one.row.item: one.notes for one in batch if one.notes is not None}
         news = {item: noted for item, noted in notes.items() if noted or item in self._known}
         self._ledger.put_notes(INGEST, news)
+        self._ledger.forget_let_go(LR, [one.row.item for one in batch if one.stored])
         self.record([with_known_upscaling(one.row, self._known) for one in batch])
 
     def record(self, rows: list[ItemRow]) -> None:

@@ -1,7 +1,8 @@
 """Ingesting on a worker: some files become images of their own, or one chunk of a stack.
 
 A file's bytes are read once; the hash, the pixels and the metadata all come from those bytes, so if
-a file is replaced at that time, all three are of the old file or all of the new one.
+a file is replaced at that time, all three are of the old file or all of the new one. Pictures that
+wait for their chunk are in `waiting_room` for that time.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row, small_groups
 from pipeline.errors import (
@@ -21,6 +20,7 @@ from pipeline.errors import (
     UnsupportedError,
 )
 from pipeline.jobs.ingest.lr_items import notes_of, with_facts, with_place
+from pipeline.jobs.ingest.own_file import own_file
 from pipeline.jobs.wear import TRACES_KEY, verdict
 from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metadata.metadata import Metadata, to_json
@@ -30,9 +30,12 @@ from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
 from pipeline.storage.image import Layout
 from pipeline.storage.spool import spooling_in
 from pipeline.storage.stack_kind import Kind
+from pipeline.storage.waiting_room import Held, WaitingRoom, taken, waiting_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from numpy.typing import NDArray
 
     from pipeline.pictures.picture import Picture
     from pipeline.storage.ledger import ItemRow, ObjectRow
@@ -53,6 +56,8 @@ class IngestTask(PictureTask[SourceFile]):
     """Whether small pictures are stored as images too, instead of in a stack."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Content hashes, by item, of files and objects that did not change since they were read."""
+    let_go: Mapping[str, ItemRow] = field(default_factory=dict)
+    """What is known of items whose pixels the archive let go, and need not hold."""
 
     def failed(self, error: BaseException) -> list[Ingested]:
         """Return that no file could be ingested: a worker died, or the disk is full."""
@@ -65,10 +70,8 @@ class PackTask:
 
     stack: str
     chunk: int
-    files: tuple[SourceFile, ...]
+    waiting: tuple[Ingested, ...]
     archive_dir: Place
-    seen: Mapping[str, Traces] = field(default_factory=dict)
-    """Traces by content: those of files that did not change since they were looked at."""
 
     def one_by_one(self) -> Iterator[PackTask]:
         """Yield the task itself: a chunk is written whole."""
@@ -76,7 +79,7 @@ class PackTask:
 
     def failed(self, error: BaseException) -> list[Ingested]:
         """Return that no file could be packed: a worker died, or the disk is full."""
-        return _all_rejected(self.files, error)
+        return _all_rejected((one.file for one in self.waiting), error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,10 @@ class Ingested:
     """What was not kept of it; None where nothing new was learnt."""
     traces: Traces | None = None
     """Of a picture that waits."""
+    held: Held | None = None
+    """Where it waits; None where it is to be read again."""
+    stored: bool = False
+    """Whether its pixels were written to the archive."""
     seal: str = ""
     """Of its image's metadata, as `Archive.seal` says; "" where it is in a stack."""
 
@@ -113,6 +120,7 @@ def plan_ingest(
     stacked: Mapping[str, Member],
     alone: bool = False,
     unread: Mapping[str, ObjectRow] | None = None,
+    let_go: Mapping[str, ItemRow] | None = None,
 ) -> Iterator[IngestTask]:
     """Yield tasks of few files or few bytes that hold each of `files` once, in their order."""
     for group in small_groups(files):
@@ -124,6 +132,7 @@ def plan_ingest(
             {item: stacked[item] for item in items if item in stacked},
             alone,
             {file.item: seen.sha256 for file in group if (seen := _seen(file, unread or {}))},
+            {item: let_go[item] for item in items if item in let_go} if let_go else {},
         )
 
 
@@ -142,39 +151,64 @@ def ingest_files(task: IngestTask) -> list[Ingested]:
     """
     archive = Archive.open(task.archive_dir)
     ingested = []
-    for file in task.pictures:
-        with spooling_in(task.archive_dir):
-            ingested.append(_ingested(file, archive, task))
+    with waiting_room(task.archive_dir) as room:
+        for file in task.pictures:
+            with spooling_in(task.archive_dir):
+                ingested.append(_ingested(file, archive, task, room))
     return ingested
 
 
 def pack_chunk(task: PackTask) -> list[Ingested]:
     """Write the pictures of a task into one chunk; safe to run twice.
 
-    A file that is no longer a picture of the stack's size is rejected and leaves a hole.
+    A file that is read again and no longer a picture of the stack's kind is rejected and leaves a
+    hole.
     """
     archive = Archive.open(task.archive_dir)
     stack = archive.stack(task.stack)
     done, pixels, members = [], [], {}
-    for place, file in enumerate(task.files):
-        row = ingested_row(file)
+    for place, one in enumerate(task.waiting):
         try:
-            data, row = _read(file)
-            picture, row = _picture(data, file, row)
-            _check_kind(Ingested(file, row), stack.kind)
+            now, own, said = _held_picture(one) or _picture_again(one, stack.kind)
         except (PictureError, SourceError) as error:
-            done.append(Ingested(file, rejected_row(row, error)))
+            done.append(Ingested(one.file, rejected_row(ingested_row(one.file), error)))
             continue
-        pixels.append(picture.pixels)
-        seen = task.seen.get(row.sha256) or _traces(data, picture)
-        members[place] = {"item": file.item, **_provenance(row, file, picture.metadata, seen)}
-        row = replace(row, stack=task.stack, chunk=task.chunk, place=place)
-        done.append(Ingested(file, row, notes=picture.metadata.notes))
+        pixels.append(own)
+        members[place] = {"item": one.file.item, **said}
+        row = replace(now.row, stack=task.stack, chunk=task.chunk, place=place)
+        done.append(Ingested(one.file, row, notes=now.notes, stored=True))
     if members:
-        stack.write(task.chunk, np.stack(pixels), members, {})
+        stack.write(task.chunk, pixels, members, {})
     for member in members.values():
         archive.delete_own(member["item"])  # It was an image of its own before.
     return done
+
+
+_Waited = tuple[Ingested, "NDArray[Any]", "dict[str, Any]"]
+"""A picture that waited, its pixels, and what the archive is to say of it."""
+
+
+def _held_picture(one: Ingested) -> _Waited | None:
+    """Return a picture as it was decoded when it began to wait; None where that is not kept."""
+    shape = (one.row.channels, one.row.height, one.row.width)
+    found = None if one.held is None else taken(one.held, shape, one.row.dtype)
+    return None if found is None else (one, *found)
+
+
+def _picture_again(one: Ingested, kind: Kind) -> _Waited:
+    """Return a picture as its file is now.
+
+    Raises:
+        SourceError: if it cannot be read, or is of another kind by now.
+        PictureError: if it cannot be decoded.
+    """
+    data, row = _read(one.file)
+    picture, row = _picture(data, one.file, row)
+    now = Ingested(one.file, row, notes=picture.metadata.notes)
+    _check_kind(now, kind)
+    same = one.traces if row.sha256 == one.row.sha256 else None
+    said = _provenance(row, one.file, picture.metadata, same or _traces(data, picture))
+    return now, picture.pixels, said
 
 
 def refused(file: SourceFile, stacked: Mapping[str, Member]) -> Ingested | None:
@@ -192,7 +226,7 @@ def _rejected(
     return Ingested(file, rejected_row(with_place(row, stacked.get(file.item)), error))
 
 
-def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
+def _ingested(file: SourceFile, archive: Archive, task: IngestTask, room: WaitingRoom) -> Ingested:
     row = ingested_row(file)
     try:
         if file.item in task.unread:
@@ -205,9 +239,11 @@ def _ingested(file: SourceFile, archive: Archive, task: IngestTask) -> Ingested:
         picture, row = _picture(data, file, row)
         seen = _traces(data, picture)
         if Ingested(file, row).kind.is_small and not task.alone:
-            return Ingested(file, row, True, picture.metadata.notes, seen)
-        _store(archive, file, picture, row, seen)
-        return Ingested(file, row, notes=picture.metadata.notes, seal=archive.seal(file.item))
+            held = room.hold(picture.pixels, _provenance(row, file, picture.metadata, seen))
+            return Ingested(file, row, True, picture.metadata.notes, seen, held)
+        _store(archive, file, data, picture, row, seen)
+        seal = archive.seal(file.item)
+        return Ingested(file, row, notes=picture.metadata.notes, stored=True, seal=seal)
     except Exception as error:
         # The file's border: whatever went wrong is its outcome, and the others go on.
         return _rejected(file, row, task.stacked, error)
@@ -237,7 +273,10 @@ def _unchanged(
 
 
 def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
-    """Return the row of an item that the archive holds with this very content."""
+    """Return the row of an item that the archive holds with this very content, or let go."""
+    gone = task.let_go.get(row.item)
+    if gone is not None and gone.sha256 == row.sha256:
+        return replace(gone, source=row.source, size_bytes=row.size_bytes)
     member = task.stacked.get(row.item)
     if member is not None:
         if member.sha256 != row.sha256:
@@ -245,7 +284,8 @@ def _held(row: ItemRow, archive: Archive, task: IngestTask) -> ItemRow | None:
         kind = Kind.of(member.stack)
         archive.delete_own(row.item)
         row = with_place(row, member)
-        return with_facts(row, (kind.channels, kind.height, kind.width), kind.dtype)
+        size = member.size or (kind.height, kind.width)
+        return with_facts(row, (kind.channels, *size), kind.dtype)
     if task.known.get(row.item) != row.sha256:
         return None
     try:
@@ -267,7 +307,7 @@ def _notes_on(row: ItemRow, archive: Archive, task: IngestTask) -> tuple[str, ..
 
 
 def _check_kind(found: Ingested, kind: Kind) -> None:
-    if found.kind != kind:
+    if not kind.takes(found.kind):
         raise SourceError(
             f"{found.file.item} was changed while it was read: it is of {found.kind.stack}, "
             f"expected {kind.stack}; ingest it again"
@@ -275,14 +315,18 @@ def _check_kind(found: Ingested, kind: Kind) -> None:
 
 
 def _store(
-    archive: Archive, file: SourceFile, picture: Picture, row: ItemRow, seen: Traces
+    archive: Archive, file: SourceFile, data: bytes, picture: Picture, row: ItemRow, seen: Traces
 ) -> None:
+    provenance = _provenance(row, file, picture.metadata, seen)
+    if archive.takes_files and (own := own_file(data, picture)) is not None:
+        archive.create_of_file(file.item, own, provenance=provenance)
+        return
     archive.create(
         file.item,
         shape=(row.channels, row.height, row.width),
         dtype=row.dtype,
         layout=Layout.of(height=row.height, width=row.width, shard_px=SOURCE_SHARD_PX),
-        provenance=_provenance(row, file, picture.metadata, seen),
+        provenance=provenance,
         pixels=picture.pixels,
     )
 

@@ -10,16 +10,16 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from pipeline.storage.item_paths import item_path
-from pipeline.storage.ledger import INGESTED, LR, ObjectRow, SealRow
+from pipeline.storage.ledger import INGESTED, LR, ObjectRow, SealRow, says
 from pipeline.storage.stamps import is_settled, seal_of
 from pipeline.storage.store import is_address
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from pipeline.jobs.ingest.task import Ingested
     from pipeline.sources.source_file import SourceFile
-    from pipeline.storage.ledger import ItemRow, Ledger
+    from pipeline.storage.ledger import ItemRow, Ledger, LetGoRow
     from pipeline.storage.stack_index import Member
     from pipeline.storage.store import Place
 
@@ -37,6 +37,8 @@ class LastReading:
     members: Mapping[str, Member]
     """Where items are in sound chunks of stacks."""
     archive_dir: Place
+    again: Collection[str] = ()
+    """Items that are read again, whatever is known of them."""
 
     def rows_of(
         self, files: Iterable[SourceFile]
@@ -50,9 +52,12 @@ class LastReading:
             items = [file.item for file in few]
             objects = self.ledger.objects_of(items)
             seals = self.ledger.seals_of(LR, items)
+            gone = self.ledger.let_go_of(LR, items)
             for file in few:
                 seen = self._seen(file, objects.get(file.item))
-                row = None if seen is None else self._row(file, seals.get(file.item))
+                row = None
+                if seen is not None and file.item not in self.again:
+                    row = self._row(file, seals.get(file.item), gone)
                 yield file, seen, row
 
     def _seen(self, file: SourceFile, seen: ObjectRow | None) -> ObjectRow | None:
@@ -67,10 +72,12 @@ class LastReading:
         )
         return seen if same else None
 
-    def _row(self, file: SourceFile, seal: SealRow | None) -> ItemRow | None:
-        """Return the row of a file that did not change, if the archive holds its item."""
+    def _row(
+        self, file: SourceFile, seal: SealRow | None, gone: Mapping[str, LetGoRow]
+    ) -> ItemRow | None:
+        """Return the row of a file that did not change, if its item is held or was let go."""
         row = self.known[file.item]
-        if not self._holds(row, seal):
+        if not (says(gone, row.item) == row.sha256 or self._holds(row, seal)):
             return None
         return row if row.source == file.address else replace(row, source=file.address)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -63,15 +64,20 @@ class ChunkTask:
 
     def compute(self, bench: Workbench) -> list[UnitRow]:
         """Compute and write the chunk; return what became of it."""
-        return [outcome_here(self, self.chunk, bench, partial(_upscale_chunk, self, bench))]
+        return [outcome_here(self, self.chunk, bench, partial(upscale_chunk, self, bench))]
 
     def failed(self, error: BaseException) -> list[UnitRow]:
         """Return the outcomes of units that all failed for one reason."""
         return failed_units(self, error)
 
 
-def _upscale_chunk(task: ChunkTask, bench: Workbench) -> None:
-    """Compute and write the images of one chunk of a stack."""
+def upscale_chunk(task: ChunkTask, bench: Workbench) -> None:
+    """Compute and write the images of one chunk of a stack, each as it would be alone.
+
+    Raises:
+        ArchiveError: if the LR chunk is damaged, or not what was planned.
+        NotFiniteError: if the network makes no finite pixels of an image; it is named.
+    """
     source = Archive.open(task.source_dir).stack(task.stack)
     chunk = source.chunk(task.chunk)
     if chunk is None or chunk.sha256 != task.source_sha256:
@@ -82,7 +88,7 @@ def _upscale_chunk(task: ChunkTask, bench: Workbench) -> None:
     places = sorted(chunk.members)
     pixels = source.read(task.chunk, places)
     try:
-        sr = bench.enlarge_pictures(pixels, task.halo_px)
+        sr = _enlarged(pixels, task, bench)
     except NotFiniteError as error:
         names = [str(chunk.members[p]["item"]) for p in _not_finite(places, pixels, task, bench)]
         raise NotFiniteError(
@@ -96,8 +102,22 @@ def _upscale_chunk(task: ChunkTask, bench: Workbench) -> None:
     Archive.open(task.sr_dir).stack(task.stack).write(task.chunk, sr, members, task.facts)
 
 
+def _enlarged(
+    pictures: Sequence[NDArray[Any]], task: ChunkTask, bench: Workbench
+) -> list[NDArray[Any]]:
+    """Return the enlarged pictures, in their order: those of one size go through together."""
+    alike: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for n, picture in enumerate(pictures):
+        alike[picture.shape].append(n)
+    sr: dict[int, NDArray[Any]] = {}
+    for numbers in alike.values():
+        together = np.stack([pictures[n] for n in numbers])
+        sr.update(zip(numbers, bench.enlarge_pictures(together, task.halo_px), strict=True))
+    return [sr[n] for n in range(len(pictures))]
+
+
 def _not_finite(
-    places: Sequence[int], pixels: NDArray[Any], task: ChunkTask, bench: Workbench
+    places: Sequence[int], pixels: Sequence[NDArray[Any]], task: ChunkTask, bench: Workbench
 ) -> Iterator[int]:
     """Yield the places of the images that the network makes no finite pixels of."""
     for place, image in zip(places, pixels, strict=True):

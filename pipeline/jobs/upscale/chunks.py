@@ -11,11 +11,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import ArchiveError
+from pipeline.jobs.spec import UpscaleSpec
 from pipeline.jobs.upscale.chunk_task import ChunkTask
 from pipeline.jobs.upscale.sr_provenance import computed_by
 from pipeline.jobs.upscale.units import done_unit
 from pipeline.storage.chunk_members import content_sha256
-from pipeline.storage.ledger import DONE, INGESTED, VANISHED
+from pipeline.storage.ledger import DONE, INGESTED, LR, REJECTED, SR, VANISHED, says
 from pipeline.storage.stack_kind import Kind
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from pipeline.jobs.choice import Chooser, Chosen
     from pipeline.jobs.job import Job
-    from pipeline.jobs.spec import UpscaleSpec
     from pipeline.jobs.upscale.rerun import Rerun
     from pipeline.storage.archive import Archive
     from pipeline.storage.ledger import ItemRow, Ledger, UnitRow
@@ -54,6 +54,8 @@ class ChunkPlan:
     """What all its images are upscaled by."""
     kept: tuple[int, ...] = ()
     """Places of the SR chunk to keep, where it only has too many images; nothing to compute."""
+    lacks_lr: bool = False
+    """Whether the LR pixels of `rows` were let go."""
 
     @property
     def key(self) -> tuple[str, int]:
@@ -129,7 +131,6 @@ class ChunkPlan:
         """Yield the one task of a chunk that is to be computed."""
         if not self.computes:
             return
-        kind = Kind.of(self.stack)
         facts = {
             **computed_by(spec, self.fingerprint, because=self.chosen.because),
             "spec": stack_spec(spec, self.stack),
@@ -138,7 +139,7 @@ class ChunkPlan:
             stack=self.stack,
             chunk=self.chunk,
             fingerprint=self.fingerprint,
-            lr_pixels=len(self.rows) * kind.height * kind.width,
+            lr_pixels=sum(row.height * row.width for row in self.rows),
             halo_px=spec.halo_px,
             source_dir=job.source_dir,
             sr_dir=job.sr_dir,
@@ -194,13 +195,17 @@ class ChunkPlanner:
     ) -> ChunkPlan:
         """Return the plan of a chunk that the ledger knows done under `recorded`."""
         present = None if sr_stack is None else fingerprint_of(sr_stack, chunk)
-        plan = self._computing(stack, chunk, sr_stack, present)
+        plan = self._without_let_go(self._computing(stack, chunk, sr_stack, present), recorded)
+        if not plan.computes:
+            return plan
         if sr_stack is None or plan.fresh or recorded is None or recorded != present:
             return plan
         if present == plan.fingerprint:
             return replace(plan, computes=False)
         kept = self._kept(sr_stack, plan)
-        return replace(plan, computes=False, kept=kept, replaces=False) if kept else plan
+        if not kept:
+            return plan
+        return replace(plan, computes=False, kept=kept, replaces=False, lacks_lr=False)
 
     def _computing(
         self, stack: str, chunk: int, sr_stack: Stack | None, present: str | None
@@ -217,8 +222,7 @@ class ChunkPlanner:
         kind = Kind.of(stack)
         chosen = self.chooser.of_chunk(rows)
         spec = chosen.spec
-        rules = spec.rules_of(channels=kind.channels, height=kind.height, width=kind.width)
-        fingerprint = spec.item_fingerprint(content, rules=rules)
+        fingerprint = spec.item_fingerprint(content, rules=_rules(spec, rows))
         of_other_size = sr_stack is not None and sr_stack.kind != enlarged(kind, spec.scale)
         planned = [replace(row, fingerprint=fingerprint, units=1) for row in rows]
         return ChunkPlan(
@@ -234,25 +238,49 @@ class ChunkPlanner:
             chosen=chosen,
         )
 
+    def _without_let_go(self, plan: ChunkPlan, recorded: str | None) -> ChunkPlan:
+        """Return a plan without the images that were done and let go: they are settled."""
+        items = [row.item for row in plan.rows]
+        gone, gone_lr = (self.ledger.let_go_of(archive, items) for archive in (SR, LR))
+        if not gone and not gone_lr:
+            return plan
+        spec = UpscaleSpec.from_json(stack_spec(plan.spec, plan.stack))
+        known = {row.item for row in self.ledger.items_named(items) if row.fingerprint == recorded}
+        rows = tuple(
+            row
+            for row in plan.rows
+            if not (row.item in known and says(gone, row.item) == spec.fingerprint_of(row))
+        )
+        if not rows:
+            return replace(plan, computes=False, declared=True)
+        lacks_lr = any(says(gone_lr, row.item) == row.sha256 for row in rows)
+        return replace(plan, rows=rows, lacks_lr=True) if lacks_lr else plan
+
     def _kept(self, sr_stack: Stack, plan: ChunkPlan) -> tuple[int, ...]:
         """Return the places of the LR chunk, if the SR chunk has them all by the present spec."""
         sr = sr_stack.chunk(plan.chunk)
         lr = self.source().stack(plan.stack).chunk(plan.chunk)
-        if sr is None or lr is None or lr.sha256 != plan.content:
+        if sr is None or lr is None or (lr.sha256 != plan.content and not plan.lacks_lr):
             return ()
         computed = {place: (m["item"], m["sha256"]) for place, m in sr.members.items()}
         planned = {place: (m["item"], m["sha256"]) for place, m in lr.members.items()}
+        if plan.lacks_lr:
+            planned = {row.place: (row.item, row.sha256) for row in plan.rows}
         same_spec = sr.facts.get("spec") == stack_spec(plan.spec, plan.stack)
         return tuple(sorted(planned)) if same_spec and planned.items() <= computed.items() else ()
 
 
-def drop_orphans(job: Job, sr: Archive) -> None:
-    """Remove the SR chunks whose LR chunks hold no image any more: all are elsewhere now."""
+def drop_orphans(job: Job, sr: Archive, ledger: Ledger) -> None:
+    """Remove the SR chunks whose LR chunks hold no image any more: all are elsewhere now.
+
+    Where the images were let go, the ledger knows them at their places still.
+    """
+    known = set(ledger.each_chunk(INGESTED, VANISHED, REJECTED))
     for stack in map(sr.stack, sr.stacks()):
+        unknown = [number for number in stack.numbers() if (stack.id, number) not in known]
         with suppress(ArchiveError):  # Not known where the LR stack cannot be read.
-            lr = job.open_source().stack(stack.id)
-            for number in stack.numbers():
-                chunk = lr.chunk(number)
+            for number in unknown:
+                chunk = job.open_source().stack(stack.id).chunk(number)
                 if chunk is not None and not chunk.members:
                     stack.remove(number)
 
@@ -286,6 +314,13 @@ def _members(source: Archive, stack: str, chunk: int) -> Mapping[int, Mapping[st
     except ArchiveError:
         return {}
     return {} if found is None else found.members
+
+
+def _rules(spec: UpscaleSpec, rows: Iterable[ItemRow]) -> str:
+    """Return the rules that apply to any of the images of a chunk."""
+    shapes = {(row.channels, row.height, row.width) for row in rows}
+    rules = {spec.rules_of(channels=c, height=h, width=w) for c, h, w in shapes}
+    return "".join(sorted(rules))
 
 
 def _is_at(row: ItemRow, members: Mapping[int, Mapping[str, Any]]) -> bool:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.job import Job
     from pipeline.jobs.spec import UpscaleSpec
     from pipeline.jobs.upscale.units import Planner, UnitPlan
-    from pipeline.storage.ledger import Ledger
+    from pipeline.storage.ledger import ItemRow, Ledger
 
 
 class Plan:
@@ -35,13 +35,18 @@ class Plan:
     def __init__(self, planners: Sequence[Planner]) -> None:
         self.units = 0
         """How many units there were to compute when this was planned."""
+        self._lacking: list[tuple[Planner, list[Any]]] = []
         self._parts = [(planner, list(self._keys(planner))) for planner in planners]
 
     def _keys(self, planner: Planner) -> Iterator[Any]:
+        lacking = []
         for plan in planner.every():
-            if plan.has_work:
+            if plan.has_work and plan.lacks_lr:
+                lacking.append(plan.key)
+            elif plan.has_work:
                 self.units += len(plan.numbers)
                 yield plan.key
+        self._lacking.append((planner, lacking))
 
     def __len__(self) -> int:
         return sum(len(keys) for _, keys in self._parts)
@@ -49,6 +54,11 @@ class Plan:
     def __iter__(self) -> Iterator[UnitPlan]:
         for planner, keys in self._parts:
             yield from planner.again(keys)
+
+    def lacking(self) -> list[ItemRow]:
+        """Return the items that would be computed too if their LR pixels had not been let go."""
+        plans = (plan for planner, keys in self._lacking for plan in planner.again(keys))
+        return [row for plan in plans for row in plan.rows]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -61,7 +71,10 @@ class Plan:
 
     def narrowed(self, keep: Callable[[UnitPlan], UnitPlan | None]) -> Plan:
         """Return what `keep` leaves of each part."""
-        return Plan([_Narrowed(planner, keys, keep) for planner, keys in self._parts])
+        parts = zip(self._parts, self._lacking, strict=True)
+        return Plan(
+            [_Narrowed(planner, [*keys, *lacking], keep) for (planner, keys), (_, lacking) in parts]
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from pipeline.jobs.upscale.plan import Plan, plan_job
 from pipeline.jobs.upscale.units import UnitKeys, failed_units
 from pipeline.jobs.upscale.worker import ModelAddress, batch_px, open_workbench, upscale_units
 from pipeline.storage.archive import Archive
-from pipeline.storage.ledger import DONE, FAILED
+from pipeline.storage.ledger import DONE, FAILED, SR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -76,7 +76,7 @@ def run_upscale(
     """
     sr = job.open_sr()
     planned = _declare(plans, ledger, sr)
-    drop_orphans(job, sr)
+    drop_orphans(job, sr, ledger)
     report(UpscaleProgress(0, 0, planned, 0.0))
     if client is None or not planned:
         return 0
@@ -172,7 +172,10 @@ def _declare(plans: Iterable[UnitPlan], ledger: Ledger, sr: Archive) -> int:
     while batch := list(islice(waiting, _DECLARED_AT_ONCE)):
         ledger.forget_units(dict.fromkeys(plan.name for plan in batch if plan.fresh))
         for plan in batch:
-            ledger.forget_numbers(plan.name, plan.outdated)
+            if plan.outdated:
+                ledger.forget_numbers(plan.name, plan.outdated)
+        made = [row.item for plan in batch if plan.numbers for row in plan.rows]
+        ledger.forget_let_go(SR, made)  # There will be pixels again.
         ledger.put_items(row for plan in batch for row in plan.rows)
         for plan in batch:
             plan.keep(sr, ledger)

@@ -12,7 +12,7 @@ from pipeline.jobs.upscale.sr_provenance import computed_by, inherited
 from pipeline.jobs.upscale.tile_task import TileTask
 from pipeline.jobs.upscale.units import done_unit
 from pipeline.storage.image import Layout
-from pipeline.storage.ledger import DONE, INGESTED, SR, SealRow
+from pipeline.storage.ledger import DONE, INGESTED, LR, SR, SealRow, says
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipeline.jobs.spec import UpscaleSpec
     from pipeline.jobs.upscale.rerun import Rerun
     from pipeline.storage.archive import Archive
-    from pipeline.storage.ledger import ItemRow, Ledger, UnitRow
+    from pipeline.storage.ledger import ItemRow, Ledger, LetGoRow, UnitRow
 
 _TILES_A_TASK = 16
 _ITEMS_AT_ONCE, _TILES_AT_ONCE = 1_000, 50_000
@@ -44,6 +44,8 @@ class TilePlan:
     """Whether the ledger has `row` as it is."""
     chosen: Chosen
     """What it is upscaled by."""
+    lacks_lr: bool = False
+    """Whether its LR pixels were let go."""
 
     @property
     def key(self) -> str:
@@ -155,24 +157,24 @@ def plan_tiles(
     *,
     done: Callable[[ItemRow], set[int]],
     holds: Callable[[ItemRow], bool],
+    lacks_lr: Callable[[ItemRow], bool] = lambda _row: False,
 ) -> Iterator[TilePlan]:
     """Yield, for each ingested image, the tiles that are not done under its fingerprint.
 
     ``done(row)`` returns the tiles that are done, ``holds(row)`` whether the SR archive holds the
-    item under that fingerprint; where it does not, all its tiles are to be computed.
+    item under that fingerprint, or did until it let it go; where it does not, all its tiles are to
+    be computed. ``lacks_lr(row)`` says whether the LR archive let it go.
     """
     for row, chosen in rows:
         spec = chosen.spec
         if row.state != INGESTED or row.stack:
             continue
         grid = spec.grid(row.height, row.width)
-        rules = spec.rules_of(channels=row.channels, height=row.height, width=row.width)
-        fingerprint = spec.item_fingerprint(row.sha256, rules=rules)
-        planned = replace(row, fingerprint=fingerprint, units=len(grid))
+        planned = replace(row, fingerprint=spec.fingerprint_of(row), units=len(grid))
         fresh = not holds(planned)
         finished = set() if fresh else done(planned)
         numbers = tuple(number for number in grid if number not in finished)
-        yield TilePlan(planned, grid, numbers, fresh, planned == row, chosen)
+        yield TilePlan(planned, grid, numbers, fresh, planned == row, chosen, lacks_lr(row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +200,9 @@ class TilePlanner:
         for few in _few_at_once(rows):
             recorded = _Recorded.of(few, self.ledger, self.sr, self.chooser.spec)
             chosen = self.chooser.of_each(few)
-            yield from plan_tiles(chosen, done=recorded.done, holds=recorded.holds)
+            yield from plan_tiles(
+                chosen, done=recorded.done, holds=recorded.holds, lacks_lr=recorded.lacks_lr
+            )
             self.ledger.put_seals(recorded.new)
 
 
@@ -211,6 +215,9 @@ class _Recorded:
     seals: Mapping[str, SealRow]
     tiles: Mapping[tuple[str, str], set[int]]
     """The done tiles of an item under a fingerprint."""
+    gone: Mapping[str, LetGoRow]
+    """What was let go of the SR archive."""
+    gone_lr: Mapping[str, LetGoRow]
     new: list[SealRow] = field(default_factory=list)
     """The seals of what was opened."""
 
@@ -220,10 +227,19 @@ class _Recorded:
     ) -> _Recorded:
         """Look the items up, whose tiles are as large as `spec` says."""
         items = [row.item for row in rows]
-        return cls(sr, spec, ledger.seals_of(SR, items), ledger.tiles_of_all(items, DONE))
+        return cls(
+            sr,
+            spec,
+            ledger.seals_of(SR, items),
+            ledger.tiles_of_all(items, DONE),
+            ledger.let_go_of(SR, items),
+            ledger.let_go_of(LR, items),
+        )
 
     def holds(self, row: ItemRow) -> bool:
-        """Return whether the SR archive holds an item under its fingerprint."""
+        """Return whether the SR archive holds an item under its fingerprint, or let it go."""
+        if self._is_gone(row):
+            return True
         stamp, before = self.sr.seal(row.item), self.seals.get(row.item)
         if stamp and before and (before.stamp, before.says) == (stamp, row.fingerprint):
             return True
@@ -235,13 +251,20 @@ class _Recorded:
     def done(self, row: ItemRow) -> set[int]:
         """Return the tiles that are done and whose shards are there."""
         recorded = self.tiles.get((row.item, row.fingerprint), set())
-        if not recorded:
+        if not recorded or self._is_gone(row):
             return recorded
         # A shard that was done and that a person has deleted since is computed again.
         rows, columns = self.spec.grid(row.height, row.width).shape
         if rows == columns == 1:
             return recorded if self.sr.has_first_shard(row.item) else set()
         return recorded & {r * columns + c for r, c in self.sr.shards_of(row.item)}
+
+    def lacks_lr(self, row: ItemRow) -> bool:
+        """Return whether the LR archive let go of an item as it is now."""
+        return says(self.gone_lr, row.item) == row.sha256
+
+    def _is_gone(self, row: ItemRow) -> bool:
+        return says(self.gone, row.item) == row.fingerprint
 
 
 def _seals(row: ItemRow, stamp: str) -> tuple[SealRow, ...]:

@@ -80,6 +80,10 @@ class UnitPlan(Units, Protocol):
         """Return whether anything is to be computed, kept or recorded."""
 
     @property
+    def lacks_lr(self) -> bool:
+        """Return whether its LR pixels were let go: before they are back, nothing is computed."""
+
+    @property
     def fresh(self) -> bool:
         """Return whether the SR array must be created first, in place of what is there."""
 

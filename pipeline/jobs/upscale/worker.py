@@ -162,13 +162,8 @@ def open_workbench(address: ModelAddress, spec: UpscaleSpec) -> Workbench:
             f"weights of {address.name_or_file} on {socket.gethostname()} have sha256 "
             f"{model.sha256[:12]}, expected {spec.weights_sha256[:12]}; copy the same file there"
         )
-    inference = Inference.of(
-        model.network,
-        scale=spec.scale,
-        channels=model.spec.channels,
-        precision=spec.precision,
-        device=device,
-        backend=spec.backend,
+    inference = Inference.of_model(
+        model, precision=spec.precision, device=device, backend=spec.backend
     )
     if device == "cpu" and inference.learned:
         pieces = in_fastest_pieces(inference.backend, model, precision=spec.precision)

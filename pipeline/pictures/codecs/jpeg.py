@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def read_jpeg(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
-    """Read the first picture; a phone's previews and gain maps behind it are not frames."""
+    """Read the first picture; a phone's previews and gain maps after it are not frames."""
     read_frame(data)
     with opened_jpeg(data) as image:
         check_size(*image.size, max_pixels)
@@ -118,7 +118,7 @@ def write_jpeg(file: BinaryIO, pixels: Strips, metadata: Metadata, quality: int)
 
 
 def _encoded(pixels: Strips, metadata: Metadata, quality: int) -> bytes:
-    """Return a JPEG, with what Pillow does not write put in as segments behind its own."""
+    """Return a JPEG, with what Pillow does not write put in as segments after its own."""
     options: dict[str, Any] = {"quality": quality, "subsampling": 0}
     if dpi := metadata.dpi:
         options["dpi"] = tuple(min(65535, max(1, round(value))) for value in dpi)

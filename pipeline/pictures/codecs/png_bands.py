@@ -1,7 +1,7 @@
 """The rows of a large PNG, filtered and compressed band by band, as libpng does it at once.
 
-libpng chooses each row's filter by that row and the one above, so a band is given to it with the
-last row of the band before. Source: PNG (third edition), sections 9 and 10.
+A row is filtered by the one above it, so a band is given to libpng with the last row of the band
+before. Source: PNG (third edition), sections 9 and 10.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+
+FILTER = imagecodecs.PNG.FILTER.PAETH
+"""Of all rows."""
 
 _BODY_BYTES = 8192
 """Compressed data in a chunk, as libpng writes it."""
@@ -57,7 +60,7 @@ def _filtered(rows: NDArray[Any]) -> bytes:
     """Return rows ``(y, x)`` or ``(y, x, c)`` as libpng filters them."""
     # The filters and the heads of chunks need more than imagecodecs 2026.3 expects.
     most_bytes = (rows.nbytes + len(rows)) * 101 // 100 + 4096
-    stored = imagecodecs.png_encode(rows, level=0, out=most_bytes)
+    stored = imagecodecs.png_encode(rows, level=0, filter=FILTER, out=most_bytes)
     bodies, at = [], _BEHIND_HEADER
     while at < len(stored):
         size, kind = struct.unpack_from(">I4s", stored, at)

@@ -189,7 +189,7 @@ class _Segment:
             )
 
     def _lzw(self) -> _Decoded:
-        """Decode with zeros behind the data where it lacks its end code.
+        """Decode with zeros after the data where it lacks its end code.
 
         Without one, imagecodecs 2026.3 misreads the last bits; with them it may read too many.
         """

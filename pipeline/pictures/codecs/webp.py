@@ -10,7 +10,7 @@ import imagecodecs
 import numpy as np
 
 from pipeline.errors import PictureError
-from pipeline.pictures.codecs.declared import check_size, filled
+from pipeline.pictures.codecs.declared import check_decoded, check_size, filled
 from pipeline.pictures.codecs.pillow import save
 from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.metadata.metadata import Metadata, in_words
@@ -34,8 +34,7 @@ def read_webp(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     width, height = _webp_size(chunks)
     check_size(width, height, max_pixels)
     pixels = channels_first(imagecodecs.webp_decode(data, out=_large(chunks, height, width)))
-    if pixels.shape[1:] != (height, width):
-        raise PictureError(f"decodes to {pixels.shape}, expected {height} rows {width} columns")
+    check_decoded(pixels, height, width)
     exif = filled(chunks.get(b"EXIF"))
     metadata = Metadata(
         format="webp",
@@ -64,7 +63,7 @@ def _webp_notes(data: bytes, chunks: dict[bytes, bytes]) -> Iterator[str]:
             yield f"WebP chunk {kind.decode('latin-1')} ({in_words(len(body))}) was not kept"
     behind = data[8 + int(struct.unpack_from("<I", data, 4)[0]) :]
     if behind.strip(b"\0"):
-        yield f"data behind the picture: {in_words(len(behind))}, not kept"
+        yield f"data after the picture: {in_words(len(behind))}, not kept"
 
 
 _ALPHA_FLAG = 0x10
@@ -81,7 +80,9 @@ def _webp_chunks(data: bytes) -> dict[bytes, bytes]:
     while at + 8 <= end:
         kind, size = struct.unpack_from("<4sI", data, at)
         if at + 8 + size > end:
-            raise PictureError(f"chunk {kind!r} at byte {at} ends behind the file; it is damaged")
+            raise PictureError(
+                f"chunk {kind!r} at byte {at} reaches beyond the end of the file; it is damaged"
+            )
         chunks.setdefault(kind, data[at + 8 : at + 8 + size])
         at += 8 + size + size % 2
     return chunks

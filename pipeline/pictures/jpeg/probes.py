@@ -1,8 +1,8 @@
 """Which scan of a JPEG ends before its part of the picture does.
 
 A decoder stops reading a scan once it has all blocks, and skips what stands between there and the
-next marker. So noise behind a scan changes a pixel only where the decoder asked for more. Noise
-behind all scans at once takes one decoding to find a whole picture whole. Source: ITU-T T.81, B.1.1
+next marker. So noise after a scan changes a pixel only where the decoder asked for more. Noise
+after all scans at once takes one decoding to find a whole picture whole. Source: ITU-T T.81, B.1.1
 and F.2.2.5.
 """
 

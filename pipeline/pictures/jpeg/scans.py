@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 EOI = 0xD9
 """The marker that ends a picture."""
+PROGRESSIVE = (0xC2, 0xCA)
+"""The kinds of frames whose blocks come in several scans."""
 _SOS, _DHT, _DRI = 0xDA, 0xC4, 0xDD
 _FRAMES = {
     0xC0: "baseline",

@@ -1,4 +1,4 @@
-"""The segments of a JPEG file besides its picture: metadata before it, other files behind it.
+"""The segments of a JPEG file besides its picture: metadata before it, other files after it.
 
 Sources: ITU-T T.81 annex B; Adobe XMP Specification part 3 (ExtendedXMP); ICC.1 annex B; Android's
 Ultra HDR and Motion Photo formats.
@@ -70,7 +70,7 @@ def extras(data: bytes) -> Extras:
 
 
 def with_segments(data: bytes, segments: Iterable[bytes]) -> bytes:
-    """Return the file with segments put in behind the application segments it begins with."""
+    """Return the file with segments put in after the application segments it begins with."""
     at = 2
     while data[at] == 0xFF and 0xE0 <= data[at + 1] <= 0xEF:
         at += 2 + int(struct.unpack_from(">H", data, at + 2)[0])
@@ -182,7 +182,7 @@ def _is_ratio(jfif: bytes) -> bool:
 
 
 def _behind(data: bytes, end: int) -> Iterator[str]:
-    """Yield a note for each file that stands behind the picture."""
+    """Yield a note for each file that stands after the picture."""
     head = data[:end]
     while data[end:].strip(b"\0\n\r "):
         if data[end : end + 3] == b"\xff\xd8\xff":
@@ -196,7 +196,7 @@ def _behind(data: bytes, end: int) -> Iterator[str]:
         elif data[end + 4 : end + 8] == b"ftyp":
             stop, what = len(data), "the embedded film of the motion photo"
         else:
-            stop, what = _next_file(data, end), "data behind the picture"
+            stop, what = _next_file(data, end), "data after the picture"
         yield f"{what}: {in_words(stop - end)}, not kept"
         end = stop
 

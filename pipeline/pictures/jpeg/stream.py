@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.errors import PictureError
 from pipeline.pictures.jpeg.probes import first_short, with_noise
-from pipeline.pictures.jpeg.scans import EOI, Tables, scans_of
+from pipeline.pictures.jpeg.scans import EOI, PROGRESSIVE, Tables, scans_of
 from pipeline.storage.spool import equal
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from pipeline.pictures.jpeg.scans import Frame, Scan
 
-_HUFFMAN, _PROGRESSIVE, _LOSSLESS = (0xC0, 0xC1, 0xC2), (0xC2, 0xCA), (0xC3,)
+_HUFFMAN, _LOSSLESS = (0xC0, 0xC1, 0xC2), (0xC3,)
 _NOT_ZERO = re.compile(rb"[^\x00]")
 _ZEROS = 256
 """So many zero bytes are more than two blocks whose every coefficient has the same odd value."""
@@ -147,7 +147,7 @@ class _Stream:
         The rows are taken by their share of the data. With one bit for each block that is exact;
         at the end of other scans it is too few rows, as even ones take the least data.
         """
-        if self.pixels is None or self.frame.kind not in _PROGRESSIVE or scan.first > 0:
+        if self.pixels is None or self.frame.kind not in PROGRESSIVE or scan.first > 0:
             return False
         first, last, whole = (
             place - scan.start - self.data.count(b"\xff\0", scan.start, place)
@@ -161,7 +161,7 @@ class _Stream:
         """Return whether zero bits may be an even area, as this scan's tables are."""
         if self.frame.kind not in _HUFFMAN:
             return True
-        if self.frame.kind not in _PROGRESSIVE:
+        if self.frame.kind not in PROGRESSIVE:
             return all(dc <= 1 and ac == 0 for dc, ac in scan.zero_symbols)
         if scan.high:
             return True  # Refinements are bits as they are.
@@ -180,7 +180,7 @@ class _Stream:
                     f"ends after {len(self.data)} bytes{zeros} without its end marker, so "
                     f"it was cut off; {_MISSING}"
                 )
-        elif self.frame.kind in _PROGRESSIVE:
+        elif self.frame.kind in PROGRESSIVE:
             self._check_bits(scans)
         elif lost := self.frame.sampling.keys() - {c for scan in scans for c in scan.components}:
             raise PictureError(
@@ -212,7 +212,7 @@ class _Stream:
     def check_ends(self, scans: list[Scan]) -> None:
         """Refuse a picture of several scans, one of which ends before its part of the picture does.
 
-        Only Huffman codes have a last bit: behind arithmetic ones decoders go on with zeros.
+        Only Huffman codes have a last bit: after arithmetic ones decoders go on with zeros.
         """
         if self.pixels is None or self.frame.kind not in _HUFFMAN or len(scans) < 2:
             return
@@ -225,7 +225,7 @@ class _Stream:
             )
 
     def _is_whole(self, scan: Scan, end: int) -> bool:
-        """Return whether the picture needs nothing of a scan behind byte `end`.
+        """Return whether the picture needs nothing of a scan after byte `end`.
 
         Other data there changes the pixels only where the decoder waits for some.
         """

@@ -162,17 +162,21 @@ def _adaptation(white: tuple[float, float]) -> NDArray[np.float64]:
     return adapted
 
 
+def _impossible(primaries: Primaries) -> ValueError:
+    return ValueError(f"impossible primaries {primaries}")
+
+
 def _matrix(primaries: Primaries) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (RGB to XYZ under D50, the adaptation in it); ValueError where there is none."""
     white, *colours = primaries
     if white[1] <= 0 or any(y < 0 or not 0 < x + y <= 1.0001 for x, y in colours):
-        raise ValueError(f"impossible primaries {primaries}")
+        raise _impossible(primaries)
     columns = np.array([[x, y, 1 - x - y] for x, y in colours]).T
     met = np.array([white[0] / white[1], 1.0, (1 - white[0] - white[1]) / white[1]])
     adapted = _adaptation(white)
     matrix = adapted @ columns @ np.diag(np.linalg.solve(columns, met))
     if not np.isfinite(matrix).all() or abs(matrix).max() > 100:
-        raise ValueError(f"impossible primaries {primaries}")
+        raise _impossible(primaries)
     return matrix, adapted
 
 

@@ -76,7 +76,7 @@ def extras(data: bytes) -> Extras:
             _sort_chunk(kind, _background(body, header, palette) if kind == "bKGD" else body)
     behind = data[every[-1][2] :]
     if behind.strip(b"\0\r\n "):
-        notes.append(f"data behind the picture: {in_words(len(behind))}, not kept")
+        notes.append(f"data after the picture: {in_words(len(behind))}, not kept")
     resources = photoshop.parted(profiles.get("8bim", b""))
     return Extras(
         chunks=tuple(kept),

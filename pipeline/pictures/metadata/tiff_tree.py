@@ -36,7 +36,7 @@ class Layout:
         return struct.pack(self.order + (big if self.big else classic), *values)
 
     def unpack(self, classic: str, big: str, data: bytes, at: int) -> tuple[int, ...]:
-        """Return the numbers at byte `at`, by the same codes; ValueError far behind the end."""
+        """Return the numbers at byte `at`, by the same codes; ValueError far beyond the end."""
         if at > len(data):  # BigTIFF points farther than an index can be.
             raise ValueError(f"byte {at} is wanted of {len(data)} bytes")
         return struct.unpack_from(self.order + (big if self.big else classic), data, at)
@@ -56,13 +56,24 @@ class Tag:
     value: bytes | tuple[Tag, ...]
 
 
-def entries(data: bytes, at: int, layout: Layout) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (code, type, count, position of the value slot) of one directory."""
+def extent(data: bytes, at: int, layout: Layout) -> range:
+    """Return where the entries of one directory begin; where they stop, that of the next follows.
+
+    Raises:
+        ValueError: if they are not all within the data.
+    """
     (number,) = layout.unpack("H", "Q", data, at)
     first, size = (at + 8, 20) if layout.big else (at + 2, 12)
     if first + number * size > len(data):
-        raise ValueError(f"a directory of {number} entries at byte {at} ends behind the data")
-    for entry in range(first, first + number * size, size):
+        raise ValueError(
+            f"a directory of {number} entries at byte {at} reaches beyond the end of the data"
+        )
+    return range(first, first + number * size, size)
+
+
+def entries(data: bytes, at: int, layout: Layout) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (code, type, count, position of the value slot) of one directory."""
+    for entry in extent(data, at, layout):
         code, kind, count = layout.unpack("HHI", "HHQ", data, entry)
         yield code, kind, count, entry + (12 if layout.big else 8)
 
@@ -100,7 +111,7 @@ def _directory_below(data: bytes, at: int, layout: Layout, depth: int) -> tuple[
 
 
 def pack_directory(tags: tuple[Tag, ...], at: int, layout: Layout) -> bytes:
-    """Return the bytes of a directory that will be at offset `at` (even), values behind it."""
+    """Return the bytes of a directory that will be at offset `at` (even), its values after it."""
     slot = 8 if layout.big else 4
     head = layout.pack("H", "Q", len(tags))
     behind_at = at + len(head) + len(tags) * (12 + 2 * (slot - 4)) + slot

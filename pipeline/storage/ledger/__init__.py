@@ -5,8 +5,8 @@ batches, and only after the pixels are durable. SQLite in the job's folder, or a
 SQLAlchemy reaches by URL and that knows ``ON CONFLICT``.
 
 `rows` are its values, `tables` its schema; each part (`items`, `units`, `scores`, `exports`,
-`notes`, `traces`, `objects`, `seals`, `runs`) reads and writes the rows of one subject, and
-`ledger` joins them.
+`notes`, `traces`, `objects`, `seals`, `let_go`, `runs`) reads and writes the rows of one subject,
+and `ledger` joins them.
 """
 
 from pipeline.storage.ledger.connections import absolute_url, ledger_file, without_password
@@ -25,12 +25,14 @@ from pipeline.storage.ledger.rows import (
     ExportRow,
     ItemCount,
     ItemRow,
+    LetGoRow,
     Note,
     ObjectRow,
     ScoreRow,
     SealRow,
     TraceRow,
     UnitRow,
+    says,
 )
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "ItemCount",
     "ItemRow",
     "Ledger",
+    "LetGoRow",
     "Note",
     "ObjectRow",
     "ScoreRow",
@@ -57,5 +60,6 @@ __all__ = [
     "absolute_url",
     "hold_by_server",
     "ledger_file",
+    "says",
     "without_password",
 ]

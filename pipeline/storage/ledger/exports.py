@@ -26,14 +26,13 @@ class ExportLedger(JobRows):
         # LIKE knows no case in SQLite: what it finds beyond that is left out here.
         start = EXPORTS.c.path.startswith(storable(below), autoescape=True)
         query = self._mine(EXPORTS).where(start).order_by(EXPORTS.c.path)
-        found = (ExportRow(**row) for row in self._rows(query))
-        return [row for row in found if row.path.startswith(storable(below))]
+        return [r for r in self._rows(ExportRow, query) if r.path.startswith(storable(below))]
 
     def exports_of(self, items: Iterable[str]) -> Iterator[ExportRow]:
         """Yield all that was exported of `items`, to whatever path."""
         for batch in batches(items):
-            rows = self._rows(self._mine(EXPORTS).where(EXPORTS.c.item.in_(batch)))
-            yield from (ExportRow(**row) for row in rows)
+            mine = self._mine(EXPORTS).where(self._among(EXPORTS.c.item, batch))
+            yield from self._rows(ExportRow, mine)
 
     def forget_exports(self, paths: Iterable[str]) -> None:
         """Drop what is known of exported files: they are not there any more."""

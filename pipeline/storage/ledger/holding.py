@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import JobBusyError, LedgerError, NoLedgerError
+from pipeline.errors import JobBusyError, NoLedgerError
 from pipeline.storage.ledger.connections import parse_url
-from pipeline.storage.ledger.messages import explain, without_secrets
+from pipeline.storage.ledger.messages import not_opened, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,13 +57,10 @@ def hold_by_server(url: str, *, job: str, what: str, command: str) -> Iterator[N
     try:
         connection = engine.connect()
     except (SQLAlchemyError, ImportError) as error:
-        raise LedgerError(
-            f"ledger {without_secrets(parsed)} cannot be opened: {explain(error)}"
-        ) from error
+        raise not_opened(parsed, error) from error
     with connection:
         if not _taken(connection, _key_of(job), command):
-            holder = _holder(connection, _key_of(job))
-            raise JobBusyError(f"{what} is held by {holder}; wait for it or stop it")
+            raise JobBusyError.of(what, _holder(connection, _key_of(job)))
         yield
 
 

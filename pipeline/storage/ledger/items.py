@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from pipeline.storage.ledger.database import PAGE, JobRows, batches
+from pipeline.storage.ledger.database import JobRows, batches
 from pipeline.storage.ledger.rows import DONE, FAILED, ItemCount, ItemRow
 from pipeline.storage.ledger.tables import ITEMS, SCORES, UNITS, in_chunk
 
@@ -26,30 +26,26 @@ class ItemLedger(JobRows):
         query = self._mine(ITEMS).order_by(ITEMS.c.item)
         if state is not None:
             query = query.where(ITEMS.c.state == state)
-        return [ItemRow(**row) for row in self._rows(query)]
+        return self._rows(ItemRow, query)
 
     def each_item(self, state: str) -> Iterator[ItemRow]:
-        """Yield the items in `state` that are in no stack, sorted by id, a few at a time."""
+        """Return the items in `state` that are in no stack, sorted by id, a few at a time."""
         alone = self._mine(ITEMS).where(ITEMS.c.state == state, ITEMS.c.stack == "")
-        query = alone.order_by(ITEMS.c.item).limit(PAGE)
-        rows = self._rows(query)
-        while rows:
-            yield from (ItemRow(**row) for row in rows)
-            rows = self._rows(query.where(ITEMS.c.item > rows[-1]["item"]))
+        return self._each(ItemRow, alone, by=ITEMS.c.item)
 
     def items_named(self, names: Iterable[str]) -> Iterator[ItemRow]:
         """Yield the items with these ids, in their order, a few at a time."""
         for batch in batches(names):
-            rows = self._rows(self._mine(ITEMS).where(ITEMS.c.item.in_(batch)))
-            found = {row["item"]: ItemRow(**row) for row in rows}
+            mine = self._mine(ITEMS).where(self._among(ITEMS.c.item, batch))
+            found = {row.item: row for row in self._rows(ItemRow, mine)}
             yield from (found[name] for name in batch if name in found)
 
-    def each_chunk(self, state: str) -> Iterator[tuple[str, int]]:
-        """Yield (stack, chunk) of each chunk that holds an item in `state`, sorted."""
+    def each_chunk(self, *states: str) -> Iterator[tuple[str, int]]:
+        """Yield (stack, chunk) of each chunk that holds an item in one of `states`, sorted."""
         query = (
             sa.select(ITEMS.c.stack, ITEMS.c.chunk)
             .distinct()
-            .where(ITEMS.c.job == self._job, ITEMS.c.state == state, ITEMS.c.stack != "")
+            .where(ITEMS.c.job == self._job, ITEMS.c.state.in_(states), ITEMS.c.stack != "")
             .order_by(ITEMS.c.stack, ITEMS.c.chunk)
         )
         yield from self._tuples(query)
@@ -59,8 +55,7 @@ class ItemLedger(JobRows):
         query = self._mine(ITEMS).where(
             ITEMS.c.stack == stack, ITEMS.c.chunk == chunk, ITEMS.c.state.in_(states)
         )
-        rows = [ItemRow(**row) for row in self._rows(query)]
-        return sorted(rows, key=lambda row: row.place)
+        return sorted(self._rows(ItemRow, query), key=lambda row: row.place)
 
     def forget_items(self, items: Iterable[str]) -> None:
         """Drop `items` with all outcomes and scores: nothing of them is there any more."""

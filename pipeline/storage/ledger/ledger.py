@@ -20,7 +20,8 @@ from pipeline.storage.ledger.connections import (
 )
 from pipeline.storage.ledger.exports import ExportLedger
 from pipeline.storage.ledger.items import ItemLedger
-from pipeline.storage.ledger.messages import MOVE_AWAY, explain, without_secrets
+from pipeline.storage.ledger.let_go import LetGoLedger
+from pipeline.storage.ledger.messages import MOVE_AWAY, not_opened, without_secrets
 from pipeline.storage.ledger.notes import NoteLedger
 from pipeline.storage.ledger.objects import ObjectLedger
 from pipeline.storage.ledger.runs import RunLedger
@@ -42,6 +43,7 @@ class Ledger(
     TraceLedger,
     ObjectLedger,
     SealLedger,
+    LetGoLedger,
     RunLedger,
 ):
     """The rows of one job in one database."""
@@ -76,9 +78,7 @@ class Ledger(
             ledger = cls(reading_engine(url) if read_only else writing_engine(url), job)
             ledger._prepare(read_only=read_only)
         except (SQLAlchemyError, sqlite3.Error, ImportError) as error:
-            raise LedgerError(
-                f"ledger {without_secrets(url)} cannot be opened: {explain(error)}"
-            ) from error
+            raise not_opened(url, error) from error
         return ledger
 
     def close(self) -> None:

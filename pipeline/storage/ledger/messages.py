@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pipeline.errors import LedgerError, UsageError
+
 if TYPE_CHECKING:
     import sqlalchemy as sa
+
+    from pipeline.storage.store import BucketPlace, Place
 
 MOVE_AWAY = "move the file away, and the next `upres upscale` rebuilds it from the archive"
 FREE_SPACE = "free some space there, then repeat the command; what was recorded stays"
@@ -18,6 +22,24 @@ _SERVER_GONE = ("Connection refused", "server closed the connection", "terminati
 def without_secrets(url: sa.URL) -> str:
     """Return the URL without its secrets: the password, and whatever follows the "?"."""
     return url.set(query={}).render_as_string(hide_password=True)
+
+
+def not_opened(url: sa.URL, error: BaseException) -> LedgerError:
+    """Return the error of a ledger that cannot be opened."""
+    return LedgerError(f"ledger {without_secrets(url)} cannot be opened: {explain(error)}")
+
+
+def not_in_bucket(place: BucketPlace) -> UsageError:
+    """Return the error of something in a bucket whose ledger has no place yet."""
+    return UsageError(
+        f"{place} is in a bucket, which cannot hold the ledger; name a place for it with "
+        "--ledger postgresql://USER@HOST/DATABASE or --ledger sqlite:////PATH"
+    )
+
+
+def is_elsewhere(place: Place, url: str) -> UsageError:
+    """Return the error of a job or dataset that has its ledger at `url`, without a password."""
+    return UsageError(f"{place} has its ledger at {url}; leave --ledger out")
 
 
 def explain(error: BaseException) -> str:

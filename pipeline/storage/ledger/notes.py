@@ -28,7 +28,7 @@ class NoteLedger(JobRows):
             ]
             with self._transaction() as connection:
                 mine = sa.and_(NOTES.c.job == self._job, NOTES.c.stage == stage)
-                connection.execute(sa.delete(NOTES).where(mine, NOTES.c.item.in_(items)))
+                connection.execute(sa.delete(NOTES).where(mine, self._among(NOTES.c.item, items)))
                 if rows:
                     connection.execute(sa.insert(NOTES), rows)
 
@@ -40,5 +40,5 @@ class NoteLedger(JobRows):
         if not self._has(NOTES):
             return []
         order = (NOTES.c.item, NOTES.c.stage.desc(), NOTES.c.number)
-        rows = self._rows(self._mine(NOTES).order_by(*order))
-        return [Note(row["item"], row["stage"], row["note"]) for row in rows]
+        query = sa.select(NOTES.c.item, NOTES.c.stage, NOTES.c.note)
+        return self._rows(Note, query.where(NOTES.c.job == self._job).order_by(*order))

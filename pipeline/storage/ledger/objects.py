@@ -23,6 +23,6 @@ class ObjectLedger(JobRows):
         """Return what each of these items came from, as it was when it was read last."""
         found: dict[str, ObjectRow] = {}
         for batch in batches(items):
-            mine = self._mine(OBJECTS).where(OBJECTS.c.item.in_(batch))
-            found |= {row["item"]: ObjectRow(**row) for row in self._rows(mine)}
+            mine = self._mine(OBJECTS).where(self._among(OBJECTS.c.item, batch))
+            found |= {row.item: row for row in self._rows(ObjectRow, mine)}
         return found

@@ -31,7 +31,10 @@ class RunLedger(JobRows):
 
     def runs(self) -> list[dict[str, Any]]:
         """Return all runs, oldest first."""
-        return self._rows(self._mine(RUNS).order_by(RUNS.c.started))
+        names = ("run", "command", "started", "finished", "outcome")
+        query = sa.select(*(RUNS.c[name] for name in names)).where(RUNS.c.job == self._job)
+        found = self._tuples(query.order_by(RUNS.c.started))
+        return [dict(zip(names, row, strict=True)) for row in found]
 
     def keep_source(self, source: str) -> None:
         """Keep where the pictures of the job are, for later commands to stay away from."""

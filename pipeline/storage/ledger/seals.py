@@ -23,6 +23,6 @@ class SealLedger(JobRows):
         """Return the seals of these items of an archive, by item."""
         found: dict[str, SealRow] = {}
         for batch in batches(items):
-            mine = self._mine(SEALS).where(SEALS.c.archive == archive, SEALS.c.item.in_(batch))
-            found |= {row["item"]: SealRow(**row) for row in self._rows(mine)}
+            own = (SEALS.c.archive == archive, self._among(SEALS.c.item, batch))
+            found |= {row.item: row for row in self._rows(SealRow, self._mine(SEALS).where(*own))}
         return found

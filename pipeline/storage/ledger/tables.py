@@ -172,6 +172,19 @@ SEALS = sa.Table(
     sa.Column("says", sa.String, nullable=False),
 )
 
+# Items whose pixels the job deleted on purpose: what they were, and how they were made.
+LET_GO = sa.Table(
+    "let_go",
+    METADATA,
+    sa.Column("job", sa.String, primary_key=True),
+    # LR or SR.
+    sa.Column("archive", sa.String, primary_key=True),
+    sa.Column("item", sa.String, primary_key=True),
+    sa.Column("says", sa.String, nullable=False),
+    sa.Column("facts", sa.String, nullable=False),
+    sa.Column("deleted", sa.Boolean, nullable=False),
+)
+
 SOURCES = sa.Table(
     "sources",
     METADATA,

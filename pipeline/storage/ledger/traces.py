@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from pipeline.storage.ledger.database import PAGE, JobRows, batches
+from pipeline.storage.ledger.database import JobRows, batches
 from pipeline.storage.ledger.rows import INGESTED, ItemRow, TraceRow
 from pipeline.storage.ledger.tables import ITEMS, TRACES
 
@@ -25,26 +25,22 @@ class TraceLedger(JobRows):
         """Return what is known of these items, by item."""
         found: dict[str, TraceRow] = {}
         for batch in batches(items):
-            rows = self._rows(self._mine(TRACES).where(TRACES.c.item.in_(batch)))
-            found |= {row["item"]: TraceRow(**row) for row in rows}
+            mine = self._mine(TRACES).where(self._among(TRACES.c.item, batch))
+            found |= {row.item: row for row in self._rows(TraceRow, mine)}
         return found
 
     def traces(self) -> dict[str, TraceRow]:
         """Return all that is known, by item; a ledger of an earlier upres knows nothing."""
         if not self._has(TRACES):
             return {}
-        return {row["item"]: TraceRow(**row) for row in self._rows(self._mine(TRACES))}
+        return {row.item: row for row in self._rows(TraceRow, self._mine(TRACES))}
 
     def items_without_traces(self) -> Iterator[ItemRow]:
-        """Yield the ingested items whose present content was not looked at, a few at a time."""
+        """Return the ingested items whose present content was not looked at, a few at a time."""
         seen = sa.and_(
             TRACES.c.job == ITEMS.c.job,
             TRACES.c.item == ITEMS.c.item,
             TRACES.c.sha256 == ITEMS.c.sha256,
         )
         unseen = self._mine(ITEMS).where(ITEMS.c.state == INGESTED, ~sa.exists().where(seen))
-        query = unseen.order_by(ITEMS.c.item).limit(PAGE)
-        rows = self._rows(query)
-        while rows:
-            yield from (ItemRow(**row) for row in rows)
-            rows = self._rows(query.where(ITEMS.c.item > rows[-1]["item"]))
+        return self._each(ItemRow, unseen, by=ITEMS.c.item)

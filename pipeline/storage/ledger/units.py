@@ -42,7 +42,9 @@ class UnitLedger(JobRows):
         found: dict[tuple[str, str], set[int]] = defaultdict(set)
         for batch in batches(items):
             query = sa.select(UNITS.c.item, UNITS.c.fingerprint, UNITS.c.number).where(
-                UNITS.c.job == self._job, UNITS.c.item.in_(batch), UNITS.c.state == state
+                UNITS.c.job == self._job,
+                self._among(UNITS.c.item, batch),
+                UNITS.c.state == state,
             )
             for item, fingerprint, number in self._tuples(query):
                 found[item, fingerprint].add(number)
@@ -72,7 +74,8 @@ class UnitLedger(JobRows):
         mine = sa.and_(UNITS.c.job == self._job, UNITS.c.item == name)
         for batch in batches(numbers):
             with self._transaction() as connection:
-                connection.execute(sa.delete(UNITS).where(mine, UNITS.c.number.in_(batch)))
+                among = self._among(UNITS.c.number, batch)
+                connection.execute(sa.delete(UNITS).where(mine, among))
 
     def knows_units(self) -> bool:
         """Return whether any outcome of any unit is recorded."""
@@ -91,5 +94,5 @@ class UnitLedger(JobRows):
             # All items of a chunk match its one unit.
             self._mine(UNITS).where(in_state, sa.exists().where(in_chunk(UNITS))),
         ]
-        rows = [UnitRow(**row) for query in queries for row in self._rows(query)]
+        rows = [row for query in queries for row in self._rows(UnitRow, query)]
         return sorted(rows, key=lambda row: (row.item, row.number))

@@ -56,8 +56,8 @@ def test_each_table_is_a_job_with_the_fields_of_the_request(
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("[a", "is not TOML"),
-        ("\udcff", "is not TOML"),
+        ("[a", "is not a TOML file"),
+        ("\udcff", "is not a TOML file"),
         ('at = "02:00"', "not in a table"),
         (f"[a]\n{GOOD}modle = 'span-x4'", "[a] has the key 'modle', expected one of"),
         ('[a]\nsrc = "photos"\njob_dir = "out"', "[a] has no at"),

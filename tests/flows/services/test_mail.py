@@ -184,7 +184,8 @@ def test_a_mail_is_sent_by_tls_and_so_is_the_password(
         assert "From: a@b.org" in server.heard[0]
         said = refusal(address(scheme, port, password=f"{PASSWORD}!"))
         assert said == (
-            f"{scheme}://127.0.0.1 takes no mail: it refuses the user or the password (answer 535)"
+            f"{scheme}://127.0.0.1 does not accept mail: it refuses the user or the password "
+            "(answer 535)"
         )
         said = refusal(address(scheme, port), letter("nobody@d.org"))
         assert said.endswith("it refuses to send to nobody@d.org")
@@ -232,7 +233,9 @@ def test_a_server_that_is_not_there_and_a_password_that_no_login_carries_are_sai
         said = refusal(address("smtps", taken.getsockname()[1]))
         assert said.endswith("it cannot be reached (Connection refused)")
     said = refusal(urlsplit("smtps://me:x@no-such-host.invalid/?from=a@b.org&to=c@d.org"))
-    assert said.startswith("smtps://no-such-host.invalid takes no mail: it cannot be reached (")
+    assert said.startswith(
+        "smtps://no-such-host.invalid does not accept mail: it cannot be reached ("
+    )
 
 
 @pytest.mark.usefixtures("_trusted")

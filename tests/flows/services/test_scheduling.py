@@ -42,6 +42,15 @@ def test_relative_places_become_absolute_and_others_stay(tmp_path: Path) -> None
     assert placed(farther, tmp_path) == farther
 
 
+@pytest.mark.parametrize("model", ["span-x4", "auto", "bicubic", "span-x4-archive@0.5"])
+def test_a_name_means_the_model_although_a_file_is_called_so(tmp_path: Path, model: str) -> None:
+    (tmp_path / model).touch()
+    asked = UpscaleRequest(src="photos", job_dir=Path("job"), model=model)
+    assert placed(asked, tmp_path).model == model
+    named = replace(asked, model=f"./{model}")
+    assert placed(named, tmp_path).model == str(tmp_path / model)
+
+
 @pytest.mark.parametrize("at", ["", "25:00", "2", "02:60", "2am", "02:00:00", " 02:00", "٠٢:٠٠"])
 def test_what_is_not_a_time_of_the_day_is_refused(at: str) -> None:
     with pytest.raises(UsageError, match="expected a time of the day such as 02:00"):

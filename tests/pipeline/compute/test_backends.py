@@ -27,7 +27,8 @@ from pipeline.geometry import Span as Pixels
 from pipeline.jobs.job import open_job
 from pipeline.jobs.spec import make_spec
 from pipeline.jobs.upscale.worker import ModelAddress, Workbench, open_workbench
-from tests.examples import pairs
+from tests.examples import examples, pairs
+from tests.pipeline.compute.even_sum import SCALE, summing, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,6 +108,31 @@ sizes = st.integers(1, 70) | st.sampled_from([1, 2, 3, 53, 97])
 unhurried = settings(
     deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+@backends
+@examples(60)
+@given(height=sizes, width=sizes, tile_px=st.integers(16, 64))
+@example(height=97, width=97, tile_px=16)
+@example(height=1, width=120, tile_px=17)
+@example(height=97, width=1, tile_px=56)
+def test_tiles_read_all_that_a_network_looks_at(
+    backend: str, height: int, width: int, tile_px: int
+) -> None:
+    run, x = summing(backend, reach_px=REACH), whole_numbers(3, height, width)
+    tiled = run.enlarge_tiled(x, tile_px=tile_px, halo_px=REACH)
+    np.testing.assert_array_equal(tiled, run.enlarge(x))
+
+
+@backends
+def test_a_halo_that_is_one_pixel_short_would_show(backend: str) -> None:
+    run, x = summing(backend, reach_px=REACH), whole_numbers(3, 97, 97)
+    tiled = run.enlarge_tiled(x, tile_px=16, halo_px=REACH - 1)
+    wrong = (tiled != run.enlarge(x)).any(axis=0)
+    # The last row of a tile, and the first row of the next one; likewise for columns.
+    for border in (48 * SCALE - 1, 48 * SCALE):
+        assert wrong[border].all()
+        assert wrong[:, border].all()
 
 
 @pytest.mark.parametrize(("model", "engine_of"), pairs(SCALES, ENGINES), ids=str)

@@ -1,4 +1,4 @@
-"""Devices: what a machine has, and who computes on which."""
+"""Pixels to floats and back; and devices: what a machine has, and who computes on which."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.compute.inference import Inference, gpus_of, load_model, own_device, resolve_device
+from pipeline.compute.inference import (
+    Inference,
+    from_unit_range,
+    gpus_of,
+    load_model,
+    own_device,
+    resolve_device,
+    to_unit_range,
+)
 from pipeline.errors import NotFiniteError, UsageError
 
 
@@ -45,3 +53,19 @@ def test_nan_in_the_picture_is_not_blamed_on_the_weights() -> None:
     message = "picture itself holds NaN or infinity in 1 pixels .* row 5, column 7"
     with pytest.raises(NotFiniteError, match=message):
         run.enlarge(lr)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_levels_are_rounded_to_the_nearest_and_stay_within_their_range(dtype: str) -> None:
+    peak = int(np.iinfo(dtype).max)
+    levels = torch.tensor([-0.7, 0.3, 0.7, 99.4, 99.6, peak - 0.6, peak - 0.4, peak + 0.7])
+    rounded = from_unit_range(levels / peak, np.dtype(dtype))
+    assert rounded.dtype == dtype
+    assert rounded.tolist() == [0, 0, 1, 99, 100, peak - 1, peak, peak]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_every_level_is_itself_again_after_the_way_to_floats_and_back(dtype: str) -> None:
+    levels = np.arange(np.iinfo(dtype).max + 1, dtype=dtype).reshape(1, 1, 2, -1)
+    again = from_unit_range(to_unit_range(levels), np.dtype(dtype))
+    np.testing.assert_array_equal(again, levels)

@@ -19,7 +19,8 @@ from pipeline.compute.inference import Inference, resolve_precision
 from pipeline.compute.speeds import Speeds
 from pipeline.compute.windows import Cut, WindowedBackend, fastest_cut
 from pipeline.errors import NotFiniteError, TileShapeError
-from tests.examples import pairs
+from tests.examples import examples, pairs
+from tests.pipeline.compute.even_sum import summing, whole_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ pytestmark = pytest.mark.skipif(
 
 ENGINES = [("torch", "fp32"), ("torch", "bf16"), ("openvino", "fp32"), ("openvino", "bf16")]
 engines = pytest.mark.parametrize(("backend", "precision"), ENGINES)
+backends = pytest.mark.parametrize("backend", ["torch", "openvino"])
 unhurried = settings(
     deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -152,9 +154,9 @@ def test_grey_alpha_and_every_depth_have_the_bits_of_the_whole(
 def test_shipped_widths_have_the_bits_of_the_whole(
     backend: str, precision: str, features: int, threads: int
 ) -> None:
-    run = Inference.of(
-        random_span(features), scale=2, channels=3, precision=precision, backend=backend
-    )
+    if precision == "bf16" and not HAS_BF16:
+        pytest.skip("this CPU does not compute in bf16, and to imitate it takes minutes")
+    run = whole(backend, precision, features)
     windows = pixels((1, 3, 298, 554))
     speeds = Speeds(((128, 9e5), (213, 8e5), (298, 1.0)))
     backend_of_pieces = WindowedBackend(run.backend, scale=2, reach_px=REACH, speeds=speeds)
@@ -162,11 +164,28 @@ def test_shipped_widths_have_the_bits_of_the_whole(
     np.testing.assert_array_equal(pieces.enlarge_batch(windows), run.enlarge_batch(windows))
 
 
-def test_pieces_with_less_around_them_than_the_network_looks_would_show() -> None:
-    run = whole("torch", "fp32")
-    pieces, _ = in_pieces(run, reach_px=4)
-    windows = pixels((1, 3, 200, 199))
+@backends
+@examples(60)
+@given(n=st.integers(1, 3), height=st.integers(1, 200), width=st.integers(1, 200))
+@example(n=1, height=200, width=199)
+@example(n=2, height=127, width=150)
+@example(n=9, height=24, width=31)
+def test_pieces_read_all_that_a_network_looks_at(
+    backend: str, n: int, height: int, width: int
+) -> None:
+    run, windows = summing(backend, reach_px=REACH), whole_numbers(n, 3, height, width)
+    pieces, _ = in_pieces(run)
+    np.testing.assert_array_equal(pieces.enlarge_batch(windows), run.enlarge_batch(windows))
+
+
+@backends
+def test_pieces_with_one_pixel_less_around_them_than_the_network_looks_would_show(
+    backend: str,
+) -> None:
+    run, windows = summing(backend, reach_px=REACH), whole_numbers(1, 3, 200, 199)
+    pieces, counted = in_pieces(run, reach_px=REACH - 1)
     assert (pieces.enlarge_batch(windows) != run.enlarge_batch(windows)).any()
+    assert len(counted.shapes) > 1
 
 
 def test_a_window_that_is_not_finite_in_one_piece_is_mended_as_a_whole() -> None:

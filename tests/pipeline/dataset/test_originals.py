@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.compute.workers import Workers
 from pipeline.dataset.extract import cut, luma8, patches
 from pipeline.dataset.originals import decode, develop, list_originals
 from pipeline.errors import ArchiveError, PictureError, SourceError, UsageError
@@ -350,7 +351,10 @@ def archive(tmp_path: Path, client: Client, photo: TakePhoto, save: SavePicture)
         save(tmp_path / "in" / f"face{number}.png", photo(20, 16, at=number))
     with closing(Ledger.open_file(tmp_path / "l.sqlite", job="t")) as ledger:
         run_ingest(
-            str(tmp_path / "in"), archive_dir=tmp_path / "a.zarr", ledger=ledger, client=client
+            str(tmp_path / "in"),
+            archive_dir=tmp_path / "a.zarr",
+            ledger=ledger,
+            workers=Workers.of(client),
         )
     return tmp_path / "a.zarr"
 

@@ -134,15 +134,20 @@ def test_a_picture_is_all_in_one_split(pictures: Path, tmp_path: Path, prepare: 
 
 @pytest.mark.slow
 def test_the_same_bytes_with_one_worker_and_with_three_and_from_an_archive_of_them(
-    pictures: Path, tmp_path: Path, upres: Command, recipe: Path, digest: Digest
+    pictures: Path,
+    tmp_path: Path,
+    upres: Command,
+    prepare: Prepare,
+    cluster: tuple[str, str],
+    recipe: Path,
+    digest: Digest,
 ) -> None:
     for workers in (1, 3):
         words = ("prepare", pictures, tmp_path / f"with-{workers}", "--recipe", recipe)
         assert upres(*words, "--workers", workers).code == 0
     assert digest(tmp_path / "with-1") == digest(tmp_path / "with-3")
-    assert upres("ingest", pictures, tmp_path / "pictures.zarr", "--workers", 1).code == 0
-    words = ("prepare", tmp_path / "pictures.zarr", tmp_path / "from-archive", "--recipe", recipe)
-    assert upres(*words, "--workers", 1).code == 0
+    assert upres("ingest", pictures, tmp_path / "pictures.zarr", *cluster).code == 0
+    assert prepare(tmp_path / "pictures.zarr", tmp_path / "from-archive").code == 0
     assert digest(tmp_path / "with-1") == digest(tmp_path / "from-archive")
 
 

@@ -235,8 +235,8 @@ def test_lists_of_many_thousand_names_take_no_time() -> None:
     ("wanted", "message"),
     [
         ({"train": 0.9, "test": 0.2}, r"split adds up to 1.1, expected at most 1"),
-        ({"train": 0.0}, r"split gives pictures to nobody \(train = 0.0\), expected a share"),
-        ({"train": 0, "test": 0}, "split gives pictures to nobody .* leave train out"),
+        ({"train": 0.0}, r"split gives no pictures to any part \(train = 0.0\), expected a share"),
+        ({"train": 0, "test": 0}, "split gives no pictures to any part .* leave train out"),
         ({"valid": 0.1}, "split has 'valid', expected train, validation, test"),
         ({"": 0.1}, "split has ''"),
         ({"train": 0.9, "test": 100}, "split mixes counts and fractions .*set all of"),

@@ -185,7 +185,7 @@ def test_the_smallest_picture_that_is_asked_for_is_scored(tmp_path: Path) -> Non
 
 def test_a_model_of_another_scale_is_refused(tmp_path: Path) -> None:
     save(tmp_path / "a.png", camera())
-    with pytest.raises(TileShapeError, match=r"for a\.png, .*is the checkpoint another scale"):
+    with pytest.raises(TileShapeError, match=r"for a\.png, .*is the checkpoint of another scale"):
         evaluate_set(tmp_path, enlarge=bicubic(2), scale=4)
 
 

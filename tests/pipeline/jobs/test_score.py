@@ -16,7 +16,7 @@ from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import SourceError, UsageError
 from pipeline.evaluation.protocol import evaluate_set
 from pipeline.geometry import Rect, Span
-from pipeline.jobs.score import match_originals, run_score
+from pipeline.jobs.score import match_originals, plan_score, run_score
 from pipeline.jobs.scores import BICUBIC, CONSISTENCY, REFERENCE, read_scores, scores_to_json
 from pipeline.pictures.metrics import score_picture
 from pipeline.pictures.picture import WHITE
@@ -49,7 +49,9 @@ def score(client: Client) -> Score:
     def run(job: Job, reference: Path | None = None) -> tuple[dict[str, ItemScores], list[Failure]]:
         where = None if reference is None else str(reference)
         with closing(job.open_ledger()) as ledger:
-            failures = run_score(job, reference=where, ledger=ledger, client=client)
+            failures = run_score(
+                plan_score(job, reference=where, ledger=ledger), ledger=ledger, client=client
+            )
             return {scores.item: scores for scores in read_scores(ledger)}, failures
 
     return run

@@ -528,7 +528,7 @@ def test_unknown_parts_of_a_webp_are_noted() -> None:
     odd = odd[:4] + struct.pack("<I", len(odd) - 8) + odd[8:] + b"behind it"
     assert read_picture(odd, name="a.webp").metadata.notes == (
         "WebP chunk ABCD (6 bytes) was not kept",
-        "data behind the picture: 9 bytes, not kept",
+        "data after the picture: 9 bytes, not kept",
     )
     assert read_picture(data + bytes(9), name="a.webp").metadata.notes == ()
 
@@ -704,7 +704,7 @@ def test_a_transparent_colour_beyond_the_depth_is_cut_to_it(
     ("file", "message"),
     [
         (png(0, 8, b"\0" * 154)[:-12], "without IEND; the file is truncated"),
-        (png(0, 8, b"\0" * 154)[:-16], "ends behind the file of .* bytes"),
+        (png(0, 8, b"\0" * 154)[:-16], "reaches beyond the .* bytes of the file"),
         (png(0, 8, b"\0" * 154, chunk(b"ABCD", b"x")), "unknown critical chunk b'ABCD'"),
         (
             b"\x89PNG\r\n\x1a\n" + chunk(b"CgBI", b"\x50\0\x20\2") + png(0, 8, b"")[8:],

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.job import Job, create_job
+from pipeline.jobs.overview import overview
 from pipeline.pictures.files import read_picture
 from pipeline.reports import job_report as report
-from pipeline.reports import portraits as preview
+from pipeline.reports import portraits
 from pipeline.reports.job_report import write_report
 from pipeline.reports.tile_maps import AGREEMENT, GAIN, Figures, TileState, tile_map
 from pipeline.storage.archive import Archive
@@ -329,7 +330,7 @@ def test_pixels_of_an_earlier_upscaling_are_not_shown(bench: Bench) -> None:
         fingerprint="another model",
     )
     page = bench.page()
-    assert "of an earlier upscaling" in page
+    assert "by an earlier upscaling" in page
     assert pictures(page) == 1
 
 
@@ -344,7 +345,7 @@ def test_an_overview_is_the_block_mean_read_in_small_pieces() -> None:
             read.append(rect)
             return pixels[rect.index]
 
-    small = preview.overview(Recorder())  # type: ignore[arg-type]
+    small = overview(Recorder())  # type: ignore[arg-type]
     assert small.shape == (2, 234, 434)
     assert max(rect.pixels for rect in read) <= 512 * 512
     assert sum(rect.pixels for rect in read) == 700 * 1300
@@ -357,13 +358,13 @@ def compared(bench: Bench, done: set[int], *, sr: NDArray[Any] | None = None) ->
     target = bench.job.open_sr().image("a")
     if sr is not None:
         target.array[...] = sr
-    return preview.compare(
+    return portraits.compare(
         lr,
         target,
         scale=SCALE,
         grid=TileGrid(*lr.size, TILE_PX, 4),
         done=done,
-        small=preview.overview(lr),
+        small=overview(lr),
     )
 
 
@@ -387,7 +388,7 @@ def test_a_comparison_is_where_sr_differs_most_from_bicubic(bench: Bench) -> Non
 def test_transparency_is_shown_over_a_ground() -> None:
     pixels = np.zeros((4, 10, 100), dtype=np.float32)
     pixels[3, :, :50] = 1
-    format, content = preview.data_uri(pixels).removeprefix("data:image/").split(";base64,")
+    format, content = portraits.data_uri(pixels).removeprefix("data:image/").split(";base64,")
     shown = read_picture(base64.b64decode(content), name=f"x.{format}").pixels
     assert shown.shape == (3, 10, 100)
     assert np.all(shown[:, :, :50] == 0)

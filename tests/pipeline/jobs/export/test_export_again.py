@@ -11,6 +11,7 @@ import zlib
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from PIL import Image
 import pipeline.jobs.export.stage
 from pipeline.compute.status import read_status
 from pipeline.errors import UsageError
-from pipeline.jobs.export import export_plan
+from pipeline.jobs.export import export_plan, in_place
 from pipeline.jobs.export.export_plan import plan_export
 from pipeline.jobs.export.local_file import put_in_place
 from pipeline.jobs.export.stage import ExportResult, run_export
@@ -118,7 +119,7 @@ def test_what_is_unchanged_is_not_even_read(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(pipeline.jobs.export.stage, "submit_windowed", fail)
+    monkeypatch.setattr(pipeline.jobs.export.stage, "work_through", fail)
     monkeypatch.setattr(export_plan, "sr_image", fail)
     assert counts(export(job)) == (0, 3, 0, 0)
 
@@ -144,7 +145,7 @@ def test_another_model_and_other_rules_write_all_again(
     upscale(source, job.folder, model="nearest-x3")
     assert counts(export(job)) == (3, 0, 0, 0)
     assert read_picture((out / "a.png").read_bytes(), name="a").pixels.shape == (3, 60, 72)
-    monkeypatch.setattr(export_plan, "RULES", export_plan.RULES + 1)
+    monkeypatch.setattr(in_place, "RULES", in_place.RULES + 1)
     assert counts(export(job)) == (0, 3, 0, 0), "other rules, but they give the same bytes"
     assert counts(export(job)) == (0, 3, 0, 0)
 
@@ -450,11 +451,11 @@ def kill_after_reserving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def kill_while_writing(monkeypatch: pytest.MonkeyPatch) -> None:
     def write(_client: Any, _work: Any, tasks: Iterator[Any], **_: Any) -> Any:
-        for task in tasks:
+        for task in chain.from_iterable(group.tasks for group in tasks):
             task.partial.write_bytes(b"half a file")
         raise Killed
 
-    monkeypatch.setattr(pipeline.jobs.export.stage, "submit_windowed", write)
+    monkeypatch.setattr(pipeline.jobs.export.stage, "work_through", write)
 
 
 def kill_between_two_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -799,7 +800,7 @@ def test_twenty_thousand_unchanged_files_take_seconds(
             exports.append(
                 ExportRow(
                     path=str(out / r.item), item=r.item, asked="same", format="png",
-                    made_of=export_plan._made_of(r), mtime_ns=str(facts.st_mtime_ns),
+                    made_of=in_place.made_of(r), mtime_ns=str(facts.st_mtime_ns),
                     sha256="x",
                 )
             )  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from pipeline.compute.workers import Workers
 from pipeline.errors import ArchiveError, SourceError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.ingest.adopt import adopt_archive
@@ -55,7 +56,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 @pytest.fixture
 def ingest(source: Path, archive_dir: Path, ledger: Ledger, client: Client) -> Ingest:
     def run() -> dict[str, ItemRow]:
-        run_ingest(str(source), archive_dir=archive_dir, ledger=ledger, client=client)
+        run_ingest(str(source), archive_dir=archive_dir, ledger=ledger, workers=Workers.of(client))
         return {row.item: row for row in ledger.items()}
 
     return run
@@ -245,7 +246,9 @@ def test_what_vanished_is_counted_once_also_what_had_been_rejected(
     save: SavePicture,
 ) -> None:  # fmt: skip
     def vanished() -> tuple[int, int]:
-        done = run_ingest(str(source), archive_dir=archive_dir, ledger=ledger, client=client)
+        done = run_ingest(
+            str(source), archive_dir=archive_dir, ledger=ledger, workers=Workers.of(client)
+        )
         return done.vanished, sum(row.state == VANISHED for row in ledger.items())
 
     paths = [save(source / f"{n}.png", photo(40, 40, at=n)) for n in range(3)]

@@ -13,9 +13,10 @@ from zipfile import ZipFile
 import pytest
 import tifffile
 
+from pipeline.compute.workers import Workers
 from pipeline.errors import ClusterError
 from pipeline.jobs import stages
-from pipeline.jobs.ingest.stage import Comparison, compare, ingest, run_ingest
+from pipeline.jobs.ingest.stage import Comparison, compare, read_new, run_ingest
 from pipeline.jobs.job import open_job
 from pipeline.jobs.perform import upscale_job
 from pipeline.jobs.request import UpscaleRequest
@@ -82,7 +83,9 @@ def compared(tmp_path: Path, source: Path, ledger: Ledger) -> Compare:
 @pytest.fixture
 def read(tmp_path: Path, source: Path, ledger: Ledger, client: Client) -> Callable[[], None]:
     def run() -> None:
-        run_ingest(str(source), archive_dir=tmp_path / "lr.zarr", ledger=ledger, client=client)
+        run_ingest(
+            str(source), archive_dir=tmp_path / "lr.zarr", ledger=ledger, workers=Workers.of(client)
+        )
 
     return run
 
@@ -106,7 +109,7 @@ def test_files_that_did_not_change_are_not_read_and_their_rows_not_written(
     monkeypatch.setattr(Ledger, "put_items", lambda _, rows: put_noted(written, put, rows))
     found = compared()
     reported: list[tuple[int, int]] = []
-    result = ingest(found, client=None, report=lambda *counted: reported.append(counted))
+    result = read_new(found, client=None, report=lambda *counted: reported.append(counted))
     assert todo(found) == []
     assert written == []
     assert reported[-1] == (LEAST_MEMBERS + 1, LEAST_MEMBERS + 1)
@@ -185,7 +188,7 @@ def test_a_member_that_gets_the_name_of_another_is_read(
             str(tmp_path / "in.zip"),
             archive_dir=tmp_path / "lr.zarr",
             ledger=ledger,
-            client=client,
+            workers=Workers.of(client),
             names=names,
         )
         contents[names] = {row.item: row.sha256 for row in ledger.items(INGESTED)}
@@ -201,7 +204,7 @@ def test_a_folder_of_pictures_that_was_moved_changes_the_addresses_alone(
     read()
     moved = source.rename(tmp_path / "moved")
     found = compare(str(moved), archive_dir=tmp_path / "lr.zarr", ledger=ledger)
-    ingest(found, client=None)
+    read_new(found, client=None)
     assert todo(found) == []
     assert {row.source for row in ledger.items()} == {str(moved / r.item) for r in ledger.items()}
 
@@ -260,7 +263,7 @@ def test_what_the_listing_says_cannot_be_read_is_rejected_without_a_worker(
     for _ in range(2):
         found = compared()
         assert todo(found) == []
-        result = ingest(found, client=None)
+        result = read_new(found, client=None)
         rejected = {row.item: row for row in result.rows if row.state == REJECTED}
         assert rejected.keys() == {item}
         assert {row.error for row in rejected.values()} == {"UnsupportedError"}

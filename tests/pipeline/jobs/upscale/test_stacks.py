@@ -12,13 +12,15 @@ import pytest
 import zarr
 
 from pipeline.compute.inference import Inference, load_model
+from pipeline.compute.workers import Workers
 from pipeline.geometry import Rect, Span
-from pipeline.jobs.ingest.stage import run_ingest
+from pipeline.jobs.ingest.stage import _Ingest, run_ingest
 from pipeline.jobs.job import create_job, open_job
 from pipeline.jobs.run import run_on
 from pipeline.jobs.scores import read_scores
 from pipeline.pictures.files import read_picture
 from pipeline.storage.archive import Archive
+from pipeline.storage.ledger import INGESTED
 from pipeline.storage.stack import StackedImage
 from pipeline.storage.stack_kind import LEAST_MEMBERS
 
@@ -153,6 +155,54 @@ def test_every_item_is_listed_whether_it_lies_in_a_stack_or_not(
 def test_a_stack_takes_two_files_a_chunk(source: Path, done: Path, upscale: Upscale) -> None:
     stacks = done / "sr.zarr" / "@stacks"
     assert sum(p.is_file() for p in stacks.rglob("*")) == 2 * COUNT // CHUNK + 3
+
+
+def test_files_that_are_read_a_few_at_a_time_make_the_same_stack(
+    source: Path, done: Path, tmp_path: Path, upscale: Upscale, digest: Digest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("pipeline.jobs.ingest.stage._WINDOW", LEAST_MEMBERS + 3)
+    job = upscale(source, tmp_path / "windows")
+    assert job.status.complete
+    assert digest(job.job.source_dir / "@stacks") == digest(done / "source.zarr/@stacks")
+
+
+def test_a_run_that_is_killed_between_two_windows_keeps_what_it_stored(
+    source: Path, done: Path, folder: Path, upscale: Upscale, digest: Digest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    pack, packed = _Ingest.pack, []
+
+    def dies(self: _Ingest, chunks: Any, client: Client) -> None:
+        if packed:
+            raise Killed
+        packed.extend(chunks)
+        pack(self, chunks, client)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.jobs.ingest.stage._WINDOW", LEAST_MEMBERS + 3)
+        patch.setattr(
+            "pipeline.jobs.ingest.stage.clear", lambda _folder: None
+        )  # A kill clears not.
+        patch.setattr(_Ingest, "pack", dies)
+        with pytest.raises(Killed):
+            upscale(source, folder)
+    job = open_job(folder)
+    waiting = job.source_dir / "@stacks" / "waiting"
+    assert list(waiting.iterdir())
+    with closing(job.open_ledger()) as ledger:
+        kept = [row.item for row in ledger.items(INGESTED)]
+    stored = chunks(job.source_dir)
+    assert len(stored) == len(packed) > 0
+    assert kept == [one.file.item for chunk in packed for one in chunk.waiting]
+    assert upscale(source, folder).status.complete
+    assert not waiting.exists()
+    assert stored.items() <= chunks(job.source_dir).items()
+    assert digest(job.source_dir / "@stacks") == digest(done / "source.zarr/@stacks")
+
+
+class Killed(BaseException):
+    """As a process that is killed ends: nothing handles it."""
 
 
 def test_few_small_pictures_stay_images_of_their_own(
@@ -355,7 +405,12 @@ def test_pictures_and_order_of_ingestion_decide_the_bytes_of_a_stack(
     for name in ("a", "b"):
         job = create_job(tmp_path / name, source=str(source))
         with run_on(job, "test") as run:
-            run_ingest(str(source), archive_dir=job.source_dir, ledger=run.ledger, client=client)
+            run_ingest(
+                str(source),
+                archive_dir=job.source_dir,
+                ledger=run.ledger,
+                workers=Workers.of(client),
+            )
         digests.append(digest(job.source_dir / "@stacks"))
     assert digests[0] == digests[1]
 

@@ -79,7 +79,7 @@ def test_a_motion_photo_no_longer_declares_its_film(tmp_path: Path) -> None:
 def test_data_that_a_maker_put_before_the_film_is_noted_too() -> None:
     notes = metadata_of(with_segments(behind=b"SEFH\1\2" * 10 + FILM)).notes
     assert notes == (
-        "data behind the picture: 60 bytes, not kept",
+        "data after the picture: 60 bytes, not kept",
         f"the embedded film of the motion photo: {len(FILM)} bytes, not kept",
     )
 

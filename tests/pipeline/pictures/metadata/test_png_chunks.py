@@ -104,7 +104,7 @@ def test_a_note_never_holds_what_a_terminal_would_obey(tmp_path: Path) -> None:
 
 def test_data_behind_the_last_chunk_is_noted(tmp_path: Path) -> None:
     assert again(tmp_path / "a.png", png(behind=b"PK\3\4" * 500)) == (
-        "data behind the picture: 2 KB, not kept",
+        "data after the picture: 2 KB, not kept",
     )
     assert again(tmp_path / "a.png", png(behind=bytes(99))) == ()
 

@@ -52,7 +52,7 @@ def test_leaves_are_found_and_pruned_wherever_they_are() -> None:
 def test_a_directory_that_ends_behind_the_data_is_refused() -> None:
     data = packed_tree(TREE, "<")
     layout = Layout.of(data)
-    with pytest.raises(ValueError, match="a directory of 3 entries at byte 8 ends behind"):
+    with pytest.raises(ValueError, match="a directory of 3 entries at byte 8 reaches beyond"):
         list(entries(data[:30], 8, layout))
 
 

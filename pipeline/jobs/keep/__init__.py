@@ -1,0 +1,1 @@
+"""Letting go: deleting pixels that nothing needs any more, once it is recorded what they were."""
