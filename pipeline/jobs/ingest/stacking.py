@@ -104,16 +104,22 @@ def share_out(
     that are there are not touched.
     """
     left = sorted(waiting, key=lambda one: one.file.item)
-    chunks: list[PackTask] = []
+    stacked: dict[Kind, list[Ingested]] = {}
     for step_px in BOX_STEPS_PX:
         kinds: dict[Kind, list[Ingested]] = defaultdict(list)
         for one in left:
             if kind := one.kind.boxed(step_px):
                 kinds[kind].append(one)
-        stacked = {kind for kind, files in kinds.items() if _fill_stack(kind, files, archive)}
-        for kind in sorted(stacked):
-            chunks += _chunks(kind, kinds[kind], archive)
+        # A box can be a multiple of two steps: what fits into it by either makes up its chunks.
+        for kind, files in kinds.items():
+            if kind in stacked or _fill_stack(kind, files, archive):
+                stacked[kind] = stacked.get(kind, []) + files
         left = [one for one in left if one.kind.boxed(step_px) not in stacked]
+    chunks = [
+        chunk
+        for kind in sorted(stacked)
+        for chunk in _chunks(kind, sorted(stacked[kind], key=lambda one: one.file.item), archive)
+    ]
     return [one.file for one in left], chunks
 
 
