@@ -124,7 +124,7 @@ def without_workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[distributed.Loc
     """A scheduler as it is when it was just started again."""
     monkeypatch.setattr("pipeline.compute.cluster._FIRST_WORKER_S", 5.0)
     with distributed.LocalCluster(
-        n_workers=0, processes=False, threads_per_worker=1, dashboard_address=None
+        n_workers=0, processes=False, threads_per_worker=1, dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield cluster
 
