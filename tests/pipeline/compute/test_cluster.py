@@ -46,7 +46,7 @@ def next_child(others: set[int | None]) -> int:
         return [one.pid for one in active_children() if one.pid and one.pid not in others]
 
     what = "no process has taken the place of the worker that was killed"
-    until(lambda: found.extend(children()) or found, what, every_s=0.005)
+    until(lambda: found.extend(children()) or found, what, every_s=0.0)
     return found[0]
 
 
