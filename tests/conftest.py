@@ -17,6 +17,7 @@ import pytest
 from skimage import data
 
 import tests.examples  # noqa: F401 - it bounds the examples of every property.
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,10 +180,15 @@ def digest() -> Digest:
 @pytest.fixture(scope="session")
 def client() -> Iterator[Client]:
     """Two worker processes for the whole session."""
-    from pipeline.compute.cluster import ClusterSettings, connect
+    from pipeline.compute import cluster
+    from pipeline.compute.clusters import started
 
-    with connect(ClusterSettings(workers=2)) as found:
-        yield found
+    with pytest.MonkeyPatch.context() as patch:
+        # On a busy machine, those that take the place of killed ones come late.
+        patch.setattr(cluster, "_FIRST_WORKER_S", PATIENCE_S)
+        patch.setattr(started, "_PATIENCE_S", PATIENCE_S)
+        with cluster.connect(cluster.ClusterSettings(workers=2)) as found:
+            yield found
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from distributed import LocalCluster
 
 from pipeline.storage.store import BucketPlace
+from tests.ports import free_port
 from tests.services.databases import put_new_database
 from tests.services.stores import SeaweedFS, environment
 
@@ -81,9 +81,7 @@ def test_every_command_of_the_document_does_what_it_says(
     ends = "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT"
     script = "\n".join(["set -euo pipefail", ends, *commands(document)])
     put_new_database(tmp_path / "home" / "prefect")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(probe.getsockname()[1])}
+    served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(free_port())}
     typed = "\n".join(commands(document))
     if "s3://pictures" in typed:
         # Its keys are known to the workers that a command starts, and to no others.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tests.conftest import Command, SavePicture, TakePhoto
 
 SMALL = (
-    "--device", "cpu", "--minutes", "9", "--model", "srcnn-x4", "--pictures", "2", "--side", "48",
+    "--device", "cpu", "--minutes", "60", "--model", "srcnn-x4", "--pictures", "2", "--side", "48",
     "--tile", "32", "--tests", "tests/pipeline/degradation/test_batch.py", "--recipes", "srcnn-x4",
     "no-such-recipe", "--set", "batch=2", "--set", "checkpoint_every=2", "--set",
     "validate_every=2", "--set", "validation_patches=2", "--set", "precision=fp32",
@@ -37,8 +37,10 @@ def patches(tmp_path: Path, photo: TakePhoto, save: SavePicture, upres: Command)
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_workers")
 def test_it_leaves_the_results_of_every_part_and_trains_on_when_repeated(
-    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    patches: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(on_a_gpu, "TESTS_S", 1200.0)
     out = tmp_path / "out"
     words = [*SMALL, "--out", str(out), "--patches", str(patches)]
     on_a_gpu.main([*words, "--set", "steps=4"])

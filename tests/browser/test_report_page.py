@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 _PROBE = """
 <script>
+addEventListener("load", () => {
 const column = [...document.querySelectorAll("table.sorted thead th")]
   .findIndex(head => head.dataset.sort === "number");
 const order = () => [...document.querySelectorAll("table.sorted tbody tr")]
@@ -35,6 +36,7 @@ found.textContent = [up, order(), slider.parentElement.style.getPropertyValue("-
   performance.getEntriesByType("resource").filter(e => !e.name.startsWith("data:")).length,
 ].join("|");
 document.body.append(found);
+});
 </script>
 """
 
@@ -64,7 +66,7 @@ def test_the_report_sorts_slides_and_shows_all_its_pictures_without_a_network(
          "--no-first-run", "--disable-background-networking", "--disable-component-update",
          "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
          "--virtual-time-budget=5000", "--dump-dom", f"file://{job / 'probed.html'}"],
-        capture_output=True, text=True, check=True, timeout=120,
+        capture_output=True, text=True, check=True, timeout=600,
     )  # fmt: skip
     found = re.search(r'<pre id="found">(.*?)</pre>', told.stdout, re.DOTALL)
     assert found is not None

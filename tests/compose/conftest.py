@@ -125,7 +125,7 @@ def _engine(client: Docker) -> Iterator[Docker]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["dockerd", *words, "-H", started.host], stdout=log, stderr=log)
     try:
-        until = time.monotonic() + 60
+        until = time.monotonic() + 300
         while not started.answers():
             if process.poll() is not None or time.monotonic() > until:
                 last = (folder / "log").read_text().splitlines()[-1:]
@@ -134,7 +134,7 @@ def _engine(client: Docker) -> Iterator[Docker]:
         yield started
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=300)
         if str(folder) not in Path("/proc/mounts").read_text():
             shutil.rmtree(folder, ignore_errors=True)
 

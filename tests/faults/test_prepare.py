@@ -18,6 +18,7 @@ import pipeline.dataset.worker
 from pipeline.compute.worker import on_every_worker
 from pipeline.dataset.prepare import Preparation
 from pipeline.storage.dataset import HR, Dataset
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,7 +111,7 @@ def _strike(kind: str, once_in: Path | None) -> Callable[[], None]:
             if marked and kind == "raise":
                 raise RuntimeError("struck\nwith a second line")
             if marked and kind == "hang":
-                time.sleep(120)
+                time.sleep(600)
             return original(pixels, *args)
 
         pipeline.dataset.worker.patches = patches
@@ -152,7 +153,7 @@ def test_a_struck_chunk_is_recorded_and_the_next_run_completes_byte_for_byte(
 ) -> None:
     command = ("prepare", pictures, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
     strike(kind)
-    said = upres(*command, "--time-limit", 8)
+    said = upres(*command, "--time-limit", 8 if kind == "hang" else 60)
     assert said.code == 3
     # The marked picture lies in the second and the third chunk.
     assert {f["item"] for f in said.document["failures"]} == {"chunk 1", "chunk 2"}
@@ -330,9 +331,7 @@ def test_a_killed_driver_is_continued_by_the_same_command_to_the_same_bytes(
     folder = tmp_path / "set"
     command = [*words(pictures, recipe), *HEAVY, str(folder)]
     process = subprocess.Popen(command, start_new_session=True)
-    until = time.monotonic() + 120
-    while not list(folder.glob("split/c.*")) and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: list(folder.glob("split/c.*")) or process.poll() is not None, every_s=0.02)
     time.sleep(after_s)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -349,11 +348,9 @@ def test_an_interrupt_ends_with_130_and_the_same_command_continues(
     # Many chunks: those that are in flight are finished.
     command = [*words(pictures, recipe), "--set", "stride_px=2", str(folder)]
     process = subprocess.Popen(command, start_new_session=True)
-    until = time.monotonic() + 120
-    while not list(folder.glob("split/c.*")) and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: list(folder.glob("split/c.*")) or process.poll() is not None, every_s=0.02)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=120) == 130
+    assert process.wait(timeout=PATIENCE_S) == 130
     assert subprocess.run(command, check=False).returncode == 0
     assert np.isin(Dataset.open(folder).splits(), (0, 1)).all()
     assert len(digest(folder)) > 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from tornado.tcpclient import TCPClient
 from pipeline.compute.cluster import join
 from pipeline.compute.submission import submit_windowed
 from pipeline.errors import ClusterError
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, await_workers, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +33,7 @@ UNITS = 3 * 256
 @pytest.fixture
 def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A scheduler and one worker as processes of their own, on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    address = f"tcp://127.0.0.1:{free_port()}"
     port = address.rpartition(":")[2]
     dask = [sys.executable, "-m", "dask"]
     with (tmp_path / "dask.log").open("wb") as log:
@@ -42,16 +41,17 @@ def scheduler(tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
             subprocess.Popen(words, stdout=log, stderr=log)
             for words in (
                 [*dask, "scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"],
-                [*dask, "worker", address, "--no-dashboard", "--death-timeout", "60"],
+                [*dask, "worker", address, "--no-dashboard", "--death-timeout", "600"],
             )
         ]
         try:
+            await_workers(address)
             yield address, parts[0]
         finally:
             for part in parts:
                 part.send_signal(signal.SIGTERM)
             for part in parts:
-                part.wait(timeout=60)
+                part.wait(timeout=120)
 
 
 def test_a_killed_scheduler_ends_the_command_in_one_line_and_loses_nothing(
@@ -77,7 +77,7 @@ def test_a_killed_scheduler_ends_the_command_in_one_line_and_loses_nothing(
     )
     _wait_for_shards(job / "sr.zarr", run)
     process.kill()
-    _, err = run.communicate(timeout=120)
+    _, err = run.communicate(timeout=PATIENCE_S)
     assert run.returncode == 1
     assert "Traceback" not in err.rpartition("upres:")[2]
     assert "is gone" in err.rpartition("upres:")[2]
@@ -118,9 +118,5 @@ def _tiles(archive: Path) -> int:
 
 def _wait_for_shards(archive: Path, run: subprocess.Popen[str]) -> None:
     """Wait until a few tiles were written, so that the run is in its midst."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and run.poll() is None:
-        if _tiles(archive) > 64:
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"no tile was written (exit code {run.poll()})")
+    until(lambda: _tiles(archive) > 64 or run.poll() is not None, every_s=0.05)
+    assert run.poll() is None, f"it ended with exit code {run.poll()}"

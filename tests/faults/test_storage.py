@@ -294,7 +294,7 @@ def test_processes_that_open_a_new_ledger_at_once_all_succeed(tmp_path: Path) ->
         opener.stdin.write("\n")
         opener.stdin.flush()
     for opener in openers:
-        _, said = opener.communicate(timeout=60)
+        _, said = opener.communicate(timeout=600)
         assert (opener.returncode, said) == (0, "")
 
 

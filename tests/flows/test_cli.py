@@ -61,7 +61,7 @@ def test_help_answers_without_any_heavy_import() -> None:
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
     )
     assert done.stderr == ""
     assert done.stdout == "[]\n"
@@ -369,7 +369,7 @@ def test_a_process_of_its_own_prints_json_on_stdout_and_progress_on_stderr(
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 3
     assert_is_status(json.loads(done.stdout))

@@ -88,9 +88,9 @@ class Driver:
         """Press Ctrl-C: a terminal sends it to the whole group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
-    def finish(self, timeout_s: float = PATIENCE_S) -> tuple[int, Any]:
+    def finish(self) -> tuple[int, Any]:
         """Wait for the end; return the exit code and the document that was printed."""
-        out, _ = self.process.communicate(timeout=timeout_s)
+        out, _ = self.process.communicate(timeout=PATIENCE_S)
         assert "Traceback" not in self.log.read_text()
         return self.process.returncode, json.loads(out) if out else None
 
@@ -191,11 +191,11 @@ def test_a_second_interrupt_ends_at_once(
         driver.interrupt()
         driver.wait_until(lambda: "finishing the work in progress" in driver.log.read_text())
         driver.interrupt()
-        code, document = driver.finish(timeout_s=60)
+        code, document = driver.finish()
     assert code == 130
     assert document is None
     assert driver.log.read_text().splitlines()[-1].startswith("upres: interrupted")
-    assert gone(workers, within_s=60)
+    assert gone(workers, within_s=PATIENCE_S)
     assert upres("status", job, "--json").document["runs"][-1]["outcome"] == "stopped"
     assert_continues(source, job, len(driver.done()), undisturbed)
 
@@ -210,8 +210,8 @@ def test_a_killed_driver_takes_its_workers_along_and_no_recorded_tile_is_done_tw
         assert server is not None
         assert len(workers) == 2
         driver.process.kill()
-        driver.process.wait(timeout=60)
-        assert gone([server, *workers], within_s=60)
+        driver.process.wait(timeout=PATIENCE_S)
+        assert gone([server, *workers], within_s=PATIENCE_S)
     recorded = driver.done()
     assert 0 < len(recorded) < UNITS
     status = upres("status", job, "--json").document["units"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import uuid
@@ -13,9 +12,11 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from tests.ports import free_port
 from tests.services.databases import postgresql_server, put_new_database
 from tests.services.nights import wait_for
 from tests.services.stores import BUCKET, Bucket, SeaweedFS, environment, in_front_of
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of this test's own, on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     home = tmp_path_factory.mktemp("prefect")
     put_new_database(home)
     url = f"http://127.0.0.1:{port}/api"
@@ -51,7 +50,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield url
     finally:
         server.terminate()
-        server.wait(timeout=60)
+        server.wait(timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +59,16 @@ def harness() -> Iterator[None]:
     # Not above: it loads the whole server, for which those who collect these tests would wait.
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=600):
         yield
 
 
 def _healthy(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", trust_env=False).status_code == httpx.codes.OK
+        return (
+            httpx.get(f"{url}/health", trust_env=False, timeout=PATIENCE_S).status_code
+            == httpx.codes.OK
+        )
     except httpx.HTTPError:
         return False
 

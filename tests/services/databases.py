@@ -6,7 +6,6 @@ import atexit
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,16 +53,16 @@ def postgresql_server() -> Iterator[str]:
         owner = pwd.getpwnam("postgres")
         for path in (folder, secret):
             os.chown(path, owner.pw_uid, owner.pw_gid)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     data = folder / "data"
     init = ["initdb", "-D", str(data), "-U", "upres", "--auth=scram-sha-256"]
     _as_server([str(programs / init[0]), *init[1:], f"--pwfile={secret}"], cwd=folder)
     control = str(programs / "pg_ctl")
     listen = f"-h 127.0.0.1 -p {port} -k {folder}"
     log = str(folder / "log")
-    _as_server([control, "-D", str(data), "-l", log, "-o", listen, "-w", "start"], cwd=folder)
+    _as_server(
+        [control, "-D", str(data), "-l", log, "-o", listen, "-t", "600", "-w", "start"], cwd=folder
+    )
     try:
         secret_in_url = PASSWORD.replace(" ", "%20")
         yield f"postgresql+psycopg://upres:{secret_in_url}@127.0.0.1:{port}/postgres"

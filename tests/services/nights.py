@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 
+from tests.ports import free_port
 from tests.services.databases import put_new_database
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 UPRES = [sys.executable, "-c", "from flows.cli import main; main()"]
 ROOT = Path(__file__).parents[2]
-PATIENCE_S = 240.0
 
 
 class Night:
@@ -32,10 +32,11 @@ class Night:
     def __init__(self, folder: Path) -> None:
         self.folder, self.home = folder, folder / "home"
         put_new_database(self.home / "prefect")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        self.upres = UPRES
+        self.slowest_s = 0.0
+        """What a command, or the start of a server, has taken so far."""
         self.environ = {
             **others,
             "UPRES_HOME": str(self.home),
@@ -54,28 +55,43 @@ class Night:
             serving.end()
 
     def typed(self, *words: object, **environ: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*UPRES, *map(str, words)],
-            cwd=self.folder,
-            env={**self.environ, **environ},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
+        with self.timed():
+            return subprocess.run(
+                [*self.upres, *map(str, words)],
+                cwd=self.folder,
+                env={**self.environ, **environ},
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=PATIENCE_S,
+            )
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+
+    def soon(self, commands: int = 1) -> str:
+        """Return a time of the day before which so many commands can be typed on this machine."""
+        # The minute that is not over yet is cut off.
+        ahead_s = 60 + 2 * commands * max(10, self.slowest_s)
+        return f"{datetime.now(UTC) + timedelta(seconds=ahead_s):%H:%M}"
 
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         password = (self.home / "password").read_text().strip()
-        for _ in range(20):
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
             answer = httpx.post(
                 f"http://127.0.0.1:{self.port}/api/{path}",
                 json=body or {},
                 auth=("upres", password),
                 trust_env=False,
-                timeout=60,
+                timeout=PATIENCE_S,
             )
             # What it says while its database is busy; Prefect's own clients repeat it, too.
-            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            busy = answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+            if not busy or time.monotonic() > deadline:
                 break
             time.sleep(1)
         answer.raise_for_status()
@@ -101,6 +117,7 @@ class Serving:
     """An `upres serve` that runs, and what it said."""
 
     def __init__(self, night: Night, command: list[str]) -> None:
+        self.night = night
         self.log = night.folder / f"serve-{time.monotonic_ns()}.log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
@@ -112,7 +129,8 @@ class Serving:
         return self.log.read_text(errors="replace")
 
     def ready(self) -> Serving:
-        until(lambda: "pages: http" in self.said or self.process.poll() is not None, self.log)
+        with self.night.timed():
+            until(lambda: "pages: http" in self.said or self.process.poll() is not None, self.log)
         assert self.process.poll() is None, self.said
         return self
 
@@ -121,8 +139,8 @@ class Serving:
         family = self.family()
         if self.process.poll() is None:
             self.process.send_signal(number)
-        code = self.process.wait(90)
-        _, alive = psutil.wait_procs(family, timeout=60)
+        code = self.process.wait(PATIENCE_S)
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
         assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
         return code
 
@@ -133,21 +151,6 @@ class Serving:
             return []
 
 
-def until(condition: Callable[[], object], what: object = "") -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s; {what}"
-        time.sleep(0.5)
-
-
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not found():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.1)
-
-
-def soon(seconds: float = 80) -> str:
-    """Return a time of the day that is so many seconds ahead, less up to one minute."""
-    return f"{datetime.now(UTC) + timedelta(seconds=seconds):%H:%M}"
+    until(lambda: found() or process.poll() is not None, every_s=0.1)
+    assert process.poll() is None, "it ended before"

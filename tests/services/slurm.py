@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.ports import free_port
+from tests.waiting import until
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -29,12 +32,6 @@ def missing() -> str:
 
 
 PATH = f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/sbin"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
@@ -132,18 +129,20 @@ class Slurm:
         )
 
     def _await_node(self) -> None:
-        until = time.monotonic() + 30
-        while "idle" not in self.run("sinfo", "--noheader", "--format=%T"):
-            assert time.monotonic() < until, (self.folder / "slurmctld.log").read_text()
-            time.sleep(0.2)
+        def is_idle() -> bool:
+            with suppress(AssertionError):  # The controller does not answer yet.
+                return "idle" in self.run("sinfo", "--noheader", "--format=%T")
+            return False
+
+        until(is_idle, self.folder / "slurmctld.log", every_s=0.2)
 
     def stop(self) -> None:
         for name in ("slurmd.pid", "slurmctld.pid", "munge/pid"):
             with suppress(OSError, ValueError):
                 pid = int((self.folder / name).read_text())
                 os.kill(pid, signal.SIGTERM)
-                until = time.monotonic() + 10
-                while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+                end = time.monotonic() + 10
+                while Path(f"/proc/{pid}").exists() and time.monotonic() < end:
                     time.sleep(0.1)
                 if Path(f"/proc/{pid}").exists():
                     os.kill(pid, signal.SIGKILL)

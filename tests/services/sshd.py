@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tests.ports import free_port
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +38,7 @@ def started(folder: Path) -> Iterator[Sshd]:
     for name in ("host", "user"):
         words = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
         subprocess.run(words, check=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     known = (folder / "host.pub").read_text()
     (folder / "known").write_text(
         "".join(f"[{name}]:{port} {known}" for name in ("localhost", "127.0.0.1"))
@@ -52,15 +52,12 @@ def started(folder: Path) -> Iterator[Sshd]:
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen([_SSHD, "-D", "-e", "-f", folder / "config"], stderr=log)
     try:
-        until = time.monotonic() + 20
-        while not _listens(port):
-            assert server.poll() is None, (folder / "log").read_text()
-            assert time.monotonic() < until, (folder / "log").read_text()
-            time.sleep(0.1)
+        until(lambda: _listens(port) or server.poll() is not None, every_s=0.1)
+        assert server.poll() is None, (folder / "log").read_text()
         yield Sshd(port, folder / "user", folder / "known")
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        server.wait(timeout=120)
 
 
 def _listens(port: int) -> bool:

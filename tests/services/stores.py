@@ -13,12 +13,15 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from pipeline.storage.store import BucketPlace, place_of
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,30 +68,12 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def free_ports(number: int) -> list[int]:
-    """Ports whose gRPC neighbours, which SeaweedFS takes too, can be ports as well."""
-    found: list[int] = []
-    while len(found) < number:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port + 10_000 < 65_536 and port not in found:
-            found.append(port)
-        else:
-            with socket.socket() as probe, suppress(OSError):
-                lower = 20_000 + (port % 10_000)
-                probe.bind(("127.0.0.1", lower))
-                if lower not in found:
-                    found.append(lower)
-    return found
-
-
 class SeaweedFS:
     """One server on the loopback interface, whose files are in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port, *self._others = free_ports(4)
+        self.port, *self._others = (free_port() for _ in range(4))
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -116,21 +101,17 @@ class SeaweedFS:
         }
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(words, stdout=log, stderr=log, env=env)
-        end = time.monotonic() + 60
-        while not _answers(self.port):
-            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
-            assert time.monotonic() < end, "SeaweedFS did not start within a minute"
-            time.sleep(0.1)
+        process = self._process
+        until(lambda: _answers(self.port) or process.poll() is not None, every_s=0.1)
+        assert process.poll() is None, (self.folder / "log").read_text()[-2000:]
 
     def make_bucket(self, name: str) -> None:
         """Make a bucket, by the door that asks for no credentials."""
-        end = time.monotonic() + 60
-        while not self._makes(name):  # The door is open before what is behind it is there.
-            assert time.monotonic() < end, (self.folder / "log").read_text()[-2000:]
-            time.sleep(0.1)
+        # The door is open before what is behind it is there.
+        until(lambda: self._makes(name), self.folder / "log", every_s=0.1)
 
     def _makes(self, name: str) -> bool:
-        connection = HTTPConnection("127.0.0.1", self._others[2], timeout=30)
+        connection = HTTPConnection("127.0.0.1", self._others[2], timeout=60)
         connection.request("POST", f"/buckets/{name}/")
         status = connection.getresponse().status
         connection.close()
@@ -148,7 +129,7 @@ def _scripts() -> str:
 
 
 def _answers(port: int) -> bool:
-    connection = HTTPConnection("127.0.0.1", port, timeout=2)
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
     try:
         connection.request("GET", "/healthz")
         return connection.getresponse().status == 200
@@ -181,7 +162,7 @@ class _Forwarding(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes, *, half: bool) -> None:
         front = self.server.front  # type: ignore[attr-defined]
-        connection = HTTPConnection("127.0.0.1", front.behind, timeout=60)
+        connection = HTTPConnection("127.0.0.1", front.behind, timeout=PATIENCE_S)
         try:
             connection.putrequest(
                 self.command, self.path, skip_host=True, skip_accept_encoding=True
@@ -242,7 +223,7 @@ class Front:
         self.requests: Counter[str] = Counter()
         """By method; listings are counted as LIST."""
         self.failed = 0
-        self.hang_s = 40.0
+        self.hang_s = PATIENCE_S
         self.released = threading.Event()
         self.fault: Callable[[int, str, str], str] = lambda _number, _method, _path: ""
         self._lock = threading.Lock()
@@ -283,19 +264,57 @@ def in_front_of(store: SeaweedFS) -> Iterator[Front]:
         yield front
     finally:
         front.close()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
 
 
 def away_from(part: str, *, seconds: float) -> Callable[[int, str, str], str]:
-    """Return what cuts every request for some seconds, from when pixels are put below a name."""
+    """Return what cuts every request for some seconds, from when pixels are put below a name.
+
+    A machine that pauses meanwhile sends few requests in that time: so many are cut in any case
+    that who asks again now and then has lost its patience.
+    """
     begins: list[float] = []
+    cut = count()
 
     def fault(_number: int, method: str, path: str) -> str:
         if not begins and method == "PUT" and part in path and "/c" in path:
             begins.append(time.monotonic())
-        return "reset" if begins and time.monotonic() - begins[0] < seconds else ""
+        if not begins:
+            return ""
+        return "reset" if next(cut) < 40 or time.monotonic() - begins[0] < seconds else ""
 
     return fault
+
+
+class HeldBack:
+    """Lets some requests of a kind pass, slowly, and holds all later ones until they are released.
+
+    So a run is in its midst for as long as a test needs it there, however slow the machine is.
+    """
+
+    def __init__(self, passing: int, kind: Callable[[str, str], bool]) -> None:
+        self.begun = 0
+        self.released = threading.Event()
+        self._passing, self._kind = passing, kind
+        self._lock = threading.Lock()
+
+    def __call__(self, _number: int, method: str, path: str) -> str:
+        """Return "" for a request that is to pass; one that was held is cut in the end."""
+        if not self._kind(method, path):
+            return ""
+        with self._lock:
+            self.begun += 1
+            passes = self.begun <= self._passing
+        if passes:
+            time.sleep(0.2)
+            return ""
+        self.released.wait(PATIENCE_S)
+        return "reset"
+
+    def wait_for(self, begun: int, process: subprocess.Popen[bytes]) -> None:
+        """Wait until so many requests of a process were begun; it must not end before."""
+        until(lambda: self.begun >= begun or process.poll() is not None, every_s=0.02)
+        assert process.poll() is None, process.communicate()[1][-2000:]
 
 
 def every(number: int, *faults: str) -> Callable[[int, str, str], str]:

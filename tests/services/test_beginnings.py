@@ -7,9 +7,10 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -30,7 +31,7 @@ from flows.services.deployments import (
 )
 from flows.services.scheduling import ScheduledJob
 from pipeline.jobs.request import UpscaleRequest
-from tests.pipeline.compute.test_awaiting import free_port
+from tests.ports import free_port
 from tests.services.nights import ROOT
 
 if TYPE_CHECKING:
@@ -62,16 +63,22 @@ def test_a_night_waits_for_a_scheduler_that_comes_up_five_seconds_later(
                  "--no-dashboard"]  # fmt: skip
     worker = [*cli, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
     with ExitStack() as started:
+        over = threading.Event()
 
         def start() -> None:
+            while not any("no scheduler answers" in line for line in caplog.messages):
+                if over.wait(0.1):
+                    return
+            time.sleep(5)
             for command in (scheduler, worker):
                 process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)})
-                started.callback(process.wait, 30)
+                started.callback(process.wait, 120)
                 started.callback(process.terminate)
 
-        timer = Timer(5, start)
-        started.callback(timer.join)
-        timer.start()
+        coming = threading.Thread(target=start)
+        started.callback(coming.join)
+        started.callback(over.set)
+        coming.start()
         with caplog.at_level(logging.INFO, logger="prefect.flow_runs"):
             state = nightly(**asked, cluster=address, return_state=True)
     assert document_of(state)["units"]["done"] == 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from flows import artifacts
 from flows.endings import document_of
 from flows.nightly import nightly
 from flows.prepare import prepare_dataset
@@ -21,6 +22,7 @@ from flows.upscale import upscale_archive
 from pipeline.jobs import stages
 from pipeline.jobs.budget import TimedStop
 from pipeline.jobs.job import hold_job, open_job
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
     from tests.conftest import SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def _shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let runs wait for their last figures to be shown, however slow the server is."""
+    monkeypatch.setattr(artifacts, "_PATIENCE_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -47,14 +55,18 @@ def asked(
 
 def told_by_server(api: str, state: Any) -> tuple[str, str, str]:
     """Return type, name and message of the state that the server has of a run."""
-    run = httpx.get(f"{api}/flow_runs/{state.state_details.flow_run_id}", trust_env=False).json()
+    run = httpx.get(
+        f"{api}/flow_runs/{state.state_details.flow_run_id}", trust_env=False, timeout=PATIENCE_S
+    ).json()
     return run["state_type"], run["state_name"], run["state"]["message"]
 
 
 def artifacts_of(api: str, state: Any) -> dict[str, Any]:
     """Return the data of the artifacts of a run by what follows the job in their keys."""
     asked = {"artifacts": {"flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}}
-    found = httpx.post(f"{api}/artifacts/filter", json=asked, trust_env=False).json()
+    found = httpx.post(
+        f"{api}/artifacts/filter", json=asked, trust_env=False, timeout=PATIENCE_S
+    ).json()
     return {one["key"].split("-", 2)[2]: one["data"] for one in found}
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.services.nights import Night, until
+from tests.services.nights import Night
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,11 +27,14 @@ NIGHTS = 3
 def let_pass(night: Night, runs: list[str]) -> None:
     """Let runs have been due a night after the other, the last an hour ago.
 
-    So the server finds its database where the clock went on without it.
+    So the server finds its database where the clock went on without it. All of them are due at
+    once: a server that looks meanwhile must not find some of them alone.
     """
-    for ago, run in enumerate(reversed(runs)):
-        due = datetime.now(UTC) - timedelta(days=ago, hours=1)
-        with closing(sqlite3.connect(night.home / "prefect" / "prefect.db", timeout=60)) as opened:
+    file = night.home / "prefect" / "prefect.db"
+    with closing(sqlite3.connect(file, timeout=PATIENCE_S, isolation_level=None)) as opened:
+        opened.execute("BEGIN IMMEDIATE")
+        for ago, run in enumerate(reversed(runs)):
+            due = datetime.now(UTC) - timedelta(days=ago, hours=1)
             (state,) = opened.execute(
                 "SELECT state_id FROM flow_run WHERE id = ?", [run]
             ).fetchone()
@@ -47,7 +51,7 @@ def let_pass(night: Night, runs: list[str]) -> None:
                 " idempotency_key = NULL WHERE id = ?2",
                 [f"{due:%Y-%m-%d %H:%M:%S.%f}", run],
             )
-            opened.commit()
+        opened.execute("COMMIT")
 
 
 def test_of_several_nights_that_were_missed_one_run_does_the_work(

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,8 @@ from pipeline.compute.request import WorkersRequest
 from pipeline.errors import ClusterError, UsageError
 from pipeline.jobs.perform import upscale_job
 from pipeline.jobs.request import UpscaleRequest
-from tests.services.slurm import free_port
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, await_workers, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,17 +53,13 @@ def scheduler() -> Iterator[tuple[str, Callable[..., None]]]:
         start("worker", address, "--nworkers=1", "--nthreads=2", **variables)
 
     start("scheduler", "--host=127.0.0.1", f"--port={address.rpartition(':')[2]}")
-    yield address, worker
-    for process in reversed(processes):
-        process.terminate()
-    for process in processes:
-        process.wait(timeout=60)
-
-
-def together(address: str, count: int) -> None:
-    """Wait until so many workers are there."""
-    with connect(WorkersRequest(cluster=address).cluster_settings()) as client:
-        client.wait_for_workers(count, timeout=120)
+    try:
+        yield address, worker
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            process.wait(timeout=120)
 
 
 def spec_of(job: Path) -> Any:
@@ -88,7 +84,7 @@ def test_workers_of_two_kinds_write_what_the_lesser_writes_or_are_refused(
     # Begun here, with all that this CPU has.
     upscale(tmp_path / "photos", tmp_path / "here", model=MODEL, tile_px=TILE_PX, precision="auto")
     assert spec_of(tmp_path / "here")["instructions"] == own_level()
-    together(address, 2)
+    await_workers(address, 2)
 
     def run(job: str, **asked: Any) -> int:
         request = UpscaleRequest(
@@ -126,18 +122,14 @@ def test_a_worker_of_another_version_that_joins_later_is_ended_before_it_compute
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy\nVersion: 0.0.1\n")
     settings = WorkersRequest(cluster=address).cluster_settings()
     start_worker()
+    await_workers(address)
     with connect(settings) as client:
         start_worker(PYTHONPATH=str(other.parent))
-        until = time.monotonic() + 120
-        while "a worker that joined was ended" not in caplog.text:
-            assert time.monotonic() < until
-            time.sleep(0.2)
+        until(lambda: "a worker that joined was ended" in caplog.text, every_s=0.2)
         assert "numpy is" in caplog.text
         assert "0.0.1 on" in caplog.text
-        while workers_of(client) > 1:
-            assert time.monotonic() < until, "it is not gone"
-            time.sleep(0.2)
-        assert client.submit(abs, -3).result(timeout=60) == 3
+        until(lambda: workers_of(client) == 1, "it is not gone", every_s=0.2)
+        assert client.submit(abs, -3).result(timeout=PATIENCE_S) == 3
 
 
 def test_a_worker_of_another_version_is_refused_with_its_machine_at_the_start(
@@ -148,6 +140,7 @@ def test_a_worker_of_another_version_is_refused_with_its_machine_at_the_start(
     other.mkdir(parents=True)
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.0.1\n")
     start_worker(PYTHONPATH=str(other.parent))
+    await_workers(address)
     settings = WorkersRequest(cluster=address).cluster_settings()
     with pytest.raises(ClusterError, match=r"torch is .* here and 0\.0\.1 on "), connect(settings):
         pass

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.services.nights import Night, until
+from tests.services.nights import Night
 from tests.services.receivers import MailServer, Webhook, heard_by
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,7 +75,9 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
                 f"deployments/{nightly}/create_flow_run",
                 {"parameters": asked, "state": {"type": "SCHEDULED"}},
             )
+        not_notified = f"not notified: {why}\n"
         until(lambda: len(web.heard) == 3 and mail.heard, serving.log)
+        until(lambda: not_notified in serving.said, serving.log)
         slack = [body["text"] for path, body in web.heard if path == "/T0KEN-slack"]
         assert sorted(text.split(":")[1] for text in slack) == [
             " nightly ended Completed", " nightly ended CompletedWithFailures"
@@ -91,7 +94,7 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
         assert "1 of 2 files was rejected" in text
         assert "Run: nightly job of broken 20" in text
         assert len(mail.logins) == 2
-        assert serving.said.count(f"not notified: {why}\n") == 1
+        assert serving.said.count(not_notified) == 1
         assert "Traceback" not in serving.said
         for secret in ("s3cret", "T0KEN"):
             assert secret not in serving.said

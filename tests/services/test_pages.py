@@ -8,6 +8,7 @@ import subprocess
 import time
 import urllib.request
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ from pipeline.jobs.request import UpscaleRequest
 from pipeline.jobs.results import JobResult
 from pipeline.reports.night import Speed
 from pipeline.storage.ledger import INGESTED, ItemCount
-from tests.pipeline.compute.test_awaiting import free_port
-from tests.services.nights import until
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +62,7 @@ def page(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
             yield evaluate
     finally:
         browser.terminate()
-        browser.wait(30)
+        browser.wait(120)
 
 
 @contextmanager
@@ -71,14 +72,17 @@ def opened(address: str) -> Iterator[Callable[[str], Any]]:
 
     def listed() -> bool:
         try:
-            pages[:] = json.load(opener.open(address, timeout=5))
-        except OSError:
+            pages[:] = json.load(opener.open(address, timeout=60))
+        except (OSError, HTTPException, ValueError):  # It has just begun to answer.
             return False
         return any(one["type"] == "page" for one in pages)
 
     until(listed)
     (first, *_) = [one for one in pages if one["type"] == "page"]
-    with connect(first["webSocketDebuggerUrl"], max_size=None, proxy=None) as socket:
+    # A browser that is late with an answer is none that is gone.
+    patient: dict[str, Any] = {"open_timeout": PATIENCE_S, "ping_interval": None}
+    address = first["webSocketDebuggerUrl"]
+    with connect(address, max_size=None, proxy=None, **patient) as socket:
 
         def evaluate(script: str) -> Any:
             asked = {"expression": script, "returnByValue": True}
@@ -91,14 +95,14 @@ def opened(address: str) -> Iterator[Callable[[str], Any]]:
         yield evaluate
 
 
-def visit(page: Callable[[str], Any], address: str, shown: Callable[[], object]) -> None:
+def visit(page: Callable[[str], Any], address: str, shown: Callable[[], Any]) -> Any:
     """Open an address until its page shows something; try again now and then, as a person does."""
     for _ in range(8):
         page(f"location.href = {json.dumps(address)}")
         end = time.monotonic() + 30
         while time.monotonic() < end:
-            if shown():
-                return
+            if found := shown():
+                return found
             time.sleep(0.5)
     raise AssertionError(f"the page shows {page('document.body.innerText')!r}")
 
@@ -115,15 +119,16 @@ def test_the_summary_of_a_failed_night_leads_to_a_form_that_is_filled_in_for_its
     root = api.removesuffix("/api")
     link = "document.querySelector('a[href*=\"/run?parameters=\"]')?.href"
 
-    def summary_shown() -> object:
-        return page(link) and f"upres rerun '{JOB}'" in (page("document.body.innerText") or "")
+    def summary_shown() -> Any:
+        text = page("document.body.innerText") or ""
+        return page(link) if f"upres rerun '{JOB}'" in text else None
 
     def form_filled() -> bool:
         values = "[...document.querySelectorAll('input, textarea')].map(one => one.value)"
         return JOB in (page(values) or [])
 
-    visit(page, f"{root}{pages}/artifacts/artifact/{summary.id}", summary_shown)
-    visit(page, page(link), form_filled)
+    to_form = visit(page, f"{root}{pages}/artifacts/artifact/{summary.id}", summary_shown)
+    visit(page, to_form, form_filled)
     assert "/deployments/deployment/" in page("location.pathname")
-    time.sleep(1)  # A form may be filled twice.
-    assert form_filled()
+    time.sleep(1)  # A form may be filled twice, and is empty for a moment then.
+    until(form_filled, "the form is empty again")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -15,7 +14,9 @@ import pytest
 from flows.services.deployments import ENTRYPOINTS, POOL
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import open_job
-from tests.services.nights import PATIENCE_S, ROOT, until
+from tests.ports import free_port
+from tests.services.nights import ROOT
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ def going_on(*words: str, environ: dict[str, str], log: Path) -> Iterator[None]:
     finally:
         process.terminate()
         try:
-            process.wait(60)
+            process.wait(120)
         except subprocess.TimeoutExpired:  # A worker of Prefect's that loses the signal.
             process.kill()
             process.wait()
@@ -46,7 +47,7 @@ def going_on(*words: str, environ: dict[str, str], log: Path) -> Iterator[None]:
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", trust_env=False).status_code == 200
+        return httpx.get(f"{url}/health", trust_env=False, timeout=PATIENCE_S).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -55,9 +56,7 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
     tmp_path: Path, photo: TakePhoto, save: SavePicture
 ) -> None:
     save(tmp_path / "photos" / "a.png", photo(40, 40))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     environ = {
@@ -84,7 +83,9 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
         until(lambda: answers(url), tmp_path / "server.log")
         prefect("work-pool", "create", POOL, "--type", "process")
         prefect("deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
-        found = httpx.post(f"{url}/deployments/filter", json={}, trust_env=False).json()
+        found = httpx.post(
+            f"{url}/deployments/filter", json={}, trust_env=False, timeout=PATIENCE_S
+        ).json()
         entrypoints = {one["entrypoint"] for one in found}
         assert entrypoints == {one.replace(":", ".") for one in ENTRYPOINTS.values()}
         for one in found:
@@ -98,18 +99,22 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
             f"{url}/deployments/{nightly}/create_flow_run",
             json={"parameters": asked, "state": {"type": "SCHEDULED"}},
             trust_env=False,
+            timeout=PATIENCE_S,
         ).json()
         worker = ("worker", "start", "--pool", POOL)
         with going_on(*worker, environ=environ, log=tmp_path / "worker.log"):
             address = f"{url}/flow_runs/{run['id']}"
             until(
                 lambda: (
-                    httpx.get(address, trust_env=False).json()["state_type"]
+                    httpx.get(address, trust_env=False, timeout=PATIENCE_S).json()["state_type"]
                     in ("COMPLETED", "FAILED", "CRASHED")
                 ),
                 tmp_path / "worker.log",
             )
-        assert httpx.get(address, trust_env=False).json()["state_name"] == "Completed"
+        assert (
+            httpx.get(address, trust_env=False, timeout=PATIENCE_S).json()["state_name"]
+            == "Completed"
+        )
     job = open_job(tmp_path / "job")
     ledger = job.open_ledger_to_read()
     assert read_status(job.folder, ledger).items["done"] == 1

@@ -6,18 +6,19 @@ import math
 import signal
 import subprocess
 import sys
-import threading
-import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
+from flows import run_listening
 from flows.nightly import nightly
 from flows.tasks import ingest_pictures, report_job, score_tiles, upscale_tiles
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import open_job
-from tests.services.nights import Night, until
+from tests.services.nights import Night
+from tests.waiting import PATIENCE_S, await_workers, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +95,7 @@ def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_t
                 process.send_signal(how)
             until(lambda run=run: ended(run), serving.log)
             assert night.run(run)["state_type"] == kind, serving.said
-            _, alive = psutil.wait_procs(family, timeout=60)
+            _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
             assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
             assert tiles_of(job) < PICTURES * MANY
         last = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
@@ -126,7 +127,7 @@ class Dask:
                 subprocess.Popen([sys.executable, "-m", "dask", *words], stdout=log, stderr=log)
                 for words in (
                     ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"],
-                    ["worker", self.address, "--no-dashboard", "--death-timeout", "60"],
+                    ["worker", self.address, "--no-dashboard", "--death-timeout", "600"],
                 )
             ]
 
@@ -134,13 +135,14 @@ class Dask:
         for part in self.parts:
             part.kill() if part is self.parts[0] else part.terminate()
         for part in self.parts:
-            part.wait(timeout=60)
+            part.wait(timeout=120)
 
 
 @pytest.fixture
 def dask(tmp_path: Path) -> Iterator[Dask]:
     made = Dask(tmp_path, Night(tmp_path).port)
     try:
+        await_workers(made.address)
         yield made
     finally:
         made.kill()
@@ -151,8 +153,10 @@ def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_ad
     dask: Dask, tmp_path: Path, pictures: Take, digest: Digest, cluster: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    delays = [1, 10, 30, 60, 60, 60]
     for one in (ingest_pictures, upscale_tiles, score_tiles, report_job):
-        monkeypatch.setattr(one, "retry_delay_seconds", [1, 10, 30])
+        monkeypatch.setattr(one, "retry_delay_seconds", delays)
+        monkeypatch.setattr(one, "retries", len(delays))
     job = tmp_path / "job"
     asked = {
         "src": str(pictures(FEW)), "model": "lanczos-x2", "tile_px": TILE_PX, "device": "cpu",
@@ -160,18 +164,20 @@ def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_ad
     }  # fmt: skip
     seen: list[int] = []
 
-    def pull() -> None:
-        deadline = time.monotonic() + 240
-        while tiles_of(job) <= 64 and time.monotonic() < deadline:
-            time.sleep(0.1)
-        dask.kill()
-        seen.append(tiles_of(job))
-        dask.start()
+    @contextmanager
+    def moving(_job: Path, stage: str) -> Iterator[Callable[[int, int], None]]:
+        def hear(done: int, _total: int) -> None:
+            # The flow waits meanwhile, and hands over no more tiles.
+            if stage == "upscale" and done > 64 and not seen:
+                dask.kill()
+                seen.append(tiles_of(job))
+                dask.start()
 
-    plug = threading.Thread(target=pull)
-    plug.start()
-    state = nightly(**asked, job_dir=job, cluster=dask.address, return_state=True)
-    plug.join()
+        yield hear
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_listening, "moving", moving)
+        state = nightly(**asked, job_dir=job, cluster=dask.address, return_state=True)
     assert 64 < seen[0] < PICTURES * FEW
     assert state.name == "Completed", state.message
     document: dict[str, Any] = state.result()

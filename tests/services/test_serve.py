@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from http.server import HTTPServer
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ import pytest
 
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import open_job
-from tests.services.nights import Night, soon, until
+from tests.services.nights import Night
 from tests.services.receivers import Webhook, heard_by
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +25,13 @@ if TYPE_CHECKING:
     from tests.conftest import SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
+
+PATIENT = f"""
+from flows.cli import main
+from flows.services import deployments
+deployments.MADE_S = {PATIENCE_S}
+main()
+"""
 
 
 @pytest.fixture
@@ -44,13 +53,15 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
         assert night.typed("notify", "--on", "finished", "--to", hook).returncode == 0
         assert (night.home / "password").stat().st_mode & 0o777 == 0o600
         assert httpx.get(
-            f"http://127.0.0.1:{night.port}/api/flows/count", trust_env=False
+            f"http://127.0.0.1:{night.port}/api/flows/count", trust_env=False, timeout=PATIENCE_S
         ).status_code in (401, 405)
         names = {flow["name"] for flow in night.api("flows/filter")}
         assert names == {
             "upscale-archive", "nightly", "rerun-failed", "score-archive", "prepare-dataset",
             "train-model",
         }  # fmt: skip
+        # A busy server may take longer to make the runs than the command waits for them.
+        night.upres = [sys.executable, "-c", PATIENT]
         words = (
             "schedule",
             "photos",
@@ -67,7 +78,7 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
         first_run = night.coming()[0]["expected_start_time"][:16].replace("T", " ")
         assert first_run[11:] in ("00:00", "01:00")
         assert f"next: {first_run} UTC" in first.stdout
-        at = soon()
+        at = night.soon()
         changed = night.typed("schedule", night.folder / "photos", "./job/", "--at", at,
                               "--timezone", "UTC", "--model", "bicubic-x2", "--json")  # fmt: skip
         assert json.loads(changed.stdout)["name"] == "job"
@@ -156,7 +167,7 @@ def test_after_a_kill_in_a_night_the_dead_run_is_marked_and_the_next_one_goes_on
         family = serving.family()
         serving.process.kill()
         serving.process.wait()
-        _, alive = psutil.wait_procs(family, timeout=60)
+        _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
         assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
     with night.served() as again:
         again.ready()
@@ -165,7 +176,7 @@ def test_after_a_kill_in_a_night_the_dead_run_is_marked_and_the_next_one_goes_on
         assert states[dead["id"]]["state_type"] == "CRASHED"
         assert "its process is gone" in states[dead["id"]]["state"]["message"]
         night.typed(
-            "schedule", "photos", "job", "--at", soon(), "--model", "span-x4", "--workers", 1
+            "schedule", "photos", "job", "--at", night.soon(), "--model", "span-x4", "--workers", 1
         )
         until(lambda: any(r["state_type"] == "COMPLETED" for r in night.started()), again.log)
         assert len(night.started()) == 2

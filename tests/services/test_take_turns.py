@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
-from tests.services.nights import Night, soon, until
+from tests.services.nights import Night
+from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import SavePicture, TakePhoto
@@ -28,6 +31,18 @@ def ended(night: Night) -> list[dict[str, Any]]:
     return sorted(runs, key=lambda run: str(run["start_time"]))
 
 
+@contextmanager
+def paused(night: Night, run: str) -> Iterator[None]:
+    """Let the process of a run go on only after the block: it must not end meanwhile."""
+    until(lambda: night.run(run)["infrastructure_pid"])
+    process = psutil.Process(int(night.run(run)["infrastructure_pid"].rpartition(":")[2]))
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
 def test_two_jobs_of_the_same_minute_run_one_after_the_other_and_one_by_hand_beside_them(
     night: Night, photo: TakePhoto, save: SavePicture
 ) -> None:
@@ -36,14 +51,16 @@ def test_two_jobs_of_the_same_minute_run_one_after_the_other_and_one_by_hand_bes
     (night.folder / "broken" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     with night.served() as serving:
         serving.ready()
-        at = soon(seconds=120)
+        at = night.soon(commands=2)
         for job in ("first", "second"):
             words = ("schedule", "photos", job, "--at", at, "--model", "bicubic-x2")
             assert night.typed(*words, "--workers", 1).returncode == 0
-        until(lambda: night.started(), serving.log)
+        until(night.started, serving.log)
         asked = {"src": str(night.folder / "broken"), "job_dir": str(night.folder / "by hand"),
                  "model": "bicubic-x2", "workers": 1}  # fmt: skip
-        by_hand = begin(night, "upres", parameters=asked)
+        with paused(night, night.started()[0]["id"]):
+            by_hand = begin(night, "upres", parameters=asked)
+            until(lambda: night.run(by_hand)["start_time"], serving.log)
         until(lambda: len(ended(night)) == 3, serving.log)
         before, after = [run for run in ended(night) if run["id"] != by_hand]
         (beside,) = [run for run in ended(night) if run["id"] == by_hand]
@@ -59,9 +76,11 @@ def test_two_jobs_of_the_same_minute_run_one_after_the_other_and_one_by_hand_bes
     assert serving.said.count("Finished in state CompletedWithFailures('1 of 2 files was ") == 1
     with night.served("--nights", 2) as serving:
         serving.ready()
-        both = [begin(night, "first"), begin(night, "second")]
+        with paused(night, first := begin(night, "first")):
+            second = begin(night, "second")
+            until(lambda: night.run(second)["start_time"], serving.log)
         until(lambda: len(ended(night)) == 5, serving.log)
-        one, other = [run for run in ended(night) if run["id"] in both]
+        one, other = [run for run in ended(night) if run["id"] in (first, second)]
         assert [run["state_name"] for run in (one, other)] == ["Completed", "Completed"]
         assert other["start_time"] < one["end_time"]
 
@@ -81,7 +100,7 @@ def test_a_run_that_died_holds_the_turn_of_no_other(
         family = serving.family()
         serving.process.kill()
         serving.process.wait()
-        psutil.wait_procs(family, timeout=60)
+        psutil.wait_procs(family, timeout=PATIENCE_S)
     with night.served() as serving:
         serving.ready()
         assert "1 run without a living process, marked as crashed" in serving.said

@@ -17,12 +17,15 @@ pytestmark = pytest.mark.slow
 
 RUN = """
 import json, os, subprocess, sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from flows.services.private_prefect import own_prefect
 
 home = Path("home").absolute()
 with own_prefect(home):
     import httpx
+    get, post = (partial(ask, timeout=300) for ask in (httpx.get, httpx.post))
     from prefect.client.orchestration import get_client
     from prefect.server.api.server import SubprocessASGIServer
 
@@ -31,16 +34,16 @@ with own_prefect(home):
         (server,) = SubprocessASGIServer._instances.values()
         url = f"{server.api_url}/flows/filter"
         codes = {
-            "nobody": httpx.post(url, json={}).status_code,
-            "wrong": httpx.post(url, json={}, auth=("upres", "guess")).status_code,
-            "admin": httpx.get(f"{server.api_url}/admin/settings").status_code,
+            "nobody": post(url, json={}).status_code,
+            "wrong": post(url, json={}, auth=("upres", "guess")).status_code,
+            "admin": get(f"{server.api_url}/admin/settings").status_code,
         }
         password = os.environ["PREFECT_SERVER_API_AUTH_STRING"]
-        codes["own"] = httpx.post(url, json={}, auth=tuple(password.split(":"))).status_code
-        lines = [
-            path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("*/cmdline")
-            if path.parent.name.isdecimal() and path.exists()
-        ]
+        codes["own"] = post(url, json={}, auth=tuple(password.split(":"))).status_code
+        lines = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # It has just ended.
+                lines.append(path.read_bytes().decode(errors="replace"))
         try:
             environ = subprocess.run(
                 ["cat", f"/proc/{server.server_process.pid}/environ"], user=65534, group=65534,
@@ -84,7 +87,7 @@ def test_the_server_answers_only_whoever_knows_the_password_and_no_foreign_setti
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])

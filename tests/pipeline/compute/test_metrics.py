@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -17,8 +16,10 @@ from urllib.request import urlopen
 
 import pytest
 
-from pipeline.compute.cluster import Client, ClusterSettings, connect
+from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.metrics import STAGES, count_units
+from tests.ports import free_port
+from tests.waiting import PATIENCE_S, await_workers, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -48,19 +49,8 @@ class Cluster:
 
 
 def fetch(page: str) -> str:
-    with urlopen(page, timeout=10) as answer:
+    with urlopen(page, timeout=PATIENCE_S) as answer:
         return str(answer.read().decode())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for_worker(address: str) -> None:
-    with Client(address, timeout="60s") as client:
-        client.wait_for_workers(1, timeout=60)
 
 
 @contextmanager
@@ -72,10 +62,10 @@ def started(folder: Path, *preloaded: str, **environment: str) -> Iterator[Clust
         ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--dashboard-address", at[0],
          *preloaded],
         ["worker", address, "--host", "127.0.0.1", "--nthreads", "2", "--no-nanny",
-         "--dashboard-address", at[1], "--death-timeout", "60"],
+         "--dashboard-address", at[1], "--death-timeout", "600"],
     )  # fmt: skip
     with running(folder, words, **environment):
-        wait_for_worker(address)
+        await_workers(address)
         yield Cluster(address, (f"http://{at[0]}/metrics", f"http://{at[1]}/metrics"))
 
 
@@ -99,7 +89,7 @@ def running(folder: Path, parts: Iterable[list[str]], **environment: str) -> Ite
         # The worker first: one that says farewell to nobody takes its time.
         for process in reversed(processes):
             process.terminate()
-            process.wait(timeout=60)
+            process.wait(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -210,23 +200,18 @@ with connect(ClusterSettings(address={dask.address!r})) as client, seconds_of(cl
     wait_for(lambda: dask.figures()[seconds("upscale")], above=first)
     driver.kill()
     driver.communicate()
-    deadline = time.monotonic() + 30
-    last = dask.figures()[seconds("upscale")]
-    while time.monotonic() < deadline:
+
+    def stands() -> bool:
+        last = dask.figures()[seconds("upscale")]
         time.sleep(0.2)
-        now = dask.figures()[seconds("upscale")]
-        if now == last:
-            return
-        last = now
-    raise AssertionError("the clock of a driver that was killed still runs")
+        return dask.figures()[seconds("upscale")] == last
+
+    until(stands, "the clock of a driver that was killed still runs", every_s=0.0)
 
 
 def wait_for(figure: Callable[[], float], *, above: float) -> float:
-    deadline = time.monotonic() + 30
-    while (value := figure()) <= above:
-        assert time.monotonic() < deadline, f"still {value}"
-        time.sleep(0.1)
-    return value
+    until(lambda: figure() > above, every_s=0.1)
+    return figure()
 
 
 def test_preloaded_all_figures_are_there_before_the_first_run(tmp_path: Path) -> None:
@@ -271,7 +256,7 @@ def test_the_cluster_of_the_page_about_operations_shows_the_figures_from_the_sta
         tmp_path, [["scheduler", *of_ports(scheduler, ports)], ["worker", *of_ports(worker, ports)]]
     ):
         address = f"tcp://127.0.0.1:{ports['8786']}"
-        wait_for_worker(address)
+        await_workers(address)
         pages = [f"http://127.0.0.1:{ports[port]}/metrics" for port in ("8787", "8788")]
         cluster = Cluster(address, (pages[0], pages[1]))
         assert cluster.figures()[units("failed")] == 0

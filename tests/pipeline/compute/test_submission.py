@@ -15,6 +15,7 @@ from pipeline.compute.cluster import workers_of
 from pipeline.compute.submission import MAX_DEATHS, Stop, gpu_resources, submit_windowed
 from pipeline.compute.worker import on_every_worker, worker_number
 from pipeline.errors import ClusterError, WorkerError
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,7 +107,7 @@ def test_tasks_for_a_gpu_run_on_workers_that_have_one_and_on_no_other() -> None:
         distributed.SpecCluster(scheduler=scheduler, workers=workers) as cluster,
         distributed.Client(cluster) as client,
     ):
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=PATIENCE_S)
         asked = gpu_resources(client)
         on_every_worker(client, "of-gpus", dict, resources=asked)
         ran_on = {o.result for o in submit_windowed(client, own_number, range(40), resources=asked)}

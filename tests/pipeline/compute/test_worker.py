@@ -14,6 +14,7 @@ from pipeline.compute.cluster import Client, ClusterSettings, connect
 from pipeline.compute.submission import submit_windowed
 from pipeline.compute.worker import on_every_worker, worker_state
 from pipeline.errors import ClusterError
+from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ def test_a_worker_that_dies_while_it_builds_a_state_leaves_the_others_and_its_su
         return 0
 
     on_every_worker(lonely, "mortal", build)
-    lonely.wait_for_workers(2, timeout=30)
+    lonely.wait_for_workers(2, timeout=PATIENCE_S)
     assert died.exists()
     answers = lonely.run(partial(worker_state, "mortal"))
     assert list(answers.values()) == [42, 42]

@@ -328,7 +328,7 @@ def nothing_left() -> Iterator[None]:
     assert readers() == set()
     # The threads that fed a queue are told to end, and nobody waits for them.
     for thread in set(threading.enumerate()) - before:
-        thread.join(5)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -222,9 +222,9 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 def test_lists_of_many_thousand_names_take_no_time() -> None:
     items = names(20_000)
-    started = time.perf_counter()
+    started = time.process_time()
     found = split(items, {"validation": items[::10], "test": items[5::10]})
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert Counter(found.values()) == {"train": 16_000, "validation": 2_000, "test": 2_000}
 
 

@@ -37,7 +37,7 @@ from pathlib import Path
 from pipeline.jobs.job import hold_job, open_job
 with hold_job(open_job(Path(sys.argv[1])), "upres upscale photos"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 

@@ -73,7 +73,7 @@ def test_the_next_strip_is_made_while_the_caller_has_one() -> None:
 
     for item in ahead(items()):
         if item == 1:
-            assert second.wait(5)
+            assert second.wait(60)
     assert list(ahead(range(5))) == [0, 1, 2, 3, 4]
 
 

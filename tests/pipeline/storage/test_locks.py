@@ -25,7 +25,7 @@ from pathlib import Path
 from pipeline.storage.locks import hold
 with hold(Path(sys.argv[1]), Path(sys.argv[1]).parent, "upres prepare"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 OF_BEFORE = b"upres ingest (pid 7 on attic, since 2026-05-01T02:03:04+00:00)"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.pipeline.training.small_trainings import GAN, NORMED, PLAIN, run, told
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pipeline.storage.dataset import Dataset
@@ -53,14 +53,11 @@ def trained_by_two(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -
     (folder / "script.py").write_text(SCRIPT)
     for name, recipe in RECIPES.items():
         (folder / f"{name}.toml").write_text(recipe.to_toml())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     recipes = [str(folder / f"{name}.toml") for name in RECIPES]
     words = [sys.executable, str(folder / "script.py"), str(dataset.path), *recipes]
     root = Path(__file__).parents[3]
     shared = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "WORLD_SIZE": "2"}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     started = [
         subprocess.Popen(words, env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(2)

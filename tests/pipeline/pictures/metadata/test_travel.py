@@ -74,7 +74,7 @@ def pixels() -> NDArray[np.uint8]:
 
 def exiftool(*words: object) -> None:
     subprocess.run(
-        ["exiftool", "-q", "-overwrite_original", *map(str, words)], check=True, timeout=60
+        ["exiftool", "-q", "-overwrite_original", *map(str, words)], check=True, timeout=600
     )
 
 
@@ -82,7 +82,7 @@ def fields(*paths: Path) -> list[dict[str, list[str]]]:
     """Return what exiftool lists of each file: all values by "GROUP:NAME"."""
     done = subprocess.run(
         ["exiftool", "-json", "-a", "-n", "-G1:4", *map(str, paths)],
-        check=True, capture_output=True, timeout=120,
+        check=True, capture_output=True, timeout=600,
     )  # fmt: skip
     listed = []
     for document in json.loads(done.stdout):

@@ -236,7 +236,7 @@ def test_regions_that_exiftool_writes_are_true_in_the_exported_file(
         "{RegionBoundary={RbShape=rectangle,RbUnit=relative,RbX=0.25,RbY=0.5,RbW=0.1,RbH=0.2}}]"
     )
     words = ["exiftool", "-q", "-overwrite_original", "-n", "-Orientation=6", told, path]
-    subprocess.run([str(word) for word in words], check=True, timeout=60)
+    subprocess.run([str(word) for word in words], check=True, timeout=600)
     out = tmp_path / "out"
     job = ("upscale", path.parent, tmp_path / "job", "--model", "nearest-x2", "--export", out)
     assert upres(*job, *cluster).code == 0
@@ -251,7 +251,7 @@ def test_regions_that_exiftool_writes_are_true_in_the_exported_file(
 def read_by_exiftool(path: Path) -> list[dict[str, Any]]:
     done = subprocess.run(
         ["exiftool", "-json", "-struct", "-ImageRegion", str(path)],
-        check=True, capture_output=True, timeout=60,
+        check=True, capture_output=True, timeout=600,
     )  # fmt: skip
     listed: list[dict[str, Any]] = json.loads(done.stdout)[0]["ImageRegion"]
     return listed

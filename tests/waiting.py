@@ -1,0 +1,33 @@
+"""Waiting for what a busy machine does late: an event ends it, and no test passes by a time."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATIENCE_S = 900.0
+"""No test takes so long where all is well: a machine may be many times slower, or pause."""
+
+
+def until(condition: Callable[[], object], what: object = "", *, every_s: float = 0.5) -> None:
+    """Wait until a condition holds; `what` is shown if it never does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s; {what}"
+        time.sleep(every_s)
+
+
+def await_workers(address: str, count: int = 1, security: Any = None) -> None:
+    """Wait until a Dask scheduler that is just being started answers and has so many workers.
+
+    A command waits for it, too, but not for as long as a busy machine takes to start it.
+    """
+    # Not above: it takes seconds, for which those who collect tests would wait.
+    from distributed import Client
+
+    timeout = f"{PATIENCE_S:.0f}s"
+    with Client(address, timeout=timeout, security=security, set_as_default=False) as client:
+        client.wait_for_workers(count, timeout=PATIENCE_S)
