@@ -317,7 +317,7 @@ class Stack:
     def drop(self, number: int, places: Collection[int]) -> None:
         """Leave holes at `places` of a chunk: these images are not of the archive any more."""
         chunk = self.chunk(number)
-        if chunk is not None:
+        if chunk is not None and places:
             self.retain(number, chunk.members.keys() - set(places), {})
 
     def empty(self, number: int, places: Collection[int]) -> None:

@@ -5,7 +5,6 @@ The driver's side; the worker's is `pipeline.jobs.upscale.chunk_task`.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from pipeline.jobs.upscale.chunk_task import ChunkTask
 from pipeline.jobs.upscale.sr_provenance import computed_by
 from pipeline.jobs.upscale.units import done_unit
 from pipeline.storage.chunk_members import content_sha256
-from pipeline.storage.ledger import DONE, INGESTED, LR, REJECTED, SR, VANISHED, says
+from pipeline.storage.ledger import DONE, INGESTED, LR, SR, VANISHED, says
 from pipeline.storage.stack_kind import Kind
 
 if TYPE_CHECKING:
@@ -268,21 +267,6 @@ class ChunkPlanner:
             planned = {row.place: (row.item, row.sha256) for row in plan.rows}
         same_spec = sr.facts.get("spec") == stack_spec(plan.spec, plan.stack)
         return tuple(sorted(planned)) if same_spec and planned.items() <= computed.items() else ()
-
-
-def drop_orphans(job: Job, sr: Archive, ledger: Ledger) -> None:
-    """Remove the SR chunks whose LR chunks hold no image any more: all are elsewhere now.
-
-    Where the images were let go, the ledger knows them at their places still.
-    """
-    known = set(ledger.each_chunk(INGESTED, VANISHED, REJECTED))
-    for stack in map(sr.stack, sr.stacks()):
-        unknown = [number for number in stack.numbers() if (stack.id, number) not in known]
-        with suppress(ArchiveError):  # Not known where the LR stack cannot be read.
-            for number in unknown:
-                chunk = job.open_source().stack(stack.id).chunk(number)
-                if chunk is not None and not chunk.members:
-                    stack.remove(number)
 
 
 def stack_spec(spec: UpscaleSpec, stack: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pipeline.errors import ArchiveError
 from pipeline.jobs.choice import Way
 from pipeline.jobs.item_images import sr_image
 from pipeline.jobs.spec import UpscaleSpec
-from pipeline.jobs.upscale.chunks import drop_orphans
+from pipeline.jobs.upscale.orphans import drop_orphans
 from pipeline.jobs.upscale.plan import Plan, plan_job
 from pipeline.jobs.upscale.units import UnitKeys, failed_units
 from pipeline.jobs.upscale.worker import ModelAddress, batch_px, open_workbench, upscale_units

@@ -252,6 +252,25 @@ def test_a_picture_that_vanished_between_nights_costs_nothing_and_stays(
     assert np.array_equal(whole(job.job.open_sr().image(item(5))), enlarged(scrap(photo, 5)))
 
 
+@pytest.mark.parametrize("size", [(63, 17), (90, 120)], ids=["in a stack", "alone"])
+def test_a_picture_that_changes_leaves_its_chunk_also_where_all_others_in_it_vanished(
+    size: tuple[int, int], source: Path, done: Path, photo: TakePhoto, save: SavePicture,
+    upscale: Upscale,
+) -> None:  # fmt: skip
+    for n in {*range(CHUNK)} - {3}:
+        (source / item(n)).unlink()
+    save(source / item(3), photo(*size, at=300))
+    job = upscale(source, done).job
+    for archive in (job.open_source(), job.open_sr()):
+        chunk = archive.stack(STACK).chunk(0)
+        assert chunk is not None
+        assert set(chunk.members) == {*range(CHUNK)} - {3}
+        assert not archive.index().outdated
+    assert np.array_equal(whole(job.open_sr().image(item(3))), enlarged(photo(*size, at=300)))
+    assert np.array_equal(whole(job.open_sr().image(item(2))), enlarged(scrap(photo, 2)))
+    assert upscale(source, done).computed == 0
+
+
 def test_a_picture_that_outgrows_its_box_while_it_is_read_is_rejected_and_leaves_a_hole(
     source: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     monkeypatch: pytest.MonkeyPatch,
