@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,11 +24,8 @@ if TYPE_CHECKING:
 
     from pipeline.geometry import TileGrid
     from pipeline.jobs.upscale.worker import Workbench
-    from pipeline.storage.image import StoredImage
     from pipeline.storage.ledger import UnitRow
     from pipeline.storage.store import Place
-
-_OPEN_IMAGES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ def _upscale_tile(task: TileTask, tile: int, bench: Workbench) -> None:
         context.around(shown), context.core(core), context.window(window), grid.halo_px
     )
     sr = with_hidden(sr, pixels[core.within(window)], scale)
-    _image(task.sr_dir, task.name, task.fingerprint).replace(core.scaled(scale), sr)
+    bench.image(task.sr_dir, task.name, task.fingerprint).replace(core.scaled(scale), sr)
 
 
 def _window(task: TileTask, tile: int, bench: Workbench) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -109,7 +106,7 @@ def _window(task: TileTask, tile: int, bench: Workbench) -> tuple[NDArray[Any], 
     ones are the same in every tile.
     """
     grid, window = task.grid, task.grid.window(tile)
-    source = _image(task.source_dir, task.name, task.fingerprint)
+    source = bench.image(task.source_dir, task.name, task.fingerprint)
     depth_px = bench.inference.depth_px if has_alpha(source.channels) else 0
     wider = window.grown(depth_px, limit=(grid.height, grid.width))
     pixels, inner = source.read(wider), window.within(wider)
@@ -118,7 +115,7 @@ def _window(task: TileTask, tile: int, bench: Workbench) -> tuple[NDArray[Any], 
 
 def _upscale_tiles(task: TileTask, bench: Workbench) -> Iterator[int]:
     """Compute and write all tiles of a task, equal windows at once; yield each once written."""
-    target = _image(task.sr_dir, task.name, task.fingerprint)
+    target = bench.image(task.sr_dir, task.name, task.fingerprint)
     scale = bench.inference.scale
     context = bench.inference.context(task.grid.height, task.grid.width)
     equal: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -152,9 +149,3 @@ def _check_unchanged(task: TileTask) -> None:
         raise ArchiveError(
             f"{task.name} was changed in {task.source_dir} during the run; upscale it again"
         )
-
-
-@lru_cache(maxsize=_OPEN_IMAGES)
-def _image(archive_dir: Place, item: str, _fingerprint: str) -> StoredImage:
-    """Open an item once for all its tiles; another fingerprint means that it was replaced."""
-    return Archive.open(archive_dir).image(item)

@@ -10,7 +10,7 @@ import errno
 import socket
 import threading
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from pipeline.compute.worker import torch_threads, worker_name, worker_number, w
 from pipeline.errors import ModelError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.upscale.units import done_unit
+from pipeline.storage.archive import Archive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,12 +35,24 @@ if TYPE_CHECKING:
 
     from pipeline.jobs.spec import UpscaleSpec
     from pipeline.jobs.upscale.units import Units, UnitTask
+    from pipeline.storage.image import StoredImage
     from pipeline.storage.ledger import UnitRow
+    from pipeline.storage.store import Place
 
 _CPU_BATCH_PX = 512 * 512
 _CUDA_BATCH_PX = 2048 * 2048
 _LEAST_CORE_PX = 16
 """Side of the smallest core that is tried where memory runs out."""
+_OPEN_IMAGES = 64
+
+
+def _opened(archive_dir: Place, item: str, _fingerprint: str) -> StoredImage:
+    """Open an item; another fingerprint means that it was replaced."""
+    return Archive.open(archive_dir).image(item)
+
+
+def _opened_once() -> Callable[[Place, str, str], StoredImage]:
+    return lru_cache(maxsize=_OPEN_IMAGES)(_opened)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,12 @@ class Workbench:
     deadline: Deadline = field(default_factory=Deadline)
     most_px: int | None = None
     """Pixels of the largest core or batch that fitted into memory, once one did not."""
+    image: Callable[[Place, str, str], StoredImage] = field(default_factory=_opened_once)
+    """Opens an item once for all its tiles, by archive, id and fingerprint.
+
+    For one run: workers of a standing cluster stay, and the next run may make the array again with
+    the same fingerprint and another codec.
+    """
 
     def enlarge_core(
         self, pixels: NDArray[Any], core: Rect, window: Rect, halo_px: int

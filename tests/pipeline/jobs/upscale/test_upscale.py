@@ -292,6 +292,19 @@ def test_a_lost_sr_archive_is_made_anew(
     np.testing.assert_array_equal(whole(job.open_sr(), "a.png"), untiled(lr, "bicubic-x2"))
 
 
+def test_workers_that_stay_write_a_job_that_is_made_again_by_its_new_codec(
+    source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
+) -> None:
+    pictures = {f"{n}.png": photo(40, 50, at=9 * n) for n in range(6)}
+    for name, pixels in pictures.items():
+        save(source / name, pixels)
+    upscale(source, folder)
+    shutil.rmtree(folder)
+    job = upscale(source, folder, codec="jpegxl").job
+    for name, lr in pictures.items():
+        np.testing.assert_array_equal(whole(job.open_sr(), name), untiled(lr, "bicubic-x2"))
+
+
 def test_a_lost_item_of_the_sr_archive_is_made_anew(
     source: Path, folder: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
