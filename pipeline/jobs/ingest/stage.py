@@ -319,8 +319,12 @@ class _Ingest:
         notes = {one.row.item: one.notes for one in batch if one.notes is not None}
         news = {item: noted for item, noted in notes.items() if noted or item in self._known}
         self._ledger.put_notes(INGEST, news)
-        self._ledger.forget_let_go(LR, [one.row.item for one in batch if one.stored])
+        self._ledger.forget_let_go(LR, [one.row.item for one in batch if self._is_back(one)])
         self.record([with_known_upscaling(one.row, self._known) for one in batch])
+
+    def _is_back(self, one: Ingested) -> bool:
+        """Return whether the archive has the pixels, by this run or one that was killed."""
+        return one.stored or (one.row.item in self._found.again and one.row.state == INGESTED)
 
     def record(self, rows: list[ItemRow]) -> None:
         """Record the rows of items where they are not as they were."""

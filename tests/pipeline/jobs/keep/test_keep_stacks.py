@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.jobs.perform import upscale_job
-from pipeline.storage.ledger import LR, SR
+from pipeline.storage.ledger import LR, SR, Ledger
 from tests.pipeline.jobs.keep.test_keep import Heard, asked, let_go
+from tests.pipeline.jobs.keep.test_keep_killed import Killed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tests.conftest import Command, Digest, SavePicture, TakePhoto
@@ -88,6 +90,32 @@ def test_without_the_copies_a_chunk_stays_as_it_is_when_one_of_its_pictures_chan
     whole = {"job_dir": faces / "whole", "export_dir": faces / "of-whole", "keep": "all"}
     assert upscale_job(asked(faces, cluster, **whole)).complete
     assert digest(faces / "out") == digest(faces / "of-whole")
+
+
+def test_killed_while_pictures_come_back_into_a_stack_the_next_run_makes_their_files(
+    faces: Path, cluster: tuple[str, str], digest: Digest
+) -> None:
+    assert upscale_job(asked(faces, cluster)).complete
+    before = digest(faces / "out")
+    (faces / "out" / "07.png").unlink()
+    with pytest.MonkeyPatch.context() as patch:
+        forget = Ledger.forget_let_go
+
+        def killed(ledger: Ledger, archive: str, items: Iterable[str]) -> None:
+            items = list(items)
+            if archive == LR and items:  # The chunk is written, and nothing of it is recorded.
+                raise Killed
+            forget(ledger, archive, items)
+
+        patch.setattr(Ledger, "forget_let_go", killed)
+        with pytest.raises(Killed):
+            upscale_job(asked(faces, cluster))
+    assert chunks(faces, "source.zarr") == 1
+    result = upscale_job(asked(faces, cluster))
+    assert (result.complete, result.computed_units) == (True, 1)
+    assert digest(faces / "out") == before
+    assert let_go(faces) == {LR: MANY, SR: MANY}
+    assert (chunks(faces, "source.zarr"), chunks(faces, "sr.zarr")) == (0, 0)
 
 
 def test_a_chunk_stays_while_one_of_its_pictures_is_not_exported(
