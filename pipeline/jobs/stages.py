@@ -92,7 +92,13 @@ class Stages:
         Raises:
             DiskError: if the disk has no room for them; nothing is computed then.
         """
-        plan = self._plan()
+        computed = self._computed(self._plan())
+        # A new picture may share the name of an exported file, and then each gets one of its own.
+        if computed and not self.stop.requested and self._lost():
+            computed += self._computed(self._plan())
+        return computed
+
+    def _computed(self, plan: Plan) -> int:
         spec = self.upscaling.spec
         if len(plan) and (line := check_room(self.run.job, self.run.ledger, scale=spec.scale)):
             self.listener.remark(line)
@@ -109,9 +115,8 @@ class Stages:
 
         That is where the model changed, or an exported file is not as it was.
         """
-        run, export = self.run, self.request.export
-        lost = [] if export is None else run.lost_files(export)
-        if lost:
+        run = self.run
+        if lost := self._lost():
             self.listener.remark(words.lost(len(lost), self.request.export_dir))
             run.make_again(lost)
         plan = run.plan(self.upscaling, codec=self.request.codec)
@@ -121,6 +126,11 @@ class Stages:
         run.ledger.put_items(lacking)
         self.ingest(again=[row.item for row in lacking])
         return run.plan(self.upscaling, codec=self.request.codec)
+
+    def _lost(self) -> list[str]:
+        """Return the items whose pixels were let go and whose exported files are not there."""
+        export = self.request.export
+        return [] if export is None else self.run.lost_files(export)
 
     def score(self) -> ScoreResult:
         """Score every tile: against the reference, or else against the LR input.

@@ -97,13 +97,15 @@ def plan_export(
             let_go.append(item)
         else:
             tasks.append(task)
+    left = set(let_go)
     return ExportPlan(
         request=request,
         job=job.id,
         tasks=tuple(tasks),
         known=known,
         settled=settled,
-        gone=tuple(places.gone()),
+        # Under its former name, a file may be all that remains of such an item.
+        gone=tuple(row for row in places.gone() if row.item not in left),
         failures=(*failures, *_unready(status)),
         let_go=tuple(let_go),
     )

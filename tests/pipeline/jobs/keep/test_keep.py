@@ -189,6 +189,35 @@ def test_a_file_that_is_missing_or_changed_is_made_again(
     assert pixels(work, "sr.zarr") == 0
 
 
+def test_a_picture_whose_file_gets_another_name_is_made_again_that_very_night(
+    work: Path, night: Callable[..., JobResult], photo: TakePhoto, save: SavePicture
+) -> None:
+    assert night(file_format="png").complete
+    before = (work / "out" / "sub" / "b.png").read_bytes()
+    save(work / "in" / "sub" / "b.tif", photo(30, 40))  # Both would be b.png.
+    result = night(file_format="png", prune=True)
+    assert result.complete
+    assert result.exported is not None
+    assert (result.exported.let_go, result.exported.written) == (0, 2)
+    assert sorted(path.name for path in (work / "out" / "sub").glob("b.*")) == [
+        "b.jpg", "b.jpg.png", "b.tif.png",
+    ]  # fmt: skip
+    assert (work / "out" / "sub" / "b.jpg.png").read_bytes() == before
+
+
+def test_the_last_file_of_a_picture_is_not_pruned_though_its_name_is_not_the_present_one(
+    work: Path, night: Callable[..., JobResult], photo: TakePhoto, save: SavePicture,
+    upres: Command, cluster: tuple[str, str],
+) -> None:  # fmt: skip
+    assert night(file_format="png").complete
+    save(work / "in" / "sub" / "b.tif", photo(30, 40))
+    assert upscale_job(asked(work, cluster, export_dir=None, keep="all")).status.complete
+    said = upres("export", work / "job", work / "out", "--format", "png", "--prune", *cluster)
+    assert said.code == 3
+    assert (work / "out" / "sub" / "b.png").exists()
+    assert (work / "out" / "sub" / "b.tif.png").exists()
+
+
 def test_keeping_the_export_alone_needs_one(tmp_path: Path) -> None:
     request = UpscaleRequest(src=str(tmp_path), job_dir=tmp_path / "job", keep="export")
     with pytest.raises(UsageError, match="--keep export goes with --export DIR; add that"):
