@@ -86,7 +86,7 @@ ENDED_TAG = "upres-ended"
 """Tags of all deployments, of scheduled jobs, of those that a file of jobs names, and of jobs that
 are scheduled no more but whose run goes on."""
 
-MADE_S = 20.0
+MADE_S = 60.0
 """Seconds until a server has made the runs of a new schedule; it looks for such every 5 s."""
 
 _ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)

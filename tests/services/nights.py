@@ -34,7 +34,6 @@ class Night:
         put_new_database(self.home / "prefect")
         self.port = free_port()
         others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        self.upres = UPRES
         self.slowest_s = 0.0
         """What a command, or the start of a server, has taken so far."""
         self.environ = {
@@ -57,7 +56,7 @@ class Night:
     def typed(self, *words: object, **environ: str) -> subprocess.CompletedProcess[str]:
         with self.timed():
             return subprocess.run(
-                [*self.upres, *map(str, words)],
+                [*UPRES, *map(str, words)],
                 cwd=self.folder,
                 env={**self.environ, **environ},
                 capture_output=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from http.server import HTTPServer
 from typing import TYPE_CHECKING
@@ -25,13 +24,6 @@ if TYPE_CHECKING:
     from tests.conftest import SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
-
-PATIENT = f"""
-from flows.cli import main
-from flows.services import deployments
-deployments.MADE_S = {PATIENCE_S}
-main()
-"""
 
 
 @pytest.fixture
@@ -60,8 +52,6 @@ def test_a_scheduled_job_runs_at_its_time_and_its_schedule_can_be_listed_changed
             "upscale-archive", "nightly", "rerun-failed", "score-archive", "prepare-dataset",
             "train-model",
         }  # fmt: skip
-        # A busy server may take longer to make the runs than the command waits for them.
-        night.upres = [sys.executable, "-c", PATIENT]
         words = (
             "schedule",
             "photos",
