@@ -47,13 +47,27 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+_LONGEST = (
+    "test_take_turns",
+    "test_pulled_plugs",
+    "test_missed_nights",
+    "test_serve",
+    "test_notify",
+)
+"""Files whose single tests take minutes."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of services first, in their order.
+    """Put the tests of services first, and of these the longest.
 
     They wait for minutes for servers and clocks. Where several processes run the tests, one of them
     begins with these while the others compute, and none waits alone at the end.
     """
-    items.sort(key=lambda item: item.get_closest_marker("services") is None)
+    items.sort(key=lambda item: (item.get_closest_marker("services") is None, _turn(item)))
+
+
+def _turn(item: pytest.Item) -> int:
+    return _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST)
 
 
 class TakePhoto(Protocol):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import uuid
+import warnings
 from typing import TYPE_CHECKING
 
 import httpx
@@ -24,6 +26,15 @@ if TYPE_CHECKING:
 
     from tests.conftest import SavePicture, TakePhoto
     from tests.services.stores import Front
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """Connections that Prefect leaves to Python end with the module, not in a test of another."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
