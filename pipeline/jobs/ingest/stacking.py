@@ -58,7 +58,7 @@ def _drop(archive: Archive, members: Iterable[Member]) -> None:
         places[member.stack, member.chunk].append(member.place)
     for (stack, chunk), gone in places.items():
         if archive.has_stack(stack):
-            archive.stack(stack).drop(chunk, gone)
+            archive.stack(stack).empty(chunk, gone)
 
 
 def whole_chunks(
