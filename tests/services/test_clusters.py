@@ -247,12 +247,14 @@ def test_where_no_host_can_be_reached_that_is_one_line_with_all_of_them(
 ) -> None:
     file = clusters(**ssh_of(server, "127.0.0.8", "127.0.0.9"))
     settings = WorkersRequest(cluster="there", clusters=file).cluster_settings()
+    began = time.monotonic()
     # The reasons are those of ssh, and not that nothing was heard for long.
     with (
         pytest.raises(ClusterError, match=r"no host can be used: 127\.0\.0\.8 \(ssh: .*; 127"),
         connect(settings),
     ):
         pass
+    assert time.monotonic() - began < 15
 
 
 def test_workers_over_ssh_end_with_the_run_that_started_them(
@@ -364,5 +366,4 @@ def test_a_wrong_certificate_is_one_line_within_ten_seconds(
         settings = WorkersRequest(cluster="there", clusters=file).cluster_settings()
         with pytest.raises(UsageError, match=r"TLS .* check tls_ca_file"), connect(settings):
             pass
-        # On a machine that has nothing else to do it is less than ten.
-        assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 10

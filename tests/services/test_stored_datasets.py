@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from pipeline.storage.store_opening import CHECK_S
 from tests.services.databases import PASSWORD
 from tests.services.nights import ROOT, UPRES
 from tests.services.stores import (
@@ -281,8 +280,8 @@ def test_a_training_never_waits_for_a_bucket(
     bucket.put(tmp_path / "set", "set")
     words = ("--recipe", recipe, "--memory", "disk", "--set", "steps=200", "--set", "batch=16")
 
-    def waiting_share(dataset: object, out: str) -> float:
-        said = upres("train", dataset, "--out", tmp_path / out, *words)
+    def waiting_share(out: str) -> float:
+        said = upres("train", bucket / "set", "--out", tmp_path / out, *words)
         assert said.code == 0, said.err
         with (tmp_path / out / "metrics.csv").open() as file:
             rows = list(csv.DictReader(file))
@@ -291,16 +290,9 @@ def test_a_training_never_waits_for_a_bucket(
         waited = float(last["waiting_s"]) - float(first["waiting_s"])
         return waited / (float(last["seconds"]) - float(first["seconds"]))
 
-    shares = []
-    for turn in range(3):
-        share = waiting_share(bucket / "set", f"bucket {turn}")
-        if share < 0.05:
-            return
-        # Where other programs have the cores, it waits for what reads from a disk as well.
-        shares.append((share, waiting_share(tmp_path / "set", f"disk {turn}")))
-        if share < 1.5 * shares[-1][1]:
-            return
-    raise AssertionError(f"shares of waiting, with a bucket and a disk: {shares}")
+    # Where other programs have the cores, it is the reading process that has to wait.
+    shares = (waiting_share(f"run {turn}") for turn in range(3))
+    assert any(share < 0.05 for share in shares)
 
 
 def told(said: Said, code: int, *words: str) -> None:
@@ -346,11 +338,9 @@ def test_what_cannot_be_is_told_in_a_line_within_ten_seconds(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     # What waits for a store that does not answer has to know that it is the first look.
     monkeypatch.setenv("UPRES_STORE_PATIENCE", "3600")
-    assert CHECK_S < 10
     for words in (("status", place), ("report", place), ("export", place, tmp_path / "out"),
                   ("train", place, "--out", tmp_path / "run", *bare),
                   ("prepare", photos, place)):  # fmt: skip
         began = time.monotonic()
         told(upres(*words), 1, "does not answer")
-        # On a machine that has nothing else to do it is less than ten.
-        assert time.monotonic() - began < 120
+        assert time.monotonic() - began < 10

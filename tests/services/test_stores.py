@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from pipeline.storage.store_opening import CHECK_S
 from tests.services.databases import PASSWORD
 from tests.services.nights import ROOT, UPRES
 from tests.services.stores import SECRET, Bucket, Front, HeldBack, away_from, every, pixels
@@ -317,13 +316,11 @@ def test_a_store_that_cannot_be_used_is_told_in_a_line_within_ten_seconds(
     bucket.put(pictures, "photos")
     # What waits for a store that does not answer has to know that it is the first look.
     monkeypatch.setenv("UPRES_STORE_PATIENCE", "3600")
-    assert CHECK_S < 10
 
     def upscale(source: object, job: object) -> Said:
         began = time.monotonic()
         said = upres("upscale", source, job, *TILES, *ledger_at(tmp_path), *store_workers)
-        # On a machine that has nothing else to do it is less than ten.
-        assert time.monotonic() - began < 120
+        assert time.monotonic() - began < 10
         return said
 
     photos, job = bucket / "photos", bucket / "job"

@@ -43,7 +43,7 @@ def test_waiting_has_an_end() -> None:
     began = time.monotonic()
     settings = ClusterSettings(address=f"tcp://127.0.0.1:{free_port()}")
     await_scheduler(settings, within_s=0.5, waits=lambda: heard.append(1))
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 8
     assert heard == [1] or heard == []
 
 
@@ -53,5 +53,5 @@ def test_what_waiting_cannot_mend_is_left_to_connecting(address: str) -> None:
     began = time.monotonic()
     settings = ClusterSettings(address=address)
     await_scheduler(settings, within_s=300, waits=lambda: heard.append(1))
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 10
     assert heard == []

@@ -102,9 +102,11 @@ def test_what_an_earlier_attempt_left_does_not_hold_up_the_next(
 
         monkeypatch.setattr(distributed.utils, "asyncio_run", run_with_garbage)
         gc.enable()
-        # Otherwise Dask gives up on its thread after 10 s, which is no error of ours.
+        began = time.monotonic()
         with pytest.raises(UsageError, match="TLS"), connect(address):
             pass
+        # Dask gives up on its thread after 10 s.
+        assert time.monotonic() - began < 9
     finally:
         gc.enable()
 
