@@ -145,7 +145,7 @@ class Walk:
             except OSError as error:
                 yield _unlisted(place, error)
                 continue
-            if place.relative and is_folder_of_upres({entry.name for entry in entries}):
+            if place.relative and is_folder_of_upres(_files_of(entries)):
                 self._left_out.add(OURS, place.relative.rstrip("/"))
                 continue
             folders: list[_Place] = []
@@ -223,6 +223,10 @@ class Walk:
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         return sorted(entries, key=lambda entry: entry.name)
+
+
+def _files_of(entries: list[os.DirEntry[str]]) -> set[str]:
+    return {entry.name for entry in entries if not _is_folder(entry)}
 
 
 def _unlisted(place: _Place, error: OSError) -> Found:

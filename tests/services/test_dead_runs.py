@@ -271,18 +271,17 @@ def test_a_job_that_was_removed_while_it_ran_can_be_scheduled_again() -> None:
 
 
 def test_a_dead_run_that_the_server_refuses_to_mark_does_not_hold_back_the_others(
-    gone: int, caplog: pytest.LogCaptureFixture
+    client: SyncPrefectClient, gone: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with client_of_server() as client:
-        name = schedule_job(client, job("/deleted on the pages"))
-        deployment = client.read_deployment_by_name(f"nightly/{name}")
-        stuck = client.create_flow_run_from_deployment(deployment.id, name="stuck").id
-        for state in (Pending(), Running()):
-            client.set_flow_run_state(stuck, state)
-        client.update_flow_run(stuck, infrastructure_pid=f"{HERE}:{gone}")
-        client.delete_deployment(deployment.id)
-        other = begun(client, "other", f"{HERE}:{gone}")
-        assert "other" in mark_dead_runs(client, alone=True)
-        assert client.read_flow_run(other).state_name == "Crashed"
-        assert "run stuck is dead, but cannot be marked so at the moment: 500" in caplog.text
-        client.delete_flow_run(stuck)
+    name = schedule_job(client, job("/deleted on the pages"))
+    deployment = client.read_deployment_by_name(f"nightly/{name}")
+    stuck = client.create_flow_run_from_deployment(deployment.id, name="stuck").id
+    for state in (Pending(), Running()):
+        client.set_flow_run_state(stuck, state)
+    client.update_flow_run(stuck, infrastructure_pid=f"{HERE}:{gone}")
+    client.delete_deployment(deployment.id)
+    other = begun(client, "other", f"{HERE}:{gone}")
+    assert "other" in mark_dead_runs(client, alone=True)
+    assert client.read_flow_run(other).state_name == "Crashed"
+    assert "run stuck is dead, but cannot be marked so at the moment: 500" in caplog.text
+    client.delete_flow_run(stuck)

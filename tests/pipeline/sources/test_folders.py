@@ -122,6 +122,13 @@ def test_jobs_stores_and_trainings_are_left_out_through_links_too(
     assert left_out(tmp_path / "in") == {"of_upres": 2}
 
 
+def test_folders_named_as_files_of_a_store_or_as_pictures_decide_nothing(tmp_path: Path) -> None:
+    put(tmp_path, "trip/zarr.json/a.png", "lr.zarr/zarr.json", "lr.zarr/a.png/zarr.json")
+    put(tmp_path, "lr.zarr/a.png/c/0/0/0")
+    assert items(tmp_path) == ["trip/zarr.json/a.png"]
+    assert left_out(tmp_path) == {"of_upres": 1}
+
+
 def test_what_upres_keeps_beside_an_archive_is_no_failure(tmp_path: Path) -> None:
     beside = ("lr.zarr.ledger.sqlite", "lr.zarr.ledger.sqlite-wal", "lr.zarr.ledger.sqlite-shm")
     put(tmp_path, "a.png", *beside, "lr.zarr.lock", "set.zarr.preview.png")
