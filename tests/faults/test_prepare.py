@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -18,13 +18,15 @@ import pipeline.dataset.worker
 from pipeline.compute.worker import on_every_worker
 from pipeline.dataset.prepare import Preparation
 from pipeline.storage.dataset import HR, Dataset
+from tests.gates import Gate
 from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from pipeline.compute.cluster import Client
-    from tests.conftest import Command, Digest, SavePicture, TakePhoto
+    from tests.conftest import Begun, Command, Digest, SavePicture, TakePhoto
     from tests.faults.conftest import Mount
 
 MARK = 203
@@ -41,9 +43,8 @@ stride_px = 4
 degradations = [{ name = "mild" }]
 split = { validation = 0.25 }
 """
-UPRES = Path(sys.executable).with_name("upres")
-HEAVY = ("--set", 'degradations=[{ name = "real-esrgan" }]')
-"""What keeps a worker busy for long enough to be killed at it."""
+SHARDS = 6
+"""How many a chunk is written in: its splits, HR, LR, moments, identities, and its splits again."""
 
 
 @pytest.fixture(scope="module")
@@ -65,30 +66,49 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: S
     return folder
 
 
+@pytest.fixture
+def place(
+    begun: Begun, pictures: Path, recipe: Path, upres: Command, cluster: tuple[str, str]
+) -> Path:
+    """Return a folder with `pictures`, and with the dataset that was prepared of them."""
+
+    def make(folder: Path) -> None:
+        shutil.copytree(pictures, folder / "pictures")
+        assert upres(*words(folder / "pictures", folder / "set", recipe), *cluster).code == 0
+
+    return begun.as_made_by(make)
+
+
 @pytest.fixture(scope="module")
 def whole(
-    pictures: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory, digest: Digest
-) -> dict[str, str]:
+    pictures: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory, digest: Digest,
+    upres: Command, cluster: tuple[str, str],
+) -> dict[str, str]:  # fmt: skip
     """What an undisturbed run leaves."""
     folder = tmp_path_factory.mktemp("whole") / "set"
-    subprocess.run([*words(pictures, recipe), str(folder)], check=True, capture_output=True)
+    assert upres(*words(pictures, folder, recipe), *cluster).code == 0
     assert Dataset.open(folder).chunks == 4
     return digest(folder)
 
 
-@pytest.fixture(scope="module")
-def heavy(
-    pictures: Path, recipe: Path, tmp_path_factory: pytest.TempPathFactory, digest: Digest
-) -> dict[str, str]:
-    """What an undisturbed run leaves whose patches take long to degrade."""
-    folder = tmp_path_factory.mktemp("heavy") / "set"
-    subprocess.run([*words(pictures, recipe), *HEAVY, str(folder)], check=True)
-    return digest(folder)
+def words(pictures: Path, folder: Path, recipe: Path) -> list[str]:
+    return ["prepare", str(pictures), str(folder), "--recipe", str(recipe), "--json"]
 
 
-def words(pictures: Path, recipe: Path) -> list[str]:
-    """Return a command that lacks the folder to prepare."""
-    return [str(UPRES), "prepare", str(pictures), "--recipe", str(recipe), "--workers", "1"]
+@contextmanager
+def started(command: list[str], gate: Gate, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command on a worker of its own, and yield once all have passed the gate that may."""
+    with log.open("w") as errors, subprocess.Popen(
+        [*gate.command(), *command, "--workers", "1"], start_new_session=True,
+        env=gate.environment(), stdout=subprocess.DEVNULL, stderr=errors,
+    ) as process:  # fmt: skip
+        try:
+            until(lambda: gate.reached() or process.poll() is not None, every_s=0.02)
+            assert process.poll() is None, log.read_text()
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 class Strike(Protocol):
@@ -225,21 +245,16 @@ def test_a_picture_that_is_changed_in_mid_run_fails_its_chunks_and_is_prepared_b
 @pytest.mark.parametrize("call", [1, 2, 3, 4, 5])
 def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
     call: int,
-    pictures: Path,
+    place: Path,
     recipe: Path,
-    tmp_path: Path,
     cluster: tuple[str, str],
     upres: Command,
     monkeypatch: pytest.MonkeyPatch,
     photo: TakePhoto,
     save: SavePicture,
 ) -> None:
-    own = tmp_path / "pictures"
-    own.mkdir()
-    for path in pictures.iterdir():
-        (own / path.name).write_bytes(path.read_bytes())
-    command = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
-    assert upres(*command).code == 0
+    own = place / "pictures"
+    command = (*words(own, place / "set", recipe), *cluster)
     # One is changed and one is new: manifests are written, the dataset grows, others are retired.
     save(own / "0.png", photo(128, 140, at=33))
     save(own / "5.png", photo(64, 64, at=3))
@@ -266,7 +281,7 @@ def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
     said = upres(*command)
     assert said.code == 0
     assert sum(said.document["patches"].values()) == 4 * 29 * 32 + 13 * 13
-    dataset = Dataset.open(tmp_path / "set")
+    dataset = Dataset.open(place / "set")
     items = [o.item for m in dataset.manifests() for o in m.origins]
     held = [m.origins[p].item for m in dataset.manifests() for p in m.pictures.tolist()]
     assert set(items) == {"0.png", "1.png", "2.png", "3.png", "5.png"}
@@ -301,56 +316,54 @@ def test_patches_that_a_full_disk_does_not_hold_are_made_once_there_is_space(
 
 @pytest.mark.slow
 def test_a_source_that_is_gone_as_a_whole_does_not_retire_the_pictures(
-    pictures: Path, recipe: Path, tmp_path: Path, cluster: tuple[str, str], upres: Command
+    place: Path, recipe: Path, tmp_path: Path, cluster: tuple[str, str], upres: Command
 ) -> None:
-    options = ("--recipe", recipe, *cluster, "--json")
-    assert upres("prepare", pictures, tmp_path / "set", *options).code == 0
     empty = tmp_path / "unmounted"
     empty.mkdir()
     (empty / "readme.txt").write_text("nothing is mounted here")
-    said = upres("prepare", empty, tmp_path / "set", *options)
+    said = upres(*words(empty, place / "set", recipe), *cluster)
     assert said.code == 1
     assert "holds no pictures (left out: 1 sidecar (.txt 1))" in said.err
     assert "mounted" in said.err
     (empty / "other.png").write_bytes(b"of another source")
-    said = upres("prepare", empty, tmp_path / "set", *options)
+    said = upres(*words(empty, place / "set", recipe), *cluster)
     assert said.code == 1
     assert "holds none of the 4 pictures" in said.err
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("after_s", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("free", [2, SHARDS + 3, 4 * SHARDS - 1])
 def test_a_killed_driver_is_continued_by_the_same_command_to_the_same_bytes(
-    after_s: float,
-    pictures: Path,
-    recipe: Path,
-    heavy: dict[str, str],
-    tmp_path: Path,
-    digest: Digest,
-) -> None:
+    free: int, pictures: Path, recipe: Path, whole: dict[str, str], tmp_path: Path,
+    upres: Command, cluster: tuple[str, str], digest: Digest,
+) -> None:  # fmt: skip
     folder = tmp_path / "set"
-    command = [*words(pictures, recipe), *HEAVY, str(folder)]
-    process = subprocess.Popen(command, start_new_session=True)
-    until(lambda: list(folder.glob("split/c.*")) or process.poll() is not None, every_s=0.02)
-    time.sleep(after_s)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert subprocess.run(command, check=False).returncode == 0
-    assert digest(folder) == heavy
+    command = words(pictures, folder, recipe)
+    with started(command, Gate(tmp_path / "gate", free, writes=True), tmp_path / "log") as process:
+        os.killpg(process.pid, signal.SIGKILL)
+    said = upres(*command, *cluster)
+    assert said.code == 0, said.err
+    assert digest(folder) == whole
     assert np.isin(Dataset.open(folder).splits(), (0, 1)).all()
 
 
 @pytest.mark.slow
 def test_an_interrupt_ends_with_130_and_the_same_command_continues(
-    pictures: Path, recipe: Path, tmp_path: Path, digest: Digest
-) -> None:
-    folder = tmp_path / "set"
-    # Many chunks: those that are in flight are finished.
-    command = [*words(pictures, recipe), "--set", "stride_px=2", str(folder)]
-    process = subprocess.Popen(command, start_new_session=True)
-    until(lambda: list(folder.glob("split/c.*")) or process.poll() is not None, every_s=0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=PATIENCE_S) == 130
-    assert subprocess.run(command, check=False).returncode == 0
+    pictures: Path, recipe: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str],
+    digest: Digest,
+) -> None:  # fmt: skip
+    folder, gate, log = tmp_path / "set", Gate(tmp_path / "gate", 1), tmp_path / "log"
+    # Seven chunks, which are more than are in flight: those are finished.
+    more = ("--set", "stride_px=3")
+    command = [*words(pictures, folder, recipe), *more]
+    with started(command, gate, log) as process:
+        os.killpg(process.pid, signal.SIGINT)
+        until(lambda: "finishing the work in progress" in log.read_text())
+        gate.open()
+        assert process.wait(timeout=PATIENCE_S) == 130
+    said = upres(*command, *cluster)
+    assert said.code == 0, said.err
+    assert 0 < said.document["computed_units"] < Dataset.open(folder).chunks == 7
     assert np.isin(Dataset.open(folder).splits(), (0, 1)).all()
-    assert len(digest(folder)) > 10
+    assert upres(*words(pictures, tmp_path / "other", recipe), *more, *cluster).code == 0
+    assert digest(folder) == digest(tmp_path / "other")

@@ -7,44 +7,44 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 import psutil
 import pytest
 
 from pipeline.jobs.job import open_job
+from tests.gates import Gate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.conftest import Command, SavePicture, TakePhoto
 
 pytestmark = pytest.mark.slow
 
-UPRES = Path(sys.executable).with_name("upres")
 UNITS = 24
+FREE = 4
+"""How many tiles are done when a test strikes; the others wait until it lets them."""
 PATIENCE_S = 600
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: SavePicture) -> Path:
-    """Pictures that keep two workers busy for many seconds."""
+    """Two pictures of many tiles."""
     folder = tmp_path_factory.mktemp("interrupt") / "source"
     for n in range(2):
-        tall = np.concatenate([photo(256, 384, at=at) for at in (n, 64 + n, 128 + n, 192 + n)], 1)
-        save(folder / f"{n}.png", np.concatenate([tall, tall[:, :, ::-1]], 2))
+        save(folder / f"{n}.png", photo(256, 192, at=n))
     return folder
 
 
 def words(source: Path, job: Path) -> list[str]:
-    tiles = ["--tile", "256", "--precision", "fp32", "--device", "cpu"]
-    return ["upscale", str(source), str(job), "--model", "span-x4", *tiles]
+    # With such a halo, each tile is a task of its own.
+    tiles = ["--tile", "64", "--halo", "150", "--precision", "fp32", "--device", "cpu"]
+    return ["upscale", str(source), str(job), "--model", "bicubic-x2", *tiles]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class Driver:
     process: subprocess.Popen[str]
     job: Path
     log: Path
+    gate: Gate
 
     def done(self) -> dict[tuple[str, int], float]:
         """Return when each shard was written whose unit the ledger holds as done."""
@@ -96,19 +97,21 @@ class Driver:
 
 
 @contextmanager
-def started(source: Path, job: Path) -> Iterator[Driver]:
-    log = job.with_suffix(".log")
+def started(words: list[str], job: Path, *, free: int = FREE, first: str = "") -> Iterator[Driver]:
+    """Start a command on two workers of its own, which do so many tasks and wait at the gate."""
+    log, gate = job.with_suffix(".log"), Gate(job.with_suffix(".gate"), free)
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [UPRES, *words(source, job), "--workers", "2", "--json"],
+            [*gate.command(first=first), *words, "--workers", "2", "--json"],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             start_new_session=True,
+            env=gate.environment(),
         ) as process,
     ):
-        driver = Driver(process, job, log)
+        driver = Driver(process, job, log, gate)
         try:
             yield driver
         finally:
@@ -119,12 +122,16 @@ def started(source: Path, job: Path) -> Iterator[Driver]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def undisturbed(
+    source: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    upres: Command,
+    cluster: tuple[str, str],
+) -> dict[str, str]:
     """The SR archive of a run that nothing disturbed."""
     job = tmp_path_factory.mktemp("undisturbed") / "job"
-    with started(source, job) as driver:
-        code, document = driver.finish()
-    assert (code, document["computed_units"]) == (0, UNITS)
+    said = upres(*words(source, job), *cluster, "--json")
+    assert (said.code, said.document["computed_units"]) == (0, UNITS)
     return content(job)
 
 
@@ -143,13 +150,23 @@ def gone(processes: list[psutil.Process], within_s: float) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
-def assert_continues(source: Path, job: Path, done: int, undisturbed: dict[str, str]) -> None:
+class Continues(Protocol):
+    def __call__(self, job: Path, done: int) -> None: ...
+
+
+@pytest.fixture
+def continues(
+    source: Path, undisturbed: dict[str, str], upres: Command, cluster: tuple[str, str]
+) -> Continues:
     """The same command computes exactly what was pending, and the bytes are those of one run."""
-    with started(source, job) as driver:
-        code, document = driver.finish()
-    assert (code, document["computed_units"]) == (0, UNITS - done)
-    assert document["units"] == {"done": UNITS, "failed": 0, "pending": 0}
-    assert content(job) == undisturbed
+
+    def check(job: Path, done: int) -> None:
+        said = upres(*words(source, job), *cluster, "--json")
+        assert (said.code, said.document["computed_units"]) == (0, UNITS - done)
+        assert said.document["units"] == {"done": UNITS, "failed": 0, "pending": 0}
+        assert content(job) == undisturbed
+
+    return check
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -157,16 +174,18 @@ def test_one_interrupt_finishes_what_is_in_flight_and_the_same_command_the_rest(
     number: signal.Signals,
     source: Path,
     tmp_path: Path,
-    undisturbed: dict[str, str],
+    continues: Continues,
     upres: Command,
 ) -> None:
     job = tmp_path / "job"
-    with started(source, job) as driver:
+    with started(words(source, job), job) as driver:
         driver.wait_until(driver.done)
         if number == signal.SIGINT:
             driver.interrupt()
         else:
             driver.process.send_signal(number)
+        driver.wait_until(lambda: "finishing the work in progress" in driver.log.read_text())
+        driver.gate.open()
         code, document = driver.finish()
     assert code == 130
     assert f"{number.name}: finishing the work in progress" in driver.log.read_text()
@@ -178,14 +197,14 @@ def test_one_interrupt_finishes_what_is_in_flight_and_the_same_command_the_rest(
     assert status.code == 0
     assert status.document["runs"][-1]["outcome"] == "stopped"
     assert status.document["units"]["done"] == units["done"]
-    assert_continues(source, job, units["done"], undisturbed)
+    continues(job, units["done"])
 
 
 def test_a_second_interrupt_ends_at_once(
-    source: Path, tmp_path: Path, undisturbed: dict[str, str], upres: Command
+    source: Path, tmp_path: Path, continues: Continues, upres: Command
 ) -> None:
     job = tmp_path / "job"
-    with started(source, job) as driver:
+    with started(words(source, job), job) as driver:
         driver.wait_until(driver.done)
         workers = driver.workers()
         driver.interrupt()
@@ -197,14 +216,14 @@ def test_a_second_interrupt_ends_at_once(
     assert driver.log.read_text().splitlines()[-1].startswith("upres: interrupted")
     assert gone(workers, within_s=PATIENCE_S)
     assert upres("status", job, "--json").document["runs"][-1]["outcome"] == "stopped"
-    assert_continues(source, job, len(driver.done()), undisturbed)
+    continues(job, len(driver.done()))
 
 
 def test_a_killed_driver_takes_its_workers_along_and_no_recorded_tile_is_done_twice(
-    source: Path, tmp_path: Path, undisturbed: dict[str, str], upres: Command
+    source: Path, tmp_path: Path, continues: Continues, upres: Command
 ) -> None:
     job = tmp_path / "job"
-    with started(source, job) as driver:
+    with started(words(source, job), job) as driver:
         driver.wait_until(driver.done)
         server, workers = driver.server(), driver.workers()
         assert server is not None
@@ -217,7 +236,7 @@ def test_a_killed_driver_takes_its_workers_along_and_no_recorded_tile_is_done_tw
     status = upres("status", job, "--json").document["units"]
     assert status["done"] == len(recorded)
     assert status["failed"] == 0
-    assert_continues(source, job, len(recorded), undisturbed)
+    continues(job, len(recorded))
     again = driver.done()
     assert {unit: again[unit] for unit in recorded} == recorded
 
@@ -226,9 +245,12 @@ def test_a_killed_worker_costs_no_tile(
     source: Path, tmp_path: Path, undisturbed: dict[str, str]
 ) -> None:
     job = tmp_path / "job"
-    with started(source, job) as driver:
+    with started(words(source, job), job) as driver:
         driver.wait_until(driver.done)
-        driver.workers()[0].kill()
+        killed = driver.workers()[0]
+        killed.kill()
+        assert gone([killed], within_s=PATIENCE_S)
+        driver.gate.open()
         code, document = driver.finish()
     assert code == 0, driver.log.read_text()
     assert document["units"] == {"done": UNITS, "failed": 0, "pending": 0}

@@ -445,15 +445,13 @@ def test_pictures_whose_pixels_are_let_go_keep_previews_of_their_own_sizes(
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_between_two_chunks_continues_with_the_same_bytes(
-    tmp_path: Path, photo: TakePhoto, save: SavePicture, monkeypatch: pytest.MonkeyPatch
+    source: Path, done: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
 ) -> None:
-    monkeypatch.undo()
-    for n in range(70):  # In boxes of 256x256, of which a chunk holds 32.
-        save(tmp_path / "in" / f"{n:02}.png", photo(193 + n // 3, 193 + n % 7, at=2 * n))
-    with started(tmp_path / "in", tmp_path / "whole") as driver:
-        assert driver.finish()[1]["computed_units"] == 3
     job = tmp_path / "job"
-    with started(tmp_path / "in", job) as driver:
+    words = ["upscale", str(source), str(job), "--model", "bicubic-x2"]
+    words += ["--tile", "32", "--precision", "fp32", "--device", "cpu"]
+    chunks = f"import pipeline.storage.stack_kind as k; k._CHUNK_MEMBERS = {CHUNK}"
+    with started(words, job, free=2, first=chunks) as driver:
         driver.wait_until(lambda: done_chunks(job))
         workers = driver.workers()
         driver.process.kill()
@@ -461,10 +459,9 @@ def test_a_run_that_is_killed_between_two_chunks_continues_with_the_same_bytes(
         assert gone(workers, within_s=600)
     recorded = done_chunks(job)
     assert 0 < recorded < 3
-    with started(tmp_path / "in", job) as driver:
-        code, document = driver.finish()
-    assert (code, document["computed_units"]) == (0, 3 - recorded)
-    assert content(job) == content(tmp_path / "whole")
+    said = upres(*words, *cluster, "--json")
+    assert (said.code, said.document["computed_units"]) == (0, 3 - recorded)
+    assert content(job) == content(done)
 
 
 def done_chunks(job: Path) -> int:
