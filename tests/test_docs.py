@@ -13,6 +13,7 @@ import pytest
 from distributed import LocalCluster
 
 from pipeline.storage.store import BucketPlace
+from tests.forked_command import forked_commands
 from tests.ports import free_port
 from tests.services.databases import put_new_database
 from tests.services.stores import SeaweedFS, environment
@@ -43,6 +44,13 @@ def workers() -> Iterator[str]:
         n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="module")
+def quick() -> Iterator[str]:
+    """A folder with an `upres` for all pages: the installed one imports for seconds."""
+    with forked_commands() as folder:
+        yield str(folder)
 
 
 @pytest.fixture
@@ -81,6 +89,7 @@ def test_every_command_of_the_document_does_what_it_says(
     ends = "trap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT"
     script = "\n".join(["set -euo pipefail", ends, *commands(document)])
     put_new_database(tmp_path / "home" / "prefect")
+    path = [str(Path(sys.executable).parent), os.environ["PATH"]]
     served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(free_port())}
     typed = "\n".join(commands(document))
     if "s3://pictures" in typed:
@@ -89,11 +98,13 @@ def test_every_command_of_the_document_does_what_it_says(
     elif document.stem != "README" and "upres serve" not in typed:
         # The README is typed as it is by who begins; what is served would remember the address.
         served["UPRES_CLUSTER"] = workers
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    if document.stem != "README" and "upres serve" not in typed:
+        # What is served goes on beside the page, and is ended by it: that is the installed one.
+        path.insert(0, request.getfixturevalue("quick"))
     told = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
-        env={**os.environ, **served, "PATH": path},
+        env={**os.environ, **served, "PATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         check=False,
