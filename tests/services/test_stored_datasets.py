@@ -27,7 +27,7 @@ from tests.services.stores import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Command, Said, SavePicture, TakePhoto
+    from tests.conftest import Begun, Command, Said, SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -86,19 +86,28 @@ def ledger_at(tmp_path: Path) -> tuple[str, str]:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
-    """Pictures that give more patches than a chunk holds."""
-    for n, name in enumerate(("a.png", "b/ü b#1%.png", "c.png", "d.png")):
-        save(tmp_path / "in" / name, photo(144, 160, at=60 * n))
-    (tmp_path / "in" / "notes.txt").write_text("not a picture")
-    return tmp_path / "in"
+def pictures(begun: Begun, prepare: Prepare, photo: TakePhoto, save: SavePicture) -> Path:
+    """Pictures that give more patches than a chunk holds; the dataset of them is beside them."""
+
+    def make(folder: Path) -> None:
+        for n, name in enumerate(("a.png", "b/ü b#1%.png", "c.png", "d.png")):
+            save(folder / "in" / name, photo(144, 160, at=60 * n))
+        (folder / "in" / "notes.txt").write_text("not a picture")
+        assert prepare(folder / "in", folder / "set").code == 0
+
+    return begun.as_made_by(make) / "in"
 
 
 @pytest.fixture
-def on_disk(pictures: Path, tmp_path: Path, prepare: Prepare) -> dict[str, bytes]:
+def set_on_disk(pictures: Path) -> Path:
+    """The same dataset on a local disk."""
+    return pictures.parent / "set"
+
+
+@pytest.fixture
+def on_disk(set_on_disk: Path) -> dict[str, bytes]:
     """The files of the same dataset on a local disk."""
-    assert prepare(pictures, tmp_path / "set").code == 0
-    return contents(tmp_path / "set")
+    return contents(set_on_disk)
 
 
 def stored(place: object) -> dict[str, bytes]:
@@ -106,9 +115,9 @@ def stored(place: object) -> dict[str, bytes]:
 
 
 def test_a_dataset_in_a_bucket_has_the_bytes_of_one_on_a_disk(
-    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, postgresql: str,
-    prepare: Prepare, upres: Command, monkeypatch: pytest.MonkeyPatch, photo: TakePhoto,
-    store_workers: tuple[str, str], save: SavePicture,
+    bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], set_on_disk: Path, tmp_path: Path,
+    postgresql: str, prepare: Prepare, upres: Command, monkeypatch: pytest.MonkeyPatch,
+    photo: TakePhoto, store_workers: tuple[str, str], save: SavePicture,
 ) -> None:  # fmt: skip
     bucket.put(pictures, "photos")
     photos, place = bucket / "photos", bucket / "night/set"
@@ -124,19 +133,19 @@ def test_a_dataset_in_a_bucket_has_the_bytes_of_one_on_a_disk(
     again = upres("prepare", photos, place, "--json", *store_workers)
     assert (again.code, again.document["computed_units"]) == (0, 0), again.err
 
-    here, there = upres("status", tmp_path / "set", "--json"), upres("status", place, "--json")
+    here, there = upres("status", set_on_disk, "--json"), upres("status", place, "--json")
     assert there.document == here.document | {"job": str(place)}
     assert upres("report", place).out.strip() == f"{place}/about/report.html"
-    for source, out in ((tmp_path / "set", "out"), (place, "stored")):
+    for source, out in ((set_on_disk, "out"), (place, "stored")):
         said = upres("export", source, tmp_path / out, *store_workers)
         assert said.code == 0, said.err
     assert contents(tmp_path / "stored") == contents(tmp_path / "out")
 
-    save(tmp_path / "in" / "e.png", photo(144, 160, at=300))
-    bucket.put(tmp_path / "in", "photos")
-    assert prepare(pictures, tmp_path / "set").code == 0
+    save(pictures / "e.png", photo(144, 160, at=300))
+    bucket.put(pictures, "photos")
+    assert prepare(pictures, set_on_disk).code == 0
     assert prepare(photos, place, "--ledger", postgresql, "--check").code == 0
-    assert stored(place) == contents(tmp_path / "set")
+    assert stored(place) == contents(set_on_disk)
 
 
 @pytest.mark.parametrize("faults", [("503",), ("reset", "half")])
@@ -249,12 +258,12 @@ def test_pairs_and_archives_of_a_bucket_are_prepared_as_those_of_a_disk(
 
 @pytest.mark.parametrize("readers", [0, 1])
 def test_a_training_reads_from_a_bucket_what_it_reads_from_a_disk(
-    readers: int, bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], recipe: Path,
+    readers: int, bucket: Bucket, pictures: Path, set_on_disk: Path, recipe: Path,
     tmp_path: Path, upres: Command, front: Front,
 ) -> None:  # fmt: skip
-    bucket.put(tmp_path / "set", "set")
+    bucket.put(set_on_disk, "set")
     words = ("--recipe", recipe, "--memory", "disk", "--readers", readers, "--json")
-    here = upres("train", tmp_path / "set", "--out", tmp_path / "here", *words)
+    here = upres("train", set_on_disk, "--out", tmp_path / "here", *words)
     assert here.code == 0, here.err
     front.requests.clear()
     front.failed, front.fault = 0, every(3, "503", "half")
@@ -275,9 +284,9 @@ def test_a_training_reads_from_a_bucket_what_it_reads_from_a_disk(
 
 
 def test_a_training_never_waits_for_a_bucket(
-    bucket: Bucket, on_disk: dict[str, bytes], recipe: Path, tmp_path: Path, upres: Command
+    bucket: Bucket, set_on_disk: Path, recipe: Path, tmp_path: Path, upres: Command
 ) -> None:
-    bucket.put(tmp_path / "set", "set")
+    bucket.put(set_on_disk, "set")
     words = ("--recipe", recipe, "--memory", "disk", "--set", "steps=200", "--set", "batch=16")
 
     def waiting_share(out: str) -> float:

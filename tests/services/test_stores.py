@@ -19,7 +19,7 @@ from tests.services.stores import SECRET, Bucket, Front, HeldBack, away_from, ev
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.conftest import Command, Said, SavePicture, TakePhoto
+    from tests.conftest import Begun, Command, Said, SavePicture, TakePhoto
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
@@ -38,13 +38,22 @@ def pictures(pictures: Path, photo: TakePhoto, save: SavePicture) -> Path:
 
 
 @pytest.fixture
-def on_disk(
-    pictures: Path, tmp_path: Path, upres: Command, store_workers: tuple[str, str]
-) -> dict[str, bytes]:
+def job_on_disk(
+    begun: Begun, pictures: Path, upres: Command, store_workers: tuple[str, str]
+) -> Path:
+    """The same job on a local disk."""
+
+    def make(folder: Path) -> None:
+        said = upres("upscale", pictures, folder / "job", *TILES, *store_workers)
+        assert said.code == 0, said.err
+
+    return begun.as_made_by(make) / "job"
+
+
+@pytest.fixture
+def on_disk(job_on_disk: Path) -> dict[str, bytes]:
     """The pixels of the same job on a local disk."""
-    said = upres("upscale", pictures, tmp_path / "job", *TILES, *store_workers)
-    assert said.code == 0, said.err
-    return pixels(tmp_path / "job" / "sr.zarr")
+    return pixels(job_on_disk / "sr.zarr")
 
 
 def ledger_at(tmp_path: Path) -> tuple[str, str]:
@@ -54,7 +63,7 @@ def ledger_at(tmp_path: Path) -> tuple[str, str]:
 def test_a_job_in_a_bucket_has_the_bytes_of_one_on_a_disk(
     bucket: Bucket, pictures: Path, on_disk: dict[str, bytes], tmp_path: Path, postgresql: str,
     upres: Command, store_workers: tuple[str, str], monkeypatch: pytest.MonkeyPatch,
-    front: Front,
+    front: Front, job_on_disk: Path,
 ) -> None:  # fmt: skip
     bucket.put(pictures, "photos")
     job, out = bucket / "night/job", bucket / "out"
@@ -64,7 +73,7 @@ def test_a_job_in_a_bucket_has_the_bytes_of_one_on_a_disk(
     assert (first.code, first.document["computed_units"]) == (0, len(on_disk) + 0), first.err
     assert first.document["left_out"]["sidecars"] == 1
     assert pixels(job / "sr.zarr") == on_disk
-    upres("export", tmp_path / "job", tmp_path / "out", *store_workers)
+    upres("export", job_on_disk, tmp_path / "out", *store_workers)
     assert pixels(out) == pixels(tmp_path / "out")
 
     # Nobody who reads the bucket learns a secret; the password comes from the environment now.
