@@ -11,13 +11,24 @@ if TYPE_CHECKING:
 PATIENCE_S = 900.0
 """No test takes so long where all is well: a machine may be many times slower, or pause."""
 
+_SOON_S, _LATE_S = 0.5, 2.0
 
-def until(condition: Callable[[], object], what: object = "", *, every_s: float = 0.5) -> None:
-    """Wait until a condition holds; `what` is shown if it never does."""
-    deadline = time.monotonic() + PATIENCE_S
+
+def until(
+    condition: Callable[[], object], what: object = "", *, every_s: float | None = None
+) -> None:
+    """Wait until a condition holds; `what` is shown if it never does.
+
+    It is looked at every `every_s` seconds. Where that is not said, it is looked at less often the
+    longer it takes, for a server computes each answer: it is noticed a tenth of its time late, and
+    not later than two seconds.
+    """
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE_S} s; {what}"
-        time.sleep(every_s)
+        waited = time.monotonic() - began
+        assert waited < PATIENCE_S, f"waited {PATIENCE_S} s; {what}"
+        rarely = min(max(_SOON_S, waited / 10), _LATE_S)
+        time.sleep(rarely if every_s is None else every_s)
 
 
 def await_workers(address: str, count: int = 1, security: Any = None) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from pipeline.compute.cluster import Client
     from tests.conftest import SavePicture, TakePhoto
     from tests.services.stores import Front
 
@@ -37,9 +38,13 @@ def collected() -> Iterator[None]:
         gc.collect()
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of this test's own, on the loopback interface."""
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of these tests' own, on the loopback interface: its API and pages, and no more.
+
+    It makes no runs of schedules, so nothing changes there but what a test changes; and it computes
+    nothing while it is not asked. Tests of other modules have left theirs there.
+    """
     port = free_port()
     home = tmp_path_factory.mktemp("prefect")
     put_new_database(home)
@@ -50,36 +55,32 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
     }
-    words = ["server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    words = ["server", "start", "--no-services", "--host", "127.0.0.1", "--port", str(port)]
     with (home / "log").open("wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "prefect", *words], stdout=log, stderr=log, env=environment
         )
     try:
         wait_for(lambda: _healthy(url), server)
-        with temporary_settings(updates={PREFECT_API_URL: url}):
-            yield url
-            _tell_all()
+        yield url
     finally:
         server.terminate()
         server.wait(timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
-def harness() -> Iterator[None]:
-    """Let all that Prefect does in these tests go to a server in this process."""
-    # Not above: it loads the whole server, for which those who collect these tests would wait.
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=600):
-        yield
+def api(prefect_server: str) -> Iterator[str]:
+    """Let all that Prefect does in these tests go to that server."""
+    with temporary_settings(updates={PREFECT_API_URL: prefect_server}):
+        yield prefect_server
+        _tell_all()
 
 
 def _tell_all() -> None:
     """Let this process tell its server what it has not told yet.
 
     Prefect asks a server about each event, and one that is gone for a minute. Whoever waits for
-    the end of that, as the harness does, would wait for as many minutes as there are events.
+    the end of that would wait for as many minutes as there are events.
     """
     # Not above: they load what those who collect these tests would wait for.
     from prefect.events.worker import EventsWorker
@@ -92,7 +93,9 @@ def _tell_all() -> None:
 def _healthy(url: str) -> bool:
     try:
         return (
-            httpx.get(f"{url}/health", trust_env=False, timeout=PATIENCE_S).status_code
+            httpx.get(
+                f"{url}/health", trust_env=False, verify=False, timeout=PATIENCE_S
+            ).status_code
             == httpx.codes.OK
         )
     except httpx.HTTPError:
@@ -143,6 +146,24 @@ def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
     for n in range(17):
         save(folder / "small" / f"{n:02}.png", photo(16, 20, at=n))
     return folder
+
+
+@pytest.fixture(scope="session")
+def named_cluster(client: Client, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a run in another process is asked, for the session's workers: others take seconds."""
+    from pipeline.compute.cluster import address_of, key_of
+    from pipeline.compute.clusters.security import in_files
+
+    folder = tmp_path_factory.mktemp("clusters")
+    key = key_of(address := address_of(client))
+    assert key is not None
+    in_files(key, folder)
+    file = folder / "clusters.toml"
+    file.write_text(
+        f'[session]\nkind = "scheduler"\naddress = "{address}"\ntls_ca_file = "ca_file.pem"\n'
+        'tls_cert = "cert.pem"\ntls_key = "key.pem"\n'
+    )
+    return {"cluster": "session", "clusters": str(file)}
 
 
 @pytest.fixture(scope="module")

@@ -77,6 +77,11 @@ class Night:
         ahead_s = 60 + 2 * commands * max(10, self.slowest_s)
         return f"{datetime.now(UTC) + timedelta(seconds=ahead_s):%H:%M}"
 
+    @staticmethod
+    def far_off() -> str:
+        """Return a time of the day that no test sees: in UTC, twelve hours away."""
+        return f"{datetime.now(UTC) + timedelta(hours=12):%H}:00"
+
     def api(self, path: str, body: dict[str, Any] | None = None) -> Any:
         password = (self.home / "password").read_text().strip()
         deadline = time.monotonic() + PATIENCE_S
@@ -86,6 +91,8 @@ class Night:
                 json=body or {},
                 auth=("upres", password),
                 trust_env=False,
+                # Each call would read the certificates of the world, in four times its own time.
+                verify=False,
                 timeout=PATIENCE_S,
             )
             # What it says while its database is busy; Prefect's own clients repeat it, too.
@@ -105,8 +112,26 @@ class Night:
         (found,) = self.runs(id={"any_": [run]})
         return found
 
-    def coming(self, limit: int = 1) -> list[dict[str, Any]]:
-        return self.runs(limit, state={"type": {"any_": ["SCHEDULED"]}})
+    def begin(self, name: str = "upres", **asked: Any) -> str:
+        """Begin a run of the deployment of `nightly` that is called so; return its identifier."""
+        path = f"deployments/{self.deployment(name)}/create_flow_run"
+        return str(self.api(path, {"state": {"type": "SCHEDULED"}, **asked})["id"])
+
+    def deployment(self, name: str) -> str:
+        """Return the identifier of the deployment of `nightly` that is called so."""
+        (found,) = self.api(
+            "deployments/filter",
+            {"deployments": {"name": {"any_": [name]}}, "flows": {"name": {"any_": ["nightly"]}}},
+        )
+        return str(found["id"])
+
+    def process_of(self, run: str) -> psutil.Process:
+        """Return the process of a run, once it has one."""
+        until(lambda: self.run(run)["infrastructure_pid"])
+        return psutil.Process(int(self.run(run)["infrastructure_pid"].rpartition(":")[2]))
+
+    def coming(self, limit: int = 1, **only: Any) -> list[dict[str, Any]]:
+        return self.runs(limit, state={"type": {"any_": ["SCHEDULED"]}}, **only)
 
     def started(self) -> list[dict[str, Any]]:
         return self.runs(state={"type": {"not_any_": ["SCHEDULED"]}})
@@ -148,6 +173,21 @@ class Serving:
             return list(psutil.Process(self.process.pid).children(recursive=True))
         except psutil.NoSuchProcess:
             return []
+
+
+def words_of(asked: dict[str, str]) -> list[str]:
+    """Return the options of a command that ask the same as these parameters of a flow."""
+    return [word for name, value in asked.items() for word in (f"--{name}", value)]
+
+
+@contextmanager
+def paused(process: psutil.Process) -> Iterator[None]:
+    """Let a process go on only after the block: it must not end meanwhile."""
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
 
 
 def wait_for(found: Callable[[], bool], process: subprocess.Popen[Any]) -> None:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.services,
     pytest.mark.slow,
-    pytest.mark.usefixtures("harness"),
+    pytest.mark.usefixtures("api"),
     # Of the connections of Prefect's server and client, which the harness leaves to Python.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

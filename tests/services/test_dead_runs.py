@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.services,
     pytest.mark.slow,
-    pytest.mark.usefixtures("harness"),
+    pytest.mark.usefixtures("api"),
     # Of the connections of Prefect's server and client, which the harness leaves to Python.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -84,9 +84,14 @@ def begun(client: SyncPrefectClient, what: str, pid: str | None, **asked: str) -
 def client() -> Iterator[SyncPrefectClient]:
     with client_of_server() as opened:
         register_flows(opened)
+        _end_all(opened)  # Tests of other modules leave some.
         yield opened
-        for run in dead_runs._under_way(opened):
-            opened.delete_flow_run(run.id)
+        _end_all(opened)
+
+
+def _end_all(client: SyncPrefectClient) -> None:
+    for run in dead_runs._under_way(client):
+        client.delete_flow_run(run.id)
 
 
 def test_a_run_is_dead_if_its_process_was_here_and_is_gone(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.services.nights import Night
+from tests.services.nights import Night, words_of
 from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def let_pass(night: Night, runs: list[str]) -> None:
 
 
 def test_of_several_nights_that_were_missed_one_run_does_the_work(
-    tmp_path: Path, photo: TakePhoto, save: SavePicture
+    tmp_path: Path, photo: TakePhoto, save: SavePicture, named_cluster: dict[str, str]
 ) -> None:
     night = Night(tmp_path)
     save(tmp_path / "photos" / "a.png", photo(60, 60))
@@ -74,7 +74,8 @@ def test_of_several_nights_that_were_missed_one_run_does_the_work(
         serving.ready()
         at = f"{datetime.now(UTC) - timedelta(hours=2):%H:%M}"
         words = ("schedule", "photos", "my photos", "--at", at, "--timezone", "Asia/Kathmandu")
-        assert night.typed(*words, "--model", "bicubic-x2", "--workers", 1).returncode == 0
+        words += ("--model", "bicubic-x2", *words_of(named_cluster))
+        assert night.typed(*words).returncode == 0
         until(lambda: len(coming()) == NIGHTS)
         # The machine slept, and wakes: the server and what carries runs out go on.
         slept = coming()

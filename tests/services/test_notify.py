@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.services, pytest.mark.slow]
 
 
 def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
-    tmp_path: Path, photo: TakePhoto, save: SavePicture
+    tmp_path: Path, photo: TakePhoto, save: SavePicture, named_cluster: dict[str, str]
 ) -> None:
     night = Night(tmp_path)
     save(tmp_path / "photos" / "a.png", photo(40, 40))
@@ -57,24 +57,14 @@ def test_webhooks_and_mails_tell_how_runs_end_and_their_secrets_stay_secret(
         assert "failed, finished: http://127.0.0.1" in listed
         assert "s3cret" not in listed
         assert "T0KEN" not in listed
-        ids = {one["name"]: one["id"] for one in night.api("deployments/filter")}
-        assert list(ids) == ["upres"]
-        (nightly,) = [
-            one["id"]
-            for one in night.api("deployments/filter")
-            if one["entrypoint"] == "flows.nightly.nightly"
-        ]
+        assert {one["name"] for one in night.api("deployments/filter")} == {"upres"}
         for source in ("photos", "broken"):
             asked = {
                 "src": str(tmp_path / source),
                 "job_dir": str(tmp_path / f"job of {source}"),
                 "model": "bicubic-x2",
-                "workers": 1,
             }
-            night.api(
-                f"deployments/{nightly}/create_flow_run",
-                {"parameters": asked, "state": {"type": "SCHEDULED"}},
-            )
+            night.begin(parameters=asked | named_cluster)
         not_notified = f"not notified: {why}\n"
         until(lambda: len(web.heard) == 3 and mail.heard, serving.log)
         until(lambda: not_notified in serving.said, serving.log)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from websockets.sync.client import connect
 
 from flows.artifacts import show_night
@@ -114,8 +115,10 @@ def test_the_summary_of_a_failed_night_leads_to_a_form_that_is_filled_in_for_its
     with get_client(sync_client=True) as client:
         register_flows(client)
         state = failed_night(return_state=True)
-        run = str(state.state_details.flow_run_id)
-        (summary,) = [one for one in client.read_artifacts() if str(one.flow_run_id) == run]
+        run = state.state_details.flow_run_id
+        assert run is not None
+        of_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+        (summary,) = client.read_artifacts(artifact_filter=of_run)
     root = api.removesuffix("/api")
     link = "document.querySelector('a[href*=\"/run?parameters=\"]')?.href"
 

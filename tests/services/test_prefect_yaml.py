@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -15,6 +15,7 @@ from flows.services.deployments import ENTRYPOINTS, POOL
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import open_job
 from tests.ports import free_port
+from tests.services.databases import put_new_database
 from tests.services.nights import ROOT
 from tests.waiting import PATIENCE_S, until
 
@@ -45,9 +46,13 @@ def going_on(*words: str, environ: dict[str, str], log: Path) -> Iterator[None]:
             process.wait()
 
 
+# Each call would read the certificates of the world.
+ASKED: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": PATIENCE_S}
+
+
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health", trust_env=False, timeout=PATIENCE_S).status_code == 200
+        return httpx.get(f"{url}/health", **ASKED).status_code == 200
     except httpx.HTTPError:
         return False
 
@@ -56,6 +61,7 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
     tmp_path: Path, photo: TakePhoto, save: SavePicture
 ) -> None:
     save(tmp_path / "photos" / "a.png", photo(40, 40))
+    put_new_database(tmp_path / "prefect")
     port = free_port()
     url = f"http://127.0.0.1:{port}/api"
     others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
@@ -83,9 +89,7 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
         until(lambda: answers(url), tmp_path / "server.log")
         prefect("work-pool", "create", POOL, "--type", "process")
         prefect("deploy", "--all", "--prefect-file", str(ROOT / "prefect.yaml"))
-        found = httpx.post(
-            f"{url}/deployments/filter", json={}, trust_env=False, timeout=PATIENCE_S
-        ).json()
+        found = httpx.post(f"{url}/deployments/filter", json={}, **ASKED).json()
         entrypoints = {one["entrypoint"] for one in found}
         assert entrypoints == {one.replace(":", ".") for one in ENTRYPOINTS.values()}
         for one in found:
@@ -98,23 +102,19 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
         run = httpx.post(
             f"{url}/deployments/{nightly}/create_flow_run",
             json={"parameters": asked, "state": {"type": "SCHEDULED"}},
-            trust_env=False,
-            timeout=PATIENCE_S,
+            **ASKED,
         ).json()
         worker = ("worker", "start", "--pool", POOL)
         with going_on(*worker, environ=environ, log=tmp_path / "worker.log"):
             address = f"{url}/flow_runs/{run['id']}"
             until(
                 lambda: (
-                    httpx.get(address, trust_env=False, timeout=PATIENCE_S).json()["state_type"]
+                    httpx.get(address, **ASKED).json()["state_type"]
                     in ("COMPLETED", "FAILED", "CRASHED")
                 ),
                 tmp_path / "worker.log",
             )
-        assert (
-            httpx.get(address, trust_env=False, timeout=PATIENCE_S).json()["state_name"]
-            == "Completed"
-        )
+        assert httpx.get(address, **ASKED).json()["state_name"] == "Completed"
     job = open_job(tmp_path / "job")
     ledger = job.open_ledger_to_read()
     assert read_status(job.folder, ledger).items["done"] == 1

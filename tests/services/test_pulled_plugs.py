@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,23 +19,18 @@ from flows.nightly import nightly
 from flows.tasks import ingest_pictures, report_job, score_tiles, upscale_tiles
 from pipeline.compute.status import read_status
 from pipeline.jobs.job import open_job
-from tests.services.nights import Night
+from tests.services.nights import Night, paused
 from tests.waiting import PATIENCE_S, await_workers, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from tests.conftest import Command, Digest, SavePicture, TakePhoto
 
-    Take = Callable[[int], Path]
-
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
-PICTURES, TILE_PX = 5, 16
-MANY, FEW = 400, 100
-"""Tiles of a picture of 320 px by 320 px, and of one of 160 px by 160 px. Prefect takes some
-seconds to cancel a run, in which it must not come to its end; a plug is pulled at once."""
+PICTURES, TILES, TILE_PX = 5, 100, 16
+"""So many pictures of so many tiles each."""
 
 
 def tiles_of(job: Path) -> int:
@@ -41,42 +38,46 @@ def tiles_of(job: Path) -> int:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Take:
-    """Returns what makes a folder of pictures of so many tiles each."""
+def pictures(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
+    side = TILE_PX * math.isqrt(TILES)
+    for n in range(PICTURES):
+        save(tmp_path / "photos" / f"{n}.png", photo(side, side, at=20 * n))
+    return tmp_path / "photos"
 
-    def make(tiles: int) -> Path:
-        side = TILE_PX * math.isqrt(tiles)
-        for n in range(PICTURES):
-            save(tmp_path / "photos" / f"{n}.png", photo(side, side, at=20 * n))
-        return tmp_path / "photos"
 
-    return make
+def is_asked_to_end(process: psutil.Process) -> bool:
+    """Return whether SIGTERM waits for a process that is paused."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (waiting,) = re.findall(r"^ShdPnd:\s+(\w+)$", status, re.MULTILINE)
+    return bool(int(waiting, 16) & 1 << (signal.SIGTERM - 1))
 
 
 def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_the_same_bytes(
     tmp_path: Path,
-    pictures: Take,
+    pictures: Path,
     upres: Command,
     cluster: tuple[str, str],
+    named_cluster: dict[str, str],
     digest: Digest,
 ) -> None:
     night, job = Night(tmp_path), tmp_path / "job"
     asked = {
-        "src": str(photos := pictures(MANY)), "job_dir": str(job), "model": "lanczos-x2",
-        "tile_px": TILE_PX, "workers": 1, "device": "cpu", "precision": "fp32",
+        "src": str(pictures), "job_dir": str(job), "model": "lanczos-x2",
+        "tile_px": TILE_PX, "device": "cpu", "precision": "fp32",
     }  # fmt: skip
     with night.served() as serving:
         serving.ready()
-        nights = {d["entrypoint"]: d["id"] for d in night.api("deployments/filter")}
-        begin = f"deployments/{nights['flows.nightly.nightly']}/create_flow_run"
 
         def begun() -> tuple[str, psutil.Process]:
             """Begin a run, and return its name and process once it wrote a few more tiles."""
             before = tiles_of(job)
-            run = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
-            until(lambda: tiles_of(job) > before + 32 or ended(run), serving.log)
-            pid = night.run(run)["infrastructure_pid"]
-            return run, psutil.Process(int(pid.rpartition(":")[2]))
+            process = night.process_of(run := night.begin(parameters=asked | {"workers": 1}))
+            until(
+                lambda: tiles_of(job) > before + 16 or not process.is_running(),
+                serving.log,
+                every_s=0.05,
+            )
+            return run, process
 
         def ended(run: str) -> bool:
             return night.run(run)["state_type"] not in (
@@ -89,26 +90,29 @@ def test_a_night_that_is_cancelled_ended_or_killed_is_continued_by_the_next_to_t
             run, process = begun()
             family = [process, *process.children(recursive=True)]
             if isinstance(how, str):
-                state = {"state": {"type": "CANCELLING"}}
-                night.api(f"flow_runs/{run}/set_state", state)
+                # Prefect takes some seconds to cancel a run, which must not end meanwhile.
+                with paused(process):
+                    state = {"state": {"type": "CANCELLING"}}
+                    night.api(f"flow_runs/{run}/set_state", state)
+                    until(lambda process=process: is_asked_to_end(process), every_s=0.1)
             else:
                 process.send_signal(how)
             until(lambda run=run: ended(run), serving.log)
             assert night.run(run)["state_type"] == kind, serving.said
             _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
             assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
-            assert tiles_of(job) < PICTURES * MANY
-        last = night.api(begin, {"state": {"type": "SCHEDULED"}, "parameters": asked})["id"]
+            assert tiles_of(job) < PICTURES * TILES
+        last = night.begin(parameters=asked | named_cluster)
         until(lambda: ended(last), serving.log)
         assert night.run(last)["state_name"] == "Completed", serving.said
         assert night.runs(state={"type": {"any_": ["RUNNING", "CANCELLING"]}}) == []
     ledger = open_job(job).open_ledger_to_read()
     status = read_status(job, ledger)
     ledger.close()
-    assert status.units == {"done": PICTURES * MANY, "failed": 0, "pending": 0}
+    assert status.units == {"done": PICTURES * TILES, "failed": 0, "pending": 0}
     undisturbed = tmp_path / "undisturbed"
     words = ("--model", "lanczos-x2", "--tile", TILE_PX, "--device", "cpu", "--precision", "fp32")
-    assert upres("upscale", photos, undisturbed, *words, *cluster).code == 0
+    assert upres("upscale", pictures, undisturbed, *words, *cluster).code == 0
     assert digest(job / "sr.zarr") == digest(undisturbed / "sr.zarr")
 
 
@@ -150,7 +154,7 @@ def dask(tmp_path: Path) -> Iterator[Dask]:
 
 @pytest.mark.usefixtures("api")
 def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_address(
-    dask: Dask, tmp_path: Path, pictures: Take, digest: Digest, cluster: tuple[str, str],
+    dask: Dask, tmp_path: Path, pictures: Path, digest: Digest, cluster: tuple[str, str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     delays = [1, 10, 30, 60, 60, 60]
@@ -159,7 +163,7 @@ def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_ad
         monkeypatch.setattr(one, "retries", len(delays))
     job = tmp_path / "job"
     asked = {
-        "src": str(pictures(FEW)), "model": "lanczos-x2", "tile_px": TILE_PX, "device": "cpu",
+        "src": str(pictures), "model": "lanczos-x2", "tile_px": TILE_PX, "device": "cpu",
         "precision": "fp32",
     }  # fmt: skip
     seen: list[int] = []
@@ -178,11 +182,11 @@ def test_a_flow_goes_on_by_itself_once_its_dask_scheduler_is_back_at_the_same_ad
     with monkeypatch.context() as patch:
         patch.setattr(run_listening, "moving", moving)
         state = nightly(**asked, job_dir=job, cluster=dask.address, return_state=True)
-    assert 64 < seen[0] < PICTURES * FEW
+    assert 64 < seen[0] < PICTURES * TILES
     assert state.name == "Completed", state.message
     document: dict[str, Any] = state.result()
-    assert document["units"] == {"done": PICTURES * FEW, "failed": 0, "pending": 0}
+    assert document["units"] == {"done": PICTURES * TILES, "failed": 0, "pending": 0}
     # Of both attempts: what the first one recorded, the second one left alone.
-    assert document["computed_units"] == PICTURES * FEW
+    assert document["computed_units"] == PICTURES * TILES
     nightly(**asked, job_dir=tmp_path / "calm", cluster=cluster[1], return_state=True)
     assert digest(job / "sr.zarr") == digest(tmp_path / "calm" / "sr.zarr")

@@ -1,28 +1,41 @@
-"""Scheduled jobs take turns: each uses the whole machine, so another waits until it ended."""
+"""Scheduled jobs take turns, also after a kill: each uses the whole machine while it runs."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
-from tests.services.nights import Night
+from pipeline.compute.status import read_status
+from pipeline.jobs.job import open_job
+from tests.services.nights import Night, paused, words_of
 from tests.waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.conftest import SavePicture, TakePhoto
+    from tests.services.nights import Serving
 
 pytestmark = [pytest.mark.services, pytest.mark.slow]
 
+PICTURES = 4
+
 
 @pytest.fixture
-def night(tmp_path: Path) -> Night:
+def night(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Night:
+    """A user with a job that takes long, one that does not, and pictures one of which is broken."""
+    for n in range(PICTURES):
+        save(tmp_path / "large" / f"{n:02}.png", photo(300, 300, at=n))
+    save(tmp_path / "small" / "a.png", photo(60, 60))
+    save(tmp_path / "broken" / "a.png", photo(60, 60))
+    (tmp_path / "broken" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     return Night(tmp_path)
+
+
+LONG = ("schedule", "large", "long", "--model", "span-x4")
+SHORT = ("schedule", "small", "short", "--model", "bicubic-x2")
 
 
 def ended(night: Night) -> list[dict[str, Any]]:
@@ -31,91 +44,77 @@ def ended(night: Night) -> list[dict[str, Any]]:
     return sorted(runs, key=lambda run: str(run["start_time"]))
 
 
-@contextmanager
-def paused(night: Night, run: str) -> Iterator[None]:
-    """Let the process of a run go on only after the block: it must not end meanwhile."""
-    until(lambda: night.run(run)["infrastructure_pid"])
-    process = psutil.Process(int(night.run(run)["infrastructure_pid"].rpartition(":")[2]))
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
-
-
-def test_two_jobs_of_the_same_minute_run_one_after_the_other_and_one_by_hand_beside_them(
-    night: Night, photo: TakePhoto, save: SavePicture
+def test_jobs_take_turns_unless_several_may_run_at_once_and_a_run_that_died_holds_no_turn(
+    night: Night, named_cluster: dict[str, str]
 ) -> None:
-    save(night.folder / "photos" / "a.png", photo(60, 60))
-    save(night.folder / "broken" / "a.png", photo(60, 60))
-    (night.folder / "broken" / "b.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    there = words_of(named_cluster)
+    with night.served("--nights", 2) as serving:
+        dead, beside = two_at_once_until_it_is_killed(night, serving.ready(), there)
     with night.served() as serving:
         serving.ready()
-        at = night.soon(commands=2)
-        for job in ("first", "second"):
-            words = ("schedule", "photos", job, "--at", at, "--model", "bicubic-x2")
-            assert night.typed(*words, "--workers", 1).returncode == 0
-        until(night.started, serving.log)
-        asked = {"src": str(night.folder / "broken"), "job_dir": str(night.folder / "by hand"),
-                 "model": "bicubic-x2", "workers": 1}  # fmt: skip
-        with paused(night, night.started()[0]["id"]):
-            by_hand = begin(night, "upres", parameters=asked)
-            until(lambda: night.run(by_hand)["start_time"], serving.log)
-        until(lambda: len(ended(night)) == 3, serving.log)
-        before, after = [run for run in ended(night) if run["id"] != by_hand]
-        (beside,) = [run for run in ended(night) if run["id"] == by_hand]
-        assert [run["state_name"] for run in (before, after)] == ["Completed", "Completed"]
-        assert {run["expected_start_time"][11:16] for run in (before, after)} == {at}
-        assert before["end_time"] <= after["start_time"]
-        assert beside["start_time"] < after["start_time"]
-        assert (beside["state_type"], beside["state_name"]) == ("FAILED", "CompletedWithFailures")
-        assert beside["state"]["message"].startswith("1 of 2 files was rejected; ")
+        assert "1 run without a living process, marked as crashed" in serving.said
+        states = {run["id"]: run for run in night.started()}
+        assert set(states) == {dead, beside}
+        assert states[dead]["state_type"] == "CRASHED"
+        assert "its process is gone" in states[dead]["state"]["message"]
+        one_after_the_other_and_one_by_hand_beside_them(night, serving, there)
+        assert len(night.started()) == 5
     # What failed is said in a line, and not by where in the program it was noticed.
     assert "Traceback" not in serving.said
     assert "unexpected exception" not in serving.said
     assert serving.said.count("Finished in state CompletedWithFailures('1 of 2 files was ") == 1
-    with night.served("--nights", 2) as serving:
-        serving.ready()
-        with paused(night, first := begin(night, "first")):
-            second = begin(night, "second")
-            until(lambda: night.run(second)["start_time"], serving.log)
-        until(lambda: len(ended(night)) == 5, serving.log)
-        one, other = [run for run in ended(night) if run["id"] in (first, second)]
-        assert [run["state_name"] for run in (one, other)] == ["Completed", "Completed"]
-        assert other["start_time"] < one["end_time"]
+    # The next run of the job that was killed went on with it.
+    job = open_job(night.folder / "long")
+    ledger = job.open_ledger_to_read()
+    assert read_status(job.folder, ledger).items["done"] == PICTURES
+    ledger.close()
 
 
-def test_a_run_that_died_holds_the_turn_of_no_other(
-    night: Night, photo: TakePhoto, save: SavePicture
-) -> None:
-    for n in range(6):
-        save(night.folder / "photos" / f"{n:02}.png", photo(300, 300, at=n))
-    words = ("schedule", "photos", "--at", "02:00", "--workers", 1)
-    night.typed(*words, "long", "--model", "span-x4")
-    with night.served() as serving:
-        serving.ready()
-        night.typed(*words, "short", "--model", "bicubic-x2")
-        begin(night, "long")
-        until(lambda: "upscale begins" in serving.said, serving.log)
+def two_at_once_until_it_is_killed(
+    night: Night, serving: Serving, there: list[str]
+) -> tuple[str, str]:
+    """Kill what serves two nights at once in the longer one; return the runs of both."""
+    far = ("--at", night.far_off(), "--timezone", "UTC")
+    assert night.typed(*LONG, *far, "--workers", 1).returncode == 0
+    assert night.typed(*SHORT, *far, *there).returncode == 0
+    long = night.begin("long")
+    until(lambda: "upscale begins" in serving.said, serving.log, every_s=0.1)
+    with paused(night.process_of(long)):
+        short = night.begin("short")
+        until(lambda: ended(night), serving.log)
+        one, other = night.run(short), night.run(long)
+        assert (one["state_name"], other["state_name"]) == ("Completed", "Running")
         family = serving.family()
         serving.process.kill()
         serving.process.wait()
-        psutil.wait_procs(family, timeout=PATIENCE_S)
-    with night.served() as serving:
-        serving.ready()
-        assert "1 run without a living process, marked as crashed" in serving.said
-        begin(night, "short")
-        until(
-            lambda: [run for run in night.started() if run["state_name"] == "Completed"],
-            serving.log,
-        )
+    _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
+    assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
+    return long, short
 
 
-def begin(night: Night, name: str, **asked: Any) -> str:
-    """Begin a run of the deployment of `nightly` that is called so; return its identifier."""
-    (found,) = night.api(
-        "deployments/filter",
-        {"deployments": {"name": {"any_": [name]}}, "flows": {"name": {"any_": ["nightly"]}}},
-    )
-    path = f"deployments/{found['id']}/create_flow_run"
-    return str(night.api(path, {"state": {"type": "SCHEDULED"}, **asked})["id"])
+def one_after_the_other_and_one_by_hand_beside_them(
+    night: Night, serving: Serving, there: list[str]
+) -> None:
+    before = [run["id"] for run in night.started()]
+
+    def begun() -> list[dict[str, Any]]:
+        return [run for run in night.started() if run["id"] not in before]
+
+    at = night.soon(commands=2)
+    for job in (LONG, SHORT):
+        assert night.typed(*job, "--at", at, *there).returncode == 0
+    until(begun, serving.log)
+    asked = {"src": str(night.folder / "broken"), "job_dir": str(night.folder / "by hand"),
+             "model": "bicubic-x2", "workers": 1}  # fmt: skip
+    with paused(night.process_of(begun()[0]["id"])):
+        by_hand = night.begin(parameters=asked)
+        until(lambda: night.run(by_hand)["start_time"], serving.log)
+    until(lambda: len([run for run in begun() if run["end_time"]]) == 3, serving.log)
+    first, second = [run for run in ended(night) if run["id"] not in (*before, by_hand)]
+    beside = night.run(by_hand)
+    assert [run["state_name"] for run in (first, second)] == ["Completed", "Completed"]
+    assert {run["expected_start_time"][11:16] for run in (first, second)} == {at}
+    assert first["end_time"] <= second["start_time"]
+    assert beside["start_time"] < second["start_time"]
+    assert (beside["state_type"], beside["state_name"]) == ("FAILED", "CompletedWithFailures")
+    assert beside["state"]["message"].startswith("1 of 2 files was rejected; ")
