@@ -41,9 +41,6 @@ pytestmark = [
     pytest.mark.services,
     pytest.mark.slow,
     pytest.mark.usefixtures("api"),
-    # Of the connections of Prefect's server and client, which the harness leaves to Python.
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
@@ -61,7 +58,8 @@ def test_a_night_waits_for_a_scheduler_that_comes_up_five_seconds_later(
     cli = [sys.executable, "-m"]
     scheduler = [*cli, "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port),
                  "--no-dashboard"]  # fmt: skip
-    worker = [*cli, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"]
+    worker = [*cli, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny",
+              "--no-dashboard"]  # fmt: skip
     with ExitStack() as started:
         over = threading.Event()
 
