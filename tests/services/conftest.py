@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -11,6 +12,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 import httpx
+import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
@@ -39,11 +41,13 @@ def collected() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def prefect_server(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[str, psutil.Process]]:
     """A server of these tests' own, on the loopback interface: its API and pages, and no more.
 
-    It makes no runs of schedules, so nothing changes there but what a test changes; and it computes
-    nothing while it is not asked. Tests of other modules have left theirs there.
+    It makes no runs of schedules, so nothing changes there but what a test changes. Tests of other
+    modules have left theirs there.
     """
     port = free_port()
     home = tmp_path_factory.mktemp("prefect")
@@ -62,18 +66,23 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     try:
         wait_for(lambda: _healthy(url), server)
-        yield url
+        yield url, psutil.Process(server.pid)
     finally:
         server.terminate()
+        server.send_signal(signal.SIGCONT)
         server.wait(timeout=PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
-def api(prefect_server: str) -> Iterator[str]:
+def api(prefect_server: tuple[str, psutil.Process]) -> Iterator[str]:
     """Let all that Prefect does in these tests go to that server."""
-    with temporary_settings(updates={PREFECT_API_URL: prefect_server}):
-        yield prefect_server
+    url, process = prefect_server
+    process.resume()
+    with temporary_settings(updates={PREFECT_API_URL: url}):
+        yield url
         _tell_all()
+    # It would compute for half a second a minute, for nobody, until the next module that asks it.
+    process.suspend()
 
 
 def _tell_all() -> None:
