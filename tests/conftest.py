@@ -53,15 +53,17 @@ _LONGEST = (
     "test_missed_nights",
     "test_serve",
     "test_notify",
+    "test_stored_datasets",
+    "test_stores",
 )
-"""Files whose single tests take minutes."""
+"""Files whose tests take minutes, most of which they wait."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of services first, and of these the longest.
 
-    They wait for minutes for servers and clocks. Where several processes run the tests, one of them
-    begins with these while the others compute, and none waits alone at the end.
+    They wait for minutes for servers, clocks and stores. Where several processes run the tests, one
+    of them begins with these while the others compute, and none waits alone at the end.
     """
     items.sort(key=lambda item: (item.get_closest_marker("services") is None, _turn(item)))
 

@@ -102,7 +102,10 @@ def test_tasks_for_a_gpu_run_on_workers_that_have_one_and_on_no_other() -> None:
         n: {"cls": distributed.Worker, "options": {"nthreads": 2, "resources": r}}
         for n, r in enumerate(resources)
     }
-    scheduler = {"cls": distributed.Scheduler, "options": {"dashboard": False, "port": 0}}
+    scheduler = {
+        "cls": distributed.Scheduler,
+        "options": {"dashboard_address": "127.0.0.1:0", "port": 0},
+    }
     with (
         distributed.SpecCluster(scheduler=scheduler, workers=workers) as cluster,
         distributed.Client(cluster) as client,
