@@ -109,6 +109,10 @@ def schedule_before_serve_runs(night: Night, at: str) -> None:
     assert made.stderr.splitlines() == [LAST]
     assert beside.result().stderr.splitlines() == [LAST]
     # What one such server wrote, the next one knows.
+    listed = night.typed("schedule", "--list", "--json")
+    assert [job["name"] for job in json.loads(listed.stdout)["jobs"]] == ["early"]
+    assert listed.stderr.splitlines() == [LAST]
+    assert night.typed("notify", "--list").stdout.count("failed") == 1
     unknown = night.typed("schedule", "--remove", "another")
     assert unknown.returncode == 2
     assert "no scheduled job is called 'another'; there are: early" in unknown.stderr
