@@ -25,7 +25,9 @@ COPY flows ./flows
 # several seconds each time. All modules would add 280 MB.
 RUN python3 -m pip --python /opt/upres/bin/python install --no-cache-dir --no-deps --force-reinstall . \
     && HOME=/tmp PREFECT_HOME=/tmp/prefect /opt/upres/bin/python -c 'import \
-        flows.nightly, flows.prepare, flows.rerun, flows.score, flows.train, flows.upscale, openvino, \
+        flows.main_job, flows.nightly, flows.prepare, flows.rerun, flows.score, flows.train, \
+        flows.train_listening, flows.upscale, openvino, pipeline.jobs.perform, \
+        pipeline.reports.dataset_report, \
         distributed.cli.dask_scheduler, distributed.cli.dask_worker, distributed.http.health, \
         prefect.cli.deploy, prefect.cli.server, prefect.cli.work_pool, prefect.cli.worker, prefect.engine, \
         prefect.server.api.server, prefect.workers.process'

@@ -75,7 +75,7 @@ docs-tables: $(VENV)/installed ## write the tables of docs/recipes.md from the c
 
 # pip would compile all modules, which takes over a minute. Most are never imported, and others are compiled when they
 # first are. Here it is those that a run, a night and the tests begin with.
-AT_EACH_START := flows.nightly, flows.prepare, flows.train, matplotlib.pyplot, prefect.server.api.server, pytest
+AT_EACH_START := flows.main_job, flows.nightly, flows.prepare, flows.train, flows.train_listening, matplotlib.pyplot, prefect.server.api.server, pytest
 
 # One pip call: two would let the second move the versions that the first chose.
 $(VENV)/installed: pyproject.toml

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from flows.demo.demo import PHOTOS_DIR
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.dataset.loader import load_batches
 from pipeline.dataset.patch_order import BatchSpec
 from pipeline.degradation.apply import degrade_bicubic

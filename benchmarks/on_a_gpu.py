@@ -26,7 +26,7 @@ import torch
 from benchmarks.rig import Settings, make_pictures, read_pictures
 from pipeline.compute.backends import TORCH
 from pipeline.compute.inference import Inference, load_model, resolve_device, resolve_precision
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.errors import UpresError
 from pipeline.jobs.listener import JobListener
 from pipeline.jobs.stages import open_stages

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks.rig import photographs
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.dataset.request import PrepareRequest
 from pipeline.dataset.run import prepare_dataset
 from pipeline.reports.dataset_report import write_dataset_report

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -12,8 +12,10 @@ from flows.endings import ended
 from flows.parameters import filled_from
 from flows.run_names import name_of_run
 from flows.services.notifications import notified
-from flows.upscale import carry_out
 from pipeline.jobs.request import UpscaleRequest
+
+if TYPE_CHECKING:
+    from flows.endings import Ending
 
 
 @flow(name="nightly", flow_run_name=name_of_run, **notified)
@@ -24,4 +26,10 @@ def nightly(**asked: Any) -> State[Any]:
     Each night continues where the night before ended. It stops by itself at `until`, or after
     `budget`. What is left then is done in the next night.
     """
-    return ended(lambda: carry_out(UpscaleRequest(**asked), name="nightly"))
+    return ended(lambda: _upscale(UpscaleRequest(**asked)))
+
+
+def _upscale(request: UpscaleRequest) -> Ending:
+    from flows.main_job import carry_out
+
+    return carry_out(request, name="nightly")

@@ -10,15 +10,11 @@ from prefect.client.schemas.objects import State
 from flows.commands.datasets import prepare as command
 from flows.endings import Ending, ended
 from flows.parameters import filled_from
-from flows.run_listening import FlowListener
+from flows.patience import patient
 from flows.run_names import name_of_run
 from flows.services.notifications import notified
-from flows.tasks import patient
 from flows.terminal.datasets import NO_PATCH
-from pipeline.compute.submission import Stop
-from pipeline.dataset import run
 from pipeline.dataset.request import PrepareRequest
-from pipeline.reports.dataset_report import write_dataset_report
 
 if TYPE_CHECKING:
     from pipeline.dataset.run import PrepareResult
@@ -27,6 +23,11 @@ if TYPE_CHECKING:
 @patient
 def prepare_patches(request: PrepareRequest) -> PrepareResult:
     """Make the patches that are missing."""
+    from flows.run_listening import FlowListener
+    from pipeline.compute.stop import Stop
+    from pipeline.dataset import run
+    from pipeline.reports.dataset_report import write_dataset_report
+
     listener = FlowListener(f"dataset {request.dataset_dir.name}", request.dataset_dir)
     listener.connects(request.cluster_settings())
     result = run.prepare_dataset(

@@ -10,10 +10,9 @@ from prefect.client.schemas.objects import State
 from flows.commands.jobs import rerun as command
 from flows.endings import Ending, ended, ending_of_job
 from flows.parameters import filled_from
+from flows.patience import patient
 from flows.run_names import name_of_run
 from flows.services.notifications import notified
-from flows.tasks import listener_of, patient, report_job
-from pipeline.jobs.perform import rerun_job
 from pipeline.jobs.request import RerunRequest
 
 if TYPE_CHECKING:
@@ -23,6 +22,9 @@ if TYPE_CHECKING:
 @patient
 def rerun_tiles(request: RerunRequest) -> JobResult:
     """Compute the units that failed, and are asked for, again."""
+    from flows.tasks import listener_of
+    from pipeline.jobs.perform import rerun_job
+
     return rerun_job(request, listener_of(request.job_dir, "rerun"))
 
 
@@ -34,6 +36,8 @@ def rerun_failed(**asked: Any) -> State[Any]:
 
 
 def _rerun(request: RerunRequest) -> Ending:
+    from flows.tasks import report_job
+
     result = rerun_tiles(request)
     document = result.to_json() | {"report": report_job(request.job_dir)}
     return ending_of_job(result, document, job_dir=request.job_dir)

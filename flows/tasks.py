@@ -1,8 +1,10 @@
 """The tasks of the flows: the stages of a run on a job, each one joined to its run.
 
-Prefect carries the stages, Dask carries the tiles. A task returns a small value, never pixels. It
-is repeated where that can help, which is when a scheduler or a database comes back. Units that
-failed are in the ledger; `rerun-failed` computes them again.
+Prefect carries the stages, Dask carries the tiles. A task returns a small value, never pixels.
+Units that failed are in the ledger; `rerun-failed` computes them again.
+
+What computes is imported with this module, so a flow imports it where it begins to work: whoever
+only schedules the flow needs none of it.
 """
 
 from __future__ import annotations
@@ -10,24 +12,20 @@ from __future__ import annotations
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-
-from prefect import task
+from typing import TYPE_CHECKING, Any
 
 from flows.artifacts import MOST_ROWS, show_looks, show_pictures
+from flows.patience import patient
 from flows.run_listening import FlowListener
 from pipeline.compute.outcomes import Failure
 from pipeline.compute.status import read_status
-from pipeline.errors import ClusterError, LedgerError, UsageError
 from pipeline.jobs.job import open_job
 from pipeline.reports.job_report import write_report
 from pipeline.reports.night import Speed, pictures_of, worth_a_look
 from pipeline.storage.ledger import REJECTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from prefect.tasks import Task
+    from collections.abc import Iterator
 
     from pipeline.jobs.export.stage import ExportResult
     from pipeline.jobs.ingest.stage import Ingestion
@@ -35,32 +33,8 @@ if TYPE_CHECKING:
     from pipeline.jobs.stages import RunAddress, Stages
     from pipeline.storage.store import Place
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-RETRY_DELAYS_S = [30, 120, 300]
-"""Time for a supervisor to start a scheduler or a database again."""
-
-
 _ATTEMPTS: dict[str, Speed] = {}
 """The sums over all attempts at upscaling, by run. Prefect itself keeps only the last result."""
-
-
-def comes_back(_task: Any, _run: Any, state: Any) -> bool:
-    """Return whether a task that failed may succeed when it is tried again."""
-    error = (
-        state.data if isinstance(state.data, BaseException) else getattr(state.data, "result", None)
-    )
-    return isinstance(error, (ClusterError, LedgerError)) and not isinstance(error, UsageError)
-
-
-def patient(work: Callable[P, R]) -> Task[P, R]:
-    """Make a task of `work` that is tried again where that can help."""
-    return task(
-        retries=len(RETRY_DELAYS_S),
-        retry_delay_seconds=RETRY_DELAYS_S,  # type: ignore[arg-type]
-        retry_condition_fn=comes_back,
-    )(work)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from pipeline.degradation.batch import degrade_batch
 from pipeline.degradation.chain import Degradation
 from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.status import read_status
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.jobs.brightness import plan_brightness, run_brightness
 from pipeline.jobs.job import create_job, open_job
 from pipeline.jobs.listener import JobListener

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.jobs.upscale.stage import UpscaleProgress
 
 

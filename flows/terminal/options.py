@@ -29,7 +29,7 @@ from pipeline.training.request import TrainRequest
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -315,7 +315,7 @@ def reported_with(*, again: str) -> Callable[[F], F]:
 @contextmanager
 def interruptible() -> Iterator[Stop]:
     """Yield a stop that the first Ctrl-C (or SIGTERM) requests; the second interrupts at once."""
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
 
     stop = Stop()
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from pipeline.compute.cluster import Client
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
 
 
 class Parts(Protocol):

@@ -5,7 +5,6 @@ Tasks return small values, never arrays. Retries on other grounds belong to the 
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
 from contextlib import suppress
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from distributed.client import Future
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.stop import Stop
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -51,22 +51,6 @@ class Outcome(Generic[Task, Result]):
     task: Task
     result: Result | None
     error: BaseException | None
-
-
-class Stop:
-    """A request to finish what is submitted and submit no more; the first Ctrl-C sets it."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def request(self) -> None:
-        """Ask for the stop."""
-        self._event.set()
-
-    @property
-    def requested(self) -> bool:
-        """Return whether a stop was asked for."""
-        return self._event.is_set()
 
 
 def gpu_resources(client: Client) -> dict[str, float]:

@@ -21,7 +21,7 @@ import numpy as np
 from pipeline.compute.cluster import ClusterSettings, connect
 from pipeline.compute.listener import Listener
 from pipeline.compute.outcomes import Failure
-from pipeline.compute.submission import Stop, submit_windowed
+from pipeline.compute.submission import submit_windowed
 from pipeline.dataset.ledgers import LedgerPlace
 from pipeline.errors import OccupiedError, UpresError, UsageError
 from pipeline.pictures.files import encode_picture
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.stop import Stop
     from pipeline.storage.dataset import DatasetSpec
     from pipeline.storage.store import Place
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from pipeline.compute.cluster import Client
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.dataset.ledgers import Ledgers
     from pipeline.dataset.originals import Original
     from pipeline.recipes.preparing import PrepareRecipe

@@ -26,7 +26,7 @@ from pipeline.tables import idle_values
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.dataset.ledgers import Ledgers
     from pipeline.dataset.originals import Original
     from pipeline.dataset.request import PrepareRequest

@@ -14,7 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.errors import UsageError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from pipeline.compute.listener import Listener
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 
 if TYPE_CHECKING:
     from collections.abc import Callable

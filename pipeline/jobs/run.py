@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.compute.metrics import count_units
 from pipeline.compute.status import read_status
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.errors import UsageError
 from pipeline.jobs.choice import Choice, look_at_new
 from pipeline.jobs.export.export_plan import plan_export

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.compute.cluster import Client
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.jobs.job import Job
     from pipeline.sources.source_file import SourceFile
     from pipeline.storage.image import StoredImage

@@ -19,7 +19,7 @@ from pipeline.training.session import Session, TrainSettings
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.recipes.training import TrainRecipe
     from pipeline.storage.dataset import Dataset
     from pipeline.training.objective import FeatureFiles

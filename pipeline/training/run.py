@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.dataset.run import PrepareResult, WriteReport
     from pipeline.recipes.training import TrainRecipe
     from pipeline.storage.store import Place

@@ -16,7 +16,7 @@ from prefect.utilities.callables import parameter_schema
 import pipeline.dataset.run
 import pipeline.jobs.perform
 import pipeline.training.run
-from flows import nightly, prepare, rerun, run_listening, score, tasks, train
+from flows import main_job, nightly, prepare, rerun, run_listening, score, tasks, train
 from flows import upscale as flow_of_upscaling
 from flows.cli import main
 from flows.commands.jobs import upscale as command
@@ -214,9 +214,7 @@ def other_request_of(
 
     for module, name in (
         (pipeline.jobs.perform, "rerun_job"),
-        (rerun, "rerun_job"),
         (pipeline.jobs.perform, "score_job"),
-        (score, "score_job"),
         (pipeline.dataset.run, "prepare_dataset"),
         (pipeline.training.run, "run_training"),
     ):
@@ -409,7 +407,7 @@ def test_both_doors_do_the_same_job(
         "ingest_pictures", "upscale_tiles", "score_tiles", "export_pictures", "let_pixels_go",
         "report_job",
     ):  # fmt: skip
-        monkeypatch.setattr(flow_of_upscaling, name, getattr(tasks, name).fn)
+        monkeypatch.setattr(main_job, name, getattr(tasks, name).fn)
 
     def asked(door: str) -> dict[str, Any]:
         return {

@@ -17,7 +17,7 @@ import pytest
 
 from flows.terminal import options
 from models import checkpoint
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.recipes.files import RECIPES_DIR, recipe_names
 from pipeline.storage.locks import hold
 

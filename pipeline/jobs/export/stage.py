@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pipeline.compute.cluster import Client
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.jobs.export.export_plan import ExportPlan
     from pipeline.jobs.export.facts import Exported
     from pipeline.storage.ledger import Ledger

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compute.driver import work_through
 from pipeline.compute.metrics import timed
 from pipeline.compute.picture_tasks import ingested_row, rejected_row, vanished_rows
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.errors import ArchiveError
 from pipeline.jobs.ingest.lr_items import GONE, with_known_upscaling
 from pipeline.jobs.ingest.stacking import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pipeline.compute.outcomes import Failure
-from pipeline.compute.submission import Stop, submit_windowed
+from pipeline.compute.submission import submit_windowed
 from pipeline.jobs.choice import look_at_new
 from pipeline.jobs.keep.leaving import PREVIEWS, LeavingTask, take_leave
 from pipeline.storage.archive_group import is_archive
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from pipeline.compute.cluster import Client
+    from pipeline.compute.stop import Stop
     from pipeline.jobs.job import Job
     from pipeline.jobs.keep.candidates import Finished
     from pipeline.storage.archive import Archive

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pipeline.compute.cluster import Client
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.jobs.choice import Choice
     from pipeline.jobs.job import Job
     from pipeline.jobs.upscale.units import UnitPlan, UnitTask

@@ -284,3 +284,22 @@ def test_commands_import_no_prefect_before_they_need_it(tmp_path: Path) -> None:
         "assert 'prefect' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ))
+
+
+def test_flows_load_nothing_that_computes_before_they_begin() -> None:
+    """Whoever serves or schedules loads all of them: torch alone takes two seconds and 150 MB."""
+    script = (
+        "import sys\n"
+        "from importlib import import_module\n"
+        "heavy = {'dask', 'distributed', 'matplotlib', 'numpy', 'openvino', 'PIL', 'sqlalchemy',\n"
+        "    'tensorstore', 'torch', 'zarr'}\n"
+        "from flows.services.deployments import ENTRYPOINTS\n"
+        "for name in ENTRYPOINTS.values():\n"
+        "    import_module(name.partition(':')[0])\n"
+        "    assert not heavy & set(sys.modules), (name, heavy & set(sys.modules))\n"
+        "print(len(ENTRYPOINTS))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert (done.stdout, done.stderr) == ("6\n", "")

@@ -12,7 +12,8 @@ import distributed
 import pytest
 
 from pipeline.compute.cluster import workers_of
-from pipeline.compute.submission import MAX_DEATHS, Stop, gpu_resources, submit_windowed
+from pipeline.compute.stop import Stop
+from pipeline.compute.submission import MAX_DEATHS, gpu_resources, submit_windowed
 from pipeline.compute.worker import on_every_worker, worker_number
 from pipeline.errors import ClusterError, WorkerError
 from tests.waiting import PATIENCE_S

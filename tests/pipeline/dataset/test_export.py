@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.dataset.export import run_dataset_export
 from pipeline.errors import DatasetError, UsageError
 from pipeline.pictures.files import read_picture

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pipeline.compute.submission import Stop
+    from pipeline.compute.stop import Stop
     from pipeline.training.review import TrainProgress
     from tests.conftest import TakePhoto
 

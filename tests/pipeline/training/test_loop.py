@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from models import checkpoint
-from pipeline.compute.submission import Stop
+from pipeline.compute.stop import Stop
 from pipeline.pictures.files import read_picture
 from pipeline.recipes.training import TrainRecipe, load_recipe
 from tests.pipeline.training.small_trainings import GAN, PLAIN, interrupted, run, told
