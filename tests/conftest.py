@@ -17,6 +17,7 @@ import pytest
 from skimage import data
 
 import tests.examples  # noqa: F401 - it bounds the examples of every property.
+from tests.sharing import make_shared_folder
 from tests.waiting import PATIENCE_S
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # All that is imported for the tests stays. To look at it again and again would take a fifth of the
 # time until the first test, and some of each test's.
 gc.disable()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that the processes of the tests share."""
+    make_shared_folder(config)
 
 
 def pytest_collection_finish() -> None:

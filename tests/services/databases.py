@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import pwd
 import shutil
 import subprocess
 import sys
-import tempfile
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 from tests.ports import free_port
+from tests.sharing import SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,8 +82,16 @@ def put_new_database(prefect_home: Path) -> None:
 
 @lru_cache
 def _new_database() -> Path:
-    home = Path(tempfile.mkdtemp(prefix="upres-prefect-"))
-    atexit.register(shutil.rmtree, home)
+    """Return the file of it, which the first process of the tests makes for all of them."""
+    home = Path(os.environ[SHARED])
+    with FileLock(home / "prefect.lock"):
+        if not (file := home / "prefect.db").exists():
+            _make_database(home / "prefect")
+            (home / "prefect" / "prefect.db").rename(file)
+    return file
+
+
+def _make_database(home: Path) -> None:
     others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     subprocess.run(
         [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
@@ -91,4 +99,3 @@ def _new_database() -> Path:
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return home / "prefect.db"
