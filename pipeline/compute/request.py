@@ -39,13 +39,16 @@ class WorkersRequest:
         """
         from pipeline.compute.cluster import ClusterSettings
         from pipeline.compute.clusters.file import check_address, described, is_name
-        from pipeline.compute.inference import gpus_of
 
         # prefect.yaml gives an empty text where UPRES_CLUSTER is not set.
         address = self.cluster or WorkersRequest.cluster
         check_address(address)
         named = described(address, self.clusters) if is_name(address) else None
-        gpus = gpus_of(device) if device is not None and address == "local" else 0
+        gpus = 0
+        if device is not None and address == "local":
+            from pipeline.compute.inference import gpus_of  # It loads torch.
+
+            gpus = gpus_of(device)
         return ClusterSettings(address=address, named=named, workers=self.workers, gpus=gpus)
 
 

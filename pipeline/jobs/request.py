@@ -212,7 +212,8 @@ class UpscaleRequest(LimitedWorkersRequest):
         check_stores(self.src, self.job_dir, self.reference, self.export_dir)
         self._check_export()
         self._check_time()
-        self.cluster_settings(device=self.device)
+        # What `auto` means is found where it computes: it takes torch, and cannot be wrong.
+        self.cluster_settings(device=None if self.device == "auto" else self.device)
         check_tile(self.tile_px)
         check_codec(self.codec)
         self._check_keep()

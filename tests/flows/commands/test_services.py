@@ -303,3 +303,18 @@ def test_flows_load_nothing_that_computes_before_they_begin() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
     )
     assert (done.stdout, done.stderr) == ("6\n", "")
+
+
+def test_a_job_of_the_default_model_is_checked_without_torch(tmp_path: Path) -> None:
+    script = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from flows.services.scheduling import check_job\n"
+        "from pipeline.jobs.request import UpscaleRequest\n"
+        "check_job(UpscaleRequest(src='photos', job_dir=Path('job')), '02:00')\n"
+        "print(sorted({'torch', 'prefect', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
