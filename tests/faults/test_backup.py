@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
 UPRES = [sys.executable, "-c", "from flows.cli import main; main()"]
-SIDE, TILE, PICTURES = 512, 32, 3
+SIDE, TILE, PICTURES = 320, 32, 3
 UNITS = PICTURES * (SIDE // TILE) ** 2
 WORDS = ("--model", "lanczos", "--tile", TILE)
 

@@ -15,6 +15,7 @@ import pytest
 
 import pipeline.dataset.extract
 import pipeline.dataset.worker
+import pipeline.storage.dataset.spec
 from pipeline.compute.worker import on_every_worker
 from pipeline.dataset.prepare import Preparation
 from pipeline.storage.dataset import HR, Dataset
@@ -39,12 +40,24 @@ scale = 2
 [prepare]
 extract = "grid"
 patch_hr_px = 16
-stride_px = 4
+stride_px = 8
 degradations = [{ name = "mild" }]
 split = { validation = 0.25 }
 """
+CHUNK = 256
+"""Patches of a chunk: fewer than by default, as what is shown does not depend on how many."""
+
+SMALL_CHUNKS = f"import pipeline.storage.dataset.spec as s; s._CHUNK_PATCHES = {CHUNK}"
+
 SHARDS = 6
 """How many a chunk is written in: its splits, HR, LR, moments, identities, and its splits again."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_chunks() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline.storage.dataset.spec, "_CHUNK_PATCHES", CHUNK)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +72,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto, save: S
     """Four pictures that make up four chunks; one of them is marked."""
     folder = tmp_path_factory.mktemp("prepare") / "pictures"
     for n in range(4):
-        pixels = photo(128, 140, at=70 * n)
+        pixels = photo(128, 136, at=70 * n)
         if n == 2:
             pixels[:, 0, 0] = MARK
         save(folder / f"{n}.png", pixels)
@@ -99,7 +112,7 @@ def words(pictures: Path, folder: Path, recipe: Path) -> list[str]:
 def started(command: list[str], gate: Gate, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Start a command on a worker of its own, and yield once all have passed the gate that may."""
     with log.open("w") as errors, subprocess.Popen(
-        [*gate.command(), *command, "--workers", "1"], start_new_session=True,
+        [*gate.command(first=SMALL_CHUNKS), *command, "--workers", "1"], start_new_session=True,
         env=gate.environment(), stdout=subprocess.DEVNULL, stderr=errors,
     ) as process:  # fmt: skip
         try:
@@ -226,7 +239,7 @@ def test_a_picture_that_is_changed_in_mid_run_fails_its_chunks_and_is_prepared_b
 
     def surveyed(self: Preparation, *args: Any, **options: Any) -> bool:
         found = survey(self, *args, **options)
-        save(own / "2.png", photo(128, 140, at=5))
+        save(own / "2.png", photo(128, 136, at=5))
         return found
 
     command = ("prepare", own, tmp_path / "set", "--recipe", recipe, *cluster, "--json")
@@ -238,7 +251,7 @@ def test_a_picture_that_is_changed_in_mid_run_fails_its_chunks_and_is_prepared_b
     assert all("2.png was changed" in f["message"] for f in said.document["failures"])
     said = upres(*command)
     assert said.code == 0
-    assert sum(said.document["patches"].values()) == 4 * 29 * 32
+    assert sum(said.document["patches"].values()) == 4 * 15 * 16
 
 
 @pytest.mark.slow
@@ -256,7 +269,7 @@ def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
     own = place / "pictures"
     command = (*words(own, place / "set", recipe), *cluster)
     # One is changed and one is new: manifests are written, the dataset grows, others are retired.
-    save(own / "0.png", photo(128, 140, at=33))
+    save(own / "0.png", photo(128, 136, at=33))
     save(own / "5.png", photo(64, 64, at=3))
     calls = 0
 
@@ -280,14 +293,14 @@ def test_a_driver_that_dies_while_it_plans_leaves_nothing_twice_and_nothing_out(
             upres(*command)
     said = upres(*command)
     assert said.code == 0
-    assert sum(said.document["patches"].values()) == 4 * 29 * 32 + 13 * 13
+    assert sum(said.document["patches"].values()) == 4 * 15 * 16 + 7 * 7
     dataset = Dataset.open(place / "set")
     items = [o.item for m in dataset.manifests() for o in m.origins]
     held = [m.origins[p].item for m in dataset.manifests() for p in m.pictures.tolist()]
     assert set(items) == {"0.png", "1.png", "2.png", "3.png", "5.png"}
     assert {item: held.count(item) for item in items} == {
-        **dict.fromkeys(("0.png", "1.png", "2.png", "3.png"), 29 * 32),
-        "5.png": 13 * 13,
+        **dict.fromkeys(("0.png", "1.png", "2.png", "3.png"), 15 * 16),
+        "5.png": 7 * 7,
     }
     for split in ("train", "validation"):
         assert dataset.read(HR, dataset.rows(split)).std(axis=(1, 2, 3)).min() > 0
@@ -303,7 +316,7 @@ def test_patches_that_a_full_disk_does_not_hold_are_made_once_there_is_space(
     upres: Command,
     digest: Digest,
 ) -> None:
-    disk = mount("size=2200k")
+    disk = mount("size=850k")
     command = ("prepare", pictures, disk / "set", "--recipe", recipe, *cluster, "--json")
     said = upres(*command)
     assert said.code in (1, 3)
@@ -354,7 +367,7 @@ def test_an_interrupt_ends_with_130_and_the_same_command_continues(
 ) -> None:  # fmt: skip
     folder, gate, log = tmp_path / "set", Gate(tmp_path / "gate", 1), tmp_path / "log"
     # Seven chunks, which are more than are in flight: those are finished.
-    more = ("--set", "stride_px=3")
+    more = ("--set", "stride_px=6")
     command = [*words(pictures, folder, recipe), *more]
     with started(command, gate, log) as process:
         os.killpg(process.pid, signal.SIGINT)
