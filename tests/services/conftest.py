@@ -176,9 +176,20 @@ def named_cluster(client: Client, tmp_path_factory: pytest.TempPathFactory) -> d
 
 
 @pytest.fixture(scope="module")
-def store_workers(front: Front) -> Iterator[tuple[str, str]]:
-    """Two workers that were started where the environment names the store."""
-    from pipeline.compute.cluster import ClusterSettings, address_of, connect
+def store_workers(front: Front, client: Client) -> Iterator[tuple[str, str]]:
+    """The session's workers, in whose environment the store is named for a module's tests."""
+    from pipeline.compute.cluster import address_of
+    from pipeline.compute.worker import on_every_worker
 
-    with connect(ClusterSettings(workers=2)) as client:
-        yield "--cluster", address_of(client)
+    named = environment(front.endpoint)
+
+    def name_store() -> None:
+        os.environ.update(named)
+
+    def forget_store() -> None:
+        for name in named:
+            os.environ.pop(name, None)
+
+    on_every_worker(client, "store", name_store)
+    yield "--cluster", address_of(client)
+    on_every_worker(client, "store", forget_store)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
@@ -141,6 +141,7 @@ def _answers(port: int) -> bool:
 
 class _Forwarding(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    _behind: HTTPConnection | None = None
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -162,27 +163,17 @@ class _Forwarding(BaseHTTPRequestHandler):
 
     def _forward(self, body: bytes, *, half: bool) -> None:
         front = self.server.front  # type: ignore[attr-defined]
-        connection = HTTPConnection("127.0.0.1", front.behind, timeout=PATIENCE_S)
         try:
-            connection.putrequest(
-                self.command, self.path, skip_host=True, skip_accept_encoding=True
-            )
-            for name, value in self.headers.items():
-                connection.putheader(name, value)
-            connection.endheaders(body or None)
-            answer = connection.getresponse()
-            content = answer.read()
-            headers = {
-                k: v
-                for k, v in answer.getheaders()
-                if k.lower() not in ("transfer-encoding", "connection", "content-length", "date")
-            }
-            length = answer.getheader("Content-Length") if self.command == "HEAD" else None
+            answer, content = self._asked(front.behind, body)
         except (OSError, HTTPException):
             self._cut()
             return
-        finally:
-            connection.close()
+        headers = {
+            k: v
+            for k, v in answer.getheaders()
+            if k.lower() not in ("transfer-encoding", "connection", "content-length", "date")
+        }
+        length = answer.getheader("Content-Length") if self.command == "HEAD" else None
         if half and len(content) > 1:
             self.send_response(answer.status)
             for name, value in headers.items():
@@ -193,6 +184,30 @@ class _Forwarding(BaseHTTPRequestHandler):
             self._cut()
             return
         self._answer(answer.status, headers, content, length=length)
+
+    def _asked(self, port: int, body: bytes) -> tuple[HTTPResponse, bytes]:
+        """Return what the store answers, on a connection that is kept for the next request."""
+        kept, self._behind = self._behind, None
+        behind = kept or HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+        try:
+            behind.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            for name, value in self.headers.items():
+                behind.putheader(name, value)
+            behind.endheaders(body or None)
+            answer = behind.getresponse()
+            content = answer.read()
+        except (OSError, HTTPException):
+            behind.close()
+            if kept:  # The store may have closed it meanwhile.
+                return self._asked(port, body)
+            raise
+        self._behind = behind
+        return answer, content
+
+    def finish(self) -> None:
+        if self._behind is not None:
+            self._behind.close()
+        super().finish()
 
     def _answer(
         self, status: int, headers: dict[str, str], content: bytes, length: str | None = None
