@@ -58,7 +58,6 @@ _LONGEST = (
     "test_pulled_plugs",
     "test_missed_nights",
     "test_serve",
-    "test_notify",
     "test_stored_datasets",
     "test_stores",
 )

@@ -58,7 +58,7 @@ def answers(url: str) -> bool:
 
 
 def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
-    tmp_path: Path, photo: TakePhoto, save: SavePicture
+    tmp_path: Path, photo: TakePhoto, save: SavePicture, named_cluster: dict[str, str]
 ) -> None:
     save(tmp_path / "photos" / "a.png", photo(40, 40))
     put_new_database(tmp_path / "prefect")
@@ -98,7 +98,7 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
             assert one["concurrency_options"]["collision_strategy"] == "ENQUEUE"
         (nightly,) = [one["id"] for one in found if one["entrypoint"] == "flows.nightly.nightly"]
         asked = {"src": str(tmp_path / "photos"), "job_dir": str(tmp_path / "job"),
-                 "model": "bicubic-x2", "workers": 1}  # fmt: skip
+                 "model": "bicubic-x2", **named_cluster}  # fmt: skip
         run = httpx.post(
             f"{url}/deployments/{nightly}/create_flow_run",
             json={"parameters": asked, "state": {"type": "SCHEDULED"}},

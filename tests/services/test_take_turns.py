@@ -47,9 +47,10 @@ def ended(night: Night) -> list[dict[str, Any]]:
 def test_jobs_take_turns_unless_several_may_run_at_once_and_a_run_that_died_holds_no_turn(
     night: Night, named_cluster: dict[str, str]
 ) -> None:
-    there = words_of(named_cluster)
     with night.served("--nights", 2) as serving:
-        dead, beside = two_at_once_until_it_is_killed(night, serving.ready(), there)
+        dead, beside = two_at_once_until_it_is_killed(
+            night, serving.ready(), words_of(named_cluster)
+        )
     with night.served() as serving:
         serving.ready()
         assert "1 run without a living process, marked as crashed" in serving.said
@@ -57,7 +58,7 @@ def test_jobs_take_turns_unless_several_may_run_at_once_and_a_run_that_died_hold
         assert set(states) == {dead, beside}
         assert states[dead]["state_type"] == "CRASHED"
         assert "its process is gone" in states[dead]["state"]["message"]
-        one_after_the_other_and_one_by_hand_beside_them(night, serving, there)
+        one_after_the_other_and_one_by_hand_beside_them(night, serving, named_cluster)
         assert len(night.started()) == 5
     # What failed is said in a line, and not by where in the program it was noticed.
     assert "Traceback" not in serving.said
@@ -93,7 +94,7 @@ def two_at_once_until_it_is_killed(
 
 
 def one_after_the_other_and_one_by_hand_beside_them(
-    night: Night, serving: Serving, there: list[str]
+    night: Night, serving: Serving, there: dict[str, str]
 ) -> None:
     before = [run["id"] for run in night.started()]
 
@@ -102,10 +103,10 @@ def one_after_the_other_and_one_by_hand_beside_them(
 
     at = night.soon(commands=2)
     for job in (LONG, SHORT):
-        assert night.typed(*job, "--at", at, *there).returncode == 0
+        assert night.typed(*job, "--at", at, *words_of(there)).returncode == 0
     until(begun, serving.log)
     asked = {"src": str(night.folder / "broken"), "job_dir": str(night.folder / "by hand"),
-             "model": "bicubic-x2", "workers": 1}  # fmt: skip
+             "model": "bicubic-x2", **there}  # fmt: skip
     with paused(night.process_of(begun()[0]["id"])):
         by_hand = night.begin(parameters=asked)
         until(lambda: night.run(by_hand)["start_time"], serving.log)
