@@ -61,8 +61,12 @@ def own_installation() -> Installation:
     return Installation(socket.gethostname(), versions, own_level(), held_level())
 
 
+@cache
 def _version(name: str) -> str:
-    """Return the version of a package without what names its build, "" where it is missing."""
+    """Return the version of a package without what names its build, "" where it is missing.
+
+    A process has what was installed when it was first asked, so files are read once.
+    """
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError:

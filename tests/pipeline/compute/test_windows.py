@@ -157,11 +157,13 @@ def test_shipped_widths_have_the_bits_of_the_whole(
     if precision == "bf16" and not HAS_BF16:
         pytest.skip("this CPU does not compute in bf16, and to imitate it takes minutes")
     run = whole(backend, precision, features)
-    windows = pixels((1, 3, 298, 554))
+    windows = pixels((1, 3, 170, 554))  # As wide as a tile of 512 px with its halo.
+    counted = Counted(run.backend)
     speeds = Speeds(((128, 9e5), (213, 8e5), (298, 1.0)))
-    backend_of_pieces = WindowedBackend(run.backend, scale=2, reach_px=REACH, speeds=speeds)
+    backend_of_pieces = WindowedBackend(counted, scale=2, reach_px=REACH, speeds=speeds)
     pieces = replace(run, backend=backend_of_pieces)
     np.testing.assert_array_equal(pieces.enlarge_batch(windows), run.enlarge_batch(windows))
+    assert len(counted.shapes) > 1
 
 
 @backends

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 HOUR_S = 3600.0
 PICTURES = 24
 """Enough that some of their files and tiles wait while others are in flight."""
+TILE_PX, SIDE_PX = 32, 68
+"""Each picture has nine tiles: three rows and three columns."""
 FEW = 4
 
 
@@ -69,19 +71,22 @@ def run(
         *,
         job: str = "job",
         pictures: int = PICTURES,
-        side_px: int = 256,
+        stacks: bool = False,
         **asked: Any,
     ) -> JobResult:
+        if not stacks:
+            # In stacks, they would share few units.
+            monkeypatch.setattr("pipeline.jobs.ingest.stacking.LEAST_MEMBERS", PICTURES + 1)
         for n in range(pictures):
-            # Too large for stacks, in which they would share few units.
-            name = f"{n:02}.png"
+            name, height = f"{n:02}.png", SIDE_PX + 1 + n
             if not (tmp_path / "in" / name).exists():
-                save(tmp_path / "in" / name, photo(side_px + 4 + n, side_px, at=n))
-                save(tmp_path / "hr" / name, photo(2 * (side_px + 4 + n), 2 * side_px))
+                save(tmp_path / "in" / name, photo(height, SIDE_PX, at=n))
+                if "reference" in asked:
+                    save(tmp_path / "hr" / name, photo(2 * height, 2 * SIDE_PX))
         if night is not None:
             monkeypatch.setattr(stages, "TimedStop", partial(TimedStop, now=night.now))
         request = UpscaleRequest(
-            src=str(tmp_path / "in"), job_dir=tmp_path / job, model="bicubic-x2", tile_px=100,
+            src=str(tmp_path / "in"), job_dir=tmp_path / job, model="bicubic-x2", tile_px=TILE_PX,
             device="cpu", precision="fp32", cluster=cluster[1], budget="1h", **asked,
         )  # fmt: skip
         return upscale_job(request, night or JobListener())
@@ -144,12 +149,12 @@ def test_files_that_were_not_read_are_left_for_the_next_run(
     run: Callable[..., JobResult],
 ) -> None:
     # Small ones are read once more for their stack, which there is no time for.
-    first = run(Night(by_s=HOUR_S, during="ingest"), side_px=150)
+    first = run(Night(by_s=HOUR_S, during="ingest"), stacks=True)
     assert first.out_of_time
     assert first.ingestion is not None
     assert first.ingestion.new == first.status.items["pending"]
     assert first.unread == PICTURES - first.ingestion.new > 0
-    second = run(Night(by_s=0, during=""), side_px=150)
+    second = run(Night(by_s=0, during=""), stacks=True)
     assert second.ingestion is not None
     assert second.ingestion.new == PICTURES - first.ingestion.new
     assert (second.unread, second.complete) == (0, True)
