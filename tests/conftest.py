@@ -235,6 +235,16 @@ def shared_workers(client: Client) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def curves_drawn_once() -> Iterator[None]:
+    """Draw the curves of trainings once for all that look alike."""
+    from tests.curves import drawn_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.training.records.draw_curves", drawn_once())
+        yield
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
     """Return what a module's tests begin with, which is made once."""

@@ -32,7 +32,7 @@ TRAINING = [
 ]
 
 
-pytestmark = pytest.mark.usefixtures("shared_workers")
+pytestmark = pytest.mark.usefixtures("shared_workers", "curves_drawn_once")
 
 
 @pytest.fixture(scope="module")

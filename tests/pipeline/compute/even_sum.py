@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -31,8 +33,9 @@ class EvenSum(nn.Module):
         return interpolate(self.across(self.down(x)), scale_factor=float(SCALE))
 
 
+@cache
 def summing(backend: str, *, reach_px: int) -> Inference:
-    """Return the network, ready to run."""
+    """Return the network, ready to run: OpenVINO converts it once for all examples of a test."""
     return Inference.of(
         EvenSum(reach_px), scale=SCALE, channels=3, precision="fp32", backend=backend
     )

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from tests.conftest import TakePhoto
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_curves(curves_drawn_once: None) -> None:
+    """Take `curves_drawn_once`: nearly every test here trains."""
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto) -> Dataset:
     return make(tmp_path_factory.mktemp("patches") / "d", photo)
