@@ -209,7 +209,21 @@ def client() -> Iterator[Client]:
         patch.setattr(cluster, "_FIRST_WORKER_S", PATIENCE_S)
         patch.setattr(started, "_PATIENCE_S", PATIENCE_S)
         with cluster.connect(cluster.ClusterSettings(workers=2)) as found:
+            _let_rest(found)
             yield found
+
+
+def _let_rest(client: Client) -> None:
+    """Let Dask look at its own load and memory rarely: while all tests run, it adds up to a minute.
+
+    No test with these workers depends on it: that a worker died is noticed at once in any case.
+    """
+    looks = ("monitor", "memory_monitor", "tick", "ticks", "idle-timeout", "no-workers-timeout")
+    found: Any = client.cluster
+    for server in (found.scheduler, *found.workers.values()):
+        for name in looks:
+            if name in server.periodic_callbacks:
+                server.periodic_callbacks[name].callback_time = 10_000
 
 
 @pytest.fixture(scope="session")
