@@ -268,11 +268,12 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Begun:
 @pytest.fixture(scope="session")
 def photo() -> TakePhoto:
     """Return pixels ``(c, h, w)`` of a real photograph, other ones for another `at`."""
+    photograph = np.moveaxis(data.astronaut(), 2, 0)
 
     def take(
         height: int, width: int, channels: int = 3, dtype: str = "uint8", at: int = 0
     ) -> NDArray[Any]:
-        colours = np.moveaxis(data.astronaut(), 2, 0)[:, at : at + height, 100 : 100 + width]
+        colours = photograph[:, at : at + height, 100 : 100 + width]
         grey = colours[1:2]
         # A ramp beside the photograph: alpha must differ from the colours to be told apart.
         alpha = np.broadcast_to(np.linspace(0, 255, width), (1, height, width)).astype(np.uint8)
