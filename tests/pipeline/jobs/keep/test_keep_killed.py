@@ -78,6 +78,7 @@ def after(calls: int, function: Callable[..., Any], *, half: bool = False) -> Ca
     return work
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_the_next_run_ends_in_the_same_state(
     done: Path, cluster: tuple[str, str], digest: Digest, tmp_path: Path
 ) -> None:
