@@ -217,13 +217,14 @@ def _let_rest(client: Client) -> None:
     """Let Dask look at its own load and memory rarely: while all tests run, it adds up to a minute.
 
     No test with these workers depends on it: that a worker died is noticed at once in any case.
+    Where three seconds pass between two ticks, Dask says that it was held up.
     """
     looks = ("monitor", "memory_monitor", "tick", "ticks", "idle-timeout", "no-workers-timeout")
     found: Any = client.cluster
     for server in (found.scheduler, *found.workers.values()):
         for name in looks:
             if name in server.periodic_callbacks:
-                server.periodic_callbacks[name].callback_time = 10_000
+                server.periodic_callbacks[name].callback_time = 1_000
 
 
 @pytest.fixture(scope="session")

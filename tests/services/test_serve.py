@@ -183,7 +183,10 @@ def schedule_before_serve_runs(night: Night, at: str) -> None:
     assert made.stderr.splitlines() == [LAST]
     assert beside.result().stderr.splitlines() == [LAST]
     # What one such server wrote, the next one knows.
-    listed = night.typed("schedule", "--list", "--json")
+    with ThreadPoolExecutor() as pool:
+        beside = pool.submit(night.typed, "notify", "--list")
+        listed = night.typed("schedule", "--list", "--json")
+        assert "failed: https://example.org" in beside.result().stdout
     assert [job["name"] for job in json.loads(listed.stdout)["jobs"]] == ["early"]
     assert listed.stderr.splitlines() == [LAST]
 

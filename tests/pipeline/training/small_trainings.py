@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
     from torch import Tensor
 
     from pipeline.compute.stop import Stop
@@ -103,6 +104,11 @@ def make(
         arrays[f"lr_{name}"] = degrade_patches(hr, seeds.tolist(), degradation, scale=2)
     dataset.write(0, arrays)
     return dataset
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what upres logged; on a busy machine, Dask's workers of other tests log too."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("pipeline.")]
 
 
 def run(

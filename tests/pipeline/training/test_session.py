@@ -14,7 +14,7 @@ from models.lpips import alexnet
 from pipeline.errors import SourceError, UsageError
 from pipeline.recipes.training import load_recipe
 from pipeline.training.objective import FeatureFiles
-from tests.pipeline.training.small_trainings import PLAIN, make, run
+from tests.pipeline.training.small_trainings import PLAIN, logged, make, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def test_a_training_measures_to_its_end_what_it_measured_as_it_was_begun(
     with pytest.raises(UsageError, match="was begun with LPIPS"):
         run(dataset, PLAIN, tmp_path / "with", resume=True)
     run(dataset, PLAIN, tmp_path / "with", resume=True, files=files)
-    assert not caplog.messages
+    assert not logged(caplog)
     run(dataset, short, tmp_path / "without")
     run(dataset, PLAIN, tmp_path / "without", resume=True, files=files)
     assert "LPIPS is left out, as the training was begun without it" in caplog.messages

@@ -13,7 +13,7 @@ import torch
 from models import checkpoint
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.validation import Validator
-from tests.pipeline.training.small_trainings import PLAIN, held_out, make, run
+from tests.pipeline.training.small_trainings import PLAIN, held_out, logged, make, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,9 +39,9 @@ def test_without_a_patch_held_out_it_is_told_that_nothing_is_validated(
 ) -> None:
     dataset = make(tmp_path / "d", photo, validation=0)
     run(dataset, replace(PLAIN, validation_patches=0), tmp_path / "unasked")
-    assert not caplog.messages
+    assert not logged(caplog)
     run(dataset, PLAIN, tmp_path / "out")
-    (told,) = caplog.messages
+    (told,) = logged(caplog)
     assert told.startswith("nothing is validated")
     assert "split = { validation = 0.1 }" in told
 
