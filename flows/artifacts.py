@@ -48,9 +48,11 @@ MOST_ROWS = 25
 
 def key_of(job_dir: Place, what: str) -> str:
     """Return the key of an artifact of a job: lower case letters, digits and dashes."""
-    name = re.sub(r"[^a-z0-9]+", "-", job_dir.name.lower()).strip("-") or "job"
+    name, what = (
+        re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") for text in (job_dir.name, what)
+    )
     place = zlib.crc32(str(job_dir.absolute()).encode(errors="surrogateescape"))
-    return f"{name[:40]}-{place:08x}-{what}"
+    return f"{name[:40] or 'job'}-{place:08x}-{what}"
 
 
 @contextmanager
@@ -62,7 +64,7 @@ def moving(job_dir: Place, stage: str) -> Iterator[Callable[[int, int], None]]:
     if FlowRunContext.get() is None:
         yield lambda _done, _total: None
         return
-    progress = _Progress(key_of(job_dir, f"{stage.lower()}-progress"), f"{stage} of {job_dir.name}")
+    progress = _Progress(key_of(job_dir, f"{stage} progress"), f"{stage} of {job_dir.name}")
     context = copy_context()
     thread = threading.Thread(target=lambda: context.run(progress.show), daemon=True)
     thread.start()

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect.client.schemas.actions import ArtifactCreate
+
 from flows import artifacts
 from flows.artifacts import key_of, moving, show_looks
 from pipeline.reports.night import Look
@@ -63,6 +65,23 @@ def test_progress_is_shown_now_and_then_and_at_the_end(monkeypatch: pytest.Monke
     assert all(percent == round(percent, 1) for percent in shown)
     assert shown == sorted(shown)
     assert 2 <= len(shown) <= 3 + (time.monotonic() - began) / 0.1
+
+
+def test_the_progress_of_every_stage_has_a_key_that_prefect_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys: list[str] = []
+    monkeypatch.setattr(artifacts, "FlowRunContext", Context)
+    monkeypatch.setattr(
+        artifacts, "create_progress_artifact", lambda _, key, **__: keys.append(key) or "id"
+    )
+    monkeypatch.setattr(artifacts, "update_progress_artifact", lambda *_, **__: None)
+    for stage in ("ingest", "upscale", "score", "export", "let go"):
+        with moving(Path("A job"), stage) as show:
+            show(1, 1)
+    assert len(set(keys)) == 5
+    for key in keys:
+        assert ArtifactCreate(key=key).key == key
 
 
 def test_a_server_that_hangs_does_not_hold_up_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:

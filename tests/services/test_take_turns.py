@@ -80,7 +80,7 @@ def two_at_once_until_it_is_killed(
     assert night.typed(*SHORT, *far, *there).returncode == 0
     long = night.begin("long")
     until(lambda: "upscale begins" in serving.said, serving.log, every_s=0.1)
-    with paused(night.process_of(long)):
+    with paused(killed := night.process_of(long)):
         short = night.begin("short")
         until(lambda: ended(night), serving.log)
         one, other = night.run(short), night.run(long)
@@ -88,6 +88,8 @@ def two_at_once_until_it_is_killed(
         family = serving.family()
         serving.process.kill()
         serving.process.wait()
+        # It would still say that it was told to end, if the server lives for a moment longer.
+        killed.kill()
     _, alive = psutil.wait_procs(family, timeout=PATIENCE_S)
     assert [one for one in alive if one.status() != psutil.STATUS_ZOMBIE] == []
     return long, short
