@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import distributed  # noqa: F401 - where pytest captures logs already, it would silence them.
 import numpy as np
 import pytest
 from skimage import data
