@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import sqlite3
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -205,6 +206,11 @@ def client() -> Iterator[Client]:
     from pipeline.compute.clusters import started
 
     with pytest.MonkeyPatch.context() as patch:
+        # Dask would silence all handlers of its logger, and where a conftest has imported it before
+        # the tests are collected, those by which pytest keeps what is logged are among them.
+        for module in ("deploy.spec", "nanny"):
+            name = f"distributed.{module}.silence_logging_cmgr"
+            patch.setattr(name, lambda *_, **__: nullcontext())
         # On a busy machine, those that take the place of killed ones come late.
         patch.setattr(cluster, "_FIRST_WORKER_S", PATIENCE_S)
         patch.setattr(started, "_PATIENCE_S", PATIENCE_S)
