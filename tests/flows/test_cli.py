@@ -17,6 +17,7 @@ from flows.cli import main
 from pipeline.degradation.apply import degrade_bicubic
 from pipeline.errors import JobBusyError
 from pipeline.jobs.job import create_job, hold_job, open_job
+from tests.fresh_process import printed_by
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,11 +61,7 @@ def test_help_answers_without_any_heavy_import() -> None:
         "heavy = {'torch', 'zarr', 'prefect', 'distributed', 'sqlalchemy', 'PIL', 'numpy'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
-    )
-    assert done.stderr == ""
-    assert done.stdout == "[]\n"
+    assert printed_by(script) == ("[]\n", "")
 
 
 def test_every_command_stands_in_the_help(upres: Command) -> None:

@@ -17,6 +17,7 @@ from flows.commands.services import _line, _print_known
 from flows.services.deployments import Listed
 from flows.services.notification import Notification
 from pipeline.errors import UsageError
+from tests.fresh_process import printed_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -299,10 +300,7 @@ def test_flows_load_nothing_that_computes_before_they_begin() -> None:
         "    assert not heavy & set(sys.modules), (name, heavy & set(sys.modules))\n"
         "print(len(ENTRYPOINTS))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
-    )
-    assert (done.stdout, done.stderr) == ("6\n", "")
+    assert printed_by(script) == ("6\n", "")
 
 
 def test_a_job_of_the_default_model_is_checked_without_torch(tmp_path: Path) -> None:
@@ -314,7 +312,4 @@ def test_a_job_of_the_default_model_is_checked_without_torch(tmp_path: Path) -> 
         "check_job(UpscaleRequest(src='photos', job_dir=Path('job')), '02:00')\n"
         "print(sorted({'torch', 'prefect', 'matplotlib'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=600
-    )
-    assert (done.stdout, done.stderr) == ("[]\n", "")
+    assert printed_by(script) == ("[]\n", "")

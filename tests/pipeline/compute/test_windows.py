@@ -157,7 +157,7 @@ def test_shipped_widths_have_the_bits_of_the_whole(
     if precision == "bf16" and not HAS_BF16:
         pytest.skip("this CPU does not compute in bf16, and to imitate it takes minutes")
     run = whole(backend, precision, features)
-    windows = pixels((1, 3, 170, 554))  # As wide as a tile of 512 px with its halo.
+    windows = pixels((1, 3, 298, 554))
     counted = Counted(run.backend)
     speeds = Speeds(((128, 9e5), (213, 8e5), (298, 1.0)))
     backend_of_pieces = WindowedBackend(counted, scale=2, reach_px=REACH, speeds=speeds)
