@@ -13,7 +13,8 @@ from flows.terminal import options
 from flows.terminal.printing import number_of, visible
 from pipeline.compute.request import WorkersRequest
 from pipeline.jobs.export.names import SAME
-from pipeline.jobs.request import ExportRequest, ScoreRequest
+from pipeline.jobs.export.request import ExportRequest
+from pipeline.jobs.request import ScoreRequest
 from pipeline.storage.store import check_stores, local
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from pipeline.constants import CODECS, LEAST_LIMIT_S, LEAST_TILE_PX, MOST_LIMIT_
 from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import UsageError
 from pipeline.jobs.export.names import CHOICES
-from pipeline.jobs.request import ExportRequest, IngestRequest, UpscaleRequest, check_halo
+from pipeline.jobs.export.request import ExportRequest
+from pipeline.jobs.request import IngestRequest, UpscaleRequest, check_halo
 from pipeline.request_fields import field_of, help_of, is_needed
 from pipeline.sources.request import SourceRequest
 from pipeline.storage.store import is_address, place_of

@@ -30,14 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from pipeline.compute.cluster import ClusterSettings
+    from pipeline.jobs.export.request import ExportRequest
     from pipeline.jobs.export.stage import ExportResult
-    from pipeline.jobs.request import (
-        ExportRequest,
-        IngestRequest,
-        RerunRequest,
-        ScoreRequest,
-        UpscaleRequest,
-    )
+    from pipeline.jobs.request import IngestRequest, RerunRequest, ScoreRequest, UpscaleRequest
     from pipeline.jobs.run import Run
     from pipeline.jobs.upscaling import Upscaling
     from pipeline.storage.store import Place

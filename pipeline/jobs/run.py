@@ -48,11 +48,11 @@ if TYPE_CHECKING:
     from pipeline.compute.status import JobStatus
     from pipeline.compute.workers import Workers
     from pipeline.jobs.export.export_plan import ExportPlan
+    from pipeline.jobs.export.request import ExportRequest
     from pipeline.jobs.export.stage import ExportResult
     from pipeline.jobs.job import Job
     from pipeline.jobs.keep.candidates import Finished
     from pipeline.jobs.keep.stage import LetGoResult
-    from pipeline.jobs.request import ExportRequest
     from pipeline.jobs.score import ScorePlan
     from pipeline.jobs.upscale.plan import Plan
     from pipeline.jobs.upscale.stage import UpscaleProgress

@@ -21,8 +21,8 @@ from pipeline.errors import ArchiveError, OccupiedError
 from pipeline.jobs.export.in_place import contents_of, is_as_written, is_of, made_of
 from pipeline.jobs.export.local_file import ExportTask, holds
 from pipeline.jobs.export.names import SAME, folded, paths_of
-from pipeline.jobs.export.occupied import shared
 from pipeline.jobs.export.targets import Originals, check_folders, has_other_names
+from pipeline.jobs.export.unwritten import shared
 from pipeline.jobs.item_images import sr_image
 from pipeline.storage.access import EVERYONE, readers, who_enters, who_reads
 from pipeline.storage.ledger import SR, VANISHED, ExportRow
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from pipeline.compute.status import JobStatus
+    from pipeline.jobs.export.request import ExportRequest
     from pipeline.jobs.job import Job
-    from pipeline.jobs.request import ExportRequest
     from pipeline.storage.ledger import ItemRow, Ledger, LetGoRow
     from pipeline.storage.object_store import Stored
     from pipeline.storage.store import Place

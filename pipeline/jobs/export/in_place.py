@@ -11,7 +11,7 @@ from pipeline.storage.store import BucketPlace, is_address, place_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pipeline.jobs.request import ExportRequest
+    from pipeline.jobs.export.request import ExportRequest
     from pipeline.storage.ledger import ExportRow, ItemRow, Ledger
 
 RULES = 2

@@ -20,9 +20,9 @@ import numpy as np
 
 from pipeline.errors import DiskError, OccupiedError, PictureError, UpresError
 from pipeline.jobs.export.facts import Exported, Facts
-from pipeline.jobs.export.occupied import OF_OTHERS, appeared, not_replaced
 from pipeline.jobs.export.stored_object import export_object, object_holds, remove_object
 from pipeline.jobs.export.stored_strips import StoredStrips
+from pipeline.jobs.export.unwritten import OF_OTHERS, appeared, not_replaced
 from pipeline.jobs.item_images import sr_image
 from pipeline.jobs.together import Done, Together, each, read_ahead
 from pipeline.pictures.files import encode_strips, read_picture

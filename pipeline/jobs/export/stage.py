@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compute.driver import work_through
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
-from pipeline.errors import DiskError, OccupiedError, StoreError
+from pipeline.errors import DiskError, OccupiedError
 from pipeline.jobs.export.export_plan import MADE_FOLDER
 from pipeline.jobs.export.facts import Facts
 from pipeline.jobs.export.in_place import contents_of
@@ -31,7 +31,7 @@ from pipeline.jobs.export.local_file import (
     remove_partials,
 )
 from pipeline.jobs.export.names import folded
-from pipeline.jobs.export.occupied import shared
+from pipeline.jobs.export.unwritten import in_the_way, name_too_long, shared, unwritten
 from pipeline.jobs.together import Together, together
 from pipeline.storage.access import EVERYONE, close_to, make_folder
 from pipeline.storage.atomic import sync_folder
@@ -49,12 +49,6 @@ if TYPE_CHECKING:
     from pipeline.storage.ledger import Ledger
 
 _BATCH, _BATCH_S = 64, 2.0
-_OF_DISK = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EROFS: "make its disk writable, or export into another folder",
-}
-"""What to do about a whole disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +132,7 @@ class _Export:
         self.unchanged = len(plan.settled)
         self.failures = list(plan.failures)
         self._plan = plan
+        self._root = plan.request.root
         self._ledger = ledger
         self._waiting: list[tuple[ExportTask, Exported]] = []
         self._rows: list[ExportRow] = []
@@ -163,8 +158,8 @@ class _Export:
                     remove_partials(task)
                     ready.add(task.file.parent)
             except OSError as error:
-                told = self._unwritten(_in_the_way(error))
-                if isinstance(told, DiskError) and not self._plan.request.root.is_dir():
+                told = unwritten(in_the_way(error), self._root)
+                if isinstance(told, DiskError) and not self._root.is_dir():
                     raise told from error
                 self.failures.append(Failure.of(task.row.item, told))
                 continue
@@ -241,7 +236,7 @@ class _Export:
                 if remove(place_of(row.path), contents_of(row), job=self._plan.job):
                     removed.add(row.path)
             except OSError as error:
-                self.failures.append(Failure.of(row.item, self._unwritten(error)))
+                self.failures.append(Failure.of(row.item, unwritten(error, self._root)))
         return removed
 
     def _remove_folders(self) -> None:
@@ -257,12 +252,11 @@ class _Export:
         self._ledger.forget_exports(removed)
 
     def _make_folder(self, folder: Path, allowed: int) -> None:
-        root = self._plan.request.root
-        missing = [p for p in (folder, *folder.parents) if p.is_relative_to(str(root))]
+        missing = [p for p in (folder, *folder.parents) if p.is_relative_to(str(self._root))]
         for path in reversed(missing):
             is_new = not path.is_dir()
             make_folder(path, allowed)
-            if is_new and path != root:
+            if is_new and path != self._root:
                 self._rows.append(_folder_row(path))
 
     def _coming(self, task: ExportTask, exported: Exported) -> ExportRow:
@@ -285,7 +279,7 @@ class _Export:
     def _explained(self, task: ExportTask, error: OSError) -> OSError:
         """Return an error that names the other item, where two have one name on this disk."""
         if not isinstance(error, OccupiedError):
-            return self._unwritten(error)
+            return unwritten(error, self._root)
         others = [i for i in self._shared.get(folded(task.path), ()) if i != task.row.item]
         if not others:
             return error
@@ -294,30 +288,10 @@ class _Export:
     def _unmade(self, task: ExportTask, error: BaseException | None) -> BaseException | None:
         """Return an error that says why a file was not made, and what to do."""
         if isinstance(error, DiskError):
-            return self._unwritten(error)
+            return unwritten(error, self._root)
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-            name = os.fsencode(task.file.name)
-            return OSError(
-                f"the file would be called {task.path.name[:40]}... ({len(name)} bytes, its path "
-                f"{len(os.fsencode(task.file))}), longer than the disk takes; rename it in "
-                "its source, or export into a folder with a shorter path"
-            )
+            return name_too_long(task.file)
         return error
-
-    def _unwritten(self, error: OSError) -> OSError:
-        """Return an error that says which folder cannot be written, why, and what to do."""
-        if isinstance(error, OccupiedError | StoreError):
-            return error
-        # A full disk concerns all its folders; missing permission concerns one folder.
-        is_of_disk = error.errno in _OF_DISK or not error.filename
-        place = self._plan.request.root if is_of_disk else error.filename
-        advice = _OF_DISK.get(error.errno or 0, "fix that")
-        if isinstance(error, PermissionError) or error.errno == errno.EACCES:
-            advice = "grant access to it, or export into another folder"
-        return DiskError(
-            f"{place} cannot be written ({error.strerror or error}); {advice}, then repeat the "
-            "command"
-        )
 
 
 def _row_of(task: ExportTask, facts: Facts) -> ExportRow:
@@ -343,13 +317,3 @@ def _shared_names(tasks: Iterable[ExportTask]) -> dict[str, list[str]]:
     for task in tasks:
         items[folded(task.path)].append(task.row.item)
     return items
-
-
-def _in_the_way(error: OSError) -> OSError:
-    """Return an error that says what to do, where a file is in the place of a folder."""
-    if not isinstance(error, (FileExistsError, NotADirectoryError)):
-        return error
-    return OccupiedError(
-        f"{error.filename} is not a folder, expected one; move it away, or export into another "
-        "folder"
-    )

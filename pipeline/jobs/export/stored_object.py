@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.jobs.export.facts import Exported, Facts
-from pipeline.jobs.export.occupied import OF_OTHERS, appeared, not_replaced
+from pipeline.jobs.export.unwritten import OF_OTHERS, appeared, not_replaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

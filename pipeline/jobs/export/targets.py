@@ -22,8 +22,8 @@ from pipeline.storage.store import BucketPlace
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
+    from pipeline.jobs.export.request import ExportRequest
     from pipeline.jobs.job import Job
-    from pipeline.jobs.request import ExportRequest
     from pipeline.storage.ledger import ItemRow
     from pipeline.storage.store import Place
 

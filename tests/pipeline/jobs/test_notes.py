@@ -15,8 +15,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from pipeline.compute.status import read_status
 from pipeline.jobs.export.export_plan import plan_export
+from pipeline.jobs.export.request import ExportRequest
 from pipeline.jobs.export.stage import run_export
-from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
 from pipeline.pictures.metadata.metadata import Metadata, from_json, to_json
 from pipeline.reports.job_report import write_report

@@ -17,8 +17,8 @@ from pipeline.errors import UsageError
 from pipeline.geometry import Rect, Span
 from pipeline.jobs.export.export_plan import plan_export
 from pipeline.jobs.export.names import file_names
+from pipeline.jobs.export.request import ExportRequest
 from pipeline.jobs.export.stage import ExportResult, run_export
-from pipeline.jobs.request import ExportRequest
 from pipeline.pictures.files import read_picture
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from pipeline.errors import UsageError
 from pipeline.jobs.export import export_plan, in_place
 from pipeline.jobs.export.export_plan import plan_export
 from pipeline.jobs.export.local_file import put_in_place
+from pipeline.jobs.export.request import ExportRequest
 from pipeline.jobs.export.stage import ExportResult, run_export
 from pipeline.jobs.job import open_job
-from pipeline.jobs.request import ExportRequest
 from pipeline.jobs.run import run_on
 from pipeline.pictures.files import read_picture
 from pipeline.storage import atomic
