@@ -19,5 +19,8 @@ MEMORIES = ("auto", "disk", "ram", "gpu")
 KEEP_ALL, KEEP_SR, KEEP_EXPORT = KEEPS = ("all", "sr", "export")
 """What remains of a finished picture: all its pixels, those of SR, or its exported file."""
 
+JOB_LOCK = "lock"
+"""The file in a job's folder that a run holds while it goes on."""
+
 JPEGXL, ZSTD = CODECS = ("jpegxl", "zstd")
 """How the arrays of an archive may be compressed, always without loss."""

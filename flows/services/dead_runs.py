@@ -37,8 +37,8 @@ from flows.services.deployments import POOL
 from flows.services.event_order import send_event
 from flows.services.heartbeat import SILENT_S, place_of
 from flows.services.notifications import tell
+from pipeline.constants import JOB_LOCK
 from pipeline.errors import JobBusyError
-from pipeline.jobs.job import LOCK
 from pipeline.storage.locks import hold_to_read
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _is_lost(run: FlowRun, now: datetime) -> bool:
 
 def _is_free(run: FlowRun) -> bool:
     """Return whether no run holds the job of this one, as far as this machine sees its folder."""
-    lock = Path(str(run.parameters.get("job_dir") or "")) / LOCK
+    lock = Path(str(run.parameters.get("job_dir") or "")) / JOB_LOCK
     if not lock.is_file():
         return True
     try:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.constants import JOB_LOCK
 from pipeline.errors import ArchiveError, JobBusyError, LedgerError, StoreError, UsageError
 from pipeline.jobs.not_a_job import why_not_a_job
 from pipeline.sources.overlap import check_new_job
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Place
 
 DESCRIPTION = "job.json"
-LOCK = "lock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +232,7 @@ def create_job(folder: Place, *, source: str, ledger_url: str | None = None) -> 
 def _check_lock_and_ledger(folder: Place, ledger_url: str | None, job_id: str) -> None:
     """Try both before anything is written: a mistyped URL, or a foreign file, must spoil no job."""
     if isinstance(folder, Path):
-        check_lock(folder / LOCK)
+        check_lock(folder / JOB_LOCK)
         if not ledger_url and (folder / FILE_NAME).exists():
             Ledger.open_file((folder / FILE_NAME).resolve(), job=job_id).close()
     elif not ledger_url:
@@ -281,7 +281,7 @@ def started_job(folder: Place, *, source: str, ledger_url: str | None = None) ->
 def _take_away(job: Job, before: set[str] | None) -> None:
     """Remove a job that holds no pictures, but nothing that was there `before`."""
     kept = before or set()
-    own = {DESCRIPTION, LOCK, *(f"{FILE_NAME}{end}" for end in ("", "-wal", "-shm"))}
+    own = {DESCRIPTION, JOB_LOCK, *(f"{FILE_NAME}{end}" for end in ("", "-wal", "-shm"))}
     if any(path.name not in own | kept for path in job.folder.iterdir()):
         return
     for name in own - kept:
@@ -293,7 +293,7 @@ def _take_away(job: Job, before: set[str] | None) -> None:
 def hold_job(job: Job, command: str) -> AbstractContextManager[None]:
     """Hold the job for one run, as `hold` says; where it is in a bucket, by its ledger."""
     if isinstance(job.folder, Path):
-        return hold(job.folder / LOCK, job.folder, command)
+        return hold(job.folder / JOB_LOCK, job.folder, command)
     return hold_by_ledger(job.ledger_url, job=job.id, what=job.folder, command=command)
 
 
@@ -302,7 +302,7 @@ def _file_url(folder: Path) -> str:
 
 
 def _holds_other_things(folder: Place) -> bool:
-    return any(path.name not in (LOCK, FILE_NAME) for path in folder.iterdir())
+    return any(path.name not in (JOB_LOCK, FILE_NAME) for path in folder.iterdir())
 
 
 def _is_one(archive: Place, other: Place) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import zarr
 
+from pipeline.constants import JOB_LOCK
 from pipeline.errors import (
     ArchiveError,
     JobBusyError,
@@ -24,7 +25,7 @@ from pipeline.errors import (
     SourceError,
     UsageError,
 )
-from pipeline.jobs.job import DESCRIPTION, LOCK, create_job, hold_job, open_job, started_job
+from pipeline.jobs.job import DESCRIPTION, create_job, hold_job, open_job, started_job
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import FILE_NAME, INGESTED, ItemRow, Ledger
 
@@ -117,7 +118,7 @@ def test_a_file_becomes_no_job(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_start_leaves_behind_can_become_a_job(tmp_path: Path) -> None:
-    (tmp_path / LOCK).touch()
+    (tmp_path / JOB_LOCK).touch()
     create_job(tmp_path, source="photos")
 
 
@@ -129,12 +130,12 @@ def test_a_ledger_or_lock_of_another_program_is_met_before_anything_is_written(
     database = (tmp_path / "ledger.sqlite").read_bytes()
     with pytest.raises(LedgerError, match="is a database of another program"):
         create_job(tmp_path, source="photos")
-    (tmp_path / LOCK).write_text("4711")
+    (tmp_path / JOB_LOCK).write_text("4711")
     with pytest.raises(OccupiedError, match="was not written by upres"):
         create_job(tmp_path, source="photos", ledger_url=f"sqlite:///{tmp_path}/l.db")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.sqlite", LOCK]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger.sqlite", JOB_LOCK]
     assert (tmp_path / "ledger.sqlite").read_bytes() == database
-    (tmp_path / LOCK).unlink()
+    (tmp_path / JOB_LOCK).unlink()
     (tmp_path / "ledger.sqlite").write_text("precious, and not a database at all")
     with pytest.raises(LedgerError, match="file is not a database"):
         create_job(tmp_path, source="photos")
@@ -291,8 +292,8 @@ def test_a_holder_that_was_killed_holds_no_more(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         with hold_job(job, "upres score"):
-            assert "upres score" in (tmp_path / LOCK).read_text()
-            assert "photos" not in (tmp_path / LOCK).read_text()
+            assert "upres score" in (tmp_path / JOB_LOCK).read_text()
+            assert "photos" not in (tmp_path / JOB_LOCK).read_text()
 
 
 def test_a_job_is_free_again_after_a_run_and_after_a_failed_one(tmp_path: Path) -> None:
