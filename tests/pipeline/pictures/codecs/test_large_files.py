@@ -6,7 +6,6 @@ import io
 import itertools
 import mmap
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -135,32 +134,6 @@ def test_the_thumbnail_in_a_file_of_strips_is_of_the_new_pixels(
     expected = np.asarray(Image.fromarray(np.moveaxis(pixels, 0, 2)).resize((160, 120)))
     assert small.shape == expected.shape
     assert np.abs(small.astype(int) - expected).mean() < 4
-
-
-@pytest.mark.usefixtures("small_steps")
-def test_the_rows_of_a_png_of_strips_are_filtered_as_libpng_does_it(photo: TakePhoto) -> None:
-    pixels = photo(200, 150)
-    whole = imagecodecs.png_encode(
-        np.ascontiguousarray(np.moveaxis(pixels, 0, 2)),
-        level=3,
-        strategy=imagecodecs.PNG.STRATEGY.RLE,
-        filter=imagecodecs.PNG.FILTER.PAETH,
-    )
-    data, _ = encoded(Cut(pixels, 41), "png")
-    assert rows_of(data) == rows_of(whole)
-    assert {rows_of(data)[start] for start in range(0, 200 * 451, 451)} == {4}
-    assert abs(len(data) - len(whole)) < 0.01 * len(whole)
-
-
-def rows_of(png: bytes) -> bytes:
-    bodies, at = [], 8
-    while at < len(png):
-        size, kind = struct.unpack_from(">I4s", png, at)
-        assert size <= 8192
-        if kind == b"IDAT":
-            bodies.append(png[at + 8 : at + 8 + size])
-        at += 12 + size
-    return zlib.decompress(b"".join(bodies))
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
