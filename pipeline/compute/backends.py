@@ -81,7 +81,7 @@ class TorchBackend:
 
 
 class OpenVinoBackend:
-    """The network converted once, and compiled for each precision when it is first asked for.
+    """The network, converted and compiled for each precision when it is first asked for.
 
     It is compiled for shapes that are not known yet: compiled for one shape it rounds otherwise
     than for another, and a tile would no longer be what the whole picture is there.
@@ -94,11 +94,10 @@ class OpenVinoBackend:
 
     def __init__(self, network: nn.Module, *, channels: int, scale: int) -> None:
         self._library = _openvino()
-        self._models = {
-            precision: _converted(self._library, ready, channels=channels)
-            for precision, ready in _by_precision(network, torch.device("cpu")).items()
-        }
+        self._networks = _by_precision(network, torch.device("cpu"))
+        self._models: dict[str, Any] = {}
         self._core = _core()
+        self._channels = channels
         self._scale = scale
         self._requests: dict[str, Any] = {}
         self._shapes: set[tuple[int, ...]] = set()
@@ -126,6 +125,10 @@ class OpenVinoBackend:
         properties, types = self._library.properties, self._library.Type
         wanted = {"fp32": types.f32, "bf16": types.bf16}[precision]
         threads = torch.get_num_threads()
+        if precision not in self._models:
+            self._models[precision] = _converted(
+                self._library, self._networks[precision], channels=self._channels
+            )
         compiled = self._core.compile_model(
             self._models[precision],
             "CPU",
@@ -228,8 +231,8 @@ def _converted(library: Any, network: nn.Module, *, channels: int) -> Any:
     # A batch of two with gradients, as a network may do more for a batch of one, or in inference
     # mode, that only torch's own rounding needs. Tracing is deprecated, but torch.export ties the
     # batch to the example's; the check would trace again without gradients.
-    example = torch.rand(2, channels, 16, 16)
-    with warnings.catch_warnings(), torch.enable_grad():
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
         warnings.simplefilter("ignore")
+        example = torch.rand(2, channels, 16, 16)
         traced = torch.jit.trace(network.cpu().eval(), example, check_trace=False)
         return library.convert_model(traced, input=[-1, channels, -1, -1])
