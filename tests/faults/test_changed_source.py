@@ -57,6 +57,7 @@ def upscale_while(
         return run.status()
 
 
+@pytest.mark.slow
 def test_a_file_that_is_replaced_in_mid_run_is_upscaled_as_it_was_and_anew_by_the_next_run(
     pictures: Path,
     tmp_path: Path,

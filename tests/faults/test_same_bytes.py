@@ -80,7 +80,9 @@ def whole(compute: Compute, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return compute(tmp_path_factory.mktemp("whole") / "job")
 
 
-@pytest.mark.parametrize("tiles_a_task", [pytest.param(1, marks=pytest.mark.slow), 3, UNITS])
+@pytest.mark.parametrize(
+    "tiles_a_task", [*(pytest.param(n, marks=pytest.mark.slow) for n in (1, 3)), UNITS]
+)
 def test_the_order_of_tiles_and_how_many_go_in_one_task_change_no_byte(
     tiles_a_task: int,
     compute: Compute,

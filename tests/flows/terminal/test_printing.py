@@ -226,6 +226,7 @@ def test_a_closed_stream_leads_nowhere_and_into_no_file(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b""
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_a_command_without_a_word(job: Job) -> None:
     ledger = job.open_ledger()
     ledger.put_items(ItemRow(item=f"{n:080}", state=INGESTED) for n in range(3000))

@@ -94,6 +94,7 @@ def run(
     return go
 
 
+@pytest.mark.slow
 def test_it_ends_between_units_and_the_next_run_makes_the_same_bytes(
     run: Callable[..., JobResult], tmp_path: Path, digest: Digest
 ) -> None:

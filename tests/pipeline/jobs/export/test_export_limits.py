@@ -99,6 +99,7 @@ def test_nothing_is_said_where_all_can_be_written(
     assert result.exported.failures == ()
 
 
+@pytest.mark.slow
 def test_of_very_many_only_the_first_are_named(
     source: Path, tmp_path: Path, upscale: Upscale, save: SavePicture, photo: TakePhoto
 ) -> None:

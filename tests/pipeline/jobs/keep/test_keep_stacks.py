@@ -32,6 +32,7 @@ def chunks(folder: Path, archive: str) -> int:
     return sum(path.is_file() for path in (folder / "job" / archive / "@stacks").rglob("c/*/0/0/0"))
 
 
+@pytest.mark.slow
 def test_a_chunk_goes_with_all_its_pictures_and_one_that_changes_comes_back_alone(
     faces: Path, photo: TakePhoto, save: SavePicture, cluster: tuple[str, str], upres: Command,
     digest: Digest,
@@ -92,6 +93,7 @@ def test_without_the_copies_a_chunk_stays_as_it_is_when_one_of_its_pictures_chan
     assert digest(faces / "out") == digest(faces / "of-whole")
 
 
+@pytest.mark.slow
 def test_killed_while_pictures_come_back_into_a_stack_the_next_run_makes_their_files(
     faces: Path, cluster: tuple[str, str], digest: Digest
 ) -> None:

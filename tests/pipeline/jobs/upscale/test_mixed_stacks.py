@@ -181,6 +181,7 @@ def test_no_network_sees_a_pixel_of_the_box_around_a_picture(
         assert np.array_equal(whole(image), bench.inference.enlarge(picture))
 
 
+@pytest.mark.slow
 def test_few_pictures_of_each_box_share_a_larger_one(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:
@@ -340,6 +341,7 @@ def test_a_failed_chunk_is_computed_again_by_the_name_of_a_picture(
     assert digest(done / "sr.zarr") == whole_job
 
 
+@pytest.mark.slow
 def test_scores_report_and_status_are_those_of_the_same_pictures_alone(
     source: Path, done: Path, tmp_path: Path, upscale: Upscale, upres: Command,
     cluster: tuple[str, str], monkeypatch: pytest.MonkeyPatch,

@@ -415,6 +415,7 @@ def test_pictures_and_order_of_ingestion_decide_the_bytes_of_a_stack(
     assert digests[0] == digests[1]
 
 
+@pytest.mark.slow
 def test_scores_and_exports_are_those_of_the_same_pictures_alone(
     source: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, upscale: Upscale,
     upres: Command, cluster: tuple[str, str],
