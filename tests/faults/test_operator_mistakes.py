@@ -252,6 +252,7 @@ def test_options_of_an_export_go_with_one(pictures: Path, tmp_path: Path, upres:
     assert not (tmp_path / "job").exists()
 
 
+@pytest.mark.slow
 def test_what_became_of_exported_files_is_said(
     pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str]
 ) -> None:
@@ -379,6 +380,7 @@ def test_a_damaged_shard_is_found_by_the_export_and_mended_by_the_rerun(
     assert digest(job / "sr.zarr") == whole
 
 
+@pytest.mark.slow
 def test_a_source_archive_that_changed_is_noticed_by_the_rerun(
     pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], save: SavePicture,
     photo: TakePhoto,

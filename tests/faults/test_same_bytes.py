@@ -101,6 +101,7 @@ def test_the_order_of_tiles_and_how_many_go_in_one_task_change_no_byte(
     assert compute(tmp_path / "job", order=shuffled) == whole
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_middle_changes_no_byte(
     compute: Compute, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_damaged_item_is_told_and_can_be_removed_or_made_anew(
     assert list(again.items()) == ["whole.png"]
 
 
+@pytest.mark.slow
 @examples(60)
 @given(st.data())
 def test_no_damage_to_metadata_is_anything_but_an_archive_error(data: st.DataObject) -> None:

@@ -118,6 +118,7 @@ def test_each_picture_gets_the_network_that_its_traces_ask_for(
     assert "was once a JPEG of quality 60" in (job / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_computed_again_and_a_changed_picture_is_looked_at_again(
     upres: Command, words: tuple[str, ...], source: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_a_named_model_is_taken_for_all(
     assert "model" not in upres("status", job, "--items", "--json").document["by_item"][0]
 
 
+@pytest.mark.slow
 def test_small_pictures_share_chunks_with_those_of_the_same_model(
     upres: Command, words: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ print(hashlib.sha256(checkpoint.to_bytes(spec, registry.build(spec).state_dict()
 """
 
 
+@pytest.mark.slow
 def test_the_same_weights_have_the_same_sha256_in_every_process() -> None:
     mine = hashlib.sha256(to_bytes(SPEC, weights())).hexdigest()
     run = [sys.executable, "-c", SAVING]

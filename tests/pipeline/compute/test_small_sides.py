@@ -113,6 +113,7 @@ def test_tiles_of_a_narrow_picture_equal_the_whole(size: tuple[int, int], photo:
     np.testing.assert_array_equal(tiled, run.enlarge(lr))
 
 
+@pytest.mark.slow
 def test_a_job_makes_of_narrow_pictures_what_the_network_makes_of_the_whole(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale
 ) -> None:

@@ -117,6 +117,7 @@ def test_it_ends_between_units_and_the_next_run_makes_the_same_bytes(
     assert len(digest(tmp_path / "out")) == PICTURES
 
 
+@pytest.mark.slow
 def test_what_is_finished_by_then_is_still_scored_and_exported(
     run: Callable[..., JobResult], tmp_path: Path
 ) -> None:

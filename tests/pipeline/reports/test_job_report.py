@@ -243,6 +243,7 @@ def test_failed_and_pending_tiles_have_cells_of_their_own(bench: Bench) -> None:
     assert 'fill="url(#pending)"' in cells
 
 
+@pytest.mark.slow
 def test_failures_are_listed_to_500_and_the_rest_counted(bench: Bench) -> None:
     bench.add("wide.png", noise(1, 1, 505 * TILE_PX), failed=dict.fromkeys(range(503), "why"))
     bench.put("bad.png", state=REJECTED, error="PictureError", message="the file is text")
@@ -260,6 +261,7 @@ def test_rejected_and_vanished_items_are_counted_and_have_no_pictures(bench: Ben
     assert pictures(page) == 0
 
 
+@pytest.mark.slow
 def test_of_a_large_job_the_worst_come_first_and_the_rest_are_counted(bench: Bench) -> None:
     for n in range(26):
         bench.add(f"{n:02}.png", noise(1, 4, 4))

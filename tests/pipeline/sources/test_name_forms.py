@@ -83,6 +83,7 @@ def test_originals_are_found_in_the_other_form(one: str, other: str, tmp_path: P
     assert original_among(f"{one}.tif", f"{one}.jpg", f"{other}.webp") is None
 
 
+@pytest.mark.slow
 def test_a_rerun_and_a_score_take_names_as_they_are_typed(
     tmp_path: Path,
     photo: TakePhoto,

@@ -123,6 +123,7 @@ def test_an_id_that_is_empty_or_no_text_is_refused(item: str) -> None:
         item_path(item)
 
 
+@pytest.mark.slow
 @examples(30)
 @given(st.sets(items, min_size=1, max_size=4))
 def test_every_stored_item_is_listed_and_read_back_under_its_own_id(wanted: set[str]) -> None:

@@ -190,6 +190,7 @@ def test_a_job_of_files_gives_the_same_bytes_as_one_of_pixels(
     assert some == others
 
 
+@pytest.mark.slow
 def test_it_has_the_same_scores(
     done: Path, upscale: Upscale, upres: Command, cluster: Cluster
 ) -> None:

@@ -62,6 +62,7 @@ def check(tasks: list[PackTask], alone: list[SourceFile], pictures: list[Ingeste
         assert len(task.waiting) <= kind.chunk_members
 
 
+@pytest.mark.slow
 @given(
     sizes=st.lists(st.tuples(SIDES, SIDES, st.integers(1, 18)), min_size=1, max_size=12),
     chunk=st.integers(1, 40),

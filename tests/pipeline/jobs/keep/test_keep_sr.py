@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from pipeline.jobs.perform import upscale_job
 from pipeline.storage.ledger import LR, SR
 from tests.pipeline.jobs.keep.test_keep import Heard, asked, let_go, pixels, some_pictures
@@ -54,6 +56,7 @@ def test_the_copies_of_the_input_go_and_come_back_when_they_are_needed(
     assert pixels(tmp_path, "source.zarr") == 0
 
 
+@pytest.mark.slow
 def test_an_archive_that_is_the_source_keeps_all_that_it_has(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, cluster: tuple[str, str],
     upres: Command, digest: Digest,

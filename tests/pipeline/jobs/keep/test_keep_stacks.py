@@ -77,6 +77,7 @@ def test_a_chunk_goes_with_all_its_pictures_and_one_that_changes_comes_back_alon
     assert digest(faces / "out") == digest(faces / "of-whole")
 
 
+@pytest.mark.slow
 def test_without_the_copies_a_chunk_stays_as_it_is_when_one_of_its_pictures_changes(
     faces: Path, photo: TakePhoto, save: SavePicture, cluster: tuple[str, str], digest: Digest
 ) -> None:

@@ -149,6 +149,7 @@ def bench() -> Workbench:
 SIZES = st.tuples(st.integers(1, 64), st.integers(1, 64))
 
 
+@pytest.mark.slow
 @examples(30, few=3)
 @given(
     sizes=st.lists(SIZES, min_size=1, max_size=6),
@@ -204,6 +205,7 @@ def test_pictures_that_are_many_of_one_size_keep_a_stack_of_their_own(
     assert sr.stacks() == ["stacks/3x30x40-uint8/", STACK]
 
 
+@pytest.mark.slow
 def test_a_job_of_before_keeps_its_images_and_only_new_pictures_share(
     source: Path, tmp_path: Path, photo: TakePhoto, save: SavePicture, upscale: Upscale,
     monkeypatch: pytest.MonkeyPatch, digest: Digest,

@@ -597,6 +597,7 @@ def interrupted(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_chunk_that_is_not_what_the_ledger_says_fails_instead_of_being_done(
     source: Path, done: Path, upscale: Upscale, upres: Command, cluster: tuple[str, str]
 ) -> None:
