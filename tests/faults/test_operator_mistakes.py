@@ -291,6 +291,7 @@ def test_a_job_beside_its_pictures_is_not_taken_for_pictures(
     assert again.document["computed_units"] == 0
 
 
+@pytest.mark.slow
 def test_a_job_is_not_made_in_another_one_nor_of_its_own_pictures(
     pictures: Path, tmp_path: Path, upres: Command, cluster: tuple[str, str], digest: Digest
 ) -> None:

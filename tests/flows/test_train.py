@@ -187,6 +187,7 @@ def begun(pictures: Path, tmp_path: Path, upres: Command) -> tuple[object, ...]:
     return ("train", pictures, "--out", out, "--resume", "--set", "steps=4")
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_as_it_was_begun_without_saying_its_recipe_again(
     begun: tuple[object, ...], tmp_path: Path, upres: Command
 ) -> None:

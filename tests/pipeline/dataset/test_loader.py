@@ -245,6 +245,7 @@ def test_without_lr_only_hr_is_read(own: Dataset) -> None:
     assert len(rows) > BATCH
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_from_disk_and_from_memory(dataset: Dataset) -> None:
     for changes in ({}, {"lr": ("plain",)}, {"lr": ()}, {"drop_last": False, "augment": False}):
         wanted = spec(**changes)

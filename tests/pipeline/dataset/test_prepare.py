@@ -185,6 +185,7 @@ def test_new_pictures_are_appended_and_the_others_keep_their_rows_bytes_and_spli
     np.testing.assert_array_equal(dataset.splits()[: len(splits)], splits)
 
 
+@pytest.mark.slow
 def test_a_changed_picture_leaves_its_rows_and_gets_others(
     pictures: Path,
     prepared: Path,
@@ -304,6 +305,7 @@ def test_pairs_are_cut_at_the_same_places(
     np.testing.assert_array_equal(dataset.read("lr_odd", rows), expected)
 
 
+@pytest.mark.slow
 def test_a_changed_lr_file_makes_its_patches_anew(
     pictures: Path, tmp_path: Path, prepare: Prepare, save: SavePicture
 ) -> None:

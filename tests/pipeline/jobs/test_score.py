@@ -181,6 +181,7 @@ def test_a_bicubic_job_scores_the_same_in_both_columns(
     assert found["a.png"].kinds[REFERENCE] == found["a.png"].kinds[BICUBIC]
 
 
+@pytest.mark.slow
 def test_without_originals_sr_is_reduced_and_compared_with_its_lr(
     small: Path,
     tmp_path: Path,

@@ -108,6 +108,7 @@ def test_mean_and_std_are_those_of_the_pixels(tmp_path: Path, photo: TakePhoto) 
     assert "train 3 1 " + " ".join(f"{value:.4f}" for value in figures) in words
 
 
+@pytest.mark.slow
 def test_equal_datasets_have_equal_reports_wherever_they_lie(
     tmp_path: Path, photo: TakePhoto
 ) -> None:

@@ -312,6 +312,7 @@ def test_a_plan_of_nothing_opens_no_image(done: Path, monkeypatch: pytest.Monkey
     assert planned(done) == []
 
 
+@pytest.mark.slow
 def test_a_job_without_seals_opens_its_images_once(
     done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

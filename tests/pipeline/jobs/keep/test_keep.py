@@ -150,6 +150,7 @@ def test_a_changed_picture_is_made_again_and_no_other(
     assert pixels(work, "sr.zarr") == 0
 
 
+@pytest.mark.slow
 def test_another_model_makes_all_again_from_the_source(
     night: Callable[..., JobResult], work: Path, tmp_path: Path, digest: Digest
 ) -> None:  # fmt: skip
@@ -322,6 +323,7 @@ def test_without_its_ledger_all_is_made_again_and_the_files_are_known(
     assert digest(work / "out") == whole
 
 
+@pytest.mark.slow
 def test_what_was_not_exported_stays(
     tmp_path: Path, photo: TakePhoto, save: SavePicture, cluster: tuple[str, str]
 ) -> None:
