@@ -25,6 +25,8 @@ _AT_ONCE_BYTES = 1 << 16
 _EIGHT_ALIKE = np.uint64(0x0101010101010101)
 _MOST_ALIKE = 0.15
 """Share of groups of eight equal bytes, above which run lengths make a band smaller."""
+_BODY_BYTES = 8192
+"""Compressed data in a chunk, as libpng writes it."""
 _ZLIB_HEAD, _LAST_BLOCK = b"\x78\x01", b"\x03\x00"
 
 
@@ -39,15 +41,21 @@ def filtered_bands(bands: Iterable[NDArray[Any]]) -> Iterator[NDArray[np.uint8]]
 
 
 def packed(bands: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
-    """Yield filtered bands as the pieces of one zlib stream."""
-    checksum = zlib_ng.adler32(b"")
-    head = _ZLIB_HEAD
+    """Yield filtered bands as one zlib stream, in the bodies of IDAT chunks."""
+    for part in _stream(bands):
+        for start in range(0, len(part), _BODY_BYTES):
+            yield part[start : start + _BODY_BYTES]
+
+
+def _stream(bands: Iterable[NDArray[np.uint8]]) -> Iterator[bytes]:
+    """Yield the parts of a zlib stream of filtered bands."""
+    checksum, head = zlib_ng.adler32(b""), _ZLIB_HEAD
     for band in bands:
         rows = band.ravel()
         checksum = zlib_ng.adler32(rows, checksum)
         yield head + _deflated(rows)
         head = b""
-    yield head + _LAST_BLOCK + checksum.to_bytes(4, "big")
+    yield _LAST_BLOCK + checksum.to_bytes(4, "big")
 
 
 def _filtered(band: NDArray[Any]) -> NDArray[np.uint8]:
