@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 MARKS ?= not gpu and not slow and not services and not browser and not compose
+TESTS ?=
 JOBS ?= auto
 K ?=
 
@@ -28,7 +29,7 @@ down: ## end all services; pictures, jobs, runs and schedules stay
 # What Python compiled is kept, whatever the environment says: each process saves seconds by it.
 # `make test MARKS="not gpu" JOBS=0` is all of them.
 test: $(VENV)/installed ## run the tests that take seconds
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "$(MARKS)"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "$(MARKS)" $(TESTS)
 
 test-one: $(VENV)/installed ## run the tests whose names contain a text: K=seam
 	@test -n "$(K)" || { echo "say which: make test-one K=TEXT"; exit 2; }

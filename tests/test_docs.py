@@ -13,6 +13,7 @@ import pytest
 from distributed import LocalCluster
 
 from pipeline.storage.store import BucketPlace
+from tests.flows.demo.demonstration import check_demonstration
 from tests.forked_command import forked_commands
 from tests.ports import free_port
 from tests.services.databases import put_new_database
@@ -95,8 +96,12 @@ def test_every_command_of_the_document_does_what_it_says(
     if "s3://pictures" in typed:
         # Its keys are known to the workers that a command starts, and to no others.
         served |= request.getfixturevalue("bucket_of_pictures")
-    elif document.stem != "README" and "upres serve" not in typed:
-        # The README is typed as it is by who begins; what is served would remember the address.
+    elif document.stem == "README":
+        # It is typed as it is by who begins; nothing of Prefect may be left in their home.
+        served |= {"HOME": str(tmp_path / "user")}
+        (tmp_path / "user").mkdir()
+    elif "upres serve" not in typed:
+        # What is served would remember the address.
         served["UPRES_CLUSTER"] = workers
     if document.stem != "README" and "upres serve" not in typed:
         # What is served goes on beside the page, and is ended by it: that is the installed one.
@@ -111,6 +116,9 @@ def test_every_command_of_the_document_does_what_it_says(
     )
     assert told.returncode == 0, told.stderr[-2000:]
     assert "Traceback" not in told.stderr
+    if document.stem == "README":
+        check_demonstration(tmp_path / "demo", told=told.stdout)
+        assert not (tmp_path / "user" / ".prefect").exists()
     for text in SCRIPTS.findall(document.read_text()):
         subprocess.run([sys.executable, "-c", text], cwd=tmp_path, check=True)
 

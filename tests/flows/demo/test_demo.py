@@ -1,68 +1,47 @@
-"""The demonstration: the main job on shipped photographs, through the real Prefect flow."""
+"""How `upres demo` ends; that it does what it says is tried where the README types it."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipeline.pictures.files import read_picture
-from pipeline.pictures.formats import EXTENSIONS
+from flows.demo import demo
+from flows.demo.demo import DemoResult
 
-pytestmark = pytest.mark.slow
+if TYPE_CHECKING:
+    from pathlib import Path
 
-UPRES = Path(sys.executable).with_name("upres")
+    from tests.conftest import Command
+
+COMPLETE: dict[str, Any] = {
+    "items": {"done": 8, "failed": 0, "pending": 0, "rejected": 0},
+    "scores": {"items": [], "failures": [], "psnr_y": 31.0, "bicubic_psnr_y": 29.5},
+    "export": {"failures": []},
+    "computed_units": 122,
+    "seconds": 1.0,
+    "report": "job/report.html",
+}
 
 
-def files(folder: Path) -> set[str]:
-    found = (p.relative_to(folder) for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS)
-    return {path.with_suffix("").as_posix() for path in found}
-
-
-def test_the_demonstration_goes_from_photographs_to_photographs_scores_and_report(
-    tmp_path: Path,
-) -> None:
-    demo, home = tmp_path / "demo", tmp_path / "home"
-    home.mkdir()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-    done = subprocess.run(
-        [UPRES, "demo", demo, "--workers", "2", "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-        env=environment | {"HOME": str(home)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    document = json.loads(done.stdout)
-
-    photos = files(demo / "originals")
-    assert len(photos) >= 8
-    assert document["items"]["done"] == len(photos)
-    assert document["units"]["done"] == document["computed_units"] > len(photos)
-    assert document["failures"] == []
-
-    scores = document["scores"]
-    assert len(scores["items"]) == len(photos)
-    assert scores["failures"] == []
-    assert scores["psnr_y"] > scores["bicubic_psnr_y"] > 20
-    assert scores["ssim_y"] > scores["bicubic_ssim_y"] > 0.5
-
-    assert Path(document["report"]).stat().st_size > 1000
-    assert document["export"]["written"] == len(photos)
-    assert files(demo / "small") == files(demo / "images") == photos
-    for name in photos:
-        small = (demo / "small" / name).with_suffix(".png")
-        large = (demo / "images" / name).with_suffix(".png")
-        lr = read_picture(small.read_bytes(), name=name).pixels.shape
-        sr = read_picture(large.read_bytes(), name=name).pixels.shape
-        assert sr == (lr[0], 4 * lr[1], 4 * lr[2])
-
-    # Prefect's database is beside the pictures, not in the user's home.
-    assert (demo / "prefect").is_dir()
-    assert not (home / ".prefect").exists()
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({}, 0),
+        ({"items": {"done": 7, "failed": 1, "pending": 0, "rejected": 0}}, 3),
+        ({"items": {"done": 7, "failed": 0, "pending": 1, "rejected": 0}}, 3),
+        ({"items": {"done": 7, "failed": 0, "pending": 0, "rejected": 1}}, 3),
+        ({"scores": {**COMPLETE["scores"], "failures": [{"item": "a"}]}}, 3),
+        ({"export": {"failures": [{"item": "a"}]}}, 3),
+    ],
+)
+def test_what_was_not_done_is_in_the_exit_code_and_the_document_is_printed(
+    upres: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any],
+    code: int,
+) -> None:  # fmt: skip
+    document = COMPLETE | change
+    monkeypatch.setattr(demo, "run_demo", lambda folder, *_, **__: DemoResult(folder, document))
+    said = upres("demo", tmp_path / "demo", "--json")
+    assert said.code == code
+    assert json.loads(said.out) == document
