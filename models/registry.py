@@ -9,26 +9,24 @@ from __future__ import annotations
 import inspect
 import re
 from importlib import import_module
-from pathlib import Path
 from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
 import models
 from models.architectures import BASELINES, BUILDERS, DISCRIMINATORS
+from models.shipped import shipped
 from models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["BASELINES", "BUILDERS", "DISCRIMINATORS"]
+__all__ = ["BASELINES", "BUILDERS", "DISCRIMINATORS", "shipped"]
 
 for _module in iter_modules(models.__path__, prefix=f"{models.__name__}."):
     import_module(_module.name)
 
 BASELINE_SCALES: tuple[int, ...] = (4, 2, 3)
 """Scales that `upres models` lists for a baseline, the default first."""
-
-WEIGHTS_DIR = Path(__file__).parent / "weights"
 
 
 def build(spec: ModelSpec) -> nn.Module:
@@ -73,11 +71,6 @@ def baseline_spec(name: str, scale: int) -> ModelSpec:
 def is_interpolation(name: str) -> bool:
     """Return whether `name` is one of the baselines, which learned nothing and invent nothing."""
     return re.sub(r"-x[0-9]+$", "", name) in BASELINES
-
-
-def shipped() -> dict[str, Path]:
-    """Return name -> checkpoint of every model whose weights come with upres."""
-    return {p.stem: p for p in sorted(WEIGHTS_DIR.glob("*.safetensors"))}
 
 
 def baselines() -> list[str]:

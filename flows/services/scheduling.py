@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from flows.services.server import configured
+from models.shipped import shipped
 from pipeline.errors import UsageError
 from pipeline.jobs.budget import zone_of
 from pipeline.jobs.job import check_folder
@@ -109,7 +110,9 @@ def _check_here(request: UpscaleRequest) -> None:
         UsageError: if there is no such file of clusters, or the upscaling cannot be.
         ModelError: if the model cannot be loaded.
     """
-    if _OF_MODEL & _not_default(request).keys():
+    asked = _OF_MODEL & _not_default(request).keys()
+    # A model that comes with upres can be loaded: to try it would take torch, and so two seconds.
+    if asked and not (asked == {"model"} and request.model in shipped()):
         request.upscaling()
     if request.clusters is not None and not request.clusters.is_file():
         raise UsageError(f"--clusters {request.clusters} is not a file; check the path")

@@ -54,7 +54,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put(folder, PLAIN, features=12)
     put(folder, RESTORING, features=16)
     put(folder, "span-x2", features=12, scale=2)
-    monkeypatch.setattr(registry, "WEIGHTS_DIR", folder)
+    monkeypatch.setattr("models.shipped.WEIGHTS_DIR", folder)
     return folder
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.cli import main
-from models import registry
 from models.checkpoint import load
 from pipeline.training.catalogue import describe_model
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def unshipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where weights are shipped from, and none are."""
-    monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("models.shipped.WEIGHTS_DIR", tmp_path)
     return tmp_path
 
 

@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from models import registry
 from models.checkpoint import load
 from pipeline.compute.inference import Inference, resolve_precision
 from pipeline.reports import trial
@@ -33,7 +32,7 @@ def _weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder, "span-x4", features=4)
     put(folder, "span-x4-archive", features=6)
     put(folder, "span-x2", features=4, scale=2)
-    monkeypatch.setattr(registry, "WEIGHTS_DIR", folder)
+    monkeypatch.setattr("models.shipped.WEIGHTS_DIR", folder)
     monkeypatch.chdir(tmp_path)
 
 

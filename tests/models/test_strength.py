@@ -53,7 +53,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     put(tmp_path, "span-x4", NARROW, seed=1)
     put(tmp_path, "span-x4-archive", WIDE, seed=2)
     put(tmp_path, "span-x4-gan", NARROW, seed=4)
-    monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("models.shipped.WEIGHTS_DIR", tmp_path)
     return tmp_path
 
 

@@ -303,13 +303,14 @@ def test_flows_load_nothing_that_computes_before_they_begin() -> None:
     assert printed_by(script) == ("6\n", "")
 
 
-def test_a_job_of_the_default_model_is_checked_without_torch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ["", ", model='span-x2'"], ids=["default", "shipped"])
+def test_a_job_of_a_model_that_comes_with_upres_is_checked_without_torch(asked: str) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
         "from flows.services.scheduling import check_job\n"
         "from pipeline.jobs.request import UpscaleRequest\n"
-        "check_job(UpscaleRequest(src='photos', job_dir=Path('job')), '02:00')\n"
+        f"check_job(UpscaleRequest(src='photos', job_dir=Path('job'){asked}), '02:00')\n"
         "print(sorted({'torch', 'prefect', 'matplotlib'} & set(sys.modules)))"
     )
     assert printed_by(script) == ("[]\n", "")

@@ -42,7 +42,7 @@ def listed() -> dict[str, dict[str, Any]]:
 @pytest.fixture
 def unshipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where weights are shipped from, and none are."""
-    monkeypatch.setattr(registry, "WEIGHTS_DIR", tmp_path)
+    monkeypatch.setattr("models.shipped.WEIGHTS_DIR", tmp_path)
     return tmp_path
 
 
