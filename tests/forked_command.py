@@ -2,7 +2,8 @@
 
 What runs is what the installed command runs, in a process of its own with the same words, folder,
 environment and files. It is forked from one that has imported torch and the like, as local workers
-are, which takes most of the time that a small command needs.
+are, which takes most of the time that a small command needs. Where `upres serve` runs, it has what
+speaks to that server too: Prefect reads its settings once, so they are those of one server.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import TYPE_CHECKING
 from tests.waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).parents[1]
+_OF_SERVER = ("flows.services.deployments", "flows.services.notifications")
 _MOST_BYTES = 2**17
 _CLIENT = """\
 #!{python} -SE
@@ -41,16 +43,20 @@ sys.exit(code[0] if code else 1)
 
 
 @contextmanager
-def forked_commands() -> Iterator[Path]:
-    """Yield a folder with an `upres` that is quick to start."""
+def forked_commands(served: Mapping[str, str] | None = None) -> Iterator[Path]:
+    """Yield a folder with an `upres` that is quick to start.
+
+    `served` is the environment of who types it only while one `upres serve` runs.
+    """
     with tempfile.TemporaryDirectory(prefix="upres-") as folder:
         address, client = Path(folder) / "socket", Path(folder) / "bin" / "upres"
         client.parent.mkdir()
         client.write_text(_CLIENT.format(python=sys.executable, address=str(address)))
         client.chmod(0o755)
+        words = [str(address)] if served is None else [str(address), "served"]
         server = subprocess.Popen(
-            [sys.executable, "-c", "from tests.forked_command import serve; serve()", str(address)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", "from tests.forked_command import serve; serve()", *words],
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | dict(served or {}),
         )
         try:
             until(lambda: address.exists() or server.poll() is not None, every_s=0.05)
@@ -62,10 +68,15 @@ def forked_commands() -> Iterator[Path]:
 
 def serve() -> None:
     """Fork a process for each command, until this one is ended."""
+    from flows.services.server import server_at_hand
     from pipeline.compute.fork_server import _LIBRARIES
 
     for name in _LIBRARIES:
         importlib.import_module(name)
+    if sys.argv[2:]:
+        with server_at_hand():
+            for name in _OF_SERVER:
+                importlib.import_module(name)
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:

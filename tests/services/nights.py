@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import psutil
 
+from tests.forked_command import forked_commands
 from tests.ports import free_port
 from tests.services.databases import put_new_database
 from tests.waiting import PATIENCE_S, until
@@ -33,6 +34,7 @@ class Night:
         self.folder, self.home = folder, folder / "home"
         put_new_database(self.home / "prefect")
         self.port = free_port()
+        self._upres = UPRES
         others = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
         self.slowest_s = 0.0
         """What a command, or the start of a server, has taken so far."""
@@ -53,10 +55,19 @@ class Night:
         finally:
             serving.end()
 
+    @contextmanager
+    def typing_much(self, serving: Serving) -> Iterator[None]:
+        """Let what is typed in the block, while that serves, be forked: imports take time."""
+        serving.ready()
+        with forked_commands(self.environ) as folder:
+            self._upres = [str(folder / "upres")]
+            yield
+        self._upres = UPRES
+
     def typed(self, *words: object, **environ: str) -> subprocess.CompletedProcess[str]:
         with self.timed():
             return subprocess.run(
-                [*UPRES, *map(str, words)],
+                [*self._upres, *map(str, words)],
                 cwd=self.folder,
                 env={**self.environ, **environ},
                 capture_output=True,

@@ -51,8 +51,8 @@ def test_jobs_are_scheduled_before_serve_runs_and_meanwhile_run_and_are_changed_
         heard_by(HTTPServer(("127.0.0.1", 0), Webhook)) as web,
         heard_by(socketserver.ThreadingTCPServer(("127.0.0.1", 0), MailServer)) as mail,
         night.served() as serving,
+        night.typing_much(serving),
     ):
-        serving.ready()
         assert f"early: {far} UTC" in serving.said
         assert "serving 1 scheduled job" in serving.said
         until(lambda: any(f"T{far}:00" in run["expected_start_time"] for run in night.coming()))
@@ -60,6 +60,7 @@ def test_jobs_are_scheduled_before_serve_runs_and_meanwhile_run_and_are_changed_
         assert early["next"].endswith(f"T{far}:00+00:00")
         before = night.typed("notify", "--list").stdout
         assert before.count("failed") == 1
+        assert "failed: https://example.org" in before
         assert night.typed("notify", "--remove", before.split(":")[0]).returncode == 0
         unknown = night.typed("schedule", "--remove", "another")
         assert unknown.returncode == 2
@@ -182,11 +183,8 @@ def schedule_before_serve_runs(night: Night, at: str) -> None:
     assert made.stdout.startswith(f"early: {at} UTC, ")
     assert made.stderr.splitlines() == [LAST]
     assert beside.result().stderr.splitlines() == [LAST]
-    # What one such server wrote, the next one knows.
-    with ThreadPoolExecutor() as pool:
-        beside = pool.submit(night.typed, "notify", "--list")
-        listed = night.typed("schedule", "--list", "--json")
-        assert "failed: https://example.org" in beside.result().stdout
+    # What one such server wrote, the next one knows, and so does that of `upres serve`.
+    listed = night.typed("schedule", "--list", "--json")
     assert [job["name"] for job in json.loads(listed.stdout)["jobs"]] == ["early"]
     assert listed.stderr.splitlines() == [LAST]
 
