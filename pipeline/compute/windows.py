@@ -14,7 +14,7 @@ from functools import lru_cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from models.reach import reach_px
+from models.reach import reach_of
 from pipeline.compute.backends import EXACT_MACHINES
 from pipeline.compute.speeds import SPEEDS, Subject, known_or_measured, measure_speeds
 from pipeline.geometry import Rect, Span, equal_side, overlapping
@@ -92,7 +92,7 @@ def in_fastest_pieces(backend: Backend, model: Model, *, precision: str) -> Back
     speeds = known_or_measured(subject, measure, cache_file(SPEEDS))
     if not _may_pay(speeds):
         return backend
-    reach = reach_px(model.network, channels=channels)
+    reach = reach_of(model)
     if reach is None:
         return backend
     return WindowedBackend(backend, scale=scale, reach_px=reach, speeds=speeds)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from models.lpips import load_lpips
-from models.reach import reach_px
+from models.reach import reach_of
 from pipeline.compute.backends import resolve_backend
 from pipeline.compute.inference import (
     Inference,
@@ -142,7 +142,7 @@ class _Network:
             device=device,
             backend=resolve_backend(backend, device=device, model=spec.name),
         )
-        reach = reach_px(model.network, channels=spec.channels)
+        reach = reach_of(model)
         return cls(spec, model.sha256, inference, reach, Enlarged(name_or_file, model.sha256))
 
     def enlarge(self, lr: Picture8) -> Picture8:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from models.reach import reach_px
+from models.reach import reach_of
 from models.registry import is_interpolation
 from pipeline.compute.backends import resolve_backend
 from pipeline.compute.inference import kind_of_device, load_model, resolve_precision
@@ -149,7 +149,7 @@ def make_spec(
         UsageError: if an option is outside its range.
     """
     model = load_model(name_or_file)
-    reach = reach_px(model.network, channels=model.spec.channels)
+    reach = reach_of(model)
     if halo == "auto" and reach is None:
         raise ModelError(
             f"{model.spec.name} looks at the whole picture, so no halo is wide enough to tile "

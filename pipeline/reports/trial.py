@@ -7,13 +7,13 @@ picture and how it is cropped; how the page looks is in its template.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from models.reach import reach_px
+from models.reach import reach_of
 from models.registry import shipped
 from models.strength import RESTORING, Strength
 from pipeline.compute.inference import (
@@ -194,15 +194,10 @@ def _looks(
 ) -> list[list[Look]]:
     """Return for each window what each model makes of it, read with as much as it looks at."""
     columns = []
-    reaches: dict[str, int | None] = {}
     for model in models:
         precision = resolve_precision("auto", device=device)
         inference = Inference.of_model(model, precision=precision, device=device)
-        # Measured once for networks that differ in their weights alone.
-        network = repr(replace(model.spec, name="", summary="", training_data="", scores={}))
-        if network not in reaches:
-            reaches[network] = reach_px(model.network, channels=model.spec.channels)
-        reach = reaches[network]
+        reach = reach_of(model)
         margin = _FARTHEST_PX if reach is None else reach
         columns.append([_look(pixels, window, inference, margin) for window in windows])
     names = [model.spec.name for model in models]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models import registry
 from models.checkpoint import load
-from models.reach import reach_px
+from models.reach import reach_of, reach_px
 from models.span import Span
 from pipeline.compute.threads import in_threads
 
@@ -145,5 +145,20 @@ def test_a_pixel_changes_nothing_beyond_the_reach_and_something_at_it(name: str)
 
 def test_every_shipped_model_can_be_tiled() -> None:
     for name in registry.shipped():
-        model = load(name)
-        assert reach_px(model.network, channels=model.spec.channels) is not None
+        assert reach_of(load(name)) is not None
+
+
+def test_models_that_differ_in_their_weights_alone_are_measured_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("models.reach._KNOWN", {})
+    measured = []
+
+    def counted(network: nn.Module, *, channels: int) -> int | None:
+        measured.append(network)
+        return reach_px(network, channels=channels)
+
+    monkeypatch.setattr("models.reach.reach_px", counted)
+    names = ("span-x4", "span-x4-gan", "span-x4-archive", "span-x2", "bicubic-x2", "lanczos-x2")
+    assert [reach_of(load(name)) for name in names] == [21, 21, 21, 21, 2, 3]
+    assert len(measured) == 5

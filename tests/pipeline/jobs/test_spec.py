@@ -51,9 +51,8 @@ def test_a_network_that_sees_the_whole_picture_is_refused_unless_a_halo_is_given
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     known = load("nearest-x2")
-    monkeypatch.setattr(
-        pipeline.jobs.spec, "load_model", lambda _: Model(known.spec, Pooling(), known.sha256)
-    )
+    pooling = Model(replace(known.spec, architecture="pooling"), Pooling(), known.sha256)
+    monkeypatch.setattr(pipeline.jobs.spec, "load_model", lambda _: pooling)
     with pytest.raises(ModelError, match="whole picture"):
         _spec("anything", "auto")
     assert _spec("anything", 8).halo_px == 8
