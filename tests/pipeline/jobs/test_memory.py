@@ -27,6 +27,9 @@ from pipeline.storage.image import Layout
 from pipeline.storage.ledger import INGESTED, ItemRow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.compute.cluster import Client
     from tests.conftest import TakePhoto
 
 pytestmark = pytest.mark.slow
@@ -94,34 +97,49 @@ def test_a_picture_of_100_megapixels_needs_no_more_memory_than_one_of_25(
 
 
 MOST_BYTES = 700e6
+SIDE = 20_000
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory, photo: TakePhoto) -> Path:
+    """Return an archive with one picture of 400 megapixels."""
+    folder: Path = tmp_path_factory.mktemp("large") / "sr.zarr"
+    _write_large_picture(folder, SIDE, photo(256, 256, channels=1), fingerprint="f")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def worker() -> Iterator[Client]:
+    """One worker, whose peak is that of all tests so far."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
+        with connect(ClusterSettings(workers=1)) as client:
+            yield client
 
 
 @pytest.mark.parametrize("format", ["png", "tiff", "jpeg"])
 def test_400_megapixels_are_exported_and_ingested_in_700_megabytes(
-    format: str, tmp_path: Path, photo: TakePhoto, monkeypatch: pytest.MonkeyPatch
+    format: str, large: Path, worker: Client, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(2**20))
-    side, name = 20_000, "large" + SUFFIXES[format]
-    _write_large_picture(tmp_path / "sr.zarr", side, photo(256, 256, channels=1), fingerprint="f")
+    name = "large" + SUFFIXES[format]
     row = ItemRow(
-        item="large.png", state=INGESTED, fingerprint="f", height=side // 2, width=side // 2
+        item="large.png", state=INGESTED, fingerprint="f", height=SIDE // 2, width=SIDE // 2
     )
     (tmp_path / "out").mkdir()
     export = ExportTask(
-        row=row, sr_dir=tmp_path / "sr.zarr", path=tmp_path / "out" / name, partial_name=name,
+        row=row, sr_dir=large, path=tmp_path / "out" / name, partial_name=name,
         format=format, asked=format, made_of="",
     )  # fmt: skip
     Archive.open_or_create(tmp_path / "lr.zarr")
-    with connect(ClusterSettings(workers=1)) as client:
-        exported = client.submit(export_item, export).result()
-        assert exported.facts.size_bytes == export.path.stat().st_size
-        assert max(client.run(_peak_bytes).values()) < MOST_BYTES
-        files = tuple(list_source(str(export.path)))
-        ingest = IngestTask(files, tmp_path / "lr.zarr", {}, {}, alone=True)
-        (ingested,) = client.submit(ingest_files, ingest).result()
-        assert (ingested.row.message, ingested.row.state) == ("", INGESTED)
-        assert max(client.run(_peak_bytes).values()) < MOST_BYTES
-    corner = Rect(Span(side - 64, side), Span(side - 640, side))
-    before = Archive.open(tmp_path / "sr.zarr").image("large.png").read(corner)
+    exported = worker.submit(export_item, export).result()
+    assert exported.facts.size_bytes == export.path.stat().st_size
+    assert max(worker.run(_peak_bytes).values()) < MOST_BYTES
+    files = tuple(list_source(str(export.path)))
+    ingest = IngestTask(files, tmp_path / "lr.zarr", {}, {}, alone=True)
+    (ingested,) = worker.submit(ingest_files, ingest).result()
+    assert (ingested.row.message, ingested.row.state) == ("", INGESTED)
+    assert max(worker.run(_peak_bytes).values()) < MOST_BYTES
+    corner = Rect(Span(SIDE - 64, SIDE), Span(SIDE - 640, SIDE))
+    before = Archive.open(large).image("large.png").read(corner)
     after = Archive.open(tmp_path / "lr.zarr").image(name).read(corner)
     assert np.abs(after.astype(int) - before).max() <= (24 if format == "jpeg" else 0)
