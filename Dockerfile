@@ -12,7 +12,7 @@ WORKDIR /build
 RUN python3 -m venv --without-pip /opt/upres
 # What upres needs is in a layer of its own, which is made again when pyproject.toml changes, not with each change of
 # the code. Left out is what torch has for those who build and test it.
-COPY pyproject.toml README.md LICENSE upres_start.py ./
+COPY pyproject.toml README.md LICENSE upres_forked.py upres_start.py ./
 RUN python3 -m pip --python /opt/upres/bin/python install --no-cache-dir --no-compile \
         ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} '.[postgresql]' \
     && torch="$(echo /opt/upres/lib/python3*/site-packages/torch)" \

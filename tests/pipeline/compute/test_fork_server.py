@@ -6,11 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.compute import fork_server
+from pipeline.compute.fork_server import _OWN_PLACE as WANTED
+
+ROOT = Path(fork_server.__file__).parents[2]
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="workers are forked on Linux alone")
 
@@ -28,6 +32,9 @@ def look():
         "pid": here.pid,
         "parent": here.ppid(),
         "has torch": "torch" in sys.modules,
+        "found upres at": str(Path(sys.modules["pipeline.jobs.upscale.worker"].__file__).parents[3])
+            if "pipeline.jobs.upscale.worker" in sys.modules else "",
+        "told": "UPRES_FORKED_FROM" in os.environ,
         "environment": {name: os.environ.get(name) for name in NAMES},
         "hash": hash("upres"),
         "Ctrl-C is ignored": signal.getsignal(signal.SIGINT) == signal.SIG_IGN,
@@ -95,6 +102,8 @@ def test_workers_are_forked_also_for_those_that_died_and_for_the_next_cluster(
     assert len(workers) == 2
     assert {worker["parent"] for worker in workers} == {found["server"]["pid"]}
     assert all(worker["has torch"] for worker in workers)
+    assert all(worker["found upres at"] == str(ROOT) for worker in workers)
+    assert not any(worker["told"] for worker in workers)
     assert all(worker["Ctrl-C is ignored"] for worker in workers)
     assert len({worker["hash"] for worker in workers}) == 1
 
@@ -113,8 +122,34 @@ def test_what_is_read_as_a_process_starts_is_in_the_environment_of_the_server(fo
 def test_workers_of_another_environment_and_one_alone_are_spawned(found: Any, cluster: str) -> None:
     for worker in found[cluster]:
         assert worker["parent"] == found["driver"]
+        assert worker["found upres at"] == ""
         assert worker["environment"]["LATER"] == "yes"
     assert {worker["hash"] for worker in found[cluster]} == {found["first"][0]["hash"]}
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("pipeline", True), ("models", True), ("", False)])
+def test_nothing_is_imported_of_another_upres_than_the_one_that_starts_the_server(
+    name: str, theirs: bool, tmp_path: Path
+) -> None:
+    path = [str(ROOT)]
+    if theirs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("")
+        path.insert(0, str(tmp_path))
+    script = "import upres_forked, sys; print({'pipeline', 'models'} & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path),
+            WANTED: str(ROOT if theirs else tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 def test_where_no_server_can_be_started_workers_are_spawned(
