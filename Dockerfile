@@ -21,10 +21,13 @@ RUN python3 -m pip --python /opt/upres/bin/python install --no-cache-dir --no-co
 COPY models ./models
 COPY pipeline ./pipeline
 COPY flows ./flows
-# The file system is read only when this runs, so Python compiles here what is imported at each start: it would take
-# several seconds each time. All modules would add 280 MB.
-RUN python3 -m pip --python /opt/upres/bin/python install --no-cache-dir --no-deps --force-reinstall . \
-    && HOME=/tmp PREFECT_HOME=/tmp/prefect /opt/upres/bin/python -c 'import \
+# Of upres, the first step installed its command alone. The file system is read only when this runs, so Python compiles
+# here what is imported at each start: it would take several seconds each time. All modules would add 280 MB.
+RUN packages="$(echo /opt/upres/lib/python3*/site-packages)" \
+    && cp -r models pipeline flows "${packages}" \
+    && /opt/upres/bin/python -m compileall -q "${packages}"/models "${packages}"/pipeline "${packages}"/flows \
+        "${packages}"/upres_*.py \
+    && HOME=/tmp PREFECT_HOME=/tmp/prefect /opt/upres/bin/python -P -c 'import \
         flows.main_job, flows.nightly, flows.prepare, flows.rerun, flows.score, flows.train, \
         flows.train_listening, flows.upscale, openvino, pipeline.jobs.perform, \
         pipeline.reports.dataset_report, \

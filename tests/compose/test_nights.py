@@ -160,7 +160,9 @@ class Stack:
 
     def ended(self, run: str) -> tuple[str, str]:
         """Wait for the end of a run; return the name of its state, and the message."""
-        state = wait(lambda: (s := self.state(run))["type"] in ENDED and s, "the end of a run")
+        state = wait(
+            lambda: (s := self.state(run))["type"] in ENDED and s, "the end of a run", every_s=2
+        )
         return state["name"], state["message"] or ""
 
     def units_done(self) -> int:
@@ -192,13 +194,13 @@ class Stack:
             }
 
 
-def wait(found: Callable[[], Any], what: str) -> Any:
+def wait(found: Callable[[], Any], what: str, *, every_s: float = 0.3) -> Any:
     """Return what `found` does, as soon as that is something."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
         if it := found():
             return it
-        time.sleep(0.3)
+        time.sleep(every_s)
     raise TimeoutError(f"waited for {PATIENCE_S:.0f} s for {what}")
 
 
@@ -369,15 +371,16 @@ def _units(stack: Stack, job: str) -> dict[str, int]:
 
 def _schedule(stack: Stack) -> Callable[[], str]:
     """Schedule a night soon; return what waits for its run to be made."""
-    # A busy machine takes half a minute for the command, after which that time must be ahead.
-    # The minute that is not over yet is cut off.
-    began = time.monotonic()
-    stack.inside("upres", "schedule", "--list")
-    command_s = time.monotonic() - began
-    at = datetime.now(UTC) + timedelta(seconds=60 + max(90, 4 * command_s))
-    asked = ["--model", ASKED["model"], "--tile", TILE_PX, "--timezone", "UTC"]
-    words = [ASKED["src"], "/data/undisturbed", "--at", f"{at:%H:%M}", *asked, "--json"]
-    name = json.loads(stack.inside("upres", "schedule", *words))["name"]
+    asked = ["--model", ASKED["model"], "--tile", TILE_PX, "--timezone", "UTC", "--json"]
+    # The minute that is not over yet is cut off. Where the command takes longer than what is left,
+    # the night would be that of tomorrow.
+    for ahead_s in (90, 150, 300, PATIENCE_S):
+        at = datetime.now(UTC) + timedelta(seconds=ahead_s)
+        words = [ASKED["src"], "/data/undisturbed", "--at", f"{at:%H:%M}", *asked]
+        job = json.loads(stack.inside("upres", "schedule", *words))
+        if datetime.fromisoformat(job["next"]) < at:
+            break
+    name = job["name"]
     deployment = stack.api(f"/deployments/name/nightly/{name}")["id"]
     assert stack.api(f"/deployments/{deployment}")["parameters"]["cluster"].startswith("tls://")
 
