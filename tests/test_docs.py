@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 from pipeline.storage.store import BucketPlace
 from tests.flows.demo.demonstration import check_demonstration
 from tests.forked_command import forked_commands
 from tests.ports import free_port
 from tests.services.databases import put_new_database
+from tests.services.named_store import known_to
 from tests.services.stores import SeaweedFS, environment
 
 if TYPE_CHECKING:
@@ -56,9 +57,15 @@ def quick() -> Iterator[str]:
 
 @pytest.fixture
 def bucket_of_pictures(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    workers: str,
 ) -> Iterator[dict[str, str]]:
-    """What names a store that has the pictures of `tmp_path` in its bucket `pictures`."""
+    """What names a store that has the pictures of `tmp_path` in its bucket `pictures`.
+
+    The workers for all pages know its keys meanwhile.
+    """
     store = SeaweedFS(tmp_path_factory.mktemp("weed"))
     store.start()
     try:
@@ -69,7 +76,8 @@ def bucket_of_pictures(
         for path in (tmp_path / "photos").rglob("*.*"):
             below = path.relative_to(tmp_path)
             BucketPlace("s3", "pictures", str(below)).write_bytes(path.read_bytes())
-        yield environ
+        with Client(workers, set_as_default=False) as client, known_to(client, environ):
+            yield environ
     finally:
         store.kill()
 
@@ -94,9 +102,8 @@ def test_every_command_of_the_document_does_what_it_says(
     served = {"UPRES_HOME": str(tmp_path / "home"), "UPRES_PORT": str(free_port())}
     typed = "\n".join(commands(document))
     if "s3://pictures" in typed:
-        # Its keys are known to the workers that a command starts, and to no others.
         served |= request.getfixturevalue("bucket_of_pictures")
-    elif document.stem == "README":
+    if document.stem == "README":
         # It is typed as it is by who begins; nothing of Prefect may be left in their home.
         served |= {"HOME": str(tmp_path / "user")}
         (tmp_path / "user").mkdir()

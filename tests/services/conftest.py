@@ -18,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from tests.ports import free_port
 from tests.services.databases import postgresql_server, put_new_database
+from tests.services.named_store import known_to
 from tests.services.nights import wait_for
 from tests.services.stores import BUCKET, Bucket, SeaweedFS, environment, in_front_of
 from tests.waiting import PATIENCE_S
@@ -57,6 +58,8 @@ def prefect_server(
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": url,  # Where the pages look for the server.
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Whoever keeps a block here registers its kind: that of all of Prefect's takes a second.
+        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         "DO_NOT_TRACK": "1",
     }
     words = ["server", "start", "--no-services", "--host", "127.0.0.1", "--port", str(port)]
@@ -179,17 +182,6 @@ def named_cluster(client: Client, tmp_path_factory: pytest.TempPathFactory) -> d
 def store_workers(front: Front, client: Client) -> Iterator[tuple[str, str]]:
     """The session's workers, in whose environment the store is named for a module's tests."""
     from pipeline.compute.cluster import address_of
-    from pipeline.compute.worker import on_every_worker
 
-    named = environment(front.endpoint)
-
-    def name_store() -> None:
-        os.environ.update(named)
-
-    def forget_store() -> None:
-        for name in named:
-            os.environ.pop(name, None)
-
-    on_every_worker(client, "store", name_store)
-    yield "--cluster", address_of(client)
-    on_every_worker(client, "store", forget_store)
+    with known_to(client, environment(front.endpoint)):
+        yield "--cluster", address_of(client)

@@ -71,6 +71,7 @@ def test_the_deployments_of_prefect_yaml_run_on_a_process_worker(
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_API_URL": url,
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
         "DO_NOT_TRACK": "1",
         "NO_PROXY": "127.0.0.1",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
