@@ -256,30 +256,30 @@ def test_pairs_and_archives_of_a_bucket_are_prepared_as_those_of_a_disk(
     assert contents(tmp_path / "of-archive") == contents(tmp_path / "of-files")
 
 
-@pytest.mark.parametrize("readers", [0, 1])
 def test_a_training_reads_from_a_bucket_what_it_reads_from_a_disk(
-    readers: int, bucket: Bucket, pictures: Path, set_on_disk: Path, recipe: Path,
-    tmp_path: Path, upres: Command, front: Front,
-) -> None:  # fmt: skip
+    bucket: Bucket, set_on_disk: Path, recipe: Path, tmp_path: Path, upres: Command, front: Front
+) -> None:
+    """In its own process, and in one that reads for it."""
     bucket.put(set_on_disk, "set")
-    words = ("--recipe", recipe, "--memory", "disk", "--readers", readers, "--json")
-    here = upres("train", set_on_disk, "--out", tmp_path / "here", *words)
+    words = ("--recipe", recipe, "--memory", "disk", "--json")
+    here = upres("train", set_on_disk, "--out", tmp_path / "here", "--readers", 1, *words)
     assert here.code == 0, here.err
-    front.requests.clear()
-    front.failed, front.fault = 0, every(3, "503", "half")
-    there = upres("train", bucket / "set", "--out", tmp_path / "there", *words)
-    assert there.code == 0, there.err
-    assert there.document["dataset"] == str(bucket / "set")
-    assert front.failed > 5
-    # A shard is fetched whole, and not again while it is kept.
-    assert front.requests["GET"] < 200
-    assert (tmp_path / "there/last.safetensors").read_bytes() == (
-        tmp_path / "here/last.safetensors"
-    ).read_bytes()
-    written = b"".join(p.read_bytes() for p in (tmp_path / "there").rglob("*") if p.is_file())
-    assert SECRET.encode() not in written
+    for readers in (0, 1):
+        out = tmp_path / f"there {readers}"
+        front.requests.clear()
+        front.failed, front.fault = 0, every(3, "503", "half")
+        there = upres("train", bucket / "set", "--out", out, "--readers", readers, *words)
+        assert there.code == 0, there.err
+        assert there.document["dataset"] == str(bucket / "set")
+        assert front.failed > 5
+        # A shard is fetched whole, and not again while it is kept.
+        assert front.requests["GET"] < 200
+        trained = (out / "last.safetensors").read_bytes()
+        assert trained == (tmp_path / "here/last.safetensors").read_bytes()
+        written = b"".join(p.read_bytes() for p in out.rglob("*") if p.is_file())
+        assert SECRET.encode() not in written
     front.fault = every(10**9, "")
-    measured = upres("evaluate", tmp_path / "there/last.safetensors", bucket / "set", "--json")
+    measured = upres("evaluate", out / "last.safetensors", bucket / "set", "--json")
     assert measured.code == 0, measured.err
 
 
