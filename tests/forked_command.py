@@ -70,8 +70,9 @@ def serve() -> None:
     """Fork a process for each command, until this one is ended."""
     from flows.services.server import server_at_hand
     from pipeline.compute.fork_server import _LIBRARIES
+    from upres_forked import _TASKS
 
-    for name in _LIBRARIES:
+    for name in (*_LIBRARIES, *_TASKS):
         importlib.import_module(name)
     if sys.argv[2:]:
         with server_at_hand():
