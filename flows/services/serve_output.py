@@ -45,6 +45,14 @@ def is_noise(record: logging.LogRecord) -> bool:
     return record.getMessage().startswith(starts)
 
 
+def told_in_a_line(record: logging.LogRecord) -> bool:
+    """Let a warning say its reason, but not where in the program it was noticed; return True."""
+    if record.exc_info and record.levelno <= logging.WARNING:
+        record.msg, record.args = f"{record.getMessage()} ({record.exc_info[1]})", ()
+        record.exc_info = record.exc_text = None
+    return True
+
+
 def print_runs_plainly() -> None:
     """Let the processes of runs, which are started from here, print plain lines.
 

@@ -20,7 +20,7 @@ from prefect.workers.process import ProcessWorker
 from flows.services.dead_runs import Watch
 from flows.services.deployments import POOL
 from flows.services.heartbeat import BEAT_S
-from flows.services.serve_output import print_runs_plainly
+from flows.services.serve_output import print_runs_plainly, told_in_a_line
 from flows.services.server import ServerError
 from flows.services.supervised import SUPERVISOR
 
@@ -43,6 +43,9 @@ def work_until_told(server: Server) -> None:
     # What a worker says of itself is for Prefect's developers; what runs say is for everybody.
     for name in ("prefect.workers", "prefect.worker", "prefect.flow_runs.worker"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # A worker whose connection to the server is lost polls, until it has another.
+    for name in ("prefect.FlowRunCancellingObserver", "prefect.FlowRunSuspendingObserver"):
+        logging.getLogger(name).addFilter(told_in_a_line)
     os.environ.setdefault("DASK_LOGGING__DISTRIBUTED", "warning")
     os.environ[SUPERVISOR] = str(os.getpid())
     print_runs_plainly()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.services.serve_output import SETTINGS, is_noise
+from flows.services.serve_output import SETTINGS, is_noise, told_in_a_line
 
 SCRIPT = """
 import logging
@@ -49,6 +49,23 @@ def test_only_lines_about_prefect_itself_are_noise(
 ) -> None:
     record = logging.LogRecord(name, level, "", 0, "%s", (line,), None)
     assert is_noise(record) is noise
+
+
+@pytest.mark.parametrize(("level", "shown"), [(logging.WARNING, False), (logging.ERROR, True)])
+def test_a_warning_says_its_reason_in_a_line_and_an_error_where_it_was_noticed(
+    level: int, shown: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("prefect.FlowRunCancellingObserver")
+    logger.addFilter(told_in_a_line)
+    try:
+        raise ConnectionError("no close frame received")  # noqa: TRY301
+    except ConnectionError as error:
+        logger.log(level, "The %s websocket failed", "observer's", exc_info=error)
+    finally:
+        logger.removeFilter(told_in_a_line)
+    assert ("Traceback" in caplog.text) is shown
+    assert "no close frame received" in caplog.text
+    assert len(caplog.text.splitlines()) == 1 or shown
 
 
 @pytest.mark.slow
