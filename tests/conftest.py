@@ -54,28 +54,35 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-_LONGEST = (
-    "test_take_turns",
-    "test_pulled_plugs",
-    "test_missed_nights",
-    "test_serve",
-    "test_stored_datasets",
-    "test_stores",
-)
-"""Files whose tests take minutes, most of which they wait."""
+_FIRST = ("test_pulled_plugs", "test_stored_datasets", "test_stores")
+_HALFWAY = ("test_take_turns", "test_serve", "test_missed_nights", "test_prefect_yaml")
+"""Files with servers whose tests take minutes, most of which they wait; the latter share none."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of services first, and of these the longest.
+    """Put the tests of services first, those of some files halfway, and the longest before others.
 
-    They wait for minutes for servers, clocks and stores. Where several processes run the tests, one
-    of them begins with these while the others compute, and none waits alone at the end.
+    They wait for minutes for servers, clocks and stores. Where several processes run the tests,
+    each has its own part of the list, so two of them come to such tests early. The others compute
+    meanwhile, and none waits alone at the end.
     """
-    items.sort(key=lambda item: (item.get_closest_marker("services") is None, _turn(item)))
+    items.sort(key=_turn)
+    waiting = [item for item in items if _is_of_services(item)]
+    others = items[len(waiting) :]
+    late = [item for item in waiting if item.path.stem in _HALFWAY]
+    first = [item for item in waiting if item.path.stem not in _HALFWAY]
+    half = len(others) // 2
+    items[:] = [*first, *others[:half], *late, *others[half:]]
 
 
-def _turn(item: pytest.Item) -> int:
-    return _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST)
+def _turn(item: pytest.Item) -> tuple[bool, int]:
+    longest = _FIRST + _HALFWAY
+    turn = longest.index(item.path.stem) if item.path.stem in longest else len(longest)
+    return not _is_of_services(item), turn
+
+
+def _is_of_services(item: pytest.Item) -> bool:
+    return item.get_closest_marker("services") is not None
 
 
 class TakePhoto(Protocol):
