@@ -383,9 +383,7 @@ def test_an_archive_of_pictures_in_a_bucket_is_refused_in_a_line(
 def test_places_in_one_bucket_must_be_apart_as_on_a_disk(
     bucket: Bucket, pictures: Path, tmp_path: Path, upres: Command, store_workers: tuple[str, str]
 ) -> None:
-    # One of a size of its own, and a stack.
-    bucket.put(pictures / "trips", "photos/trips")
-    bucket.put(pictures / "small", "photos/small")
+    bucket.put(pictures, "photos")
     photos = bucket / "photos"
 
     def upscale(*words: object) -> Said:
@@ -402,9 +400,9 @@ def test_places_in_one_bucket_must_be_apart_as_on_a_disk(
     # A job among its pictures is never read as a source.
     inside = upres("upscale", photos, photos / "job", *TILES, "--ledger",
                    f"sqlite:///{tmp_path / 'inside.sqlite'}", "--json", *store_workers)  # fmt: skip
-    assert (inside.code, inside.document["items"]["done"]) == (0, 18), inside.err
+    assert (inside.code, inside.document["items"]["done"]) == (0, 36), inside.err
     again = upres("upscale", photos, photos / "job", *TILES, "--json", *store_workers)
-    assert (again.code, again.document["items"]["done"]) == (0, 18), again.err
+    assert (again.code, again.document["items"]["done"]) == (0, 36), again.err
     assert again.document["left_out"]["of_upres"] == 1
 
 

@@ -150,17 +150,14 @@ def test_grey_alpha_and_every_depth_have_the_bits_of_the_whole(
 
 @pytest.mark.slow
 @engines
-@pytest.mark.parametrize(
-    ("features", "threads", "width"), [(48, 1, 554), (64, 2, 298)], indirect=["threads"]
-)
+@pytest.mark.parametrize(("features", "threads"), [(48, 1), (64, 2)], indirect=["threads"])
 def test_shipped_widths_have_the_bits_of_the_whole(
-    backend: str, precision: str, features: int, threads: int, width: int
+    backend: str, precision: str, features: int, threads: int
 ) -> None:
     if precision == "bf16" and not HAS_BF16:
         pytest.skip("this CPU does not compute in bf16, and to imitate it takes minutes")
     run = whole(backend, precision, features)
-    # A tile of 256 px with its halo, and two of them side by side.
-    windows = pixels((1, 3, 298, width))
+    windows = pixels((1, 3, 298, 554))
     counted = Counted(run.backend)
     speeds = Speeds(((128, 9e5), (213, 8e5), (298, 1.0)))
     backend_of_pieces = WindowedBackend(counted, scale=2, reach_px=REACH, speeds=speeds)
