@@ -78,10 +78,12 @@ docs-tables: $(VENV)/installed ## write the tables of docs/recipes.md from the c
 # first are. Here it is those that a run, a night and the tests begin with.
 AT_EACH_START := flows.main_job, flows.nightly, flows.prepare, flows.train, flows.train_listening, matplotlib.pyplot, prefect.server.api.server, pytest
 
-# One pip call: two would let the second move the versions that the first chose.
+# One pip call: two would let the second move the versions that the first chose. The pip of a new environment is as old
+# as its Python, and may take half as long again.
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"upres needs Python 3.11 or newer, this is {v[0]}.{v[1]}; name another one with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --upgrade pip || echo "this goes on with the pip that came with Python"
 	torch="$$($(BIN)/python .ci/torch-index "$$(sed -n 's/^ *"\(torch[><=].*\)",/\1/p' pyproject.toml)")" && \
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $$torch -e '.[dev]'
 	PYTHONDONTWRITEBYTECODE= PREFECT_HOME=$(abspath $(VENV)) $(BIN)/python -c 'import $(AT_EACH_START)'
