@@ -27,9 +27,9 @@ down: ## end all services; pictures, jobs, runs and schedules stay
 # JOBS processes at once; JOBS=0 runs one test after the other. Each begins with files of its own, and
 # one that is done takes over from another, so that none stands idle while a long file goes on.
 # What Python compiled is kept, whatever the environment says: each process saves seconds by it.
-# `make test MARKS="not gpu" JOBS=0` is all of them.
+# `make test MARKS="not gpu" JOBS=0` is all of them. What a test leaves is kept only if it failed.
 test: $(VENV)/installed ## run the tests that take seconds
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "$(MARKS)" $(TESTS)
+	PYTHONDONTWRITEBYTECODE= PYTEST_DEBUG_TEMPROOT="$$(.ci/room-in-memory 4)" $(BIN)/pytest -n $(JOBS) --maxprocesses 4 --dist worksteal -m "$(MARKS)" $(TESTS)
 
 test-one: $(VENV)/installed ## run the tests whose names contain a text: K=seam
 	@test -n "$(K)" || { echo "say which: make test-one K=TEXT"; exit 2; }

@@ -25,7 +25,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.services.private_prefect import QUIET, settle
+from flows.services.private_prefect import NO_PAGES, QUIET, settle
 from pipeline.errors import JobBusyError, UpresError
 from pipeline.storage.locks import hold
 
@@ -98,7 +98,7 @@ def server_at_hand() -> Iterator[Server]:
             _settle(url)
             yield Server(url)
             return
-        with _own_server(_free_port()) as server:
+        with _own_server(_free_port(), NO_PAGES) as server:
             yield server
 
 
@@ -118,7 +118,7 @@ def serving_server(port: int) -> Iterator[Server]:
         return
     with ExitStack() as opened:
         with _alone("upres serve"):  # A command may have started the server for a moment.
-            server = opened.enter_context(_own_server(port))
+            server = opened.enter_context(_own_server(port, {}))
         yield server
 
 
@@ -156,11 +156,12 @@ def _alone(command: str) -> Iterator[None]:
 
 
 @contextmanager
-def _own_server(port: int) -> Iterator[Server]:
+def _own_server(port: int, settings: dict[str, str]) -> Iterator[Server]:
     _import_this_copy()
     try:
         with hold(home() / "serve.lock", home(), "upres serve"):
             _settle(url := f"http://127.0.0.1:{port}/api")
+            os.environ.update(settings)
             yield from _started(url, port)
     except JobBusyError as error:
         raise ServerError(f"{error}; one `upres serve` is enough for all jobs") from error

@@ -1,7 +1,7 @@
 """A Docker engine, and images: ours from the Dockerfile, and stand-ins for those of a registry.
 
 No registry of images is asked. The base is made of Debian's packages and kept for a week in
-`~/.cache/upres`; so are SeaweedFS, and PostgreSQL with what the official image does at its
+`~/.cache/upres`. On it stand SeaweedFS, and PostgreSQL with what the official image does at its
 start as far as docker-compose.yml relies on it.
 """
 
@@ -46,6 +46,27 @@ if [ ! -s "$PGDATA/PG_VERSION" ]; then
     pg_ctl -w stop
 fi
 exec postgres -c listen_addresses='*'
+"""
+
+MAKE_POSTGRES = """
+RUN mkdir -p /etc/postgresql-common && \\
+    echo create_main_cluster=false > /etc/postgresql-common/createcluster.conf && \\
+    apt-get update && apt-get install -y --no-install-recommends postgresql-15 && \\
+    usermod -u 999 postgres && groupmod -g 999 postgres && rm -r /var/lib/postgresql && \\
+    install -d -o postgres -g postgres /var/lib/postgresql && \\
+    install -d -o postgres -g postgres -m 1777 /var/lib/postgresql/data && \\
+    install -d -o postgres -g postgres -m 3777 /var/run/postgresql
+COPY start-postgres /usr/local/bin/
+ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin PGDATA=/var/lib/postgresql/data
+USER postgres
+ENTRYPOINT ["start-postgres"]
+"""
+
+MAKE_SEAWEEDFS = """
+RUN apt-get update && apt-get install -y --no-install-recommends wget && \\
+    install -d -o 1000 -g 1000 /data
+COPY weed /usr/bin/
+ENTRYPOINT ["weed"]
 """
 
 
@@ -142,7 +163,7 @@ def _engine(client: Docker) -> Iterator[Docker]:
 @pytest.fixture(scope="session")
 def images(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Build all images; yield the variables by which docker-compose.yml finds them."""
-    _import_stand_ins(docker, tmp_path_factory.mktemp("standin"))
+    _make_stand_ins(docker, tmp_path_factory.mktemp("standin"))
     with _wheels() as pages:
         docker(
             *("build", "--network", "host", "--tag", IMAGE, "--build-arg", f"BASE={BASE}"),
@@ -153,45 +174,14 @@ def images(docker: Docker, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     docker("rmi", "--force", IMAGE, BASE, POSTGRES, SEAWEEDFS)
 
 
-def _import_stand_ins(docker: Docker, folder: Path) -> None:
-    script = folder / "start-postgres"
-    script.write_text(START_POSTGRES)
-    script.chmod(0o755)
-    prepare = (
-        "usermod -u 999 postgres && groupmod -g 999 postgres && rm -r /var/lib/postgresql"
-        " && install -d -o postgres -g postgres /var/lib/postgresql"
-        " && install -d -o postgres -g postgres -m 1777 /var/lib/postgresql/data"
-        " && install -d -o postgres -g postgres -m 3777 /var/run/postgresql"
-    )
-    no_cluster = "echo create_main_cluster=false > $1/etc/postgresql-common/createcluster.conf"
-    making = [
-        _tar(
-            "base",
-            "python3-venv,python3-pip,ca-certificates",
-            f'cp /{BUNDLE} "$1/{BUNDLE}"',
-        ),
-        _tar(
-            "postgres",
-            "postgresql-15",
-            f"copy-in {script} /usr/local/bin",
-            f"chroot $1 sh -ec '{prepare}'",
-            before=f"mkdir -p $1/etc/postgresql-common && {no_cluster}",
-        ),
-        _tar(
-            "seaweedfs",
-            "wget",
-            f"copy-in {_weed()} /usr/bin",
-            "chroot $1 install -d -o 1000 -g 1000 /data",
-        ),
-    ]
-    base, postgres, seaweedfs = (made() for made in making)
-    docker("import", "-c", 'ENTRYPOINT ["weed"]', seaweedfs, SEAWEEDFS)
-    docker("import", "-c", f"ENV PIP_CERT=/{BUNDLE}", base, BASE)
-    docker(
-        *("import", "-c", "ENV PATH=/usr/lib/postgresql/15/bin:/usr/local/bin:/usr/bin:/bin"),
-        *("-c", "ENV PGDATA=/var/lib/postgresql/data", "-c", "USER postgres"),
-        *("-c", 'ENTRYPOINT ["start-postgres"]', postgres, POSTGRES),
-    )
+def _make_stand_ins(docker: Docker, folder: Path) -> None:
+    docker("import", "-c", f"ENV PIP_CERT=/{BUNDLE}", _debian(), BASE)
+    (folder / "start-postgres").write_text(START_POSTGRES)
+    (folder / "start-postgres").chmod(0o755)
+    shutil.copy(_weed(), folder)
+    for image, made in (POSTGRES, MAKE_POSTGRES), (SEAWEEDFS, MAKE_SEAWEEDFS):
+        (folder / "Dockerfile").write_text(f"FROM {BASE}\n{made}")
+        docker("build", "--network", "host", "--tag", image, folder)
 
 
 def _weed() -> Path:
@@ -202,35 +192,26 @@ def _weed() -> Path:
     return Path(found).resolve()
 
 
-def _tar(name: str, packages: str, *hooks: str, before: str = "") -> partial[Path]:
-    """Begin to make an archive of a Debian system; return what waits for it."""
+def _debian() -> Path:
+    """Return an archive of a Debian system with Python, as the official image has it."""
     if shutil.which("mmdebstrap") is None:
         pytest.skip("no base image can be made (Debian: mmdebstrap)")
     CACHE.mkdir(parents=True, exist_ok=True)
-    target = CACHE / f"{SUITE}-{name}.tar"
+    target = CACHE / f"{SUITE}-base.tar"
     if target.exists() and time.time() - target.stat().st_mtime < WEEK_S:
-        return partial(Path, target)
+        return target
     part = target.with_suffix(f".{os.getpid()}.tar")
-    options = [
-        *("--variant=minbase", "--quiet", f"--include={packages}"),
-        # As the official images have it.
-        *("--aptopt=Dir::Cache::pkgcache \"\"", "--aptopt=Dir::Cache::srcpkgcache \"\""),
+    words = [
+        *("mmdebstrap", "--variant=minbase", "--quiet"),
+        "--include=python3-venv,python3-pip,ca-certificates",
+        *('--aptopt=Dir::Cache::pkgcache ""', '--aptopt=Dir::Cache::srcpkgcache ""'),
         *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "man", "locale")),
-        *([f"--essential-hook={before}"] if before else []),
-        *(f"--customize-hook={hook}" for hook in hooks),
-    ]  # fmt: skip
-    log = target.with_suffix(".log").open("wb")
-    process = subprocess.Popen(["mmdebstrap", *options, SUITE, part], stdout=log, stderr=log)
-    log.close()
-    return partial(_made, process, part, target)
-
-
-def _made(process: subprocess.Popen[bytes], part: Path, target: Path) -> Path:
-    code = process.wait()
-    said = target.with_suffix(".log").read_text()
-    assert code == 0, said[-3000:]
+        f'--customize-hook=cp /{BUNDLE} "$1/{BUNDLE}"',
+        *(SUITE, str(part)),
+    ]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     part.replace(target)
-    target.with_suffix(".log").unlink()
     return target
 
 
