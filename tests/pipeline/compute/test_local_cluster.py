@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 import pytest
@@ -17,9 +19,6 @@ from pipeline.compute.cluster import Client, ClusterSettings, address_of, connec
 from pipeline.compute.local_cluster import key_of
 from pipeline.compute.submission import submit_windowed
 from tests.waiting import PATIENCE_S
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 STRANGER = """
 import asyncio, json, os, socket, sys
@@ -254,13 +253,13 @@ def test_a_soft_limit_of_open_files_is_raised_where_that_is_allowed(tmp_path: Pa
     ],
     ids=["no room in /dev/shm", "no loopback interface"],
 )
-def test_what_a_bare_container_lacks_is_named(
-    tmp_path: Path, breaking: str, words: list[str]
-) -> None:
+def test_what_a_bare_container_lacks_is_named(breaking: str, words: list[str]) -> None:
     spaces = ["unshare", "-m" if "mount" in breaking else "-n"]
     if subprocess.run([*spaces, "sh", "-c", breaking], capture_output=True).returncode:
         pytest.skip("this account may not make a namespace of its own")
-    done = upscale(tmp_path, *spaces, "sh", "-c", f'{breaking}; exec "$@"', "sh")
+    # Not in /dev/shm, where other tests may keep their files.
+    with TemporaryDirectory(prefix="upres-test-") as folder:
+        done = upscale(Path(folder), *spaces, "sh", "-c", f'{breaking}; exec "$@"', "sh")
     lines = done.stderr.strip().splitlines()
     assert (done.returncode, len(lines)) == (1, 1), done.stderr
     assert all(word in lines[0] for word in words)
