@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import chdir, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _LOOPBACK = "127.0.0.1,localhost"
 
@@ -41,6 +42,7 @@ def own_prefect(home: Path) -> Iterator[None]:
     """
     settle(home, password=f"upres:{secrets.token_urlsafe(32)}")
     os.environ.update(NO_PAGES, PREFECT_LOGGING_LEVEL="WARNING")
+    _silence_pools(home)
     # Prefect reads `.env`, `prefect.toml` and `pyproject.toml` wherever it is started.
     with chdir(home):
         yield
@@ -64,3 +66,17 @@ def settle(home: Path, *, password: str) -> None:
         NO_PROXY=_LOOPBACK,
         no_proxy=_LOOPBACK,
     )
+
+
+def _silence_pools(home: Path) -> None:
+    """Let a server that is ended while it asks its database do so without a traceback.
+
+    It goes to the terminal, and tells of a connection that nobody needs any more. Prefect reads
+    `logging.yml` in its home instead of its own, which is imported here by nobody yet.
+    """
+    prefect = find_spec("prefect")
+    assert prefect is not None
+    assert prefect.origin is not None
+    own = (Path(prefect.origin).parent / "logging" / "logging.yml").read_text(encoding="utf-8")
+    silent = "loggers:\n  sqlalchemy.pool:\n    level: CRITICAL\n"
+    (home / "logging.yml").write_text(own.replace("loggers:\n", silent, 1), encoding="utf-8")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 RUN = """
-import json, os, subprocess, sys
+import json, logging, os, subprocess, sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -50,12 +50,19 @@ with own_prefect(home):
                 extra_groups=[], capture_output=True, text=True).stdout
         except PermissionError:
             environ = ""
+    from prefect.logging.configuration import setup_logging
+
+    setup_logging()  # As the server does, too.
+    levels = {
+        name: logging.getLevelName(logging.getLogger(name).getEffectiveLevel())
+        for name in ("sqlalchemy.pool", "pipeline.jobs", "prefect")
+    }
     files = [p for p in home.rglob("*") if p.is_file()]
     kept = [p.name for p in files if password.encode() in p.read_bytes()]
 print(json.dumps({
     "flows": flows, "codes": codes, "kept": kept, "home": sorted(p.name for p in files),
     "shown": password in environ or any(password in line for line in lines),
-    "mode": home.stat().st_mode & 0o777, "password": password,
+    "mode": home.stat().st_mode & 0o777, "password": password, "levels": levels,
 }))
 """
 
@@ -96,3 +103,7 @@ def test_the_server_answers_only_whoever_knows_the_password_and_no_foreign_setti
     assert "prefect.db" in said["home"]
     assert (said["kept"], said["shown"], said["mode"]) == ([], False, 0o700)
     assert said["password"] not in done.stderr
+    # A traceback of a server that ends is nobody's concern; what upres itself warns of is shown.
+    assert said["levels"] == {
+        "sqlalchemy.pool": "CRITICAL", "pipeline.jobs": "WARNING", "prefect": "WARNING"
+    }  # fmt: skip
