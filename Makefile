@@ -85,7 +85,7 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --upgrade pip || echo "this goes on with the pip that came with Python"
 	torch="$$($(BIN)/python .ci/torch-index "$$(sed -n 's/^ *"\(torch[><=].*\)",/\1/p' pyproject.toml)")" && \
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $$torch -e '.[dev]'
+	$(BIN)/pip install --quiet --quiet --disable-pip-version-check --no-compile $$torch -e '.[dev]'
 	PYTHONDONTWRITEBYTECODE= PREFECT_HOME=$(abspath $(VENV)) $(BIN)/python -c 'import $(AT_EACH_START)'
 	touch $@
 
