@@ -71,8 +71,8 @@ def settle(home: Path, *, password: str) -> None:
 def _silence_pools(home: Path) -> None:
     """Let a server that is ended while it asks its database do so without a traceback.
 
-    It goes to the terminal, and tells of a connection that nobody needs any more. Prefect reads
-    `logging.yml` in its home instead of its own, which is imported here by nobody yet.
+    SQLAlchemy would print it to the terminal, for a connection that nobody needs any more. Prefect
+    takes a `logging.yml` in its home instead of its own file, which is found without an import.
     """
     prefect = find_spec("prefect")
     assert prefect is not None
