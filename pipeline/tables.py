@@ -13,13 +13,12 @@ import math
 import re
 import tomllib
 from dataclasses import MISSING, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pipeline.errors import RecipeError, TomlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
 _IN_WORDS = {
     "str": "text",
@@ -33,7 +32,14 @@ _IN_WORDS = {
 Recipe = TypeVar("Recipe")
 
 
-def read_toml(path: Path) -> dict[str, Any]:
+class TextFile(Protocol):
+    """A file, wherever it is."""
+
+    def read_text(self, encoding: str) -> str:
+        """Return its content."""
+
+
+def read_toml(path: TextFile) -> dict[str, Any]:
     """Return the tables of a TOML file.
 
     Raises:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flows.terminal import options
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Place
 
 
 @click.command()
@@ -39,7 +42,7 @@ def models(name: str | None, as_json: bool) -> None:
 @click.argument("picture", type=click.Path(path_type=Path))
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE_PLACE,
     help="Write the page to this file.  [default: PICTURE.try.html in the current folder]",
 )
 @click.option(
@@ -59,7 +62,7 @@ def models(name: str | None, as_json: bool) -> None:
 @options.json_option
 @options.reported
 def try_picture(
-    picture: Path, out: Path | None, scale: int, models: tuple[str, ...], as_json: bool
+    picture: Path, out: Place | None, scale: int, models: tuple[str, ...], as_json: bool
 ) -> None:
     """Show a few crops of one picture by every model, side by side.
 

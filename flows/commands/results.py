@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -58,12 +57,12 @@ def score(as_json: bool, **asked: Any) -> None:
 @click.argument("job_dir", metavar="JOB|DATASET", type=options.PLACE)
 @click.option(
     "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.FILE_PLACE,
     help="Write the report of a DATASET to this file. Use it if DATASET is read-only.",
 )
 @options.json_option
 @options.reported
-def report(job_dir: Place, out: Path | None, as_json: bool) -> None:
+def report(job_dir: Place, out: Place | None, as_json: bool) -> None:
     """Write the report of a job or a dataset, one HTML file.
 
     JOB/report.html: figures, before and after, and a map of every tile's score.
@@ -74,7 +73,7 @@ def report(job_dir: Place, out: Path | None, as_json: bool) -> None:
     from pipeline.reports.job_report import write_report
     from pipeline.storage.dataset import is_dataset
 
-    check_stores(job_dir)
+    check_stores(job_dir, out)
     path: Place
     if is_dataset(job_dir):
         path = report_dataset(job_dir, out=out)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("src", metavar="DATASET|SRC")
 @options.asked(TrainRequest, "recipe", "--recipe", metavar="NAME|FILE")
-@options.asked(TrainRequest, "out_dir", "--out", type=options.LOCAL)
+@options.asked(TrainRequest, "out_dir", "--out", type=options.PLACE)
 @options.settings_option
 @options.features_option
 @options.asked(TrainRequest, "device", "--device", metavar=options.DEVICES)

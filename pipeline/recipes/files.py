@@ -6,12 +6,16 @@ What their keys mean is in `pipeline.recipes.preparing` and `pipeline.recipes.tr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.degradation.chain import Degradation
 from pipeline.degradation.presets import PRESETS
 from pipeline.errors import RecipeError
+from pipeline.storage.store import place_of
 from pipeline.tables import nearest, read_toml
+
+if TYPE_CHECKING:
+    from pipeline.storage.store import Place
 
 COMMON = ("name", "scale", "channels", "seed")
 """Keys that preparing and training have in common."""
@@ -31,9 +35,9 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
         RecipeError: if there is none.
         TomlError: if the file is not TOML.
     """
-    path = RECIPES_DIR / f"{name_or_file}.toml"
+    path: Place = RECIPES_DIR / f"{name_or_file}.toml"
     if not path.is_file():
-        path = Path(name_or_file)
+        path = place_of(name_or_file)
     if not path.is_file():
         raise RecipeError(
             f"no recipe is called {name_or_file!r} and no such file exists; "

@@ -29,7 +29,6 @@ from pipeline.storage.own_files import check_own, is_dataset_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -66,7 +65,7 @@ class Source:
 
 
 def write_dataset_report(
-    dataset: Dataset, *, absent: Sequence[tuple[str, str]] = (), path: Path | None = None
+    dataset: Dataset, *, absent: Sequence[tuple[str, str]] = (), path: Place | None = None
 ) -> Place:
     """Write ``about/report.html`` of `dataset`, whole or not at all, and return where it is.
 
@@ -88,7 +87,7 @@ def write_dataset_report(
     return path
 
 
-def report_dataset(folder: Place, *, out: Path | None = None) -> Place:
+def report_dataset(folder: Place, *, out: Place | None = None) -> Place:
     """Write the report of a dataset into it, or to the file `out`; return where it is.
 
     Raises:

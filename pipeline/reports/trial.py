@@ -34,6 +34,7 @@ from pipeline.reports.html import render
 from pipeline.reports.portraits import data_uri
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.own_files import check_own, is_trial
+from pipeline.storage.store import check_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from models.checkpoint import Model
+    from pipeline.storage.store import Place
 
 CROPS = 3
 CROP_SR_PX = 320
@@ -58,14 +60,14 @@ class TryRequest:
     """A picture to try models on, and which."""
 
     picture: Path
-    out: Path | None = None
+    out: Place | None = None
     scale: int = SCALES[0]
     models: tuple[str, ...] = ()
     """Further models, besides those of upres."""
     device: str = "auto"
 
     @property
-    def page(self) -> Path:
+    def page(self) -> Place:
         """Return where the page is written: in the current folder, unless named."""
         return self.out or Path(f"{self.picture.name}.try.html")
 
@@ -74,7 +76,7 @@ class TryRequest:
 class Trial:
     """A page that was written."""
 
-    page: Path
+    page: Place
     models: tuple[str, ...]
     auto: str
     """Which model ``--model auto`` would take."""
@@ -109,6 +111,7 @@ def try_models(request: TryRequest) -> Trial:
         OccupiedError: if a file is there that upres did not write.
     """
     began = time.perf_counter()
+    check_stores(request.out)
     check_own(request.page, is_trial)
     data = _read(request.picture)
     picture = read_picture(data, name=request.picture.name)

@@ -61,8 +61,10 @@ def write_atomic(path: Place, content: bytes, *, readers: int = EVERYONE) -> Non
         file.write(content)
 
 
-def remove_partials(folder: Path) -> None:
+def remove_partials(folder: Place) -> None:
     """Remove what writers that were killed have left in a folder; none may be writing there."""
+    if isinstance(folder, BucketPlace):
+        return
     for partial in folder.glob(".*.partial"):
         partial.unlink(missing_ok=True)
 

@@ -145,13 +145,17 @@ def resolved_store(store: Path) -> Path:
     return place
 
 
+def signature(command: str) -> str:
+    """Return how others hear of this process, which holds something from now on."""
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    return f"{command} (pid {os.getpid()} on {platform.node()}, since {started})"
+
+
 def _sign(handle: int, command: str) -> None:
     """Write who holds a lock into its file."""
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    holder = f"{command} (pid {os.getpid()} on {platform.node()}, since {started})"
     os.ftruncate(handle, 0)
     os.lseek(handle, 0, os.SEEK_SET)
-    os.write(handle, b" " * _LOCKED_BYTES + holder.encode())
+    os.write(handle, b" " * _LOCKED_BYTES + signature(command).encode())
 
 
 def _holder(handle: int) -> str:

@@ -10,7 +10,10 @@ shown; what it is asked is sent by the process that asks.
 
 from __future__ import annotations
 
+import os
 import re
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -194,6 +197,28 @@ def place_of(text: str | Place) -> Place:
             f"{scheme}://{bucket}/{key} has a part that is empty, '.' or '..'; write it without"
         )
     return BucketPlace(scheme, bucket, key)
+
+
+def is_taken(place: Place) -> bool:
+    """Return whether something has this name, and be it a link that leads nowhere."""
+    return place.exists() if isinstance(place, BucketPlace) else os.path.lexists(place)
+
+
+@contextmanager
+def local_copy(place: Place) -> Iterator[Path]:
+    """Yield a file of this machine with the content of `place`, for libraries that take no other.
+
+    Raises:
+        FileNotFoundError: if it is in a bucket, and there is none.
+        StoreError: if it cannot be read.
+    """
+    if not isinstance(place, BucketPlace):
+        yield place
+        return
+    with tempfile.NamedTemporaryFile(prefix="upres-", suffix=place.suffix) as file:
+        file.write(place.read_bytes())
+        file.flush()
+        yield Path(file.name)
 
 
 def local(place: Place, what: str) -> Path:

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from models import checkpoint
+from pipeline.storage.access import EVERYONE, make_folder
 from pipeline.storage.atomic import write_atomic
 from pipeline.training.folder import BEST, CHECKPOINTS, LAST, RECIPE, STATE
 from pipeline.training.networks import model_spec
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 _NUMBERED = r"[0-9]{8,}\.safetensors"
 _SAFE_RATE = 1e-3
 """What is advised at most where a training blew up."""
-_SAVED_EVERY_S = 60.0
-"""A training that is killed loses no more than this, and repeats those steps exactly."""
+_SAVED_EVERY_S, _SAVING_SHARE = 60.0, 0.05
+"""How often the state is saved, and the share of the time that saving it may take at most.
+
+A training that is killed loses no more than that, and repeats those steps exactly.
+"""
 
 
 class Checkpoints:
@@ -29,20 +33,29 @@ class Checkpoints:
         self.session, self.out_dir = session, session.settings.out_dir
         self._has_state = session.settings.resume
         self._kept_recipe = session.kept_recipe
-        self._saved_at = time.monotonic()
+        self._saved_at, self._saving_s = time.monotonic(), 0.0
 
     @property
     def state_is_due(self) -> bool:
         """Return whether no state is kept yet, or the last one is a minute old."""
-        return not self._has_state or time.monotonic() - self._saved_at > _SAVED_EVERY_S
+        every_s = max(_SAVED_EVERY_S, self._saving_s / _SAVING_SHARE)
+        return not self._has_state or time.monotonic() - self._saved_at > every_s
 
     def save_state(self) -> None:
         """Write what resuming needs, unless the weights are about to be lost, or are."""
-        session = self.session
+        session, began = self.session, time.monotonic()
         if session.processes.leads and not session.state.skipped and session.is_sound():
-            write_atomic(self.out_dir / STATE, session.state.to_bytes())
+            self._write_state(session.state.to_bytes())
             self._kept_recipe, self._has_state = None, True
         self._saved_at = time.monotonic()
+        self._saving_s = self._saved_at - began
+
+    def _write_state(self, content: bytes) -> None:
+        claim = self.session.settings.claim
+        if claim is None:
+            write_atomic(self.out_dir / STATE, content)
+        else:
+            claim.keep(content)
 
     def write_models(self, *, best: bool) -> None:
         """Write the averaged weights as the last model, and as the best one where it is."""
@@ -58,11 +71,11 @@ class Checkpoints:
             # None that is good makes room for it.
             return
         folder = self.out_dir / CHECKPOINTS
-        folder.mkdir(exist_ok=True)
+        make_folder(folder, EVERYONE)
         write_atomic(folder / f"{state.step:08}.safetensors", self._content())
         numbered = sorted(p for p in folder.iterdir() if re.fullmatch(_NUMBERED, p.name))
         # Those of later steps are of a training before this one.
-        own = [path for path in numbered if int(path.stem) <= state.step]
+        own = [path for path in numbered if int(path.name.partition(".")[0]) <= state.step]
         for old in own[: -self.session.recipe.keep]:
             old.unlink()
 

@@ -6,13 +6,12 @@ help. So this imports nothing heavy: what a check needs, the check imports.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pipeline.storage.store import Place
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 """The averaged weights of the last validation, and of the best one."""
@@ -27,12 +26,12 @@ CHECKPOINTS = "checkpoints"
 """Folder of the last few models, by their step."""
 
 
-def files_of_steps(out_dir: Path) -> list[Path]:
+def files_of_steps(out_dir: Place) -> list[Place]:
     """Return which files that only a training with steps writes are there: state, last, best."""
     return [out_dir / name for name in (STATE, LAST, BEST) if (out_dir / name).exists()]
 
 
-def check_folder(out_dir: Path, *, resume: bool) -> None:
+def check_folder(out_dir: Place, *, resume: bool) -> None:
     """Make sure that a training may begin, or go on, in a folder.
 
     Raises:
@@ -59,7 +58,7 @@ def check_folder(out_dir: Path, *, resume: bool) -> None:
         )
 
 
-def check_own_files(out_dir: Path) -> None:
+def check_own_files(out_dir: Place) -> None:
     """Make sure that a new training replaces no file that none wrote, such as a recipe by hand.
 
     Nor does it move in among pictures: these would count as its own from then on.
@@ -69,6 +68,7 @@ def check_own_files(out_dir: Path) -> None:
     """
     from pipeline.pictures.kinds import is_readable_name
     from pipeline.recipes.training import load_recipe
+    from pipeline.storage.store import is_taken
 
     names = sorted(path.name for path in out_dir.iterdir()) if out_dir.is_dir() else []
     picture = next((n for n in names if is_readable_name(n) and n != CURVES), None)
@@ -79,9 +79,11 @@ def check_own_files(out_dir: Path) -> None:
     recipe = out_dir / RECIPE
     try:
         own = load_recipe(str(recipe), whole=True).to_toml() == recipe.read_text(encoding="utf-8")
+    except StoreError:
+        raise
     except (OSError, ValueError):
         own = False
-    name = next((n for n in (RECIPE, METRICS, CURVES) if os.path.lexists(out_dir / n)), None)
+    name = next((n for n in (RECIPE, METRICS, CURVES) if is_taken(out_dir / n)), None)
     if name is not None and not own:
         raise UsageError(
             f"{out_dir / name} was not written by a training, which would replace it; name "

@@ -63,6 +63,7 @@ def train(
         TrainingError: after ten steps in a row whose loss or gradient is not finite or far off, or
             where the networks that it ends with are; what was good before stays, and the message
             says how to go on from it.
+        JobBusyError: if another training has taken over the folder, which is in a bucket.
     """
     check_fits(dataset, recipe)
     recipe = fit_to_patches(recipe, len(dataset.rows("train")), processes=processes)
@@ -110,6 +111,7 @@ class Training:
         except TrainingError as error:
             raise TrainingError(self.checkpoints.advice(str(error))) from error
         if state.step < steps:
+            self._check_held()
             self.checkpoints.save_state()
 
     def _keep_up(self, report: Report) -> None:
@@ -118,17 +120,28 @@ class Training:
         ended = step == recipe.steps
         # A stage that ends is validated, as its best is the next one's beginning.
         stage_ends = bool(recipe.discriminator) and step == recipe.pretrain_steps
-        if step % recipe.validation_interval == 0 or ended or stage_ends:
+        validated = step % recipe.validation_interval == 0 or ended or stage_ends
+        numbered = leads and (step % recipe.checkpoint_interval == 0 or ended)
+        asked = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
+        saved = ended or asked or self.checkpoints.state_is_due
+        if validated or numbered or saved:
+            self._check_held()
+        if validated:
             progress = self.review.validate()
             if leads:
                 report(progress)
             if stage_ends:
                 self.state.best, self.state.worse, self.state.fallen = -math.inf, 0, 1.0
-        if leads and (step % recipe.checkpoint_interval == 0 or ended):
+        if numbered:
             self.checkpoints.write_numbered()
-        asked = recipe.checkpoint_every and step % recipe.checkpoint_every == 0
-        if ended or asked or self.checkpoints.state_is_due:
+        if saved:
             self.checkpoints.save_state()
+
+    def _check_held(self) -> None:
+        """Make sure, before anything is written, that the folder is still this training's."""
+        claim = self.session.settings.claim
+        if claim is not None:
+            claim.check()
 
     def _check_end(self, first: int) -> None:
         """Raise TrainingError in all processes where nothing was learned, or it is far off now."""

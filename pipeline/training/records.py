@@ -14,20 +14,21 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.pictures.codecs.previews import encode_preview
 from pipeline.recipes.training import LOSSES
+from pipeline.storage.access import EVERYONE, make_folder
 from pipeline.storage.atomic import write_atomic
+from pipeline.training.events import Events
 from pipeline.training.folder import CURVES, METRICS
 from pipeline.training.validation import psnr
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from pipeline.storage.store import Place
     from pipeline.training.validation import Validator
 
     Pixels = NDArray[np.uint8]
@@ -80,8 +81,8 @@ _WIDE = 30.0
 class Records:
     """The files of one training that are for people."""
 
-    folder: Path
-    _events: SummaryWriter | None = None
+    folder: Place
+    _events: Events | None = None
 
     def __enter__(self) -> Records:
         return self
@@ -112,7 +113,8 @@ class Records:
         path = self.folder / METRICS
         if not path.exists():
             return []
-        header, *lines = path.read_text(errors="replace").splitlines() or [""]
+        text = path.read_bytes().decode(errors="replace")
+        header, *lines = text.splitlines() or [""]
         rows = [row for row in csv.DictReader([header, *lines]) if _is_readable(row)]
         if len(rows) < len(lines):
             # It is for people: no training ends because of it.
@@ -126,7 +128,7 @@ class Records:
 
     def show(self, validator: Validator, sr: Pixels, step: int) -> None:
         """Write a picture of LR, bicubic, SR and HR of validation patches, spaced evenly."""
-        (self.folder / SAMPLES).mkdir(exist_ok=True)
+        make_folder(self.folder / SAMPLES, EVERYONE)
         rows = np.linspace(0, len(sr) - 1, min(SHOWN, len(sr))).round().astype(np.int64)
         content = draw_samples(
             validator.lr[rows], validator.bicubic(rows), sr[rows], validator.hr[rows]
@@ -136,11 +138,9 @@ class Records:
     def _add_events(self, row: Mapping[str, float | str | None]) -> None:
         step = int(row["step"] or 0)
         if self._events is None:
-            self._events = SummaryWriter(str(self.folder / EVENTS), purge_step=step)
-        for name, value in row.items():
-            if isinstance(value, float) and name in COLUMNS:
-                self._events.add_scalar(name, value, step)
-        self._events.flush()
+            self._events = Events(self.folder / EVENTS, first_step=step)
+        figures = {n: v for n, v in row.items() if isinstance(v, float) and n in COLUMNS}
+        self._events.add(figures, step)
 
 
 def draw_curves(rows: Sequence[Mapping[str, str]]) -> bytes:

@@ -10,7 +10,7 @@ from pipeline.constants import MEMORIES, PREPARE
 from pipeline.dataset.request import PrepareRequest
 from pipeline.errors import RecipeError, UsageError
 from pipeline.request_fields import needed, optional, same_as
-from pipeline.storage.store import check_stores, place_of
+from pipeline.storage.store import BucketPlace, Place, check_stores, place_of
 from pipeline.training.folder import RECIPE, check_folder, check_own_files, files_of_steps
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ class TrainRequest:
     src: str = needed(
         "A dataset, or pictures that are prepared into one first: a path, or s3://BUCKET/PREFIX."
     )
-    out_dir: Path = needed("Result folder.")  # noqa: RUF009 - it is a field.
+    out_dir: Place = needed(  # noqa: RUF009 - it is a field.
+        "Result folder, or s3://BUCKET/PREFIX for a DATASET."
+    )
     recipe: str | None = optional(
         None, "What to train, and how.  [default with --resume: as it was begun]"
     )
@@ -119,12 +121,12 @@ class TrainRequest:
 
         Raises:
             UsageError: if it does.
-            StoreError: if the source is in a bucket that cannot be used.
+            StoreError: if the source or the folder is in a bucket that cannot be used.
         """
         from pipeline.sources.overlap import check_outside_source
         from pipeline.storage.dataset import is_dataset
 
-        check_stores(self.src)
+        check_stores(self.src, self.out_dir)
         for place in (self.out_dir, *self.out_dir.resolve().parents):
             if is_dataset(place):
                 raise UsageError(f"{place} is a dataset; name another folder with --out")
@@ -135,6 +137,11 @@ class TrainRequest:
                     f"--set {preparing[0]} is for pictures, and {self.src} is a dataset that "
                     "was prepared already; leave it out, or name the pictures"
                 )
+        elif isinstance(self.out_dir, BucketPlace):
+            raise UsageError(
+                f"{self.out_dir} is in a bucket, where no pictures are prepared; make a dataset by "
+                "`upres prepare`, and train on that"
+            )
         elif not self.resume:
             check_outside_source(self.out_dir.resolve(), src=self.src, what="dataset")
         check_folder(self.out_dir, resume=self.resume)
@@ -216,7 +223,7 @@ class TrainRequest:
             )
 
 
-def _check_unchanged(path: Path, recipe: TrainRecipe) -> None:
+def _check_unchanged(path: Place, recipe: TrainRecipe) -> None:
     """Refuse settings that would be written down, and yet come too late to change a weight."""
     from pipeline.recipes.training import load_recipe
 

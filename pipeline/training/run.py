@@ -16,10 +16,11 @@ from pipeline.dataset.prepare import dataset_spec
 from pipeline.dataset.run import prepare_dataset
 from pipeline.errors import NoSourceError, SourceError
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
+from pipeline.storage.claims import claimed
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.storage.locks import hold
-from pipeline.storage.store import place_of
-from pipeline.training.folder import BEST
+from pipeline.storage.store import BucketPlace, place_of
+from pipeline.training.folder import BEST, STATE
 from pipeline.training.loop import train
 from pipeline.training.objective import FeatureFiles
 from pipeline.training.processes import Processes, joined
@@ -29,16 +30,16 @@ from pipeline.training.session import TrainSettings, check_networks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from pipeline.compute.stop import Stop
     from pipeline.dataset.run import PrepareResult, WriteReport
     from pipeline.recipes.training import TrainRecipe
+    from pipeline.storage.claims import Claim
     from pipeline.storage.store import Place
     from pipeline.training.request import TrainRequest
     from pipeline.training.review import TrainProgress
 
-LOCK = "train.lock"
+LOCK, COMMAND = "train.lock", "upres train"
 
 
 class TrainListener(Listener):
@@ -55,7 +56,7 @@ class TrainListener(Listener):
 class TrainResult:
     """What came of a training in one run."""
 
-    model: Path | None
+    model: Place | None
     """The best checkpoint; None where nothing was validated yet."""
     steps: int
     of_steps: int
@@ -105,7 +106,10 @@ def run_training(
     listener = listener or TrainListener()
     request = _begun(request, listener)
     recipe, files = _checked(request, listener)
-    with joined(resolve_device(request.device)) as processes, _held(request.out_dir, processes):
+    with (
+        joined(resolve_device(request.device)) as processes,
+        _held(request.out_dir, processes) as claim,
+    ):
         path, rejected = _dataset(request, processes, stop, write_report, listener)
         dataset = Dataset.open(path)
         if processes.leads:
@@ -115,7 +119,7 @@ def run_training(
             end = train(
                 dataset,
                 recipe,
-                _settings(request, dataset, patches),
+                replace(_settings(request, dataset, patches), claim=claim),
                 files=files,
                 processes=processes,
                 tick=count if processes.leads else lambda _step, _of: None,
@@ -135,7 +139,7 @@ def run_training(
     )
 
 
-def close_samples(out_dir: Path, dataset_dir: Place) -> None:
+def close_samples(out_dir: Place, dataset_dir: Place) -> None:
     """Show patches of the dataset to those alone who may read it."""
     allowed = readers([dataset_dir], near=out_dir)
     if allowed != EVERYONE:
@@ -172,14 +176,17 @@ def _checked(request: TrainRequest, listener: Listener) -> tuple[TrainRecipe, Fe
 
 
 @contextmanager
-def _held(out_dir: Path, processes: Processes) -> Iterator[None]:
-    """Let no other training write into the folder meanwhile."""
+def _held(out_dir: Place, processes: Processes) -> Iterator[Claim | None]:
+    """Let no other training write into the folder; yield by what, where it is in a bucket."""
     if not processes.leads:
-        yield
-        return
-    out_dir.mkdir(parents=True, exist_ok=True)
-    with hold(out_dir / LOCK, out_dir, "upres train"):
-        yield
+        yield None
+    elif isinstance(out_dir, BucketPlace):
+        with claimed(out_dir / LOCK, out_dir, COMMAND, kept=out_dir / STATE) as claim:
+            yield claim
+    else:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        with hold(out_dir / LOCK, out_dir, COMMAND):
+            yield None
 
 
 def _settings(request: TrainRequest, dataset: Dataset, patches: Mapping[str, int]) -> TrainSettings:
@@ -247,7 +254,7 @@ def _check_trains(source: str, result: PrepareResult) -> None:
     )
 
 
-def _own_patches(request: TrainRequest) -> Path:
+def _own_patches(request: TrainRequest) -> Place:
     """Return the patches of a training that goes on, whatever became of their pictures since.
 
     Raises:

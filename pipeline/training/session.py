@@ -10,6 +10,7 @@ import torch
 
 from pipeline.errors import UsageError
 from pipeline.recipes.training import load_recipe
+from pipeline.storage.access import EVERYONE, make_folder
 from pipeline.storage.atomic import remove_partials, write_atomic
 from pipeline.training.folder import RECIPE, STATE, check_folder
 from pipeline.training.guard import Guard, Soundness
@@ -19,13 +20,13 @@ from pipeline.training.state import TrainState
 from pipeline.training.validation import Validator
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
 
     from pipeline.degradation.levels import Size
     from pipeline.recipes.training import TrainRecipe
+    from pipeline.storage.claims import Claim
     from pipeline.storage.dataset import Dataset
+    from pipeline.storage.store import Place
     from pipeline.training.objective import FeatureFiles
     from pipeline.training.processes import Processes
 
@@ -36,13 +37,15 @@ logger = logging.getLogger(__name__)
 class TrainSettings:
     """How and where a training runs; none of it decides the weights."""
 
-    out_dir: Path
+    out_dir: Place
     resume: bool = False
     workers: int = 1
     """Processes that read patches, where these are not in memory."""
     memory: str = "auto"
     data: str = ""
     """What the model card says of the pictures."""
+    claim: Claim | None = None
+    """By which the folder is this training's, where it is in a bucket."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -164,17 +167,17 @@ def _begin_or_resume(
         if kept_recipe is not None and _has_other_losses(out / RECIPE, recipe):
             state.guard = Guard()
     if leads:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out, EVERYONE)
         remove_partials(out)
         write_atomic(out / RECIPE, recipe.to_toml().encode())
     return kept_recipe
 
 
-def _kept_recipe(path: Path) -> bytes | None:
+def _kept_recipe(path: Place) -> bytes | None:
     return path.read_bytes() if path.is_file() else None
 
 
-def _has_other_losses(path: Path, recipe: TrainRecipe) -> bool:
+def _has_other_losses(path: Place, recipe: TrainRecipe) -> bool:
     """Return whether what losses were before says nothing of what they will be."""
     before = load_recipe(str(path))
     return (before.losses, before.pretrain_losses) != (recipe.losses, recipe.pretrain_losses)

@@ -15,19 +15,19 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pipeline.errors import UsageError
+from pipeline.errors import StoreError, UsageError
+from pipeline.storage.store import local_copy
 from pipeline.training.guard import Guard
 from pipeline.training.means import Means
 from pipeline.training.networks import build_networks
 from pipeline.training.optimisers import Learner, below
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
 
     from pipeline.degradation.levels import Size
     from pipeline.recipes.training import TrainRecipe
+    from pipeline.storage.store import Place
 
 _DATASET, _LPIPS, _GUARD = "dataset", "lpips", "guard"
 _NUMBERS = ("step", "best", "skipped", "seconds", "waited_s", "fallen", "worse")
@@ -131,14 +131,15 @@ class TrainState:
         copied = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
         return save(copied, {_DATASET: self.dataset, _LPIPS: str(self.lpips)})
 
-    def restore(self, path: Path) -> None:
+    def restore(self, path: Place) -> None:
         """Become the state that `to_bytes` wrote.
 
         Raises:
             UsageError: if the file is missing, damaged, or of another network.
+            StoreError: if it cannot be read from its store.
         """
         try:
-            with safe_open(path, framework="pt") as file:
+            with local_copy(path) as here, safe_open(here, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 about = file.metadata() or {}
             self.generator.restore(tensors, "generator")
@@ -150,6 +151,8 @@ class TrainState:
             # States had none before there were guards.
             self.guard = Guard.of_tensor(tensors[_GUARD]) if _GUARD in tensors else Guard()
             self._check_remembers(numbers["step"])
+        except StoreError:
+            raise
         except (OSError, SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UsageError(
@@ -181,14 +184,14 @@ def _numbers(tensor: Tensor) -> dict[str, float]:
     return numbers
 
 
-def stored_step(path: Path) -> int:
+def stored_step(path: Place) -> int:
     """Return the step of the state in a file."""
-    with safe_open(path, framework="pt") as file:
+    with local_copy(path) as here, safe_open(here, framework="pt") as file:
         return int(_numbers(file.get_tensor("numbers"))["step"])
 
 
-def stored_seconds(path: Path) -> tuple[float, float]:
+def stored_seconds(path: Place) -> tuple[float, float]:
     """Return how long the steps to the state in a file took, and how long of that they waited."""
-    with safe_open(path, framework="pt") as file:
+    with local_copy(path) as here, safe_open(here, framework="pt") as file:
         numbers = _numbers(file.get_tensor("numbers"))
     return numbers["seconds"], numbers["waited_s"]
