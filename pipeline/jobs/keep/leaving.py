@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from pipeline.jobs.export.local_file import holds
 from pipeline.jobs.item_images import lr_image, sr_image
 from pipeline.jobs.overview import overview, shown
 from pipeline.jobs.spec import UpscaleSpec
+from pipeline.jobs.together import read_ahead
 from pipeline.pictures.codecs.previews import encode_preview
 from pipeline.pictures.files import decode_picture
 from pipeline.pictures.metadata.metadata import KEYS as METADATA_KEYS
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pipeline.jobs.keep.candidates import Finished
+    from pipeline.storage.image import StoredImage
     from pipeline.storage.ledger import ItemRow
     from pipeline.storage.store import Place
 
@@ -55,6 +57,29 @@ class LeavingTask:
     """Who may read the previews, as `storage.access` says it."""
 
 
+@dataclass(slots=True)
+class _Images:
+    """The images of a task. All of a chunk are read at once: each alone would mean reading it."""
+
+    task: LeavingTask
+    _archives: dict[Place, Archive] = field(default_factory=dict)
+
+    def lr(self, row: ItemRow) -> StoredImage:
+        """Open the LR image of an item, as `lr_image`."""
+        return lr_image(self._archive(self.task.source_dir), row)
+
+    def sr(self, row: ItemRow) -> StoredImage:
+        """Open the SR image of an item, as `sr_image`."""
+        return sr_image(self._archive(self.task.sr_dir), row)
+
+    def _archive(self, place: Place) -> Archive:
+        if place not in self._archives:
+            archive = Archive.open(place)
+            read_ahead(archive, [one.row for one in self.task.items])
+            self._archives[place] = archive
+        return self._archives[place]
+
+
 def take_leave(task: LeavingTask) -> list[LetGoRow]:
     """Return what the ledger is to keep of each item; its preview is durable then.
 
@@ -64,9 +89,10 @@ def take_leave(task: LeavingTask) -> list[LetGoRow]:
     """
     for one in task.items:
         _check_exported(one, task.job)
-    rows = [row for one in task.items for row in _rows_of(one, task)]
+    images = _Images(task)
+    rows = [row for one in task.items for row in _rows_of(one, images)]
     if any(SR in one.archives for one in task.items):
-        _keep_preview(task)
+        _keep_preview(task, images)
     return rows
 
 
@@ -79,10 +105,10 @@ def _check_exported(one: Finished, job: str) -> None:
         )
 
 
-def _rows_of(one: Finished, task: LeavingTask) -> list[LetGoRow]:
+def _rows_of(one: Finished, images: _Images) -> list[LetGoRow]:
     row, rows = one.row, []
     if SR in one.archives:
-        said = sr_image(Archive.open(task.sr_dir), row).provenance
+        said = images.sr(row).provenance
         facts = {k: v for k, v in said.items() if k == "format" or k not in METADATA_KEYS}
         says = UpscaleSpec.from_json(said["spec"]).fingerprint_of(row)
         rows.append(LetGoRow(archive=SR, item=row.item, says=says, facts=json.dumps(facts)))
@@ -117,35 +143,35 @@ def read_preview(previews_dir: Place, row: ItemRow) -> bytes | None:
     return encode_preview(own, format="jpeg") if own.shape[1] == row.height else None
 
 
-def _keep_preview(task: LeavingTask) -> None:
+def _keep_preview(task: LeavingTask, images: _Images) -> None:
     first = task.items[0].row
     file, _ = preview_file(task.previews_dir, first)
     make_folders(file.parent)
-    pixels = _strip(task) if first.stack else _small(first, task, most_px=PREVIEW_PX)
+    pixels = _strip(images) if first.stack else _small(first, images, most_px=PREVIEW_PX)
     write_atomic(file, encode_preview(pixels, format="jpeg"), readers=task.readers)
 
 
-def _small(row: ItemRow, task: LeavingTask, *, most_px: int) -> NDArray[np.uint8]:
+def _small(row: ItemRow, images: _Images, *, most_px: int) -> NDArray[np.uint8]:
     """Return a picture small, by its LR pixels or, where these are gone, by its SR pixels."""
     try:
-        image = lr_image(Archive.open(task.source_dir), row)
-        return shown(overview(image, most_px=most_px))
+        return shown(overview(images.lr(row), most_px=most_px))
     except ArchiveError:
-        return shown(overview(sr_image(Archive.open(task.sr_dir), row), most_px=most_px))
+        return shown(overview(images.sr(row), most_px=most_px))
 
 
-def _strip(task: LeavingTask) -> NDArray[np.uint8]:
+def _strip(images: _Images) -> NDArray[np.uint8]:
     """Return the pictures of a chunk below each other at the size of their LR, by their places.
 
     Those of a mixed stack are in their boxes. There are only so many as a JPEG holds: the last ones
     of a chunk of thin pictures have none.
     """
-    first = task.items[0].row
+    items = images.task.items
+    first = items[0].row
     kind = Kind.of(first.stack)
-    places = min(1 + max(one.row.place for one in task.items), _MOST_ROWS // kind.height)
+    places = min(1 + max(one.row.place for one in items), _MOST_ROWS // kind.height)
     colours = 1 if first.channels <= 2 else 3
     strip = np.full((colours, places, kind.height, kind.width), 255, np.uint8)
-    for row in (one.row for one in task.items if one.row.place < places):
-        small = _small(row, task, most_px=max(row.height, row.width))
+    for row in (one.row for one in items if one.row.place < places):
+        small = _small(row, images, most_px=max(row.height, row.width))
         strip[:, row.place, : row.height, : row.width] = small
     return strip.reshape(colours, -1, kind.width)

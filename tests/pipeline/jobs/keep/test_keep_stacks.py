@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pipeline.jobs.job import open_job
+from pipeline.jobs.keep.candidates import Finished
+from pipeline.jobs.keep.leaving import LeavingTask, take_leave
 from pipeline.jobs.perform import upscale_job
-from pipeline.storage.ledger import LR, SR, Ledger
+from pipeline.storage.chunk_members import Chunk, read_chunk
+from pipeline.storage.ledger import INGESTED, LR, SR, Ledger
 from tests.pipeline.jobs.keep.test_keep import Heard, asked, let_go
 from tests.pipeline.jobs.keep.test_keep_killed import Killed
 
@@ -25,6 +29,33 @@ def faces(tmp_path: Path, photo: TakePhoto, save: SavePicture) -> Path:
     for n in range(MANY):
         save(tmp_path / "in" / f"{n:02}.png", photo(16, 20, at=n))
     return tmp_path
+
+
+def test_what_a_chunk_holds_is_read_a_few_times_however_many_pictures_leave_it(
+    faces: Path, cluster: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert upscale_job(asked(faces, cluster, keep="all")).complete
+    job = open_job(faces / "job")
+    ledger = job.open_ledger_to_read()
+    rows = list(ledger.items(INGESTED))
+    ledger.close()
+    read: list[Path] = []
+
+    def reading(file: Path, *, mixed: bool) -> Chunk | None:
+        read.append(file)
+        return read_chunk(file, mixed=mixed)
+
+    monkeypatch.setattr("pipeline.storage.stack.read_chunk", reading)
+    task = LeavingTask(
+        items=tuple(Finished(row, (LR, SR)) for row in rows),
+        job=job.id,
+        source_dir=job.source_dir,
+        sr_dir=job.sr_dir,
+        previews_dir=faces / "previews",
+    )
+    assert len(take_leave(task)) == 2 * MANY
+    # By each of the two archives, and not by each picture.
+    assert 2 <= len(read) < MANY / 2
 
 
 def chunks(folder: Path, archive: str) -> int:
