@@ -1,6 +1,8 @@
 """Wear: which pictures go to the restoring network, by the traces in them.
 
-At the limits below, both networks are equally good by measurement.
+At the limits below, both networks are equally good by measurement. Enlarged four times, they are at
+quality 96 of a JPEG, and enlarged twice at 92; many a JPEG of a high quality was one of a lower
+quality before, without showing it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 TRACES_KEY = "traces"
 """Key in the provenance of an LR item; the value is the traces in its file."""
 
-_LEAST_QUALITY = {"JPEG": 94, "WebP": 86}
+_LEAST_QUALITY = {"JPEG": 95, "WebP": 86}
 _LEAST_NOISE, _MOST_NOISE = 2.2, 40.0
 """Levels of 255 that count as noise. Less is film grain, more is a pattern such as a halftone."""
 

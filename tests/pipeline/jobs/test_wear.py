@@ -12,8 +12,8 @@ from pipeline.pictures.traces import Traces
     ("seen", "worn", "because"),
     [
         (Traces(), False, "no traces of lossy compression"),
-        (Traces(codec="JPEG", quality=93, subsampling="4:2:0"), True, "JPEG of quality 93, 4:2:0"),
-        (Traces(codec="JPEG", quality=94), False, "JPEG of quality 94"),
+        (Traces(codec="JPEG", quality=94, subsampling="4:2:0"), True, "JPEG of quality 94, 4:2:0"),
+        (Traces(codec="JPEG", quality=95), False, "JPEG of quality 95"),
         (Traces(codec="JPEG", quality=60, once=True), True, "was once a JPEG of quality 60"),
         (Traces(codec="WebP", quality=85), True, "WebP of quality 85"),
         (Traces(codec="WebP", quality=86), False, "WebP of quality 86"),
