@@ -268,6 +268,7 @@ class TrainRecipe:
 
 _MOST_STEPS = 10**9
 _LARGEST = 1e6
+_SHOWN_KEYS = 5
 """Of rates and of weights of losses: what is larger overflows in fp32 sooner than it trains."""
 
 _COUNTS = (
@@ -313,8 +314,10 @@ def load_recipe(
     chosen = {setting.partition("=")[0] for setting in settings}
     lacking = [f.name for f in fields(TrainRecipe) if f.name not in values.keys() | chosen]
     if whole and lacking:
+        more = len(lacking) - _SHOWN_KEYS
+        shown = ", ".join(lacking[:_SHOWN_KEYS]) + (f" and {more} more keys" if more > 0 else "")
         raise RecipeError(
-            f"{name_or_file} lacks {', '.join(lacking)}, as if it was cut off; write it again, or "
+            f"{name_or_file} lacks {shown}, as if it was cut off; write it again, or "
             f"add --set {lacking[0]}=VALUE and so on"
         )
     _choose_length(values, settings)

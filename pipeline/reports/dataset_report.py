@@ -26,6 +26,7 @@ from pipeline.storage.atomic import write_atomic
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset
 from pipeline.storage.manifest import NO_PATCH, SPLITS
 from pipeline.storage.own_files import check_own, is_dataset_report
+from pipeline.storage.store import check_names_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,6 +97,7 @@ def report_dataset(folder: Place, *, out: Place | None = None) -> Place:
         UsageError: if nothing can be written there.
     """
     dataset = Dataset.open(folder)
+    check_names_file(out)
     if out is not None:
         check_own(out, is_dataset_report)
     absent: list[tuple[str, str]] = []

@@ -34,7 +34,7 @@ from pipeline.reports.html import render
 from pipeline.reports.portraits import data_uri
 from pipeline.storage.atomic import write_atomic
 from pipeline.storage.own_files import check_own, is_trial
-from pipeline.storage.store import check_stores
+from pipeline.storage.store import check_names_file, check_stores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -112,6 +112,7 @@ def try_models(request: TryRequest) -> Trial:
     """
     began = time.perf_counter()
     check_stores(request.out)
+    check_names_file(request.out)
     check_own(request.page, is_trial)
     data = _read(request.picture)
     picture = read_picture(data, name=request.picture.name)

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 
     from pipeline.storage.file_image import PictureFile
     from pipeline.storage.image import Layout
-    from pipeline.storage.stack import StackedImage
     from pipeline.storage.stack_kind import Kind
+    from pipeline.storage.stacked_image import StackedImage
     from pipeline.storage.store import Place
 
 CODEC_KEY = "upres_codec"

@@ -47,6 +47,11 @@ def content_sha256(members: Iterable[tuple[int, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(members)).encode()).hexdigest()
 
 
+def mend_chunk(members: Place) -> str:
+    """Return what to do about a damaged chunk of LR, by the file that says what it holds."""
+    return f"delete {members}, and the next `upres upscale` or `ingest` reads its pictures again"
+
+
 def read_chunk(file: Place, *, mixed: bool) -> Chunk | None:
     """Return what a file of members says, None where there is none.
 

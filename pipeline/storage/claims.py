@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from pipeline.storage.store import BucketPlace
 
+_TRIES = 5
+
 
 @dataclass(slots=True)
 class Claim:
@@ -33,11 +35,21 @@ class Claim:
     what: BucketPlace
     file: BucketPlace
     """The object that says who claimed the place last."""
-    content: bytes
     kept: BucketPlace
     """The object that a later holder goes on from: no earlier one may replace it."""
-    etag: str | Literal[False]
+    content: bytes
+    """Of `file`, while this process is the last one that claimed."""
+    etag: str | Literal[False] = False
     """Of `kept` as this process knows it; False where there is none."""
+
+    def take(self) -> None:
+        """Claim the place, once nothing else is in the way: whoever had it ends.
+
+        Raises:
+            StoreError: if the store cannot be written to.
+        """
+        self.file.write_bytes(self.content)
+        self.etag = self._etag_now()
 
     def check(self) -> None:
         """Make sure that nobody else has claimed the place since.
@@ -47,51 +59,59 @@ class Claim:
             StoreError: if the store does not say.
         """
         found = _content(self.file)
+        if not found:
+            # Lost, which claims nothing. Whoever claims it in this moment has it.
+            with suppress(FileExistsError):
+                self.file.of_bucket.put(self.file.key, self.content, replaces=False)
+            found = _content(self.file)
         if found != self.content:
             holder = found.partition(b"\n")[0].decode(errors="replace").strip() or "another run"
             raise JobBusyError.of(self.what, holder)
 
     def keep(self, content: bytes) -> None:
-        """Make `content` all of `kept`, if that is what this process knows: its own, or as it was.
+        """Make `content` all of `kept`, whatever it is now, as long as nobody else claimed it.
 
-        A request that was held up on the way changes nothing once somebody else went on.
+        A request that was held up on the way changes nothing once somebody else stored theirs.
 
         Raises:
-            JobBusyError: if somebody did.
+            JobBusyError: if somebody claimed it.
             StoreError: if it cannot be stored.
         """
-        bucket = self.kept.of_bucket
-        try:
-            self.etag = bucket.put(self.kept.key, content, replaces=self.etag)
-        except FileExistsError:
-            # Where the answer got lost, it is what this process has just stored.
-            found = self.kept.facts()
-            if found is None or _content(self.kept) != content:
+        for _ in range(_TRIES):
+            try:
+                self.etag = self.kept.of_bucket.put(self.kept.key, content, replaces=self.etag)
+            except (FileExistsError, FileNotFoundError):
+                # Lost, or put by whom this process took over from, or by itself: the answer to
+                # what is repeated is that it is there.
                 self.check()
-                raise JobBusyError.of(self.what, "another run") from None
-            self.etag = found.etag
+                self.etag = self._etag_now()
+            else:
+                return
+        raise JobBusyError.of(self.what, "another run")
+
+    def _etag_now(self) -> str | Literal[False]:
+        found = self.kept.facts()
+        return found.etag if found else False
 
 
 @contextmanager
-def claimed(
+def claiming(
     file: BucketPlace, what: BucketPlace, command: str, *, kept: BucketPlace
 ) -> Iterator[Claim]:
-    """Claim `what` by the object `file`; `command` is how others hear of the holder.
+    """Yield what claims `what` by the object `file`, and hold it on this machine meanwhile.
 
-    `kept` is the object below it that whoever claims it next goes on from.
+    `command` is how others hear of the holder. `kept` is the object below it that whoever claims it
+    next goes on from.
 
     Raises:
         JobBusyError: if another process of this account and machine holds it.
-        StoreError: if the store cannot be written to.
     """
     with ExitStack() as holding:
         lock = _lock_here(what)
         if lock is not None:
             holding.enter_context(hold(lock, what, command))
         content = f"{signature(command)}\n{uuid.uuid4().hex}\n".encode()
-        file.write_bytes(content)
-        found = kept.facts()
-        yield Claim(what, file, content, kept, found.etag if found else False)
+        yield Claim(what, file, kept, content)
 
 
 def _content(place: BucketPlace) -> bytes:

@@ -180,6 +180,10 @@ class StoredImage:
         """Return what to do about a damaged shard: SR is computed again, LR is read again."""
         if "fingerprint" in self.provenance:
             return "`upres rerun JOB` computes it again once it is marked as failed"
+        return self._mend_lr
+
+    @property
+    def _mend_lr(self) -> str:
         return "delete the item's folder from the archive and ingest it again"
 
     def _unreadable(self, rect: Rect, reason: str, mend: str = "") -> str:

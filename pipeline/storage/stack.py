@@ -8,7 +8,7 @@ written again. An image that changes leaves a hole in its chunk and goes into an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from pipeline.storage.chunk_members import (
     Chunk,
     members_file,
     members_files,
+    mend_chunk,
     read_chunk,
     remove_whatever,
     write_chunk,
@@ -31,9 +32,9 @@ from pipeline.storage.disk import (
     remove_partials_of,
     remove_tree,
 )
-from pipeline.storage.image import StoredImage
 from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.stack_kind import Kind, stack_folder
+from pipeline.storage.stacked_image import StackedImage, shard_length
 from pipeline.storage.zarr_metadata import (
     CHECK_DISK,
     LEVEL,
@@ -49,55 +50,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from zarr.storage import StorePath
 
-    from pipeline.geometry import Rect
     from pipeline.storage.store import Place
-
-
-@dataclass(frozen=True, slots=True)
-class StackedImage(StoredImage):
-    """One image of a stack, opened; its pixels are read like those of an image of its own."""
-
-    index: int
-    """Which image of the array it is."""
-    own_size: tuple[int, int]
-    """(height, width) in pixels: in a mixed stack, of its part of the box."""
-    held: NDArray[Any] | None = None
-    """Its pixels ``(c, y, x)``, where they were read before."""
-
-    @property
-    def in_stack(self) -> bool:
-        """Return True."""
-        return True
-
-    @property
-    def channels(self) -> int:
-        """Return the number of channels."""
-        return int(self.array.shape[1])
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Return (height, width) in pixels."""
-        return self.own_size
-
-    def replace(self, rect: Rect, pixels: NDArray[Any]) -> None:
-        """Refuse: the images of a chunk are written together, by `Stack.write`.
-
-        Raises:
-            ArchiveError: always.
-        """
-        raise ArchiveError(f"{self.item} is in a stack, whose chunks are written whole")
-
-    @property
-    def _shard_px(self) -> tuple[int, int]:
-        return self.size
-
-    def _shard_keys(self, rect: Rect) -> list[str]:
-        return [f"{self.array.path}/c/{self.index // _shard_length(self.array)}/0/0/0"]
-
-    def _pixels(self, rect: Rect) -> NDArray[Any]:
-        if self.held is not None:
-            return self.held[rect.index]
-        return np.asarray(self.array[(self.index, *rect.index)])
 
 
 class Stack:
@@ -170,7 +123,7 @@ class Stack:
     @property
     def chunk_members(self) -> int:
         """Return how many images a chunk has room for."""
-        return _shard_length(self.array)
+        return shard_length(self.array)
 
     @property
     def chunks(self) -> int:
@@ -266,8 +219,7 @@ class Stack:
         except (RuntimeError, ValueError, OSError, KeyError) as error:
             raise ArchiveError(
                 f"{self.id} chunk {number} cannot be read ({type(error).__name__}: {error}); "
-                f"delete {self._members_file(number)}, and the next `upres upscale` or `ingest` "
-                "reads its pictures again"
+                f"{mend_chunk(self._members_file(number))}"
             ) from error
         return [block[p - first, :, : sizes[p][0], : sizes[p][1]] for p in places]
 
@@ -343,7 +295,3 @@ class Stack:
 
     def _pixels_file(self, number: int) -> Place:
         return self._folder / LEVEL / "c" / str(number) / "0" / "0" / "0"
-
-
-def _shard_length(array: zarr.Array[Any]) -> int:
-    return int((array.shards or array.chunks)[0])

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)(.*)", re.DOTALL)
+_ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -165,7 +166,7 @@ Place = Path | BucketPlace
 
 def is_address(text: str) -> bool:
     """Return whether a text names an object store, or something else by a scheme."""
-    return _ADDRESS.fullmatch(text) is not None
+    return _ADDRESS.fullmatch(text) is not None or _ONE_SLASH.match(text) is not None
 
 
 def place_of(text: str | Place) -> Place:
@@ -179,6 +180,11 @@ def place_of(text: str | Place) -> Place:
         return text
     found = _ADDRESS.fullmatch(text)
     if found is None:
+        if slip := _ONE_SLASH.match(text):
+            raise NoStoreError(
+                f"{text} has one slash behind {slip[1]}:, expected {slip[1]}://BUCKET/PREFIX; a "
+                f"folder of that name is ./{text}"
+            )
         return Path(text)
     scheme, bucket, key = found[1].lower(), found[2], found[3].strip("/")
     shown = re.sub(r"[^/@]*@", "", bucket)  # Whatever is before an @ may be a password.
@@ -202,6 +208,17 @@ def place_of(text: str | Place) -> Place:
 def is_taken(place: Place) -> bool:
     """Return whether something has this name, and be it a link that leads nowhere."""
     return place.exists() if isinstance(place, BucketPlace) else os.path.lexists(place)
+
+
+def check_names_file(place: Place | None) -> None:
+    """Make sure that a file can be written at `place`, if it is in a bucket, as far as names go.
+
+    Raises:
+        UsageError: if it is the bucket, or a folder there.
+    """
+    if isinstance(place, BucketPlace) and (not place.key or place.is_dir()):
+        what = "a folder" if place.key else "a bucket"
+        raise UsageError(f"{place} is {what}, expected a file; name one in it")
 
 
 @contextmanager

@@ -37,6 +37,7 @@ def check_folder(out_dir: Place, *, resume: bool) -> None:
     Raises:
         UsageError: if it holds one that is not to be resumed, or none that could be.
     """
+    from pipeline.storage.store import BucketPlace
     from pipeline.tables import is_utf8
 
     if not is_utf8(str(out_dir)):
@@ -47,9 +48,12 @@ def check_folder(out_dir: Place, *, resume: bool) -> None:
             return
         raise UsageError(f"{out_dir} holds a training already; add --resume or name another folder")
     if left:
+        initial = f"--set initial={left[0]}"
+        if isinstance(out_dir, BucketPlace):
+            initial = f"a copy of {left[0]} on a disk as --set initial=FILE"
         raise UsageError(
             f"{out_dir} holds a training whose {STATE} is gone, so that it cannot go on; name "
-            f"another folder, with --set initial={left[0]} to begin with what it learned"
+            f"another folder, with {initial} to begin with what it learned"
         )
     if resume:
         raise UsageError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.constants import MEMORIES, PREPARE
 from pipeline.dataset.request import PrepareRequest
-from pipeline.errors import RecipeError, UsageError
+from pipeline.errors import RecipeError, TomlError, UsageError
 from pipeline.request_fields import needed, optional, same_as
 from pipeline.storage.store import BucketPlace, Place, check_stores, place_of
 from pipeline.training.folder import RECIPE, check_folder, check_own_files, files_of_steps
@@ -191,7 +191,10 @@ class TrainRequest:
                 f"{path} is missing, by which the training was begun; write it again, or train "
                 "into an empty folder"
             )
-        recipe = load_recipe(str(path), settings=self.own_settings, whole=True)
+        try:
+            recipe = load_recipe(str(path), settings=self.own_settings, whole=True)
+        except TomlError as error:
+            raise UsageError(f"{error}; write it again, or train into an empty folder") from error
         _check_unchanged(path, recipe)
         self._check_same_recipe(recipe)
         return recipe

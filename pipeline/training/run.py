@@ -16,7 +16,7 @@ from pipeline.dataset.prepare import dataset_spec
 from pipeline.dataset.run import prepare_dataset
 from pipeline.errors import NoSourceError, SourceError
 from pipeline.storage.access import EVERYONE, close_to, make_folder, readers
-from pipeline.storage.claims import claimed
+from pipeline.storage.claims import claiming
 from pipeline.storage.dataset import Dataset, is_dataset
 from pipeline.storage.locks import hold
 from pipeline.storage.store import BucketPlace, place_of
@@ -181,7 +181,7 @@ def _held(out_dir: Place, processes: Processes) -> Iterator[Claim | None]:
     if not processes.leads:
         yield None
     elif isinstance(out_dir, BucketPlace):
-        with claimed(out_dir / LOCK, out_dir, COMMAND, kept=out_dir / STATE) as claim:
+        with claiming(out_dir / LOCK, out_dir, COMMAND, kept=out_dir / STATE) as claim:
             yield claim
     else:
         out_dir.mkdir(parents=True, exist_ok=True)

@@ -167,6 +167,8 @@ def _begin_or_resume(
         if kept_recipe is not None and _has_other_losses(out / RECIPE, recipe):
             state.guard = Guard()
     if leads:
+        if settings.claim is not None:
+            settings.claim.take()
         make_folder(out, EVERYONE)
         remove_partials(out)
         write_atomic(out / RECIPE, recipe.to_toml().encode())

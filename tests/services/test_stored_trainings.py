@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import subprocess
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pipeline.errors import JobBusyError
+from pipeline.storage.claims import Claim, claiming
 from pipeline.storage.store import BucketPlace
 from tests.services.nights import ROOT, UPRES
 from tests.services.stores import SECRET, Bucket, Front, HeldBack, away_from, contents, every
@@ -170,6 +173,10 @@ def test_two_trainings_never_write_into_one_place_of_a_bucket(
     assert f"{out} is held by upres train (pid {first.pid} on " in busy.err
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "of another machine"))
+    lock = (out / "train.lock").read_bytes()
+    refused = upres(*words, "--resume", "--set", "steps=1")
+    assert (refused.code, "steps is 1" in refused.err) == (2, True), refused.err
+    assert (out / "train.lock").read_bytes() == lock
     front.fault = every(10**9, "")
     second = upres(*words, "--resume")
     assert second.code == 0, second.err
@@ -181,6 +188,37 @@ def test_two_trainings_never_write_into_one_place_of_a_bucket(
     # Nor did what was on its way when it was stopped.
     assert contents(out) == written
     assert lasting(out) == lasting(dataset.parent / "run")
+
+
+def test_of_several_who_claim_a_place_only_the_last_one_keeps_what_it_stores(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = bucket / STATE
+
+    @contextmanager
+    def machine(name: str) -> Iterator[Claim]:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / name))
+        with claiming(bucket / "train.lock", bucket.place, "upres train", kept=kept) as claim:
+            claim.take()
+            yield claim
+
+    with machine("a") as first:
+        first.keep(b"1")
+        # What is lost meanwhile, and claims nothing, is put again.
+        kept.unlink()
+        (bucket / "train.lock").unlink()
+        first.check()
+        first.keep(b"2")
+        assert kept.read_bytes() == b"2"
+        with machine("b") as second:
+            first.keep(b"3")  # It was on its way before.
+            second.keep(b"of the second")
+            with pytest.raises(JobBusyError, match=r"is held by upres train \(pid"):
+                first.keep(b"4")
+            with pytest.raises(JobBusyError):
+                first.check()
+            second.check()
+        assert kept.read_bytes() == b"of the second"
 
 
 def test_a_training_whose_store_goes_away_ends_with_a_line_and_goes_on_later(
@@ -242,3 +280,9 @@ def test_pages_are_written_into_a_bucket(
         said = upres(*words)
         assert (said.code, said.err.count("\n")) == (1, 1), said.err
         assert "was not written by upres" in said.err
+    for folder in (bucket.place, f"s3://{bucket.place.bucket}"):
+        said = upres("report", dataset, "--out", folder)
+        assert (said.code, said.err.count("\n")) == (2, 1), said.err
+        assert ", expected a file; name one in it" in said.err
+    said = upres("report", dataset, "--out", "s3:/bucket/page.html")
+    assert (said.code, "expected s3://BUCKET/PREFIX" in said.err) == (2, True), said.err

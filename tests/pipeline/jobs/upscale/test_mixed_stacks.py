@@ -18,8 +18,8 @@ from pipeline.jobs.upscale.chunk_task import ChunkTask, upscale_chunk
 from pipeline.jobs.upscale.worker import ModelAddress, Workbench, open_workbench
 from pipeline.pictures.files import read_picture
 from pipeline.storage.archive import Archive
-from pipeline.storage.stack import StackedImage
 from pipeline.storage.stack_kind import LEAST_MEMBERS, Kind
+from pipeline.storage.stacked_image import StackedImage
 from pipeline.storage.waiting_room import clear
 from tests.examples import examples
 from tests.flows.test_interrupt import content, gone, started

@@ -21,8 +21,8 @@ from pipeline.jobs.scores import read_scores
 from pipeline.pictures.files import read_picture
 from pipeline.storage.archive import Archive
 from pipeline.storage.ledger import INGESTED
-from pipeline.storage.stack import StackedImage
 from pipeline.storage.stack_kind import LEAST_MEMBERS
+from pipeline.storage.stacked_image import StackedImage
 
 if TYPE_CHECKING:
     from pathlib import Path
