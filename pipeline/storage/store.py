@@ -173,8 +173,8 @@ def place_of(text: str | Place) -> Place:
     """Return the place that a text means: the one parser of places.
 
     Raises:
-        NoStoreError: if it is an address that is not ``s3://``, ``gs://`` or ``az://``, or names no
-            bucket.
+        NoStoreError: if it is an address that is not ``s3://``, ``gs://`` or ``az://``, names no
+            bucket, or lacks a slash.
     """
     if not isinstance(text, str):
         return text
@@ -182,8 +182,8 @@ def place_of(text: str | Place) -> Place:
     if found is None:
         if slip := _ONE_SLASH.match(text):
             raise NoStoreError(
-                f"{text} has one slash behind {slip[1]}:, expected {slip[1]}://BUCKET/PREFIX; a "
-                f"folder of that name is ./{text}"
+                f"{slip[0]}... has one slash, expected {slip[1]}://BUCKET/PREFIX; a local folder "
+                f"of such a name is ./{slip[0]}..."
             )
         return Path(text)
     scheme, bucket, key = found[1].lower(), found[2], found[3].strip("/")

@@ -27,7 +27,8 @@ PLACE = BucketPlace("s3", "bucket", "photos/night")
         ("gs://bucket/a b/ü#?%41.jpg", BucketPlace("gs", "bucket", "a b/ü#?%41.jpg")),
         ("az://container/x", BucketPlace("az", "container", "x")),
         ("photos", Path("photos")),
-        ("s3:/bucket", Path("s3:/bucket")),
+        ("./s3:/bucket", Path("s3:/bucket")),
+        ("s3:bucket", Path("s3:bucket")),
         ("/tmp/a:b", Path("/tmp/a:b")),
     ],
 )
@@ -43,6 +44,7 @@ def test_a_text_is_an_address_or_a_path(text: str, place: object) -> None:
         ("http://host/x", "expected a local path, s3://"),
         ("ftp://me:s3cret@host/x", "expected a local path, s3://"),
         ("s3://", "names no bucket"),
+        ("s3:/me:s3cret@bucket/x", "has one slash, expected s3://BUCKET/PREFIX"),
         ("s3:///x", "names no bucket"),
         ("s3://me:s3cret@bucket/x", "endpoint and credentials are read from the environment"),
         ("s3://host:9000/x", "names no bucket"),
