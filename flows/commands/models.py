@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,6 +9,8 @@ import click
 from flows.terminal import options
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipeline.storage.store import Place
 
 
@@ -39,7 +40,7 @@ def models(name: str | None, as_json: bool) -> None:
 
 
 @click.command("try")
-@click.argument("picture", type=click.Path(path_type=Path))
+@click.argument("picture", type=options.LOCAL)
 @click.option(
     "--out",
     type=options.FILE_PLACE,

@@ -233,6 +233,17 @@ class PlaceType(click.Path):
             self.fail(str(error), param, ctx)
 
 
+class LocalType(click.Path):
+    """A path of this machine: an address would be taken for a folder called ``s3:``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if isinstance(value, str) and is_address(value):
+            self.fail(f"{value} is not on this machine, expected a local path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+LOCAL = LocalType(path_type=Path)
 PLACE = PlaceType(path_type=Path)
 FILE_PLACE = PlaceType(path_type=Path, dir_okay=False)
 

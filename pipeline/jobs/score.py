@@ -14,6 +14,7 @@ from pipeline.compute.driver import work_through
 from pipeline.compute.inference import from_unit_range, to_unit_range
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.silence import Silence
 from pipeline.errors import ArchiveError, PictureError, UsageError
 from pipeline.geometry import Rect, Span, TileGrid
 from pipeline.jobs.item_images import lr_image, sr_image
@@ -89,6 +90,7 @@ def run_score(
         return failures
     fresh = True
     n = 0
+    silence = Silence(*(task.sr_dir for task in tasks[:1]))
     for group, outcomes in work_through(client, score_items, together(tasks), stop=stop):
         scored = [score for done in outcomes for score in done.result or ()]
         if fresh and any(done.result is not None for done in outcomes):
@@ -101,6 +103,7 @@ def run_score(
                 failures.append(Failure.of(task.row.item, done.error))
         n += len(outcomes)
         report(n, len(tasks))
+        silence.hear(type(done.error).__name__ if done.error else "" for done in outcomes)
     return sorted(failures, key=lambda failure: failure.item)
 
 

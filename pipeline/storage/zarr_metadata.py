@@ -29,7 +29,7 @@ PROVENANCE_KEY = "upres"
 METADATA = "zarr.json"
 DTYPES = ("uint8", "uint16", "float32")
 
-CHECK_DISK = "check the disk and who may read it, then run the same command again"
+CHECK_DISK = "check the disk or the store, and who may read it; then run the same command again"
 """What to do where the fault is not in the archive."""
 
 

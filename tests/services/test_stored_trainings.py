@@ -284,5 +284,7 @@ def test_pages_are_written_into_a_bucket(
         said = upres("report", dataset, "--out", folder)
         assert (said.code, said.err.count("\n")) == (2, 1), said.err
         assert ", expected a file; name one in it" in said.err
+    said = upres("try", bucket / "p.png")
+    assert (said.code, "is not on this machine" in said.err) == (2, True), said.err
     said = upres("report", dataset, "--out", "s3:/bucket/page.html")
     assert (said.code, "expected s3://BUCKET/PREFIX" in said.err) == (2, True), said.err

@@ -176,6 +176,28 @@ def test_a_store_that_is_away_for_longer_than_is_waited_leaves_failures_that_the
     assert pixels(bucket / "job/sr.zarr") == on_disk
 
 
+def test_nobody_waits_tile_after_tile_for_a_store_that_is_gone(
+    bucket: Bucket, tmp_path: Path, upres: Command, front: Front, photo: TakePhoto,
+    save: SavePicture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    save(tmp_path / "one" / "a.png", photo(240, 240))
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", "1")
+    words = ("upscale", tmp_path / "one", bucket / "job", "--model", "bicubic-x2", "--tile", 16,
+             *ledger_at(tmp_path), "--json", "--workers", 1)  # fmt: skip
+    front.fault = away_from("sr.zarr", seconds=10**6)
+    said = upres(*words)
+    assert (said.code, said.out) == (1, ""), said.err
+    last = said.err.splitlines()[-1]
+    assert "all units failed for" in last
+    assert "repeat the command once it works again" in last
+    front.fault = every(10**9, "")
+    before = upres("status", bucket / "job", "--json").document["units"]
+    assert before["failed"] > 0
+    assert before["pending"] > before["failed"]
+    again = upres(*words)
+    assert (again.code, again.document["units"]["done"]) == (0, sum(before.values())), again.err
+
+
 @pytest.mark.parametrize("value", ["soon", "0", "nan"])
 def test_patience_that_is_not_a_number_of_seconds_is_told_in_a_line(
     value: str, bucket: Bucket, upres: Command, monkeypatch: pytest.MonkeyPatch

@@ -132,7 +132,11 @@ def await_workers(client: Client, count: int, *, within_s: float, why: Callable[
     _PATIENCE[client.id] = max(within_s, _PATIENCE_S)
     while len(client.scheduler_info(n_workers=-1)["workers"]) < count:
         if (wrong := why()) or time.monotonic() > deadline:
-            raise ClusterError(wrong or f"no worker started within {within_s:.0f} s")
+            raise ClusterError(
+                wrong
+                or f"no worker started within {within_s:.0f} s; ask the queue why (as "
+                "`squeue` does), or set a larger wait_s"
+            )
         if not told and time.monotonic() - began > _TOLD_AFTER_S:
             logger.warning("no worker has started yet; waiting for one up to %.0f s", within_s)
             told = True

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compute.driver import work_through
 from pipeline.compute.metrics import timed
 from pipeline.compute.outcomes import Failure
+from pipeline.compute.silence import Silence
 from pipeline.errors import DiskError, OccupiedError
 from pipeline.jobs.export.export_plan import MADE_FOLDER
 from pipeline.jobs.export.facts import Facts
@@ -99,11 +100,13 @@ def run_export(
             close_to(place_of(path), allowed)  # Its picture may have become private since.
     if client is not None and plan.tasks:
         n = 0
+        silence = Silence(plan.tasks[0].sr_dir, place_of(plan.tasks[0].path))
         for group, outcomes in work_through(client, export_items, export.with_folders(), stop=stop):
             for task, done in zip(group.tasks, outcomes, strict=True):
                 export.take(task, done.result, done.error)
             n += len(outcomes)
             report(n, len(plan.tasks))
+            silence.hear(type(done.error).__name__ if done.error else "" for done in outcomes)
         export.place()
     stopped = stop is not None and stop.requested
     pruned, gone = export.leave(prune=plan.request.prune and not stopped)

@@ -14,6 +14,7 @@ from pipeline.compute.driver import work_through
 from pipeline.compute.inference import kind_of_device
 from pipeline.compute.metrics import count_units, timed
 from pipeline.compute.outcomes import Failure, record_outcomes
+from pipeline.compute.silence import Silence
 from pipeline.compute.submission import EVERY_WORKER, gpu_resources
 from pipeline.compute.worker import on_every_worker
 from pipeline.constants import DEFAULT_LIMIT_S
@@ -87,7 +88,14 @@ def run_upscale(
         for way in ways
     )
     return _record(
-        worked, ledger, spec=spec, client=client, run=run, planned=planned, report=report
+        worked,
+        ledger,
+        spec=spec,
+        client=client,
+        run=run,
+        planned=planned,
+        report=report,
+        silence=Silence(job.folder),
     )
 
 
@@ -224,6 +232,7 @@ def _record(
     run: str,
     planned: int,
     report: Callable[[UpscaleProgress], None],
+    silence: Silence,
 ) -> int:
     """Write outcomes to the ledger, and count them there; return how many units were done."""
     total = _Sums()
@@ -236,6 +245,7 @@ def _record(
         total += _Sums.of([one], spec.scale)
         failures = tuple(Failure.of_unit(row) for row in one[1] if row.state == FAILED)
         report(UpscaleProgress(total.done, total.failed, planned, total.pixels / 1e6, failures))
+        silence.hear(row.error for row in one[1])
     return total.done
 
 

@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipeline.compute.outcomes import failed_unit
+from pipeline.compute.silence import is_of_store
 from pipeline.compute.transparency import has_alpha, with_hidden, without_hidden
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StoreError
 from pipeline.jobs.upscale.units import failed_units
 from pipeline.jobs.upscale.worker import outcome_here, unit_here
 from pipeline.storage.archive import Archive
+from pipeline.storage.store_answers import patience_s
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,15 +60,25 @@ class TileTask:
         """Compute and write the tiles; return what became of each."""
         together = _compute_together(self, bench) if len(self.numbers) > 1 else []
         written = {row.number for row in together}
-        alone = (number for number in self.numbers if number not in written)
-        return together + [
-            outcome_here(self, tile, bench, partial(_upscale_tile, self, tile, bench))
-            for tile in alone
-        ]
+        alone = [number for number in self.numbers if number not in written]
+        return together + list(_one_by_one(self, alone, bench))
 
     def failed(self, error: BaseException) -> list[UnitRow]:
         """Return the outcomes of units that all failed for one reason."""
         return failed_units(self, error)
+
+
+def _one_by_one(task: TileTask, tiles: Sequence[int], bench: Workbench) -> Iterator[UnitRow]:
+    """Compute tiles; those behind one that waited for its store in vain fail without a try."""
+    waiting = iter(tiles)
+    for tile in waiting:
+        outcome = outcome_here(task, tile, bench, partial(_upscale_tile, task, tile, bench))
+        yield outcome
+        if is_of_store(outcome.error, task.sr_dir) and outcome.seconds > patience_s() / 2:
+            why = StoreError(
+                f"not tried, as tile {tile} waited for the store in vain: {outcome.message}"
+            )
+            yield from (failed_unit(unit_here(task, other), why) for other in waiting)
 
 
 def _compute_together(task: TileTask, bench: Workbench) -> list[UnitRow]:
