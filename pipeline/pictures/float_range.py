@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.errors import PictureError
-from pipeline.storage.spool import changed
+from pipeline.storage.large_arrays import changed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from pipeline.errors import SourceError
 from pipeline.pictures.signatures import HEAD_BYTES, packed
 from pipeline.sources.member_times import tar_member_ns, zip_member_ns
+from pipeline.sources.zip_methods import METHODS, decompressed
+from pipeline.storage.spool import read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +159,7 @@ def _zip_refusal(info: zipfile.ZipInfo) -> str | None:
         return "is encrypted inside its zip archive, expected plain; unpack it with its password"
     if stat.S_ISLNK(info.external_attr >> 16):
         return _IS_LINK
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2):
+    if info.compress_type not in METHODS:
         return (
             f"is compressed by zip method {info.compress_type}, expected stored, deflate or bzip2; "
             f"unpack it and give the folder"
@@ -173,7 +175,7 @@ def _zip_head(file: BinaryIO, member: Member) -> bytes | None:
     """Return a member's first bytes, None where it is damaged: reading it will say so."""
     most = min(member.stored_bytes, _HEAD_STORED_BYTES.get(member.method, 4096))
     try:
-        return _decompress(_stored(file, member, most), member.method, HEAD_BYTES)
+        return decompressed(_stored(file, member, most), member.method, HEAD_BYTES)
     except (OSError, EOFError, ValueError, *BROKEN):
         return None
 
@@ -281,7 +283,7 @@ def _extract(file: BinaryIO, member: Member, size_bytes: int) -> bytes:
         file.seek(member.offset)
         return _read_up_to(file, size_bytes)
     stored = _stored(file, member, member.stored_bytes)
-    data = _decompress(stored, member.method, size_bytes + 1)
+    data = decompressed(stored, member.method, size_bytes + 1)
     if zlib.crc32(data) != member.crc:
         raise ValueError("the checksum differs; the archive is damaged")
     return data
@@ -290,15 +292,7 @@ def _extract(file: BinaryIO, member: Member, size_bytes: int) -> bytes:
 def _read_up_to(file: BinaryIO, size_bytes: int) -> bytes:
     """Read as `read` does, but without making room first for bytes that the file cannot have."""
     rest = os.fstat(file.fileno()).st_size - file.tell()
-    return file.read(max(0, min(size_bytes, rest)))
-
-
-def _decompress(stored: bytes, method: int, most_bytes: int) -> bytes:
-    if method == zipfile.ZIP_STORED:
-        return stored[:most_bytes]
-    if method == zipfile.ZIP_BZIP2:
-        return bz2.BZ2Decompressor().decompress(stored, most_bytes)
-    return zlib.decompressobj(-15).decompress(stored, most_bytes)
+    return read_bytes(file, max(0, min(size_bytes, rest)))
 
 
 class _Stream:
@@ -323,7 +317,7 @@ class _Stream:
                 self._key = key
             try:
                 self._stream.seek(offset)
-                return self._stream.read(size_bytes)
+                return read_bytes(self._stream, size_bytes)
             except BaseException:
                 # A decompressor that failed once is in no state to go on.
                 self._close()

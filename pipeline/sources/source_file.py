@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import DiskError, SourceError, UnsupportedError
 from pipeline.sources.item_names import reason_of, shown_path
 from pipeline.sources.packed import BROKEN, Container, Member
-from pipeline.storage.spool import large_bytes
+from pipeline.storage.spool import read_bytes
 from pipeline.storage.store import BucketPlace, is_address, place_of
 
 if TYPE_CHECKING:
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 MAX_MEMBER_BYTES = 2 << 30
 """What one member of a zip or tar may declare; above it is taken for a decompression bomb."""
 
-_HEAD_BYTES, _PART_BYTES = 8, 8 << 20
-_MAPPED = (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How the files of PNG and TIFF begin."""
+_HEAD_BYTES = 8
+_MAPPED = (b"\xff\xd8\xff", b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How the files of JPEG, PNG and TIFF begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +50,8 @@ class SourceFile:
     def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of the file, a copy of that moment.
 
-        Within `spooling_in`, those of a large PNG or TIFF are on the disk, as `large_bytes` says.
+        Within `spooling_in`, those of a large JPEG, PNG or TIFF, or in an archive or a bucket, are
+        on the disk, as `large_bytes` says.
 
         Raises:
             SourceError: It vanished, is unreadable or refused, its archive changed since it was
@@ -129,8 +129,7 @@ def _file_bytes(path: Path) -> bytes:
         head = file.read(_HEAD_BYTES)
         # The decoders of others copy all bytes of a file into memory anyway.
         if head.startswith(_MAPPED):
-            size_bytes = os.fstat(file.fileno()).st_size
-            parts = iter(lambda: file.read(_PART_BYTES), b"")
-            return large_bytes(chain([head], parts), size_bytes)
+            file.seek(0)
+            return read_bytes(file, os.fstat(file.fileno()).st_size)
         file.seek(0)
         return file.read()

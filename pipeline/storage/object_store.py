@@ -26,6 +26,7 @@ from obstore.exceptions import (
 )
 
 from pipeline.errors import NoStoreError, StoreError
+from pipeline.storage.spool import is_spooled, large_bytes
 from pipeline.storage.store_answers import (
     MOMENT_S,
     answer_of,
@@ -75,6 +76,13 @@ class Stored:
         return cls(meta["path"], meta["size"], etag, mtime_ns, attributes)
 
 
+def _content(found: obstore.GetResult) -> bytes:
+    size_bytes = found.meta["size"]
+    if not is_spooled(size_bytes):
+        return bytes(found.bytes())
+    return large_bytes(map(memoryview, found.stream(min_chunk_size=_PART_BYTES)), size_bytes)
+
+
 @dataclass(frozen=True, slots=True)
 class Bucket:
     """One bucket, by its name alone: whoever asks opens it with what is in the environment."""
@@ -89,15 +97,15 @@ class Bucket:
     def get(self, key: str, *, etag: str = "") -> bytes:
         """Return the content of an object, if its etag is `etag`, or whatever it is.
 
+        It is on the disk where it is large, as `large_bytes` says.
+
         Raises:
             FileNotFoundError: if there is none.
             FileExistsError: if there is another one.
         """
         options: obstore.GetOptions = {"if_match": etag} if etag else {}
         with self.plain(key):
-            return patiently(
-                lambda: bytes(obstore.get(self._opened(), key, options=options).bytes())
-            )
+            return patiently(lambda: _content(obstore.get(self._opened(), key, options=options)))
 
     def get_head(self, key: str, most_bytes: int) -> bytes:
         """Return the first bytes of an object that has at least so many.

@@ -1,51 +1,46 @@
-"""Arrays that are too large for a worker's memory: on the disk, in files without a name.
+"""What is too large for a worker's memory: on the disk, in files without a name.
 
-A decoder fills such an array like any other. It is mapped into memory, and a thread lets go of what
-is mapped some times a second, so that the process never holds much of it; the disk, or its cache,
-keeps the values. The file is gone with the array, and after a kill.
+Such a file is mapped into memory, and a thread lets go of what is mapped some times a second, so
+that the process never holds much of it; the disk, or its cache, keeps the values. The file is gone
+with what was made of it, and after a kill.
+
+What belongs here: bytes, which a start of the command line may need. Not: arrays (`large_arrays`).
 """
 
 from __future__ import annotations
 
-import math
 import mmap
 import os
 import tempfile
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import BytesIO
 from pathlib import Path
 from threading import Event, Thread
-from typing import TYPE_CHECKING, Any, cast
-
-import numpy as np
+from typing import TYPE_CHECKING, BinaryIO, cast
+from weakref import ref
 
 from pipeline.errors import DiskError
-from pipeline.storage.store import BucketPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
-    from numpy.typing import DTypeLike, NDArray
+    from collections.abc import Iterable, Iterator
 
     from pipeline.storage.store import Place
 
 LARGE_BYTES = 96 << 20
-"""Arrays of less are in memory."""
+"""What takes less is in memory."""
 _LET_GO_S = 0.02
-_BAND_BYTES = 8 << 20
+_PART_BYTES = 8 << 20
 
 
 class _Spool:
-    """The large arrays of one block."""
+    """The files of one block."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._mapped: list[mmap.mmap] = []
+        self._mapped: list[ref[mmap.mmap]] = []
         self._ended = Event()
         self._thread: Thread | None = None
-
-    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-        return np.frombuffer(self.mapped(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
     def mapped(self, size_bytes: int) -> mmap.mmap:
         with tempfile.TemporaryFile(dir=self._folder) as file:
@@ -59,7 +54,7 @@ class _Spool:
                     "repeat the command"
                 ) from error
             mapped = mmap.mmap(file.fileno(), size_bytes)
-        self._mapped.append(mapped)
+        self._mapped.append(ref(mapped))
         if self._thread is None and hasattr(mmap, "MADV_DONTNEED"):
             self._thread = Thread(target=self._let_go, daemon=True)
             self._thread.start()
@@ -67,8 +62,11 @@ class _Spool:
 
     def _let_go(self) -> None:
         while not self._ended.wait(_LET_GO_S):
-            for mapped in self._mapped:
-                mapped.madvise(mmap.MADV_DONTNEED)
+            for each in self._mapped:
+                mapped = each()
+                if mapped is not None:
+                    mapped.madvise(mmap.MADV_DONTNEED)
+                del mapped  # Whoever else has it decides when its file goes.
 
     def end(self) -> None:
         self._ended.set()
@@ -82,13 +80,13 @@ _SPOOL: ContextVar[_Spool | None] = ContextVar("spool", default=None)
 
 @contextmanager
 def spooling_in(place: Place) -> Iterator[None]:
-    """Let `large_array` put arrays on the disk of `place`, within the block, in this thread.
+    """Let what is large go to the disk of `place`, within the block, in this thread.
 
-    Next to a bucket they are on the disk of temporary files.
+    Next to a bucket that is the disk of temporary files.
 
-    They are meant for the block: after it, nothing lets go of their memory.
+    It is meant for the block: after it, nothing lets go of its memory.
     """
-    folder = Path(tempfile.gettempdir()) if isinstance(place, BucketPlace) else place
+    folder = place if isinstance(place, Path) else Path(tempfile.gettempdir())
     spool = _Spool(folder)
     token = _SPOOL.set(spool)
     try:
@@ -98,22 +96,19 @@ def spooling_in(place: Place) -> Iterator[None]:
         spool.end()
 
 
-def is_large(shape: tuple[int, ...], dtype: DTypeLike) -> bool:
-    """Return whether `large_array` would put an array on the disk."""
-    size_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+def is_spooled(size_bytes: int) -> bool:
+    """Return whether so many bytes go to the disk, here and now."""
     return _SPOOL.get() is not None and size_bytes >= LARGE_BYTES
 
 
-def large_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return a new array with whatever values, on the disk if it is large.
+def mapped_file(size_bytes: int) -> mmap.mmap | None:
+    """Return a new file for so many bytes, mapped; None where they are for memory.
 
     Raises:
         DiskError: if the disk has no room for it.
     """
     spool = _SPOOL.get()
-    if spool is None or not is_large(shape, dtype):
-        return np.empty(shape, dtype)
-    return spool.array(shape, np.dtype(dtype))
+    return spool.mapped(size_bytes) if spool is not None and is_spooled(size_bytes) else None
 
 
 def large_bytes(parts: Iterable[bytes | memoryview], size_bytes: int) -> bytes:
@@ -125,44 +120,37 @@ def large_bytes(parts: Iterable[bytes | memoryview], size_bytes: int) -> bytes:
     Raises:
         DiskError: if the disk has no room for them.
     """
-    spool = _SPOOL.get()
-    if spool is None or not is_large((size_bytes,), np.uint8):
+    mapped = mapped_file(size_bytes)
+    if mapped is None:
         return b"".join(parts)
-    mapped = spool.mapped(size_bytes)
     for part in parts:
         mapped.write(part[: size_bytes - mapped.tell()])
+    if not mapped.tell():
+        return b""
     if mapped.tell() < size_bytes:
-        return mapped[: mapped.tell()]
-    mapped.seek(0)
+        mapped.resize(mapped.tell())
     return cast("bytes", mapped)
 
 
-def changed(
-    pixels: NDArray[Any],
-    change: Callable[[NDArray[Any]], NDArray[Any]],
-    *,
-    channels: int | None = None,
-) -> NDArray[Any]:
-    """Return ``change(pixels)`` of ``(c, y, x)``, large ones band by band.
+def read_bytes(file: BinaryIO, size_bytes: int) -> bytes:
+    """Read as ``file.read(size_bytes)`` does; many bytes are on the disk, as `large_bytes` says.
 
-    ``change(pixels)[:, a:b] == change(pixels[:, a:b])`` must hold, and the result has as many
-    channels, or else `channels`.
+    Raises:
+        DiskError: if the disk has no room for them.
     """
-    shape = (channels or len(pixels), *pixels.shape[1:])
-    if not is_large(shape, pixels.dtype):
-        return change(pixels)
-    first = change(pixels[:, :1])
-    result = large_array(shape, first.dtype)
-    rows = max(1, _BAND_BYTES // first.nbytes)
-    for top in range(0, pixels.shape[1], rows):
-        result[:, top : top + rows] = change(pixels[:, top : top + rows])
-    return result
+    if not is_spooled(size_bytes):
+        return file.read(size_bytes)
+    starts = range(0, size_bytes, _PART_BYTES)
+    sizes = (min(_PART_BYTES, size_bytes - start) for start in starts)
+    return large_bytes(map(file.read, sizes), size_bytes)
 
 
-def equal(some: NDArray[Any], others: NDArray[Any]) -> bool:
-    """Return whether two arrays are equal, compared band by band along their first axis."""
-    if some.shape != others.shape:
-        return False
-    rows = max(1, _BAND_BYTES // max(1, some[:1].nbytes))
-    bands = range(0, len(some), rows)
-    return all(np.array_equal(some[top : top + rows], others[top : top + rows]) for top in bands)
+def as_file(data: bytes) -> BinaryIO:
+    """Return bytes as a file at its start, without a copy of those that `large_bytes` put on disk.
+
+    Of these there is one file at a time: whoever asks again begins anew.
+    """
+    if isinstance(data, mmap.mmap):
+        data.seek(0)
+        return cast("BinaryIO", data)
+    return BytesIO(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import threading
 import warnings
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import channels_first
 from pipeline.pictures.strips import OneStrip, ahead, recut
-from pipeline.storage.spool import is_large, large_array
+from pipeline.storage.large_arrays import is_large, large_array
+from pipeline.storage.spool import as_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +70,7 @@ def opened_jpeg(data: bytes) -> JpegImagePlugin.JpegImageFile:
     """Return a JPEG whose header was read, whatever size it declares."""
     # The class instead of Image.open: that applies Pillow's own, process-wide bomb bound.
     with _silent():
-        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
+        return JpegImagePlugin.JpegImageFile(as_file(data))
 
 
 def _jpeg_samples(data: bytes) -> NDArray[Any]:

@@ -18,7 +18,8 @@ from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.picture import channels_first
 from pipeline.pictures.strips import ahead, recut
-from pipeline.storage.spool import is_large, large_array, large_bytes
+from pipeline.storage.large_arrays import is_large, large_array
+from pipeline.storage.spool import large_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import mmap
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
 import imagecodecs
@@ -22,7 +21,8 @@ from pipeline.pictures.metadata.metadata import Metadata
 from pipeline.pictures.metadata.tiff_tree import Layout
 from pipeline.pictures.picture import WHITE, channels_first, mode_of
 from pipeline.pictures.strips import ahead, in_order, recut
-from pipeline.storage.spool import changed
+from pipeline.storage.large_arrays import changed
+from pipeline.storage.spool import as_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,8 +48,7 @@ _CLASSIC_BYTES = 2**32 - 2**25
 
 def read_tiff(data: bytes, max_pixels: int) -> tuple[NDArray[Any], Metadata]:
     """Read the one page at its own depth; what tifffile would tolerate or fill in is refused."""
-    # Of bytes on the disk, a copy in memory would be too much; they can be read like a file.
-    with tifffile.TiffFile(data if isinstance(data, mmap.mmap) else io.BytesIO(data)) as file:
+    with tifffile.TiffFile(as_file(data)) as file:
         page = _only_page(file)
         check_size(page.imagewidth, page.imagelength, max_pixels)
         _check_kind(page)

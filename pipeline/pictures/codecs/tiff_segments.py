@@ -19,7 +19,7 @@ from pipeline.pictures.codecs.declared import check_size
 from pipeline.pictures.fax import GROUP_3, GROUP_4, HUFFMAN, decode_fax
 from pipeline.pictures.jpeg.scans import read_frame
 from pipeline.pictures.jpeg.stream import check_whole
-from pipeline.storage.spool import is_large, large_array
+from pipeline.storage.large_arrays import is_large, large_array
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,7 +16,7 @@ from pipeline.pictures.metadata.exif import PREFIX as EXIF_PREFIX
 from pipeline.pictures.metadata.metadata import Metadata, in_words
 from pipeline.pictures.picture import channels_first, mode_of
 from pipeline.pictures.strips import Changed
-from pipeline.storage.spool import is_large, large_array
+from pipeline.storage.large_arrays import is_large, large_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

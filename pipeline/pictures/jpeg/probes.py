@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_left
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TYPE_CHECKING
+
+from pipeline.storage.spool import large_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +24,12 @@ NOISE = hashlib.sha512().digest().replace(b"\xff", b"\x7f")
 
 def with_noise(data: bytes, ends: Sequence[Sequence[int]]) -> bytes:
     """Return `data` with noise at every end, by scan and restart interval, in rising order."""
-    places = [0, *chain.from_iterable(ends), len(data)]
-    return NOISE.join(data[start:end] for start, end in pairwise(places))
+    whole, start = memoryview(data), 0
+    parts: list[bytes | memoryview] = []
+    for end in chain.from_iterable(ends):
+        parts += [whole[start:end], NOISE]
+        start = end
+    return large_bytes([*parts, whole[start:]], len(data) + len(parts) // 2 * len(NOISE))
 
 
 def first_short(

@@ -32,6 +32,9 @@ _KNOWN = {
     0xEE: (b"Adobe",),
 }
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_NOT_FILLER = re.compile(rb"[^\x00\n\r ]")
+_GAIN_MAP = (b"hdr-gain-map", b"urn:iso:std:iso:ts:21496")
+"""What a picture says if its gain map stands behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,14 +186,14 @@ def _is_ratio(jfif: bytes) -> bool:
 
 def _behind(data: bytes, end: int) -> Iterator[str]:
     """Yield a note for each file that stands after the picture."""
-    head = data[:end]
-    while data[end:].strip(b"\0\n\r "):
+    picture_end = end
+    while _NOT_FILLER.search(data, end):
         if data[end : end + 3] == b"\xff\xd8\xff":
             inner, stop = _walk(data, end)
             is_map = any(b"hdrgm" in body or b"HDRGainMap" in body for _, body in inner)
             what = (
                 "the gain map of the HDR picture"
-                if is_map or b"hdr-gain-map" in head or b"urn:iso:std:iso:ts:21496" in head
+                if is_map or any(data.find(name, 0, picture_end) >= 0 for name in _GAIN_MAP)
                 else "a further picture in the file"
             )
         elif data[end + 4 : end + 8] == b"ftyp":

@@ -18,7 +18,8 @@ import numpy as np
 from pipeline.errors import PictureError
 from pipeline.pictures.jpeg.probes import first_short, with_noise
 from pipeline.pictures.jpeg.scans import EOI, PROGRESSIVE, Tables, scans_of
-from pipeline.storage.spool import equal
+from pipeline.storage.large_arrays import equal
+from pipeline.storage.spool import large_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.pictures.jpeg.scans import Frame, Scan
 
 _HUFFMAN, _LOSSLESS = (0xC0, 0xC1, 0xC2), (0xC3,)
-_NOT_ZERO = re.compile(rb"[^\x00]")
+_NOT_ZERO, _STUFFED = re.compile(rb"[^\x00]"), re.compile(rb"\xff\x00")
 _ZEROS = 256
 """So many zero bytes are more than two blocks whose every coefficient has the same odd value."""
 _SECTOR = 512
@@ -40,6 +41,7 @@ _UNEVEN, _FEW = 8, 32
 # Two, as what one decodes to may look the same, such as darker than black.
 _PROBES = (bytes(range(1, 255)) * 2, bytes(range(254, 0, -1)) * 2)
 _END = b"\xff\xd9"
+_PIECE = 1 << 20
 _MISSING = "restore the file from its origin"
 
 
@@ -64,6 +66,17 @@ def check_whole(
         stream.check_zeros(scan)
     stream.check_end(scans)
     stream.check_ends(scans)
+
+
+def _zeros_at_end(data: bytes) -> int:
+    """Return how many zero bytes a file ends with."""
+    end = len(data)
+    while end:
+        start = max(0, end - _PIECE)
+        if kept := len(data[start:end].rstrip(b"\0")):
+            return len(data) - start - kept
+        end = start
+    return len(data)
 
 
 def _uneven_blocks(pixels: NDArray[Any]) -> int:
@@ -150,7 +163,7 @@ class _Stream:
         if self.pixels is None or self.frame.kind not in PROGRESSIVE or scan.first > 0:
             return False
         first, last, whole = (
-            place - scan.start - self.data.count(b"\xff\0", scan.start, place)
+            place - scan.start - sum(1 for _ in _STUFFED.finditer(self.data, scan.start, place))
             for place in (at, end, scan.end)
         )
         height, margin = len(self.pixels), 8 * max(v for _, v in self.frame.sampling.values())
@@ -173,7 +186,7 @@ class _Stream:
         """Refuse a picture whose data ends before the picture does."""
         final = scans[-1]
         if final.marker is None:
-            tail = len(self.data) - len(self.data.rstrip(b"\0"))
+            tail = _zeros_at_end(self.data)
             if not tail or not self._is_whole(final, max(final.start, len(self.data) - tail)):
                 zeros = f", the last {tail} are zero" if tail else ""
                 raise PictureError(
@@ -229,8 +242,11 @@ class _Stream:
 
         Other data there changes the pixels only where the decoder waits for some.
         """
-        tail = self.data[scan.end :] if scan.marker is not None else _END
-        return all(self._is_same(self.data[:end] + probe + tail) for probe in _PROBES)
+        whole = memoryview(self.data)
+        tail = whole[scan.end :] if scan.marker is not None else memoryview(_END)
+        size_bytes = end + len(_PROBES[0]) + len(tail)
+        changed = (large_bytes([whole[:end], probe, tail], size_bytes) for probe in _PROBES)
+        return all(self._is_same(data) for data in changed)
 
     def _is_same(self, data: bytes) -> bool:
         """Return whether changed data decodes to the pixels of the file."""

@@ -13,14 +13,8 @@ import pytest
 from pipeline.errors import DiskError
 from pipeline.pictures.files import decode_picture
 from pipeline.sources.listing import list_source
-from pipeline.storage.spool import (
-    changed,
-    equal,
-    is_large,
-    large_array,
-    large_bytes,
-    spooling_in,
-)
+from pipeline.storage.large_arrays import changed, equal, is_large, large_array
+from pipeline.storage.spool import large_bytes, spooling_in
 
 if TYPE_CHECKING:
     from tests.conftest import SavePicture, TakePhoto
@@ -31,6 +25,11 @@ SHAPE = (160, 1 << 20)
 def resident_bytes() -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def mapped_in(folder: Path) -> list[str]:
+    maps = Path("/proc/self/maps").read_text().splitlines()
+    return [line for line in maps if f"{folder}/" in line]
 
 
 def test_a_large_array_keeps_its_values_and_leaves_memory(tmp_path: Path) -> None:
@@ -44,6 +43,20 @@ def test_a_large_array_keeps_its_values_and_leaves_memory(tmp_path: Path) -> Non
         assert resident_bytes() < before + 20e6
         assert all((array[row, ::4096] == row).all() for row in range(SHAPE[0]))
         assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_of_a_large_array_is_gone_with_the_array(tmp_path: Path) -> None:
+    with spooling_in(tmp_path):
+        arrays = [large_array(SHAPE, np.uint8) for _ in range(3)]
+        assert len(mapped_in(tmp_path)) == 3
+        part = arrays.pop()[5:]
+        arrays.clear()
+        end = time.monotonic() + 60
+        while len(mapped_in(tmp_path)) > 1 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(mapped_in(tmp_path)) == 1
+        part[:] = 7
+        assert (part == 7).all()
 
 
 def test_other_arrays_are_in_memory(tmp_path: Path) -> None:
@@ -69,7 +82,7 @@ def test_a_change_by_bands_is_the_change_of_the_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.storage.spool.LARGE_BYTES", 0)
-    monkeypatch.setattr("pipeline.storage.spool._BAND_BYTES", 100)
+    monkeypatch.setattr("pipeline.storage.large_arrays._BAND_BYTES", 100)
     pixels = np.random.default_rng(0).random((3, 41, 17)).astype(np.float32)
     with spooling_in(tmp_path):
         assert np.array_equal(changed(pixels, lambda band: band * 2), pixels * 2)
@@ -78,7 +91,7 @@ def test_a_change_by_bands_is_the_change_of_the_whole(
 
 
 def test_arrays_are_compared_to_their_last_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.storage.spool._BAND_BYTES", 100)
+    monkeypatch.setattr("pipeline.storage.large_arrays._BAND_BYTES", 100)
     some = np.zeros((41, 17), np.uint8)
     other = some.copy()
     assert equal(some, other)
@@ -101,7 +114,7 @@ def test_large_bytes_are_the_parts_as_far_as_they_were_announced(
     assert large_bytes(parts, announced) == b"abcdefgh"
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg"])
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.jpg", "a.webp"])
 def test_a_large_file_of_a_source_has_the_bytes_that_it_has_otherwise(
     name: str,
     tmp_path: Path,
@@ -116,5 +129,5 @@ def test_a_large_file_of_a_source_has_the_bytes_that_it_has_otherwise(
     with spooling_in(tmp_path):
         data = file.read()
         path.write_bytes(b"another file, of another size")
-        assert isinstance(data, bytes) is (name == "a.jpg")
+        assert isinstance(data, bytes) is (name == "a.webp")
         assert np.array_equal(decode_picture(data, name=name).pixels.shape, (3, 50, 40))

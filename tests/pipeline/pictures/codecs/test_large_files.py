@@ -323,10 +323,10 @@ def test_every_kind_of_file_is_the_same_picture_when_it_is_decoded_on_the_disk(
     kinds = files(photo)
     expected = {name: decode_picture(data, name=name) for name, data in kinds.items()}
     monkeypatch.setattr("pipeline.storage.spool.LARGE_BYTES", 0)
-    monkeypatch.setattr("pipeline.storage.spool._BAND_BYTES", 5000)
+    monkeypatch.setattr("pipeline.storage.large_arrays._BAND_BYTES", 5000)
     for name, data in kinds.items():
         with spooling_in(tmp_path):
-            if name.startswith(("png", "tiff")):
+            if name.startswith(("jpeg", "png", "tiff")):
                 data = large_bytes([data[:9], memoryview(data)[9:]], len(data))
                 assert isinstance(data, mmap.mmap)
             picture = decode_picture(data, name=name)
@@ -368,7 +368,7 @@ def test_damage_is_found_in_large_files_as_in_small_ones(
         decode_picture(broken, name="a")
     monkeypatch.setattr("pipeline.storage.spool.LARGE_BYTES", 0)
     with spooling_in(tmp_path):
-        if kind.startswith(("png", "tiff")):
+        if kind.startswith(("jpeg", "png", "tiff")):
             broken = large_bytes([broken], len(broken))
         with pytest.raises(PictureError):
             decode_picture(broken, name="a")
