@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pipeline.errors import ArchiveError, UnreadableError
 from pipeline.geometry import Rect, cuts
 from pipeline.storage.disk import fsync, remove_tree
 from pipeline.storage.item_folders import is_claimed, is_unfinished, item_folders
 from pipeline.storage.item_paths import item_of, item_path, name_of, outer_items
+from pipeline.storage.large_arrays import in_memory
 from pipeline.storage.pixel_codecs import compression
 from pipeline.storage.zarr_metadata import (
     LEVEL,
@@ -79,7 +78,7 @@ def write_pixels(array: zarr.Array[Any], pixels: NDArray[Any], layout: Layout) -
     for rows in cuts(array.shape[1], layout.shard_px[0]):
         for cols in cuts(array.shape[2], layout.shard_px[1]):
             index = Rect(rows, cols).index
-            array[index] = np.ascontiguousarray(pixels[index])
+            array[index] = in_memory(pixels[index])
 
 
 def remove_item(root: Place, item: str) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 _BAND_BYTES = 8 << 20
+_COPY_BYTES = 1 << 20
+"""Of a copy at a time: it maps the rows that it is cut from, which are many times longer."""
 
 
 def is_large(shape: tuple[int, ...], dtype: DTypeLike) -> bool:
@@ -55,6 +57,20 @@ def changed(
     for top in range(0, pixels.shape[1], rows):
         result[:, top : top + rows] = change(pixels[:, top : top + rows])
     return result
+
+
+def in_memory(part: NDArray[Any]) -> NDArray[Any]:
+    """Return a C-contiguous copy of a part ``(c, y, x)`` of an array, or the part if it is that.
+
+    It is made band by band: in between, what was read of an array on the disk is let go.
+    """
+    if part.flags.c_contiguous:
+        return part
+    copy = np.empty(part.shape, part.dtype)
+    rows = max(1, _COPY_BYTES // max(1, part[:, :1].nbytes))
+    for top in range(0, part.shape[1], rows):
+        copy[:, top : top + rows] = part[:, top : top + rows]
+    return copy
 
 
 def equal(some: NDArray[Any], others: NDArray[Any]) -> bool:
