@@ -57,6 +57,11 @@ class Original:
     doubts: Mapping[str, str] = field(default_factory=dict)
     """Why it has no LR file of a version, where names leave open which it is."""
 
+    @property
+    def place(self) -> Place:
+        """Return where it is: its file, or its archive."""
+        return self.archive_dir or place_of(self.address)
+
     def contents(self) -> dict[str, bytes]:
         """Return the bytes of its files: HR under "", LR versions under their names.
 

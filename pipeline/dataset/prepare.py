@@ -21,6 +21,7 @@ from pipeline.compute.cluster import workers_of
 from pipeline.compute.driver import work_through
 from pipeline.compute.outcomes import record_outcomes
 from pipeline.compute.picture_tasks import small_groups, vanished_rows
+from pipeline.compute.silence import Silence
 from pipeline.compute.worker import on_every_worker
 from pipeline.constants import DEFAULT_LIMIT_S
 from pipeline.dataset.extract import seed_of
@@ -126,7 +127,7 @@ class Preparation:
         check_same_source(source, (original.item for original in originals), placed.shas)
         self._retire(placed.outdated)
         tasks = _survey_tasks(originals, self.recipe, placed.shas, unchecked=unchecked)
-        found = self._surveyed(tasks, len(originals), report)
+        found = self._surveyed(tasks, originals, report)
         if self._stop.requested:
             return False
         fresh = sorted((one for one in found if one.cut is not None), key=lambda one: one.row.item)
@@ -160,18 +161,25 @@ class Preparation:
             stop=self._stop,
         )
         failed = 0
+        silence = Silence(*(one.place for one in originals[:1]), self.dataset.path)
         for _, rows in record_outcomes(worked, self._chunks, run=self._run):
             self.computed += sum(row.state == DONE for row in rows)
             failed += sum(row.state == FAILED for row in rows)
             report(self.computed, failed, len(due))
+            silence.hear(row.error for row in rows)
 
     def _surveyed(
-        self, tasks: Iterator[SurveyTask], pictures: int, report: Callable[[int, int], None]
+        self,
+        tasks: Iterator[SurveyTask],
+        originals: Sequence[Original],
+        report: Callable[[int, int], None],
     ) -> list[Surveyed]:
         surveyed: list[Surveyed] = []
+        silence = Silence(*(one.place for one in originals[:1]))
         for _, results in work_through(self._client, survey_pictures, tasks, stop=self._stop):
             surveyed += results
-            report(len(surveyed), pictures)
+            report(len(surveyed), len(originals))
+            silence.hear(one.row.error for one in results)
         return surveyed
 
     def _place(

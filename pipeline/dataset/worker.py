@@ -6,6 +6,7 @@ which order, or how often. The driver's side is `pipeline.dataset.prepare`.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,11 +17,12 @@ import torch
 from pipeline.compute.deadline import Deadline
 from pipeline.compute.outcomes import failed_unit, outcome_of, reason_of
 from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row
+from pipeline.compute.silence import each_unless_silent, waited_in_vain
 from pipeline.compute.worker import worker_name, worker_state
 from pipeline.dataset.extract import Cut, cut, patches, whole
 from pipeline.dataset.originals import Original, Pictures, check_pairs, decode
 from pipeline.degradation.apply import degrade_patches
-from pipeline.errors import SourceError
+from pipeline.errors import SourceError, StoreError
 from pipeline.recipes.preparing import PrepareRecipe
 from pipeline.storage.dataset import HR, LR_PREFIX, Dataset
 from pipeline.storage.ledger import DONE, ItemRow, UnitRow
@@ -96,7 +98,14 @@ def open_bench() -> Deadline:
 
 def survey_pictures(task: SurveyTask) -> list[Surveyed]:
     """Return what each picture of a task gives; a broken one is rejected, with the reason."""
-    return [_surveyed(original, task) for original in task.pictures]
+    surveyed = each_unless_silent(
+        task.pictures,
+        lambda original: _surveyed(original, task),
+        *(original.place for original in task.pictures[:1]),
+        row_of=lambda one: one.row,
+        failed=lambda original, why: Surveyed(rejected(ingested_row(original), why)),
+    )
+    return list(surveyed)
 
 
 def prepare_chunks(task: PrepareTask, *, key: str) -> list[UnitRow]:
@@ -174,11 +183,14 @@ class PatchSource:
             mine = np.flatnonzero((manifest.pictures == number) & which)
             if not len(mine):
                 continue
+            began = time.monotonic()
             try:
                 pictures = self._read(origin.item, origin.sha256)
             except Exception as error:
                 # The picture's border: the others of the chunk go on.
                 found.errors.append(error)
+                if self._waited(origin.item, error, time.monotonic() - began):
+                    break  # Each of the others would wait as long.
                 continue
             corners = manifest.corners[mine]
             if recipe.extract == "whole":
@@ -190,6 +202,12 @@ class PatchSource:
                 pixels[LR_PREFIX + name][mine] = cuts
             found.present[mine] = True
         return found
+
+    def _waited(self, item: str, error: Exception, seconds: float) -> bool:
+        """Return whether reading a picture waited for a store that stays silent."""
+        original = self._originals.get(item)
+        place = () if original is None else (original.place,)
+        return waited_in_vain(type(error).__name__, seconds, *place)
 
     def _read(self, item: str, sha256: str) -> Pictures:
         if self._last is not None and self._last[0] == item:
@@ -222,7 +240,8 @@ def _prepare_chunk(dataset: Dataset, chunk: int, source: PatchSource) -> None:
         raise found.errors[0]
     if found.errors:
         first = reason_of(found.errors[0])
-        raise SourceError(f"{first}; and {len(found.errors) - 1} more pictures of this chunk")
+        kind = StoreError if isinstance(found.errors[0], StoreError) else SourceError
+        raise kind(f"{first}; and {len(found.errors) - 1} more pictures of this chunk")
 
 
 def _surveyed(original: Original, task: SurveyTask) -> Surveyed:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import DiskError, SourceError, UnsupportedError
+from pipeline.errors import DiskError, SourceError, StoreError, UnsupportedError
 from pipeline.sources.item_names import reason_of, shown_path
 from pipeline.sources.packed import BROKEN, Container, Member
 from pipeline.storage.spool import read_bytes
@@ -56,6 +56,7 @@ class SourceFile:
         Raises:
             SourceError: It vanished, is unreadable or refused, its archive changed since it was
                 listed, or it is a member larger than `max_member_bytes`.
+            StoreError: The store that it is in does not answer, or refuses.
             UnsupportedError: It is of a kind that upres does not read.
         """
         self.check_listed()
@@ -65,8 +66,8 @@ class SourceFile:
             if self.member is None:
                 return _file_bytes(Path(self.address))
             return self._read_member(self.member, max_member_bytes)
-        except SourceError as error:
-            raise SourceError(f"{self.item}: {error}") from None
+        except (SourceError, StoreError) as error:
+            raise type(error)(f"{self.item}: {error}") from None
         except DiskError:
             raise  # Not of the file, but of where it would be copied to.
         except (OSError, EOFError, MemoryError, ValueError, *BROKEN) as error:

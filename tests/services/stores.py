@@ -282,6 +282,13 @@ def in_front_of(store: SeaweedFS) -> Iterator[Front]:
         thread.join(timeout=60)
 
 
+def unread_below(part: str) -> Callable[[int, str, str], str]:
+    """Return what cuts every request for a picture below a name, while it can be listed."""
+    return lambda _number, method, path: (
+        "reset" if method == "GET" and part in path and path.endswith(".png") else ""
+    )
+
+
 def away_from(part: str, *, seconds: float) -> Callable[[int, str, str], str]:
     """Return what cuts every request for some seconds, from when pixels are put below a name.
 

@@ -22,6 +22,7 @@ from tests.services.stores import (
     away_from,
     contents,
     every,
+    unread_below,
 )
 
 if TYPE_CHECKING:
@@ -179,6 +180,26 @@ def test_a_store_that_is_away_for_longer_than_is_waited_leaves_failures_that_the
     assert again.code == 0, again.err
     assert again.document["computed_units"] > 0
     assert stored(bucket / "set") == on_disk
+
+
+def test_nobody_waits_picture_after_picture_for_a_source_that_is_gone(
+    bucket: Bucket, pictures: Path, recipe: Path, tmp_path: Path, upres: Command, front: Front,
+    monkeypatch: pytest.MonkeyPatch, photo: TakePhoto, save: SavePicture,
+) -> None:  # fmt: skip
+    for n in range(200):
+        save(pictures / f"more/{n:03}.png", photo(16, 20, at=n))
+    bucket.put(pictures, "photos")
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", "1")
+    words = ("prepare", bucket / "photos", tmp_path / "here", "--recipe", recipe, "--workers", 1,
+             "--json")  # fmt: skip
+    front.fault = unread_below("/photos/")
+    said = upres(*words)
+    assert (said.code, said.out) == (1, ""), said.err
+    assert "nothing but failures for" in said.err.splitlines()[-1]
+    front.fault = every(10**9, "")
+    again = upres(*words)
+    assert again.code in (0, 3), again.err
+    assert again.document["computed_units"] > 0
 
 
 def test_a_run_that_is_killed_frees_its_dataset_and_the_next_one_writes_the_same_bytes(

@@ -14,7 +14,16 @@ import pytest
 
 from tests.services.databases import PASSWORD
 from tests.services.nights import ROOT, UPRES
-from tests.services.stores import SECRET, Bucket, Front, HeldBack, away_from, every, pixels
+from tests.services.stores import (
+    SECRET,
+    Bucket,
+    Front,
+    HeldBack,
+    away_from,
+    every,
+    pixels,
+    unread_below,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,7 +197,7 @@ def test_nobody_waits_tile_after_tile_for_a_store_that_is_gone(
     said = upres(*words)
     assert (said.code, said.out) == (1, ""), said.err
     last = said.err.splitlines()[-1]
-    assert "all units failed for" in last
+    assert "nothing but failures for" in last
     assert "repeat the command once it works again" in last
     front.fault = every(10**9, "")
     before = upres("status", bucket / "job", "--json").document["units"]
@@ -196,6 +205,29 @@ def test_nobody_waits_tile_after_tile_for_a_store_that_is_gone(
     assert before["pending"] > before["failed"]
     again = upres(*words)
     assert (again.code, again.document["units"]["done"]) == (0, sum(before.values())), again.err
+
+
+def test_nobody_waits_picture_after_picture_for_a_source_that_is_gone(
+    bucket: Bucket, tmp_path: Path, upres: Command, front: Front, photo: TakePhoto,
+    save: SavePicture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for n in range(200):
+        save(tmp_path / "many" / f"{n:03}.png", photo(16, 20, at=n))
+    bucket.put(tmp_path / "many", "photos")
+    monkeypatch.setenv("UPRES_STORE_PATIENCE", "1")
+    words = ("upscale", bucket / "photos", tmp_path / "job", "--model", "bicubic-x2", "--json",
+             "--workers", 1)  # fmt: skip
+    front.fault = unread_below("/photos/")
+    said = upres(*words)
+    assert (said.code, said.out) == (1, ""), said.err
+    assert f"s3://{bucket.place.bucket}: nothing but failures for" in said.err.splitlines()[-1]
+    front.fault = every(10**9, "")
+    failures = upres("status", tmp_path / "job", "--json").document["failures"]
+    assert 0 < len(failures) < 200
+    assert {failure["error"] for failure in failures} == {"StoreError"}
+    assert any("not tried, as another one waited" in each["message"] for each in failures)
+    again = upres(*words)
+    assert (again.code, again.document["items"]["done"]) == (0, 200), again.err
 
 
 @pytest.mark.parametrize("value", ["soon", "0", "nan"])

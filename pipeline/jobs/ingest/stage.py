@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.compute.driver import work_through
 from pipeline.compute.metrics import timed
 from pipeline.compute.picture_tasks import ingested_row, rejected_row, vanished_rows
+from pipeline.compute.silence import Silence
 from pipeline.compute.stop import Stop
 from pipeline.errors import ArchiveError
 from pipeline.jobs.ingest.lr_items import GONE, with_known_upscaling
@@ -40,6 +41,7 @@ from pipeline.storage.access import close_to, readers
 from pipeline.storage.archive import Archive
 from pipeline.storage.item_paths import clashing
 from pipeline.storage.ledger import INGEST, INGESTED, LR, says
+from pipeline.storage.store import place_of
 from pipeline.storage.waiting_room import clear
 
 if TYPE_CHECKING:
@@ -268,6 +270,8 @@ class _Ingest:
         self._known = found.known
         self._stop = stop
         self._report = report
+        sources = (place_of(file.address) for file in found.todo[:1])
+        self._silence = Silence(*sources, found.archive.path)
 
     def store(
         self, files: Iterable[SourceFile], client: Client, *, alone: bool = False
@@ -304,10 +308,12 @@ class _Ingest:
         for _, results in work_through(client, work, tasks, stop=self._stop):
             ingested += results
             batch += (one for one in results if not one.waits)
-            if len(batch) >= _BATCH:
+            errors = [one.row.error for one in results]
+            if len(batch) >= _BATCH or any(errors):
                 self.take(batch)
                 batch = []
             self._report(len(self.rows) + len(batch), len(self._found.files))
+            self._silence.hear(errors)
         self.take(batch)
         return ingested
 

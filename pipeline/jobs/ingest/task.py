@@ -12,10 +12,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compute.picture_tasks import PictureTask, ingested_row, rejected_row, small_groups
+from pipeline.compute.silence import each_unless_silent
 from pipeline.errors import (
     ArchiveError,
     PictureError,
     SourceError,
+    StoreError,
     UnreadableError,
     UnsupportedError,
 )
@@ -30,6 +32,7 @@ from pipeline.storage.archive import SOURCE_SHARD_PX, Archive
 from pipeline.storage.image import Layout
 from pipeline.storage.spool import spooling_in
 from pipeline.storage.stack_kind import Kind
+from pipeline.storage.store import place_of
 from pipeline.storage.waiting_room import Held, WaitingRoom, taken, waiting_room
 
 if TYPE_CHECKING:
@@ -58,6 +61,10 @@ class IngestTask(PictureTask[SourceFile]):
     """Content hashes, by item, of files and objects that did not change since they were read."""
     let_go: Mapping[str, ItemRow] = field(default_factory=dict)
     """What is known of items whose pixels the archive let go, and need not hold."""
+
+    def places(self) -> tuple[Place, ...]:
+        """Return the archive, and where the first of the files is."""
+        return (self.archive_dir, *(place_of(file.address) for file in self.pictures[:1]))
 
     def failed(self, error: BaseException) -> list[Ingested]:
         """Return that no file could be ingested: a worker died, or the disk is full."""
@@ -150,12 +157,15 @@ def ingest_files(task: IngestTask) -> list[Ingested]:
     row in state rejected, with the reason, and leaves the archive as it was.
     """
     archive = Archive.open(task.archive_dir)
-    ingested = []
     with waiting_room(task.archive_dir) as room:
-        for file in task.pictures:
-            with spooling_in(task.archive_dir):
-                ingested.append(_ingested(file, archive, task, room))
-    return ingested
+        ingested = each_unless_silent(
+            task.pictures,
+            lambda file: _ingested(file, archive, task, room),
+            *task.places(),
+            row_of=lambda one: one.row,
+            failed=lambda file, why: _rejected(file, ingested_row(file), task.stacked, why),
+        )
+        return list(ingested)
 
 
 def pack_chunk(task: PackTask) -> list[Ingested]:
@@ -170,7 +180,7 @@ def pack_chunk(task: PackTask) -> list[Ingested]:
     for place, one in enumerate(task.waiting):
         try:
             now, own, said = _held_picture(one) or _picture_again(one, stack.kind)
-        except (PictureError, SourceError) as error:
+        except (PictureError, SourceError, StoreError) as error:
             done.append(Ingested(one.file, rejected_row(ingested_row(one.file), error)))
             continue
         pixels.append(own)
@@ -227,6 +237,13 @@ def _rejected(
 
 
 def _ingested(file: SourceFile, archive: Archive, task: IngestTask, room: WaitingRoom) -> Ingested:
+    with spooling_in(task.archive_dir):
+        return _brought_in(file, archive, task, room)
+
+
+def _brought_in(
+    file: SourceFile, archive: Archive, task: IngestTask, room: WaitingRoom
+) -> Ingested:
     row = ingested_row(file)
     try:
         if file.item in task.unread:

@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.compute.outcomes import failed_unit
-from pipeline.compute.silence import is_of_store
+from pipeline.compute.silence import each_unless_silent
 from pipeline.compute.transparency import has_alpha, with_hidden, without_hidden
-from pipeline.errors import ArchiveError, StoreError
+from pipeline.errors import ArchiveError
 from pipeline.jobs.upscale.units import failed_units
 from pipeline.jobs.upscale.worker import outcome_here, unit_here
 from pipeline.storage.archive import Archive
-from pipeline.storage.store_answers import patience_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -70,15 +69,13 @@ class TileTask:
 
 def _one_by_one(task: TileTask, tiles: Sequence[int], bench: Workbench) -> Iterator[UnitRow]:
     """Compute tiles; those behind one that waited for its store in vain fail without a try."""
-    waiting = iter(tiles)
-    for tile in waiting:
-        outcome = outcome_here(task, tile, bench, partial(_upscale_tile, task, tile, bench))
-        yield outcome
-        if is_of_store(outcome.error, task.sr_dir) and outcome.seconds > patience_s() / 2:
-            why = StoreError(
-                f"not tried, as tile {tile} waited for the store in vain: {outcome.message}"
-            )
-            yield from (failed_unit(unit_here(task, other), why) for other in waiting)
+    return each_unless_silent(
+        tiles,
+        lambda tile: outcome_here(task, tile, bench, partial(_upscale_tile, task, tile, bench)),
+        task.sr_dir,
+        row_of=lambda row: row,
+        failed=lambda tile, why: failed_unit(unit_here(task, tile), why),
+    )
 
 
 def _compute_together(task: TileTask, bench: Workbench) -> list[UnitRow]:

@@ -31,7 +31,7 @@ def hears(place: Place, clock: list[float], *heard: tuple[float, list[str]]) -> 
 def test_a_store_that_fails_everything_for_longer_than_its_patience_ends_the_run(
     clock: list[float],
 ) -> None:
-    with pytest.raises(StoreError, match=r"s3://bucket/job: all units failed for 61 s") as caught:
+    with pytest.raises(StoreError, match=r"s3://bucket: nothing but failures for 61 s") as caught:
         hears(
             BUCKET, clock, (0, ["StoreError"]), (59, ["UnreadableError"] * 9), (2, ["StoreError"])
         )
