@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pipeline.storage.store import Place
 
 
+_OF_A_TRAINING = ("recipe.toml", "metrics.csv")
+
+
 def why_not_a_job(folder: Place, description: str) -> str:
     """Return what is at `folder` instead of a job, and what to do, in one line.
 
@@ -25,6 +28,11 @@ def why_not_a_job(folder: Place, description: str) -> str:
     if is_archive(folder):
         return (
             f"{folder} is an archive, expected a job; `upres upscale {folder} JOB` makes one of it"
+        )
+    if all((folder / name).exists() for name in _OF_A_TRAINING):
+        return (
+            f"{folder} is a training, expected a job; its figures are in metrics.csv, and "
+            f"`upres train SRC --recipe RECIPE --out {folder} --resume` goes on with it"
         )
     start = f"start one with `upres upscale SRC {folder}`"
     if not folder.exists():

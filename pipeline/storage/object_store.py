@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from platform import node
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import obstore
@@ -324,8 +325,8 @@ class Bucket:
         if refused or status in (401, 403):
             answer = f" ({code})" if code else ""
             return StoreError(
-                f"{place}: the store refuses the credentials in the environment{answer}; check "
-                f"{_KEYS[self.scheme]}, and what they may do"
+                f"{place}: the store refuses the credentials in the environment of {node()}"
+                f"{answer}; check {_KEYS[self.scheme]} there, and what they may do"
             )
         if status is None:
             return StoreError(f"{place}: {self._silent()}")

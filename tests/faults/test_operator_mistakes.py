@@ -413,6 +413,12 @@ def test_what_is_not_a_job_is_called_what_it_is(
     assert upres("upscale", pictures, job, *WORDS, *cluster).code == 0
     assert f"did you mean {job}?" in upres("status", job.parent).err
     assert "does not exist" in upres("status", tmp_path / "nowhere").err
+    training = tmp_path / "trained"
+    training.mkdir()
+    for name in ("recipe.toml", "metrics.csv"):
+        (training / name).touch()
+    said = upres("status", training)
+    assert (said.code, "is a training, expected a job" in said.err) == (2, True)
 
 
 def test_a_rerun_with_nothing_to_redo_says_why(

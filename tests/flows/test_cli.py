@@ -548,6 +548,7 @@ def test_what_cannot_be_read_is_one_line_and_leaves_no_archive(
         ("mysql://host/base", 2),
         ("oracel://host/base", 2),
         ("sqlite:////nowhere/at/all/ledger.sqlite", 2),
+        ("sqlite://ledger.sqlite", 2),
         ("postgresql+psycopg://me@127.0.0.1:1/base", 1),
     ],
 )

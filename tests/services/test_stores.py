@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from platform import node
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -406,7 +407,7 @@ def test_a_store_that_cannot_be_used_is_told_in_a_line_within_ten_seconds(
     told(upres("status", bucket / "job"), 2, "AWS_ENDPOINT_URL is not an address")
     monkeypatch.setenv("AWS_ENDPOINT_URL", front.endpoint)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
-    told(upscale(photos, job), 1, "refuses the credentials", "AWS_SECRET_ACCESS_KEY")
+    told(upscale(photos, job), 1, "refuses the credentials", node(), "AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     assert list(job.below()) == []
 

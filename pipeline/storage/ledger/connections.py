@@ -210,11 +210,17 @@ def check_place(url: sa.URL) -> None:
     """Make sure that a ledger can be there; of a missing folder SQLite does not say that it is.
 
     Raises:
-        NoLedgerError: if the database is of an unknown kind, or there is no folder for its file.
+        NoLedgerError: if the database is of an unknown kind, if SQLite is to be on a server, or
+            there is no folder for its file.
     """
     kind, path = url.get_backend_name(), file_of(url)
     if kind not in INSERT:
         raise NoLedgerError(f"ledger is in {kind}, expected sqlite or postgresql")
+    if kind == "sqlite" and url.host:
+        raise NoLedgerError(
+            f"ledger {without_secrets(url)} names a server, and SQLite has none; a file has three "
+            f"slashes: sqlite:///{url.host}"
+        )
     if path is None:
         return
     folder = path.parent
