@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import DiskError, SourceError, StoreError, UnsupportedError
 from pipeline.sources.item_names import reason_of, shown_path
 from pipeline.sources.packed import BROKEN, Container, Member
-from pipeline.storage.spool import read_bytes
+from pipeline.storage.spool import is_spooled, read_bytes
 from pipeline.storage.store import BucketPlace, is_address, place_of
 
 if TYPE_CHECKING:
@@ -50,8 +50,8 @@ class SourceFile:
     def read(self, *, max_member_bytes: int = MAX_MEMBER_BYTES) -> bytes:
         """Return the bytes of the file, a copy of that moment.
 
-        Within `spooling_in`, those of a large JPEG, PNG or TIFF, or in an archive or a bucket, are
-        on the disk, as `large_bytes` says.
+        Within `spooling_in`, those of a large JPEG, PNG or TIFF are on the disk, as `large_bytes`
+        says.
 
         Raises:
             SourceError: It vanished, is unreadable or refused, its archive changed since it was
@@ -61,11 +61,9 @@ class SourceFile:
         """
         self.check_listed()
         try:
-            if is_address(self.address):
-                return self._read_object(place_of(self.address))
-            if self.member is None:
-                return _file_bytes(Path(self.address))
-            return self._read_member(self.member, max_member_bytes)
+            data = self._read(max_member_bytes)
+            # The decoders of others have all bytes of a file in memory anyway.
+            return data if data[:_HEAD_BYTES].startswith(_MAPPED) else bytes(data)
         except (SourceError, StoreError) as error:
             raise type(error)(f"{self.item}: {error}") from None
         except DiskError:
@@ -92,6 +90,15 @@ class SourceFile:
             raise SourceError(f"{self.item}: {self.refused}")
         if self.unread is not None:
             raise UnsupportedError(f"{self.item}: {self.unread}")
+
+    def _read(self, max_member_bytes: int) -> bytes:
+        if is_address(self.address):
+            return self._read_object(place_of(self.address))
+        if self.member is not None:
+            return self._read_member(self.member, max_member_bytes)
+        with Path(self.address).open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            return read_bytes(file, size_bytes) if is_spooled(size_bytes) else file.read()
 
     def _read_object(self, place: Place) -> bytes:
         if not isinstance(place, BucketPlace):
@@ -123,14 +130,3 @@ class SourceFile:
                 f"the archive is damaged"
             )
         return data
-
-
-def _file_bytes(path: Path) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(_HEAD_BYTES)
-        # The decoders of others copy all bytes of a file into memory anyway.
-        if head.startswith(_MAPPED):
-            file.seek(0)
-            return read_bytes(file, os.fstat(file.fileno()).st_size)
-        file.seek(0)
-        return file.read()
